@@ -1,0 +1,82 @@
+"""Attention modules: one file each, one table of all, one contract."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from ..errors import ConfigError, nearest
+
+# Importing a module is what registers it.
+from . import (  # noqa: F401
+    bam,
+    capacity,
+    cbam,
+    cbam_channel,
+    cbam_spatial,
+    coord,
+    eca,
+    ese,
+    gct,
+    global_context,
+    light_cbam,
+    row_column,
+    scse,
+    se,
+    sge,
+    simam,
+    srm,
+    static,
+    triplet,
+)
+from .contract import ATTENTIONS, Attention, Gates, Init
+from .published import load_published, published_state
+
+__all__ = [
+    "ATTENTIONS",
+    "Attention",
+    "Gates",
+    "Init",
+    "attention_options",
+    "attentions",
+    "create_attention",
+    "load_published",
+    "published_state",
+]
+
+
+def attentions() -> tuple[str, ...]:
+    """The names that `create_attention` knows, in alphabetical order."""
+    return tuple(sorted(ATTENTIONS))
+
+
+def create_attention(name: str, channels: int, *, init: Init = "identity", **options: Any) -> Attention:
+    """Build an attention by its name.
+
+    Args:
+        name: one of `attentions()`.
+        channels: C of the feature map, >= 1.
+        init: "identity" returns x bit for bit at the start; "paper" is the published form.
+        options: see `attention_options`.
+
+    Raises:
+        ConfigError: unknown name, option or init, or a value that an option cannot take.
+    """
+    known = attention_options(name)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"unknown option '{option}' for attention '{name}': {nearest(option, known)}")
+    return ATTENTIONS[name].build(channels, init=init, **options)
+
+
+def attention_options(name: str) -> dict[str, Any]:
+    """The options of an attention with their defaults.
+
+    >>> attention_options("se")
+    {'reduction': 16}
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    parameters = inspect.signature(ATTENTIONS[name].build).parameters
+    return {key: value.default for key, value in parameters.items() if key not in ("channels", "init")}

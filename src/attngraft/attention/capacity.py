@@ -1,0 +1,56 @@
+"""Control: the parameters of an attention without its gates."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .contract import Attention, AttentionEntry, Gates, Init, check_positive, register
+from .layers import zero_
+
+
+class Capacity(Attention):
+    """Add a bottleneck of two 1x1 convolutions to x.
+
+    What an attention gains over this control does not come from its parameters alone. Both inits zero the
+    last layer, so it starts as the identity.
+
+    Args:
+        channels: C of the input, >= 1.
+        init: "identity" or "paper".
+        hidden: width of the bottleneck; None takes C // 16, which has as many parameters as CBAM, up to
+            the 100 of CBAM's spatial half.
+
+    Shape:
+        (B, C, *) -> (B, C, *), dtype kept.
+
+    Raises:
+        ConfigError: channels < 1 or hidden < 1.
+
+    Source: a control of this library.
+    """
+
+    any_rank = True
+
+    def __init__(self, channels: int, *, init: Init = "identity", hidden: int | None = None) -> None:
+        super().__init__(channels, init)
+        hidden = max(1, channels // 16) if hidden is None else hidden
+        check_positive(hidden=hidden)
+        self.reduce = nn.Conv1d(channels, hidden, 1)
+        self.expand = nn.Conv1d(hidden, channels, 1)
+        zero_(self.expand)
+
+    def gates(self, x: Tensor) -> Gates:
+        offset = self.expand(F.relu(self.reduce(x.flatten(2))))
+        return Gates(offset=offset.unflatten(2, x.shape[2:]))
+
+
+register(
+    AttentionEntry(
+        name="capacity",
+        build=Capacity,
+        summary="control: a residual 1x1 bottleneck with about as many parameters as CBAM",
+        source="a control of this library",
+        control=True,
+    )
+)

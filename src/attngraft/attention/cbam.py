@@ -1,0 +1,77 @@
+"""Convolutional block attention module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from .cbam_channel import POOLINGS, CBAMChannel
+from .cbam_spatial import CBAMSpatial
+from .contract import Attention, AttentionEntry, Gates, Init, check_choice, register
+
+ORDERS = ("channel-spatial", "spatial-channel", "parallel")
+
+
+class CBAM(Attention):
+    """Weigh channels, then positions.
+
+    init="identity" starts both halves at gate 1; see `CBAMChannel` and `CBAMSpatial`.
+
+    Args:
+        channels: C of the input, >= 1.
+        init: "identity" or "paper".
+        reduction: bottleneck ratio of the channel half.
+        poolings: "avg", "max" or both, for the channel half.
+        kernel_size: odd, of the spatial half.
+        order: "channel-spatial" (published) lets the spatial half see x times the channel gate,
+            "spatial-channel" the other way round, and with "parallel" both see x.
+
+    Shape:
+        (B, C, H, W) -> (B, C, H, W), dtype kept.
+
+    Raises:
+        ConfigError: channels < 1, reduction < 1, kernel_size not odd, or an unknown pooling or order.
+
+    Source: Woo et al., ECCV 2018, arXiv:1807.06521. Matches the authors' code to 1e-5 (init="paper").
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        init: Init = "identity",
+        reduction: int = 16,
+        poolings: str | Sequence[str] = POOLINGS,
+        kernel_size: int = 7,
+        order: Literal["channel-spatial", "spatial-channel", "parallel"] = "channel-spatial",
+    ) -> None:
+        super().__init__(channels, init)
+        check_choice("order", order, ORDERS)
+        self.order = order
+        self.channel = CBAMChannel(channels, init=init, reduction=reduction, poolings=poolings)
+        self.spatial = CBAMSpatial(channels, init=init, kernel_size=kernel_size)
+
+    def gates(self, x: Tensor) -> Gates:
+        if self.order == "spatial-channel":
+            spatial = self.spatial.spatial_gate(x)
+            return Gates(channel=self.channel.channel_gate(x, spatial), spatial=spatial)
+        channel = self.channel.channel_gate(x)
+        seen = channel if self.order == "channel-spatial" else None
+        return Gates(channel=channel, spatial=self.spatial.spatial_gate(x, seen))
+
+
+register(
+    AttentionEntry(
+        name="cbam",
+        build=CBAM,
+        summary="channel gate, then spatial gate",
+        source="Woo et al., ECCV 2018, arXiv:1807.06521; Jongchan/attention-module@459efad",
+        published_names={
+            r"ChannelGate\.mlp\.1\.(.*)": r"channel.mlp.fc1.\1",
+            r"ChannelGate\.mlp\.3\.(.*)": r"channel.mlp.fc2.\1",
+            r"SpatialGate\.spatial\.(.*)": r"spatial.logits.\1",
+        },
+    )
+)

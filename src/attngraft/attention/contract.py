@@ -1,0 +1,131 @@
+"""What every attention promises, and the seam between computing gates and applying them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from .. import kernels
+from ..errors import ConfigError, nearest
+from ..registry import Registry
+
+Init = Literal["identity", "paper"]
+INITS: tuple[Init, ...] = ("identity", "paper")
+
+
+@dataclass(frozen=True)
+class Gates:
+    """What an attention computes from a feature map x of shape (B, C, *); absent parts are None.
+
+    Attributes:
+        channel: (B, C), one weight per channel.
+        spatial: (B, H, W), one weight per position.
+        rows: (B, C, H) or (B, 1, H), one weight per row.
+        columns: (B, C, W) or (B, 1, W), one weight per column.
+        full: (B, C, H, W), a gate that does not factor into the parts above.
+        offset: broadcastable to x, what is added rather than multiplied.
+    """
+
+    channel: Tensor | None = None
+    spatial: Tensor | None = None
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+    full: Tensor | None = None
+    offset: Tensor | None = None
+
+
+class Attention(nn.Module):
+    """A map (B, C, H, W) -> (B, C, H, W) that is `apply_gates(x, gates(x))`; dtype and layout kept.
+
+    A subclass implements `gates` and, where the default product is not its rule, `apply_gates`.
+    Nothing outside an attention's own file knows its insides. With ``init="identity"`` the module
+    returns x bit for bit, in train and eval mode, while gradients reach it from the first step.
+
+    Attributes:
+        any_rank: True where (B, C, *) is accepted, not only (B, C, H, W).
+    """
+
+    any_rank: ClassVar[bool] = False
+
+    def __init__(self, channels: int, init: Init) -> None:
+        super().__init__()
+        check_positive(channels=channels)
+        check_choice("init", init, INITS)
+        self.channels = channels
+        self.init = init
+
+    def gates(self, x: Tensor) -> Gates:
+        """Compute the gates of x."""
+        raise NotImplementedError
+
+    def apply_gates(self, x: Tensor, gates: Gates) -> Tensor:
+        """Combine x with gates; the default is the product of all parts, plus the offset."""
+        y = kernels.apply_gates(x, channel=gates.channel, spatial=gates.spatial, rows=gates.rows, columns=gates.columns)
+        if gates.full is not None:
+            y = y * gates.full.to(y.dtype)
+        return y if gates.offset is None else y + gates.offset.to(y.dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.apply_gates(x, self.gates(x))
+
+    def sigmoid_gate(self, logits: Tensor) -> Tensor:
+        """sigmoid as published; with init="identity" twice that: 1 at logit 0, range 0 to 2."""
+        gate = torch.sigmoid(logits)
+        return 2 * gate if self.init == "identity" else gate
+
+    def extra_repr(self) -> str:
+        return f"{self.channels}, init={self.init!r}"
+
+
+@dataclass(frozen=True)
+class AttentionEntry:
+    """One row of the table of attentions.
+
+    Attributes:
+        name: registry key, `"cbam"`.
+        build: the class; called as build(channels, init=..., **options).
+        summary: one line for the table.
+        source: paper with arXiv id, and the code that the paper form reproduces.
+        control: True for the controls of a comparison (`static`, `capacity`).
+        published_names: regular expressions from authors' parameter names to ours, tried in order.
+    """
+
+    name: str
+    build: Callable[..., Attention]
+    summary: str
+    source: str
+    control: bool = False
+    published_names: Mapping[str, str] = field(default_factory=dict)
+
+
+ATTENTIONS: Registry[AttentionEntry] = Registry("attention")
+
+
+def register(entry: AttentionEntry) -> AttentionEntry:
+    """Add one row to the table of attentions."""
+    return ATTENTIONS.register(entry.name, entry)
+
+
+def check_positive(**values: Any) -> None:
+    """Raise ConfigError for the first value that is not a whole number of at least 1."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ConfigError(f"{name} is {value!r}: expected a whole number >= 1.")
+
+
+def check_odd(**values: Any) -> None:
+    """Raise ConfigError for the first value that is not an odd whole number: a kernel needs a middle."""
+    check_positive(**values)
+    for name, value in values.items():
+        if value % 2 == 0:
+            raise ConfigError(f"{name} is {value}: expected an odd number, for example {value + 1}.")
+
+
+def check_choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise ConfigError unless value is one of choices."""
+    if value not in choices:
+        raise ConfigError(f"{name} is {value!r}: {nearest(str(value), choices)}")

@@ -1,0 +1,18 @@
+"""Create backbones by name and describe them."""
+
+from .create import BUILTIN, SOURCES, BackboneSource, create_backbone, has_pretrained, preprocessing_of
+from .describe import BackboneInfo, backbone_info, find_head, note_backbone_, replace_head_
+
+__all__ = [
+    "BUILTIN",
+    "SOURCES",
+    "BackboneInfo",
+    "BackboneSource",
+    "backbone_info",
+    "create_backbone",
+    "find_head",
+    "has_pretrained",
+    "note_backbone_",
+    "preprocessing_of",
+    "replace_head_",
+]

@@ -1,0 +1,80 @@
+"""What attngraft notes about a backbone: its spec, its classes, how it wants its images, where its head is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..config import Preprocessing
+from ..errors import BackboneError
+
+INFO_ATTRIBUTE = "attngraft_backbone"
+
+
+@dataclass(frozen=True)
+class BackboneInfo:
+    """Enough to build the same backbone again, without weights.
+
+    Attributes:
+        spec: for example "timm:resnet18".
+        num_classes: number of logits.
+        preprocessing: how it wants its images.
+        pretrained: whether published weights were loaded when it was created.
+        weights: which weights these were, for people.
+    """
+
+    spec: str
+    num_classes: int
+    preprocessing: Preprocessing
+    pretrained: bool = False
+    weights: str = "random initialisation"
+
+
+def backbone_info(model: nn.Module) -> BackboneInfo | None:
+    """What `create_backbone` noted on the model; None for models built elsewhere."""
+    info = getattr(model, INFO_ATTRIBUTE, None)
+    return info if isinstance(info, BackboneInfo) else None
+
+
+def note_backbone_(model: nn.Module, info: BackboneInfo) -> nn.Module:
+    """Note on the model where it came from, so that a saved model describes itself."""
+    setattr(model, INFO_ATTRIBUTE, info)
+    return model
+
+
+def find_head(model: nn.Module, num_classes: int | None = None) -> str:
+    """Path of the layer that computes the logits: the last linear layer or 1x1 convolution.
+
+    Raises:
+        BackboneError: there is none with that many outputs.
+    """
+    found = [path for path, module in model.named_modules() if _width(module) and "graft" not in path.split(".")]
+    if num_classes is not None:
+        modules = dict(model.named_modules())
+        found = [path for path in found if _width(modules[path]) == num_classes]
+    if not found:
+        wanted = f" with {num_classes} outputs" if num_classes is not None else ""
+        raise BackboneError(f"the model has no linear layer or 1x1 convolution{wanted}: it does not look like a classifier.")
+    return found[-1]
+
+
+def replace_head_(model: nn.Module, num_classes: int) -> None:
+    """Put a freshly initialised layer with num_classes outputs in place of the head."""
+    path = find_head(model)
+    parent_path, _, name = path.rpartition(".")
+    parent, head = model.get_submodule(parent_path), model.get_submodule(path)
+    bias = getattr(head, "bias", None) is not None
+    if isinstance(head, nn.Linear):
+        setattr(parent, name, nn.Linear(head.in_features, num_classes, bias=bias))
+    elif isinstance(head, nn.Conv2d):
+        setattr(parent, name, nn.Conv2d(head.in_channels, num_classes, 1, bias=bias))
+
+
+def _width(module: nn.Module) -> int:
+    """Number of outputs of a layer that could be a head, else 0."""
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    if isinstance(module, nn.Conv2d) and module.kernel_size == (1, 1) and module.groups == 1:
+        return module.out_channels
+    return 0

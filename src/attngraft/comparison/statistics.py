@@ -1,0 +1,477 @@
+"""Whether a variant is better than another, from paired answers over seeds and test images.
+
+The input is always ``difference[s, i]``: 1 where seed ``s`` of the variant got test image ``i`` right and the
+baseline of the same seed did not, -1 the other way round, 0 where both agree. Seeds and images are both samples
+of something larger, so both add to the uncertainty: a crossed two-way random-effects analysis of variance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ConfigError
+
+Floats = NDArray[np.float64]
+Kind = Literal["helps", "hurts", "no evidence", "one seed"]
+Method = Literal["crossed", "images only", "no variation", "one image"]
+
+MOST_SEEDS = 200  # more seeds than this are no practical advice
+MOST_IMAGES = 1_000_000
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A mean paired difference in accuracy with its interval.
+
+    Attributes:
+        mean: the mean difference, as a fraction (0.01 is one point).
+        low: lower end of the interval.
+        high: upper end of the interval.
+        standard_error: of the mean; 0 where nothing varies (then the interval is a bound, see ``method``).
+        degrees_of_freedom: Satterthwaite's.
+        p_value: two-sided, of no difference.
+        seeds: number of paired seeds.
+        images: number of test images.
+        seed_variance: variance component of the seeds.
+        image_variance: variance component of the images.
+        residual_variance: what remains, for one seed and one image.
+        confidence: of the interval.
+        seed_variance_known: False with one seed; the interval then holds for this pair of trained models only.
+        method: "crossed"; "images only" (one seed); "no variation" (all differences equal: the interval is the
+            exact bound on how often an unseen image could deviate, the rule of three); "one image".
+    """
+
+    mean: float
+    low: float
+    high: float
+    standard_error: float
+    degrees_of_freedom: float
+    p_value: float
+    seeds: int
+    images: int
+    seed_variance: float
+    image_variance: float
+    residual_variance: float
+    confidence: float = 0.95
+    seed_variance_known: bool = True
+    method: Method = "crossed"
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, all of them finite."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class ClassEffect:
+    """The effect on the test images of one class, its p-value corrected over the classes."""
+
+    class_name: str
+    images: int
+    effect: Effect
+    p_adjusted: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The entry of a comparison's ``per_class`` list."""
+        effect = self.effect
+        return {
+            "class": self.class_name,
+            "images": self.images,
+            "mean": effect.mean,
+            "low": effect.low,
+            "high": effect.high,
+            "p_adjusted": self.p_adjusted,
+        }
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One of four kinds, and the sentence that says so with its numbers."""
+
+    kind: Kind
+    sentence: str
+
+
+class Needed(NamedTuple):
+    """What would settle an effect of the observed size; None where that alone cannot.
+
+    Attributes:
+        more_seeds: seeds to add, with the images as they are.
+        images: test images in total, with the seeds as they are.
+    """
+
+    more_seeds: int | None
+    images: int | None
+
+
+def crossed_effect(difference: ArrayLike, *, confidence: float = 0.95, limit: float | None = None) -> Effect:
+    """The mean difference with an interval that accounts for seeds and for images.
+
+    The variance of the mean is ``(MS_seed + MS_image - MS_residual) / (S * N)``. A mean square below the residual
+    one (a negative variance estimate) counts as equal to it, which can only widen the interval.
+
+    Args:
+        difference: (S, N), finite.
+        confidence: of the interval.
+        limit: the interval is cut at plus and minus this; None is 1 where no difference exceeds 1, else no limit.
+
+    Raises:
+        ConfigError: the difference is not a non-empty finite matrix, or the confidence is not in (0, 1).
+
+    >>> effect = crossed_effect([[1, 0, 0], [1, 1, 0]])
+    >>> round(effect.mean, 3), round(effect.standard_error, 3), round(effect.degrees_of_freedom, 3)
+    (0.5, 0.289, 1.5)
+    """
+    matrix = _checked(difference, confidence)
+    seeds, images = matrix.shape
+    mean = float(matrix.mean())
+    if np.ptp(matrix) == 0:
+        effect = _without_variation(mean, seeds, images, confidence)
+    elif images == 1:
+        effect = _with_one_image(mean, matrix, confidence)
+    elif seeds == 1:
+        effect = _with_one_seed(mean, matrix, confidence)
+    else:
+        effect = _crossed(mean, matrix, confidence)
+    if limit is None:
+        limit = 1.0 if np.abs(matrix).max() <= 1 else math.inf
+    return _cut(effect, limit)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Holm's step-down correction, in the order given.
+
+    >>> holm([0.01, 0.04, 0.03])
+    (0.03, 0.06, 0.06)
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if not p.size:
+        return ()
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return tuple(float(value) for value in adjusted)
+
+
+def smallest_detectable(effect: Effect, power: float = 0.8) -> float:
+    """The smallest true effect that a comparison this noisy finds with the given probability.
+
+    From the noncentral t distribution. Where nothing varied it is the width of the bound.
+    """
+    if effect.method in ("no variation", "one image"):
+        return max(effect.high - effect.mean, effect.mean - effect.low)
+    error, df = np.array([effect.standard_error]), np.array([effect.degrees_of_freedom])
+    return float(_detectable(error, df, effect.confidence, power)[0])
+
+
+def needed(effect: Effect, power: float = 0.8) -> Needed:
+    """How many more seeds, or how many images, would find a true effect of the observed size.
+
+    A forecast from the estimated variance components, with the given power. With one seed nothing can be said.
+    """
+    if effect.method != "crossed" or effect.mean == 0.0:
+        return Needed(None, None)
+    seeds = np.arange(effect.seeds, effect.seeds + MOST_SEEDS + 1, dtype=np.float64)
+    grid = np.geomspace(effect.images, max(MOST_IMAGES, effect.images), 200)
+    images = np.unique(np.ceil(grid.round(6)))
+    more = _first_settled(effect, seeds, np.full_like(seeds, effect.images), power)
+    total = _first_settled(effect, np.full_like(images, effect.seeds), images, power)
+    return Needed(
+        None if more is None else int(seeds[more]) - effect.seeds,
+        None if total is None else int(images[total]),
+    )
+
+
+def per_class_effects(
+    difference: ArrayLike, labels: ArrayLike, classes: Sequence[str], *, confidence: float = 0.95
+) -> tuple[ClassEffect, ...]:
+    """The effect on each class that has test images, with Holm's correction over those classes.
+
+    Args:
+        difference: (S, N) differences of correctness.
+        labels: (N,) class index of each test image.
+        classes: the class names.
+        confidence: of the intervals.
+
+    Raises:
+        ConfigError: the labels do not fit the difference or the classes.
+    """
+    matrix, label = np.asarray(difference, dtype=np.float64), np.asarray(labels)
+    if matrix.ndim != 2 or label.shape != matrix.shape[1:]:
+        raise ConfigError(f"got labels of shape {label.shape} for differences {matrix.shape}: expected one per image.")
+    if label.size and not 0 <= label.min() <= label.max() < len(classes):
+        raise ConfigError(f"got labels {label.min()} to {label.max()}: expected 0 to {len(classes) - 1}.")
+    present = [index for index in range(len(classes)) if (label == index).any()]
+    effects = [crossed_effect(matrix[:, label == index], confidence=confidence) for index in present]
+    adjusted = holm([effect.p_value for effect in effects])
+    return tuple(
+        ClassEffect(classes[index], effect.images, effect, p)
+        for index, effect, p in zip(present, effects, adjusted, strict=True)
+    )
+
+
+# The words.
+
+
+def judge(
+    effect: Effect,
+    p_adjusted: float | None = None,
+    *,
+    name: str,
+    against: str = "none",
+    comparisons: int = 1,
+    power: float = 0.8,
+) -> Verdict:
+    """What the effect allows to say about a variant.
+
+    Args:
+        effect: of the variant minus what it is compared with.
+        p_adjusted: Holm's p-value over all comparisons; the effect's own where there is one comparison.
+        name: the variant.
+        against: what it is compared with.
+        comparisons: how many p-values were corrected together, for the sentence.
+        power: of the smallest detectable effect.
+    """
+    significance = 1 - effect.confidence
+    p_value = effect.p_value if p_adjusted is None else max(p_adjusted, effect.p_value)
+    versus = "" if against == "none" else f" against '{against}'"
+    if not effect.seed_variance_known:
+        return Verdict("one seed", _one_seed_sentence(effect, name, versus))
+    if p_value <= significance and effect.mean != 0:
+        kind: Kind = "helps" if effect.mean > 0 else "hurts"
+        return Verdict(kind, f"{name} {kind}{versus}: {_points_with_interval(effect)}")
+    return Verdict("no evidence", _no_evidence_sentence(effect, name, versus, comparisons, power))
+
+
+def control_clause(
+    attention_name: str, control_name: str, effect_of_difference: Effect, p_adjusted: float | None = None
+) -> str:
+    """Whether the attention does more than a control, as the end of a sentence.
+
+    Args:
+        attention_name: the attention.
+        control_name: the control, for example "static".
+        effect_of_difference: of the attention minus the control.
+        p_adjusted: its p-value after correction, where several controls or attentions were tried.
+    """
+    effect, control = effect_of_difference, f"the control '{control_name}'"
+    numbers = f"difference {_points(effect.mean, effect)}, {_range(effect)}"
+    if not effect.seed_variance_known:
+        return f"; one seed cannot say whether {attention_name} goes beyond {control} ({numbers})"
+    sure = p_adjusted is None or p_adjusted <= 1 - effect.confidence
+    if effect.low > 0 and sure:
+        return f"; this is beyond {control} ({numbers})"
+    if effect.high < 0 and sure:
+        return f"; {control} does better ({numbers})"
+    if max(abs(effect.low), abs(effect.high)) <= 0.01 + 1e-9:
+        return f"; {control} does as well ({numbers})"
+    return f"; {attention_name} is not shown to go beyond {control} ({numbers})"
+
+
+def non_inferiority_clause(effect: Effect, margin: float = 0.01) -> str:
+    """What the interval excludes at a margin worth caring about; empty where it excludes nothing."""
+    if not effect.seed_variance_known or effect.method == "one image":
+        return ""
+    worth = f"{100 * margin:.3g} point{'' if margin == 0.01 else 's'}"
+    if effect.low > -margin and effect.high < margin:
+        return f"; a gain or a loss of {worth} or more is unlikely"
+    if effect.low > -margin:
+        return f"; a loss of {worth} or more is unlikely"
+    if effect.high < margin:
+        return f"; a gain of {worth} or more is unlikely"
+    return ""
+
+
+def _one_seed_sentence(effect: Effect, name: str, versus: str) -> str:
+    return (
+        f"one seed cannot say whether {name} helps or hurts{versus}: {_points_with_interval(effect)}; this interval "
+        "knows nothing of the spread between training runs, so add seeds (3 or more)"
+    )
+
+
+def _no_evidence_sentence(effect: Effect, name: str, versus: str, comparisons: int, power: float) -> str:
+    if effect.method == "no variation" and effect.mean == 0:
+        return (
+            f"no evidence that {name} helps or hurts{versus}: both are right on the same images in every seed "
+            f"({_size(effect)}); a true effect beyond {_points(effect.high, effect)} points either way is unlikely"
+        )
+    start = f"no evidence that {name} helps or hurts{versus}: {_points_with_interval(effect)}"
+    if effect.p_value <= 1 - effect.confidence:
+        start += f"; its own interval excludes 0, but not after correction for {comparisons} comparisons"
+    start += _detectable_clause(effect, power)
+    return start + _settling(needed(effect, power), effect) + non_inferiority_clause(effect)
+
+
+def _detectable_clause(effect: Effect, power: float) -> str:
+    smallest = smallest_detectable(effect, power)
+    if smallest >= 1:
+        return "; a comparison this small can see no effect at all"
+    seen = _points(smallest, effect).lstrip("+")
+    return f"; this comparison could have seen an effect of {seen} points or more ({100 * power:.0f} % power)"
+
+
+def _settling(needs: Needed, effect: Effect) -> str:
+    ways = []
+    if needs.more_seeds:
+        ways.append(f"about {needs.more_seeds} more seed{'' if needs.more_seeds == 1 else 's'}")
+    if needs.images is not None and needs.images > effect.images:
+        ways.append(f"about {_rounded_up(needs.images):,} test images instead of {effect.images:,}")
+    if ways:
+        return f"; {', or '.join(ways)}{',' if len(ways) > 1 else ''} would settle an effect of this size"
+    if effect.mean == 0 or effect.method != "crossed" or needs.more_seeds == 0:
+        return ""
+    return "; neither more seeds alone nor more images alone would settle an effect this small"
+
+
+def _points_with_interval(effect: Effect) -> str:
+    sure = f"{100 * effect.confidence:g} % interval"
+    return f"{_points(effect.mean, effect)} points top-1 ({sure} {_range(effect)}; {_size(effect)})"
+
+
+def _size(effect: Effect) -> str:
+    seeds, images = ("" if count == 1 else "s" for count in (effect.seeds, effect.images))
+    return f"{effect.seeds} seed{seeds} x {effect.images:,} image{images}"
+
+
+def _range(effect: Effect) -> str:
+    return f"{_points(effect.low, effect)} to {_points(effect.high, effect)}"
+
+
+def _points(fraction: float, effect: Effect) -> str:
+    """In points with a sign, with as many decimals as the interval deserves."""
+    narrow = effect.high - effect.low < 0.01
+    nearly_zero = any(0 < abs(end) < 0.0005 for end in (effect.low, effect.high))  # on which side is the end?
+    decimals = 2 if narrow or nearly_zero else 1
+    text = f"{100 * fraction:+.{decimals}f}"
+    return text.lstrip("+-") if float(text) == 0 else text
+
+
+def _rounded_up(count: int) -> int:
+    step = 10 ** max(len(str(count)) - 2, 0)
+    return -(-count // step) * step
+
+
+# The analysis of variance. Leading dimensions are kept, so that a simulation can do many experiments at once.
+
+
+def mean_squares(matrix: Floats) -> tuple[Floats, Floats, Floats]:
+    """(..., S, N) -> the mean squares of seeds, of images and of the residual, each (...)."""
+    seeds, images = matrix.shape[-2:]
+    grand = matrix.mean((-2, -1), keepdims=True)
+    by_seed, by_image = matrix.mean(-1, keepdims=True) - grand, matrix.mean(-2, keepdims=True) - grand
+    residual = matrix - grand - by_seed - by_image
+    ms_seed = images * np.square(by_seed).sum((-2, -1)) / (seeds - 1)
+    ms_image = seeds * np.square(by_image).sum((-2, -1)) / (images - 1)
+    ms_residual = np.square(residual).sum((-2, -1)) / ((seeds - 1) * (images - 1))
+    return ms_seed, ms_image, ms_residual
+
+
+def error_of_mean(
+    ms_seed: Floats, ms_image: Floats, ms_residual: Floats, seeds: Floats | int, images: Floats | int
+) -> tuple[Floats, Floats]:
+    """Standard error of the grand mean and Satterthwaite's degrees of freedom."""
+    ms_seed, ms_image = np.maximum(ms_seed, ms_residual), np.maximum(ms_image, ms_residual)
+    total = ms_seed + ms_image - ms_residual
+    spread = ms_seed**2 / (seeds - 1) + ms_image**2 / (images - 1) + ms_residual**2 / ((seeds - 1) * (images - 1))
+    return np.sqrt(total / (seeds * images)), total**2 / spread
+
+
+def _crossed(mean: float, matrix: Floats, confidence: float) -> Effect:
+    seeds, images = matrix.shape
+    squares = mean_squares(matrix)
+    error, df = error_of_mean(*squares, seeds, images)
+    ms_seed, ms_image, ms_residual = (float(square) for square in squares)
+    components = (max(ms_seed - ms_residual, 0.0) / images, max(ms_image - ms_residual, 0.0) / seeds, ms_residual)
+    return _t_interval(mean, float(error), float(df), (seeds, images), components, confidence, "crossed")
+
+
+def _with_one_seed(mean: float, matrix: Floats, confidence: float) -> Effect:
+    images = matrix.shape[1]
+    variance = float(matrix.var(ddof=1))
+    error = math.sqrt(variance / images)
+    return _t_interval(mean, error, images - 1.0, (1, images), (0.0, variance, 0.0), confidence, "images only")
+
+
+def _without_variation(mean: float, seeds: int, images: int, confidence: float) -> Effect:
+    """All differences are equal: how often could an unseen image still deviate, and by how much at most?
+
+    Seeing no deviation in N images bounds its rate by 1 - alpha^(1/N), about 3/N; a deviation moves the difference
+    from ``mean`` to at most 1 on the other side. The seeds of one image are not counted as independent.
+    """
+    half = (1 - (1 - confidence) ** (1 / images)) * (1 + abs(mean))
+    p_value = (1 - abs(mean) / (1 + abs(mean))) ** images  # the confidence at which the bound just reaches 0
+    return Effect(
+        mean, mean - half, mean + half, 0.0, max(images - 1.0, 1.0), p_value, seeds, images, 0.0, 0.0, 0.0,
+        confidence, seeds > 1, "no variation",
+    )  # fmt: skip
+
+
+def _with_one_image(mean: float, matrix: Floats, confidence: float) -> Effect:
+    """One image says nothing about others: the interval is everything that is possible."""
+    reach = max(1.0, float(np.abs(matrix).max()))
+    return Effect(
+        mean, -reach, reach, 0.0, 1.0, 1.0, matrix.shape[0], 1, float(matrix.var(ddof=1)), 0.0, 0.0,
+        confidence, True, "one image",
+    )  # fmt: skip
+
+
+def _t_interval(
+    mean: float,
+    error: float,
+    df: float,
+    shape: tuple[int, int],
+    components: tuple[float, float, float],
+    confidence: float,
+    method: Method,
+) -> Effect:
+    from scipy.special import stdtr, stdtrit  # late: most of this module's import time
+
+    half = float(stdtrit(df, 0.5 + confidence / 2)) * error
+    p_value = float(2 * stdtr(df, -abs(mean) / error))
+    return Effect(
+        mean, mean - half, mean + half, error, df, min(p_value, 1.0), *shape, *components,
+        confidence, method != "images only", method,
+    )  # fmt: skip
+
+
+def _cut(effect: Effect, limit: float) -> Effect:
+    if max(abs(effect.low), abs(effect.high)) <= limit:
+        return effect
+    values = asdict(effect) | {"low": max(effect.low, -limit), "high": min(effect.high, limit)}
+    return Effect(**values)
+
+
+def _detectable(error: Floats, df: Floats, confidence: float, power: float) -> Floats:
+    from scipy.special import nctdtrinc, stdtrit
+
+    critical = stdtrit(df, 0.5 + confidence / 2)
+    with np.errstate(all="ignore"):
+        shift = np.asarray(nctdtrinc(df, 1 - power, critical), dtype=np.float64)
+        central = critical + stdtrit(df, power)
+    return np.where(np.isfinite(shift), shift, central) * error
+
+
+def _first_settled(effect: Effect, seeds: Floats, images: Floats, power: float) -> int | None:
+    residual = np.full_like(seeds, effect.residual_variance)
+    ms_seed = residual + images * effect.seed_variance
+    ms_image = residual + seeds * effect.image_variance
+    error, df = error_of_mean(ms_seed, ms_image, residual, seeds, images)
+    settled = np.flatnonzero(_detectable(error, df, effect.confidence, power) <= abs(effect.mean))
+    return int(settled[0]) if settled.size else None
+
+
+def _checked(difference: ArrayLike, confidence: float) -> Floats:
+    matrix = np.asarray(difference, dtype=np.float64)
+    if matrix.ndim != 2 or not matrix.size:
+        raise ConfigError(f"got differences of shape {matrix.shape}: expected seeds x images, at least one of each.")
+    if not np.isfinite(matrix).all():
+        raise ConfigError("the differences hold NaN or infinity: expected finite numbers.")
+    if not 0 < confidence < 1:
+        raise ConfigError(f"confidence is {confidence}: expected a number between 0 and 1, for example 0.95.")
+    return matrix

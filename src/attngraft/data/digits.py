@@ -1,0 +1,137 @@
+"""`cluttered-digits`: real handwritten digits, each among fragments of others, at a place that is known.
+
+A small task on which looking at the right place pays, made of data that travels with the library. Everything is
+computed in whole numbers, so that the pixels are the same on every machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+from PIL import Image
+
+from .splits import hash64
+
+CANVAS = 64
+TRAIN_COUNT = 800
+TEST_COUNT = 400
+_FRAGMENTS = (4, 9)  # at least, below
+_DIGIT_SIDE = (22, 35)
+_INK_IN_BOX = 64
+
+
+@dataclass(frozen=True)
+class RenderedDigits:
+    """All splits of `cluttered-digits`.
+
+    Attributes:
+        images: (N, 64, 64, 3) uint8.
+        labels: (N,) int64, the digit.
+        boxes: (N, 4) float32, x0 y0 x1 y1 around the digit's ink, ends excluded.
+        splits: "train", "test" or "val" per image.
+        ids: "digits/<split>/<number>".
+        sources: which handwritten digit each image shows, as a row of `load_digits`.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    splits: tuple[str, ...]
+    ids: tuple[str, ...]
+    sources: np.ndarray
+
+
+def load_digits() -> tuple[np.ndarray, np.ndarray]:
+    """The handwritten digits: images (1797, 8, 8) uint8 with values 0 to 16, labels (1797,) int64."""
+    with resources.files(__package__).joinpath("assets/digits.npz").open("rb") as file, np.load(file) as arrays:
+        return arrays["images"], arrays["labels"].astype(np.int64)
+
+
+def render_splits(*, seed: int, val_count: int) -> RenderedDigits:
+    """Render every split; no handwritten digit appears in two of them, neither whole nor as a fragment.
+
+    Args:
+        seed: decides the partition and every rendering.
+        val_count: validation images, up to the 597 digits that the other splits leave.
+    """
+    glyphs, labels = load_digits()
+    large = {side: _enlarged(glyphs, side) for side in range(*_DIGIT_SIDE)}
+    splits, ids, sources, rendered = [], [], [], []
+    for split, rows in partition(len(glyphs), seed, val_count).items():
+        for position, row in enumerate(rows.tolist()):
+            rng = np.random.default_rng(hash64("render", seed, row))
+            rendered.append(_render(large, row, rows[rows != row], rng))
+            splits.append(split)
+            ids.append(f"digits/{split}/{position:04d}")
+            sources.append(row)
+    return RenderedDigits(
+        images=np.stack([image for image, _ in rendered]),
+        labels=labels[sources],
+        boxes=np.array([box for _, box in rendered], dtype=np.float32),
+        splits=tuple(splits),
+        ids=tuple(ids),
+        sources=np.array(sources),
+    )
+
+
+def partition(count: int, seed: int, val_count: int) -> dict[str, np.ndarray]:
+    """Disjoint sets of handwritten digits, as sorted rows, for train, test and val."""
+    order = np.array(sorted(range(count), key=lambda i: hash64("digits", seed, i)))
+    ends = np.cumsum([TRAIN_COUNT, TEST_COUNT, min(val_count, count - TRAIN_COUNT - TEST_COUNT)])
+    parts = np.split(order[: ends[-1]], ends[:-1])
+    return {name: np.sort(rows) for name, rows in zip(("train", "test", "val"), parts, strict=True)}
+
+
+def _render(
+    large: dict[int, np.ndarray], row: int, others: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, tuple[int, int, int, int]]:
+    """The sample that shows one digit, and the box around it."""
+    canvas = np.empty((CANVAS, CANVAS, 3), dtype=np.int32)
+    canvas[:] = rng.integers(10, 70, size=3)
+    for _ in range(int(rng.integers(*_FRAGMENTS))):
+        piece = _cut_out(large[int(rng.integers(*_DIGIT_SIDE))][others[int(rng.integers(len(others)))]], rng)
+        _paint(canvas, piece, _place(piece, rng), rng)
+    digit = large[int(rng.integers(*_DIGIT_SIDE))][row]
+    top, left = _place(digit, rng)
+    _paint(canvas, digit, (top, left), rng)
+    canvas += rng.integers(-12, 13, size=canvas.shape) + rng.integers(-12, 13, size=canvas.shape)
+    inked = np.argwhere(digit > _INK_IN_BOX)
+    y0, x0 = inked.min(axis=0).tolist()
+    y1, x1 = inked.max(axis=0).tolist()
+    return np.clip(canvas, 0, 255).astype(np.uint8), (left + x0, top + y0, left + x1 + 1, top + y1 + 1)
+
+
+def _enlarged(glyphs: np.ndarray, side: int) -> np.ndarray:
+    """(N, 8, 8) with values to 16 -> (N, side, side) uint8 with values to 255, bicubic.
+
+    Scaling is linear, so two small matrices do it for all digits at once; their entries are rounded to 1/256, which
+    makes every sum exact.
+    """
+    rows = Image.fromarray(np.eye(8, dtype=np.float32)).resize((8, side), Image.Resampling.BICUBIC)
+    weights = np.rint(np.array(rows, dtype=np.float64) * 256)  # (side, 8)
+    grey = (glyphs.astype(np.int64) * 255 // 16).astype(np.float64)
+    return np.clip((weights @ grey @ weights.T) // 65536, 0, 255).astype(np.uint8)
+
+
+def _cut_out(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A ninth to a third of another digit's area, at the stroke width of a whole digit."""
+    side = len(digit)
+    height, width = (int(side * rng.integers(33, 58) // 100) for _ in range(2))
+    top, left = int(rng.integers(side - height + 1)), int(rng.integers(side - width + 1))
+    return digit[top : top + height, left : left + width]
+
+
+def _place(piece: np.ndarray, rng: np.random.Generator) -> tuple[int, int]:
+    """Top and left of a piece that lies wholly on the canvas."""
+    height, width = piece.shape
+    return int(rng.integers(CANVAS - height + 1)), int(rng.integers(CANVAS - width + 1))
+
+
+def _paint(canvas: np.ndarray, ink: np.ndarray, place: tuple[int, int], rng: np.random.Generator) -> None:
+    """Blend ink (h, w) in 0..255 of a random colour into the canvas, in place."""
+    colour = rng.integers(110, 256, size=3, dtype=np.int32)
+    top, left = place
+    region = canvas[top : top + ink.shape[0], left : left + ink.shape[1]]
+    region += ink[:, :, None].astype(np.int32) * (colour - region) // 255

@@ -1,0 +1,167 @@
+"""Find the images in a folder of class folders, with or without folders for the splits above them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+from .reading import EXTENSIONS, printable
+
+# What people call the splits; the first name is the one used in this library.
+_ALIASES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+_LAYOUT = "expected one folder per class, each with images, or train and test folders that hold them"
+
+
+@dataclass(frozen=True)
+class FolderContents:
+    """What a data folder holds.
+
+    Attributes:
+        classes: sorted names of the class folders.
+        ids: path of each image relative to the folder, with forward slashes; sorted within a split.
+        labels: index into the classes.
+        splits: "train", "val" or "test" per image, or "" where the folder has no splits.
+        ignored: how many visible files are not images.
+        notes: sentences on what was left out.
+    """
+
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: tuple[int, ...]
+    splits: tuple[str, ...]
+    ignored: int
+    notes: tuple[str, ...]
+
+
+def scan_folder(root: Path) -> FolderContents:
+    """List the images of a data folder; nothing is opened yet.
+
+    Raises:
+        DataError: there is no such folder, it holds no class folders or only one, a class is missing or empty in
+            a split, or the splits are ambiguous. Names the folder or the classes.
+    """
+    if not root.is_dir():
+        found = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"the data folder {printable(root)} {found}: {_LAYOUT}.")
+    folders = _subfolders(root)
+    if not folders:
+        raise DataError(f"{printable(root)} has no folders in it: {_LAYOUT}.")
+    split_folders = _split_folders(root, folders)
+    extra = sorted(set(folders) - set(split_folders.values())) if split_folders else []
+    notes = (f"folders beside the splits were ignored: {_quoted(extra)}.",) if extra else ()
+    scans = {split: _scan_classes(root, name) for split, name in (split_folders or {"": ""}).items()}
+    classes = _agreed_classes(root, scans)
+    label_of = {name: label for label, name in enumerate(classes)}
+    rows = sorted(
+        (split, image_id, label_of[name])
+        for split, scan in scans.items()
+        for name, ids in scan.images.items()
+        for image_id in ids
+    )
+    return FolderContents(
+        classes=classes,
+        ids=tuple(image_id for _, image_id, _ in rows),
+        labels=tuple(label for _, _, label in rows),
+        splits=tuple(split for split, _, _ in rows),
+        ignored=sum(scan.ignored for scan in scans.values()),
+        notes=notes,
+    )
+
+
+@dataclass(frozen=True)
+class _Scan:
+    images: dict[str, list[str]]  # ids by class
+    ignored: int
+
+
+def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
+    """Folder name per split, empty where the folders are classes."""
+    found: dict[str, str] = {}
+    for name in folders:
+        split = _ALIASES.get(name.lower())
+        if split in found:
+            raise DataError(f"{printable(root)} has both {found[split]} and {name}: keep one folder for this split.")
+        if split is not None:
+            found[split] = name
+    if "train" in found:
+        return found
+    if len(found) == len(folders):
+        raise DataError(f"{printable(root)} has {_quoted(folders)} but no train folder: add one with the same classes.")
+    return {}
+
+
+def _agreed_classes(root: Path, scans: dict[str, _Scan]) -> tuple[str, ...]:
+    classes = sorted({name for scan in scans.values() for name in scan.images})
+    for split, scan in scans.items():
+        empty = [name for name in classes if not scan.images.get(name)]
+        if len(empty) == len(classes):
+            raise DataError(f"{printable(root / split)} holds no images in class folders: {_LAYOUT}.")
+        if empty:
+            place = f"the {split} split" if split else "the data"
+            raise DataError(
+                f"{printable(root)}: {_quoted(empty)} {'has' if len(empty) == 1 else 'have'} no images in {place}: "
+                "add images to every class or remove its folders."
+            )
+    if len(classes) < 2:
+        raise DataError(f"{printable(root)} has only one class, {_quoted(classes)}: classification needs at least two.")
+    return tuple(classes)
+
+
+def _scan_classes(root: Path, split_folder: str) -> _Scan:
+    base = root / split_folder
+    images: dict[str, list[str]] = {}
+    ignored = sum(1 for entry in _entries(base) if entry.is_file())
+    for name in _subfolders(base):
+        prefix = f"{split_folder}/{name}" if split_folder else name
+        seen = {os.path.realpath(parent) for parent in (base, *base.absolute().parents)}
+        names = list(_walk(base / name, prefix, seen))
+        images[name] = [image_id for image_id in names if _is_image(image_id)]
+        ignored += len(names) - len(images[name])
+    return _Scan(images, ignored)
+
+
+def _walk(folder: Path, prefix: str, seen: set[str]) -> Iterator[str]:
+    """Ids of all files below a folder. Each real folder is entered once, so that links cannot lead in circles."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return
+    seen.add(real)
+    for entry in _entries(folder):
+        if entry.is_dir():
+            yield from _walk(Path(entry.path), f"{prefix}/{entry.name}", seen)
+        else:
+            yield f"{prefix}/{entry.name}"
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Visible entries by name."""
+    try:
+        with os.scandir(folder) as entries:
+            visible = [entry for entry in entries if not entry.name.startswith(".") and entry.name != "__MACOSX"]
+    except OSError as error:
+        raise DataError(f"the folder {printable(folder)} cannot be listed: {error.strerror or error}.") from None
+    return sorted(visible, key=lambda entry: entry.name)
+
+
+def _subfolders(folder: Path) -> list[str]:
+    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+
+
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
+def _quoted(names: list[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,181 @@
+"""Batches whose order and augmentation depend on (seed, epoch, sample index) and on nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from ..errors import ConfigError
+from .splits import hash64
+from .transforms import ImageTransform
+from .types import ImageSet
+
+Transform = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some samples.
+
+    Attributes:
+        images: (B, 3, S, S) float32.
+        labels: (B,) int64.
+        indices: (B,) int64, positions in the image set.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    indices: torch.Tensor
+
+    def pin_memory(self) -> Batch:
+        """The same in page-locked memory; the name is the one that PyTorch's loader looks for."""
+        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
+
+
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """An iterable of batches; len() is the number of batches left."""
+
+    samples: _Samples
+    batches: Sequence[Sequence[int]]
+    workers: int = 0
+    pin_memory: bool = False
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # Given a generator of its own, the DataLoader does not draw its base seed from the global one.
+        loader: DataLoader[Batch] = DataLoader(
+            self.samples,
+            batch_sampler=self.batches,  # type: ignore[arg-type]
+            num_workers=self.workers,
+            collate_fn=_unchanged,
+            pin_memory=self.pin_memory and torch.cuda.is_available(),
+            generator=torch.Generator(),
+        )
+        return iter(loader)
+
+
+def make_loader(
+    images: ImageSet,
+    transform: ImageTransform | Transform,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = False,
+    drop_last: bool = False,
+    workers: int = 0,
+    first_batch: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    pin_memory: bool = False,
+) -> Loader:
+    """Iterate over an image set once.
+
+    The batches are the same for any number of workers, after a start in mid-epoch, and, taken together, for any
+    number of processes.
+
+    Args:
+        images: the samples.
+        transform: (3, H, W) uint8 -> (3, S, S) float32, as from `build_transform`; any randomness must come from
+            torch's global CPU generator, which is seeded per sample and restored.
+        batch_size: samples per batch over all processes together.
+        seed, epoch: what order and augmentation depend on.
+        shuffle: a random order instead of the stored one.
+        drop_last: leave out a last batch that is not full. Training with several processes needs it: otherwise
+            ranks get unequal shares of the last batch, down to an empty one.
+        workers: worker processes, 0 for none.
+        first_batch: batches to leave out at the start, to go on in mid-epoch.
+        rank, world_size: this process takes positions rank, rank + world_size, ... of every batch.
+        pin_memory: page-locked memory for the GPU; without effect where there is none.
+
+    Raises:
+        ConfigError: sizes that do not fit each other.
+    """
+    _check_sizes(len(images), batch_size, drop_last, workers, rank, world_size)
+    order = _order(len(images), seed, epoch, shuffle)
+    starts = range(0, len(order), batch_size)
+    batches = [order[start : start + batch_size] for start in starts]
+    if drop_last and len(batches[-1]) < batch_size:
+        batches.pop()
+    if not 0 <= first_batch <= len(batches):
+        raise ConfigError(f"first_batch is {first_batch}: expected 0 to {len(batches)}, the batches in an epoch.")
+    mine = [batch[rank::world_size] for batch in batches[first_batch:]]
+    return Loader(_Samples(images, transform, seed, epoch), mine, workers, pin_memory)
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples(Dataset[Batch]):
+    """Makes whole batches, in a worker or in the main process."""
+
+    images: ImageSet
+    transform: ImageTransform | Transform
+    seed: int
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        images = self._transformed(indices) if len(indices) else self._transformed([0])[:0]
+        chosen = torch.tensor(list(indices), dtype=torch.int64)
+        return Batch(images, torch.from_numpy(self.images.labels[chosen.numpy()]), chosen)
+
+    def _transformed(self, indices: Sequence[int]) -> torch.Tensor:
+        with torch.random.fork_rng(devices=[]), _one_thread():
+            if not isinstance(self.transform, ImageTransform):
+                return torch.stack([self._one(self.transform, index) for index in indices])
+            arranged = torch.stack([self._one(self.transform.arrange, index) for index in indices])
+            return self.transform.normalise(arranged)
+
+    def _one(self, transform: Transform, index: int) -> torch.Tensor:
+        # torch.manual_seed would also seed the GPU, whose state nobody restores here.
+        torch.default_generator.manual_seed(hash64(self.seed, self.epoch, index))
+        return transform(self.images.image(index))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A sample is too little work to share: on a busy machine, waiting for the other threads takes 50 times longer."""
+    before = torch.get_num_threads()
+    if before == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _order(count: int, seed: int, epoch: int, shuffle: bool) -> list[int]:
+    if not shuffle:
+        return list(range(count))
+    generator = torch.Generator().manual_seed(hash64("order", seed, epoch))
+    return torch.randperm(count, generator=generator).tolist()
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int, rank: int, world_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}: expected at least 1.")
+    if workers < 0:
+        raise ConfigError(f"workers is {workers}: expected 0 or more.")
+    if not 0 <= rank < world_size:
+        raise ConfigError(f"rank is {rank} with world_size {world_size}: expected 0 to world_size - 1.")
+    if batch_size % world_size:
+        raise ConfigError(f"batch_size {batch_size} cannot be shared by {world_size} processes: take a multiple.")
+    if count == 0:
+        raise ConfigError("the image set is empty: there is nothing to load.")
+    if drop_last and count < batch_size:
+        raise ConfigError(f"batch_size is {batch_size}, but there are only {count} images: take a smaller batch.")

@@ -1,0 +1,156 @@
+"""Read one image file safely: whatever is on the disk becomes 8-bit RGB or one sentence."""
+
+from __future__ import annotations
+
+import stat
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ..errors import DataError
+
+PIXEL_CAP = 100_000_000
+EXTENSIONS = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff"),
+        *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+    )
+)
+# Only formats of pixels: Pillow would otherwise hand EPS files to Ghostscript, whatever their extension says.
+_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+
+
+class UnreadableImageError(DataError):
+    """One image file that cannot be read; carries the path and the reason."""
+
+    def __init__(self, path: str | Path, reason: str) -> None:
+        super().__init__(f"{printable(path)} cannot be read as an image: {reason}.")
+        self.path = path
+        self.reason = reason
+
+
+def printable(path: str | Path) -> str:
+    """The path for a message: as it is, or quoted with escapes where it would break the line."""
+    text = str(path)
+    return text if text.isprintable() else ascii(text)
+
+
+def read_image(path: str | Path, *, pixel_cap: int = PIXEL_CAP) -> np.ndarray:
+    """Decode one image file as people see it.
+
+    EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, and of an animation
+    the first frame is taken.
+
+    Args:
+        path: the file.
+        pixel_cap: largest width x height that is decoded; checked on the header, before memory is taken.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+
+    Raises:
+        UnreadableImageError: the file is missing, damaged, too large or not an image (a DataError).
+    """
+    with pillow_warnings_ignored():
+        return decode(path, pixel_cap)
+
+
+@contextmanager
+def pillow_warnings_ignored() -> Iterator[None]:
+    """Silence Pillow's remarks on odd files.
+
+    Python keeps warning filters per process, so a pool of threads is wrapped once from outside.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def decode(path: str | Path, pixel_cap: int) -> np.ndarray:
+    """`read_image` without the filter for warnings, to be called from several threads."""
+    try:
+        _check_regular_file(path)
+        with Image.open(path, formats=_known_formats()) as image:
+            _check_size(image, pixel_cap, path)
+            image.load()
+            _turn_upright(image)
+            return _to_rgb(image, path)
+    except UnreadableImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise UnreadableImageError(path, "it has more pixels than Pillow accepts (about 179 million)") from None
+    except Image.UnidentifiedImageError:
+        raise UnreadableImageError(path, "its content is not in a known image format") from None
+    except Exception as error:  # damaged files make Pillow raise almost anything
+        raise UnreadableImageError(path, _one_line(error)) from None
+
+
+def _known_formats() -> tuple[str, ...]:
+    if not all(name in Image.OPEN for name in _FORMATS):
+        Image.init()
+    return tuple(name for name in _FORMATS if name in Image.OPEN)
+
+
+def _check_regular_file(path: str | Path) -> None:
+    """A pipe or device under an image's name would block for ever."""
+    status = Path(path).stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImageError(path, "it is not a regular file")
+    if status.st_size == 0:
+        raise UnreadableImageError(path, "the file is empty")
+
+
+def _check_size(image: Image.Image, pixel_cap: int, path: str | Path) -> None:
+    width, height = image.size
+    if width * height == 0:
+        raise UnreadableImageError(path, "it has no pixels")
+    if width * height > pixel_cap:
+        reason = f"it has {width} x {height} pixels, more than the cap of {pixel_cap:,}"
+        raise UnreadableImageError(path, reason)
+
+
+def _turn_upright(image: Image.Image) -> None:
+    # A damaged EXIF block does not make the pixels worse.
+    with suppress(Exception):
+        ImageOps.exif_transpose(image, in_place=True)
+
+
+def _to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
+    if image.mode.startswith("I") or image.mode == "F":
+        return _deep_grey_to_rgb(image, path)
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = _on_white(image)
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode == "La":  # premultiplied: Pillow converts it to its plain form only
+        image = image.convert("LA")
+    rgba = image.convert("RGBA")
+    background = Image.new("RGB", rgba.size, (255, 255, 255))
+    background.paste(rgba, mask=rgba.getchannel("A"))
+    return background
+
+
+def _deep_grey_to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
+    """Grey of more than 8 bits: 0..65535 and 0.0..1.0 have a meaning, everything else would be a guess."""
+    values = np.asarray(image)
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    if image.mode == "F":
+        if not (low >= 0 and high <= 1):
+            raise UnreadableImageError(path, f"its float values run from {low:g} to {high:g}, expected 0 to 1")
+        grey = np.rint(values * 255).astype(np.uint8)
+    else:
+        if low < 0 or high > 65535:
+            raise UnreadableImageError(path, f"its values run from {low} to {high}, expected 0 to 65535")
+        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def _one_line(error: Exception) -> str:
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return " ".join(text.split()).rstrip(".") or type(error).__name__

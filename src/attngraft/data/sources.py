@@ -1,0 +1,212 @@
+"""Where data comes from: a folder of images, or a source that is built in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, nearest
+from ..registry import Registry
+from .assembly import LoadOptions, Pool, assemble, thin_splits
+from .digits import CANVAS, TRAIN_COUNT, render_splits
+from .folders import FolderContents, scan_folder
+from .published import PUBLISHED, PublishedSet, find_imagenet, read_arrays
+from .reading import PIXEL_CAP, printable
+from .store import Progress, decode_array, decode_files, short_side_limit
+from .types import Dataset
+
+
+@dataclass(frozen=True)
+class Source:
+    """A built-in source: one line on what it is, and how its images are had."""
+
+    description: str
+    load: Callable[[LoadOptions], Pool]
+
+
+SOURCES: Registry[Source] = Registry("data source")
+
+
+def load_data(
+    source: str | Path,
+    *,
+    image_size: int,
+    split_seed: int = 0,
+    val_fraction: float = 0.0,
+    test_fraction: float = 0.2,
+    skip_broken: bool = False,
+    pixel_cap: int = PIXEL_CAP,
+    cache_dir: Path | None = None,
+    root: Path | None = None,
+    download: bool = False,
+    limit: int | None = None,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Load and decode a data set.
+
+    Args:
+        source: a folder of class folders (with or without train, val and test folders above them), or the name of
+            a built-in source; "./name" is always a folder.
+        image_size: S in pixels that training and evaluation will use at most; larger images are stored shrunk.
+        split_seed: decides the splits that the data does not bring along, and what `cluttered-digits` looks like.
+        val_fraction: part of the training images of each class to set aside for validation, 0 for none.
+        test_fraction: part of each class to test on where the data has no test or validation images.
+        skip_broken: leave out files that cannot be read, and report them, instead of an error.
+        pixel_cap: largest width x height of a file that is decoded.
+        cache_dir: where decoded images go when they are too many for memory.
+        root: where published data sets lie; by default $ATTNGRAFT_DATA or ~/.cache/attngraft.
+        download: fetch a published data set that is not there.
+        limit: at most so many images in each split, one per class at least.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: the data cannot be found, read or split; one sentence that says what to do.
+        ConfigError: an option out of range.
+    """
+    home = data_root() if root is None else Path(root).expanduser()
+    options = LoadOptions(
+        image_size=image_size,
+        root=home,
+        cache_dir=data_root() / "decoded" if cache_dir is None else Path(cache_dir).expanduser(),
+        split_seed=split_seed,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        skip_broken=skip_broken,
+        pixel_cap=pixel_cap,
+        download=download,
+        limit=limit,
+        progress=progress,
+    )
+    if isinstance(source, str) and source in SOURCES:
+        return assemble(SOURCES[source].load(options), options)
+    folder = Path(source).expanduser()
+    if isinstance(source, str) and not folder.exists():
+        hint = nearest(source, SOURCES)
+        raise DataError(
+            f"{printable(source)} is neither a folder nor a built-in data source: {hint}.".replace("?.", "?")
+        )
+    return assemble(load_folder(folder, options), options)
+
+
+def describe_sources() -> tuple[str, ...]:
+    """Names of the built-in sources, sorted."""
+    return tuple(sorted(SOURCES))
+
+
+def data_root() -> Path:
+    """The folder for published data sets and caches: $ATTNGRAFT_DATA or ~/.cache/attngraft."""
+    given = os.environ.get("ATTNGRAFT_DATA")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "attngraft"
+
+
+def load_folder(folder: Path, options: LoadOptions) -> Pool:
+    """Find and decode the images of a folder.
+
+    Raises:
+        DataError: see `scan_folder`; or files cannot be read and `skip_broken` is off.
+    """
+    contents = scan_folder(folder)
+    wanted = thin_splits(contents.labels, contents.splits, contents.ids, options)
+    ids = [contents.ids[i] for i in wanted]
+    decoded = decode_files(
+        [folder / image_id for image_id in ids],
+        limit=short_side_limit(options.image_size),
+        pixel_cap=options.pixel_cap,
+        cache_dir=options.cache_dir,
+        progress=options.progress,
+    )
+    skipped = tuple((ids[i], reason) for i, reason in decoded.failures)
+    if skipped and not options.skip_broken:
+        raise _broken_files(folder, skipped, len(ids))
+    kept = wanted[decoded.kept]
+    return Pool(
+        name=folder.resolve().name,
+        classes=contents.classes,
+        ids=tuple(contents.ids[i] for i in kept),
+        labels=np.asarray(contents.labels, dtype=np.int64)[kept],
+        splits=np.asarray(contents.splits)[kept],
+        pixel_hashes=decoded.hashes,
+        store=decoded.store,
+        skipped=skipped,
+        notes=(*contents.notes, *_folder_notes(contents, options)),
+    )
+
+
+def _folder_notes(contents: FolderContents, options: LoadOptions) -> list[str]:
+    notes = []
+    if contents.ignored:
+        notes.append(f"{contents.ignored} files that are not images in class folders were ignored.")
+    if options.val_fraction and {"val", "test"} <= set(contents.splits):
+        notes.append("the data has a validation folder of its own, so val_fraction was not used.")
+    return notes
+
+
+def _broken_files(folder: Path, skipped: tuple[tuple[str, str], ...], count: int) -> DataError:
+    shown = "; ".join(f"{printable(image_id)}: {reason}" for image_id, reason in skipped[:3])
+    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    return DataError(
+        f"{len(skipped)} of {count} images in {printable(folder)} cannot be read ({shown}{more}): "
+        "mend or remove them, or leave them out with --skip-broken (skip_broken=True)."
+    )
+
+
+def _load_digits(options: LoadOptions) -> Pool:
+    val_count = max(10, round(options.val_fraction * TRAIN_COUNT)) if options.val_fraction else 0
+    digits = render_splits(seed=options.split_seed, val_count=val_count)
+    decoded = decode_array(digits.images, limit=short_side_limit(options.image_size))
+    scale = decoded.store.shapes[0, 0] / CANVAS
+    return Pool(
+        name="cluttered-digits",
+        classes=tuple("0123456789"),
+        ids=digits.ids,
+        labels=digits.labels,
+        splits=np.asarray(digits.splits),
+        pixel_hashes=decoded.hashes,
+        store=decoded.store,
+        boxes=(digits.boxes * scale).astype(np.float32),
+        mirrorable=False,
+    )
+
+
+def _load_published(name: str, published: PublishedSet, options: LoadOptions) -> Pool:
+    images, labels, splits, classes = read_arrays(name, published, options.root, download=options.download)
+    counts = {split: iter(range(len(images))) for split in ("train", "test")}
+    ids = [f"{name}/{split}/{next(counts[split]):05d}" for split in splits]
+    wanted = thin_splits(labels, splits, ids, options)
+    pixels = np.stack([images[i] for i in wanted]) if len(wanted) < len(images) else images
+    if pixels.ndim == 3:
+        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    decoded = decode_array(pixels, limit=short_side_limit(options.image_size))
+    return Pool(
+        name=name,
+        classes=classes,
+        ids=tuple(ids[i] for i in wanted),
+        labels=labels[wanted],
+        splits=splits[wanted],
+        pixel_hashes=decoded.hashes,
+        store=decoded.store,
+        mirrorable=published.mirrorable,
+    )
+
+
+def _load_imagenet(options: LoadOptions) -> Pool:
+    folder = find_imagenet(options.root, download=options.download)
+    return load_folder(folder, options)
+
+
+def _register_sources() -> None:
+    SOURCES.register("cluttered-digits", Source("handwritten digits among fragments of others, built in", _load_digits))
+    for name, published in PUBLISHED.items():
+
+        def load(options: LoadOptions, name: str = name, published: PublishedSet = published) -> Pool:
+            return _load_published(name, published, options)
+
+        SOURCES.register(name, Source(published.description, load))
+    SOURCES.register("imagenet", Source("ImageNet-1k, from folders train and val that you provide", _load_imagenet))
+
+
+_register_sources()

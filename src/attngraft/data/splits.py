@@ -1,0 +1,111 @@
+"""Seeded choices of images that depend on what the images are, never on the order of the file system."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from hashlib import blake2b
+
+import numpy as np
+
+from ..errors import DataError
+
+
+def hash64(*parts: int | str) -> int:
+    """A stable 64-bit mix of numbers and texts, the same on every machine.
+
+    >>> hash64(0, 1) == hash64(0, 1) != hash64(1, 0)
+    True
+    """
+    digest = blake2b(digest_size=8)
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else str(int(part)).encode()
+        digest.update(struct.pack("<cI", b"s" if isinstance(part, str) else b"i", len(data)) + data)
+    return int.from_bytes(digest.digest(), "little")
+
+
+def carve(
+    labels: np.ndarray,
+    pixel_hashes: Sequence[str],
+    *,
+    fraction: float,
+    seed: int,
+    classes: Sequence[str],
+    purpose: str,
+) -> np.ndarray:
+    """Choose a stratified part of the images, at least one of every class.
+
+    Images with equal pixels stay on one side, so that a split never leaks by itself.
+
+    Args:
+        labels: (N,) class indices.
+        pixel_hashes: one per image.
+        fraction: part of each class to choose, in (0, 1).
+        purpose: "test" or "val"; gives each its own random choice and appears in the error.
+
+    Returns:
+        (N,) bool, True where chosen.
+
+    Raises:
+        DataError: a class has fewer than two different images.
+    """
+    chosen = np.zeros(len(labels), dtype=bool)
+    too_small = []
+    for label, name in enumerate(classes):
+        members = np.flatnonzero(labels == label)
+        groups = _groups_of_equal_pixels(members, pixel_hashes)
+        if len(groups) < 2:
+            too_small.append(name)
+            continue
+        order = sorted(groups, key=lambda digest: (hash64(purpose, seed, digest), digest))
+        wanted = fraction * len(members)
+        taken: list[int] = []
+        for digest in order[:-1]:
+            if taken and len(taken) + len(groups[digest]) / 2 > wanted:
+                break
+            taken.extend(groups[digest])
+        chosen[taken] = True
+    if too_small:
+        shown = ", ".join(repr(name) for name in too_small[:5])
+        raise DataError(
+            f"too few different images to split off a {purpose} set in {len(too_small)} of {len(classes)} classes "
+            f"({shown}): add images, at least two are needed per class, or provide a {purpose} folder."
+        )
+    return chosen
+
+
+def thin(labels: np.ndarray, keys: Sequence[str], *, limit: int, seed: int) -> np.ndarray:
+    """Choose `limit` images with every class in proportion and at least one of each; positions in rising order.
+
+    Args:
+        labels: (N,) class indices.
+        keys: one text per image that the choice depends on.
+        limit: how many; fewer than classes gives one of each class.
+    """
+    if len(labels) <= limit:
+        return np.arange(len(labels))
+    kept: list[int] = []
+    for label, quota in _quotas(labels, limit).items():
+        members = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: (hash64("limit", seed, keys[i]), i))
+        kept.extend(members[:quota])
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _groups_of_equal_pixels(members: np.ndarray, pixel_hashes: Sequence[str]) -> dict[str, list[int]]:
+    groups: dict[str, list[int]] = {}
+    for i in members.tolist():
+        groups.setdefault(pixel_hashes[i], []).append(i)
+    return groups
+
+
+def _quotas(labels: np.ndarray, limit: int) -> dict[int, int]:
+    """Images per class: proportional, rounded by largest remainder, never zero."""
+    present, counts = np.unique(labels, return_counts=True)
+    exact = counts * (limit / len(labels))
+    quotas = np.maximum(1, np.floor(exact)).astype(int)
+    by_remainder = np.argsort(-(exact - np.floor(exact)), kind="stable")
+    for i in by_remainder[: max(0, limit - int(quotas.sum()))]:
+        quotas[i] += 1
+    while quotas.sum() > limit and quotas.max() > 1:
+        quotas[int(np.argmax(quotas))] -= 1
+    return dict(zip(present.tolist(), np.minimum(quotas, counts).tolist(), strict=True))

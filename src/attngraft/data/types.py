@@ -1,0 +1,91 @@
+"""The values that data is made of: a set of images, a data set of up to three of them, and what was noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .store import PixelStore
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split, decoded.
+
+    Attributes:
+        ids: one name per image, as a relative path ("train/ants/x.jpg") or "source/split/number".
+        labels: (N,) int64, index into the classes.
+        pixel_hashes: hash of each image as decoded, before it was shrunk.
+        store: where the pixels lie, shared between the splits.
+        rows: (N,) int64, the place of each image in the store.
+        boxes: (N, 4) float32, x0 y0 x1 y1 of the object in pixels of the stored image, or None where unknown.
+    """
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    pixel_hashes: tuple[str, ...]
+    store: PixelStore
+    rows: np.ndarray
+    boxes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, i: int) -> torch.Tensor:
+        """The stored image i: (3, H, W) uint8, a copy."""
+        return self.store.image(int(self.rows[i]))
+
+    def select(self, positions: Sequence[int] | np.ndarray) -> ImageSet:
+        """The images at these positions, in this order; pixels are shared, not copied."""
+        chosen = np.asarray(positions, dtype=np.int64)
+        return ImageSet(
+            ids=tuple(self.ids[i] for i in chosen),
+            labels=self.labels[chosen],
+            pixel_hashes=tuple(self.pixel_hashes[i] for i in chosen),
+            store=self.store,
+            rows=self.rows[chosen],
+            boxes=None if self.boxes is None else self.boxes[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was noticed while loading.
+
+    Attributes:
+        skipped: (path, reason) of every file that could not be read.
+        leaks: (training id, other id) of images with equal pixels in different splits.
+        duplicates: how many images repeat an earlier one of their own split.
+        notes: sentences, for example where the test split came from.
+    """
+
+    skipped: tuple[tuple[str, str], ...] = ()
+    leaks: tuple[tuple[str, str], ...] = ()
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Classes, splits and a fingerprint.
+
+    Attributes:
+        name: the source's name or the folder's.
+        classes: class names; a label is an index into them. Those of a folder are sorted.
+        train, val, test: the splits; val is None where there is none.
+        report: what was noticed while loading.
+        fingerprint: hash of classes, split membership, labels and pixels; file names and order do not enter.
+        mirrorable: False where a mirrored image means something else, as with digits.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet
+    report: DataReport
+    fingerprint: str
+    mirrorable: bool = True

@@ -1,0 +1,31 @@
+"""From a run folder to tables, charts and one self-contained HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..files import write_text
+from .comparison_page import comparison_page
+from .folder import folder_kind, read_comparison, read_run
+from .run_page import run_page
+from .tables import comparison_table, run_summary
+
+__all__ = ["comparison_table", "run_summary", "write_report"]
+
+
+def write_report(run_dir: str | Path) -> Path:
+    """Write ``report.html`` into the folder of a run or of a comparison and return its path.
+
+    Reads only the folder. Runs, predictions or images that are missing are left out, and the page says so.
+
+    Raises:
+        RunError: the folder is neither, its main document is damaged, or the page cannot be written.
+    """
+    folder = Path(run_dir)
+    if folder_kind(folder) == "comparison":
+        page = comparison_page(folder, read_comparison(folder))
+    else:
+        page = run_page(folder, read_run(folder))
+    path = folder / "report.html"
+    write_text(path, page)
+    return path

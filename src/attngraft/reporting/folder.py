@@ -1,0 +1,164 @@
+"""Reading a run folder: JSON, metrics, predictions and images, and nothing outside the folder."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RunError
+from .shape import COMPARISON, OPTIONAL_COMPARISON, OPTIONAL_RUN, RUN, require
+
+THUMBNAIL_SIZE = 176  # pixels of the longer side: 8 KB each as JPEG
+MOST_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one run answered on the test images: probabilities (N, K) and labels (N,)."""
+
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def confusion(self, classes: int) -> NDArray[np.float64]:
+        """(K, K) counts; rows are true classes, columns predicted ones."""
+        flat = self.labels * classes + self.probabilities.argmax(1)
+        return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
+
+
+def folder_kind(run_dir: Path) -> Literal["comparison", "run"]:
+    """Which report a folder gets.
+
+    Raises:
+        RunError: the folder holds neither a comparison nor a run.
+    """
+    if not run_dir.is_dir():
+        raise RunError(f"no folder {run_dir}: give the folder of a run or of a comparison.")
+    if (run_dir / "comparison.json").is_file():
+        return "comparison"
+    if (run_dir / "run.json").is_file():
+        return "run"
+    raise RunError(f"{run_dir} has neither comparison.json nor run.json: give the folder of a run or a comparison.")
+
+
+def read_comparison(run_dir: Path) -> dict[str, Any]:
+    """comparison.json, checked."""
+    return check_comparison(_read_json(run_dir / "comparison.json"), str(run_dir / "comparison.json"))
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """run.json, checked."""
+    return check_run(_read_json(run_dir / "run.json"), str(run_dir / "run.json"))
+
+
+def check_comparison(document: Any, where: str = "comparison.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, COMPARISON, where)
+    require(document, OPTIONAL_COMPARISON, where, optional=True)
+    names = [variant["name"] for variant in document["variants"]]
+    for effect in document["effects"]:
+        for name in (effect["variant"], effect["against"]):
+            if name not in names:
+                raise RunError(f"{where} has an effect of '{name[:40]}' but no such variant: repeat the comparison.")
+    return document
+
+
+def check_run(document: Any, where: str = "run.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, RUN, where)
+    require(document, OPTIONAL_RUN, where, optional=True)
+    return document
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The epochs of a run in order; a last line that was cut off is dropped, a missing file is no epochs.
+
+    After a resume an epoch can be there twice: the later line counts.
+    """
+    try:
+        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    epochs: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("epoch"), int):
+            epochs[entry["epoch"]] = entry
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
+def read_predictions(run_dir: Path, classes: int) -> Predictions | None:
+    """The predictions of a run, or None where the file is missing, damaged or of other classes."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        tensors = load_file(run_dir / "predictions.safetensors")
+        probabilities, labels = tensors["probabilities"], tensors["labels"].astype(np.int64)
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    fits = probabilities.ndim == 2 and probabilities.shape == (*labels.shape, classes) and len(labels)
+    if not fits or labels.min() < 0 or labels.max() >= classes:
+        return None
+    return Predictions(probabilities, labels)
+
+
+def inside(run_dir: Path, relative: str) -> Path | None:
+    """The path of an entry of the folder; None for one that points out of it."""
+    try:
+        path = (run_dir / relative).resolve()
+        return path if path.is_relative_to(run_dir.resolve()) else None
+    except (OSError, ValueError):
+        return None
+
+
+def thumbnail(run_dir: Path, relative: str) -> str | None:
+    """An image of the folder as a small data URI; None where it is missing, damaged or outside."""
+    from PIL import Image
+
+    path = inside(run_dir, relative)
+    if path is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a strange image is left out or shown as it is, without a word
+            with Image.open(path) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    return None
+                small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=82)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def finite(value: Any) -> float | None:
+    """A number as float, or None where it is missing, NaN or infinite.
+
+    >>> finite(2), finite(float("nan")), finite("2"), finite(None)
+    (2.0, None, None, None)
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
+        raise RunError(f"{path} cannot be read ({reason}): copy the whole folder again or repeat the run.") from None

@@ -1,0 +1,34 @@
+"""From the content of a page to its HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .numbers import shortened
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+def render(template: str, title: str, page: Mapping[str, Any]) -> str:
+    """Fill a template of this package; every text is escaped."""
+    html = _environment().get_template(template).render(title=title, page=page)
+    return html.encode("utf-8", "replace").decode("utf-8")  # a name can hold what no encoding can
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = shortened
+    return environment

@@ -1,0 +1,115 @@
+"""A small check that a JSON document holds what a report needs, with the path of what is missing."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import RunError
+
+NUMBER = (int, float)
+MAYBE_NUMBER = (int, float, type(None))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """Inside a shape whose keys are optional: an entry that is there must have all of this."""
+
+    shape: Any
+
+
+DATA = {"name": str, "classes": [str]}
+EFFECT = {
+    "variant": str,
+    "against": str,
+    "mean": NUMBER,
+    "low": NUMBER,
+    "high": NUMBER,
+    "verdict": str,
+    "sentence": str,
+}
+VARIANT = {"name": str, "role": str, "top1_per_seed": [NUMBER], "top1_mean": MAYBE_NUMBER}
+COMPARISON = {
+    "status": str,
+    "data": DATA,
+    "backbone": str,
+    "seeds": [NUMBER],
+    "baseline": str,
+    "variants": [VARIANT],
+    "effects": [EFFECT],
+}
+RUN = {"status": str, "variant": str, "backbone": str, "classes": [str]}
+
+# Optional entries: where they are there, and not null, they have this shape.
+CLASS_EFFECT = {"class": str, "images": NUMBER, "mean": NUMBER, "low": NUMBER, "high": NUMBER}
+CLASS_RESULT = {"class": str, "top1": NUMBER, "images": NUMBER}
+SAMPLE = {"file": str, "label": str, "before": [str], "after": [str]}
+RECIPE = {"phases": [dict]}
+OPTIONAL_DATA = {"classes": [str], "notes": [str], "skipped": [list], "leaks": [list]}
+OPTIONAL_COMPARISON = {
+    "recipe": RECIPE,
+    "hardware": {},
+    "versions": {},
+    "precision": {},
+    "samples": [Whole(SAMPLE)],
+    "data": OPTIONAL_DATA,
+    "variants": [{"latency_ms": {}, "train_time_s": [NUMBER], "runs": [str]}],
+    "effects": [{"per_class": [Whole(CLASS_EFFECT)], "needed_seeds": NUMBER, "needed_images": NUMBER}],
+}
+OPTIONAL_RUN = {
+    "recipe": RECIPE,
+    "hardware": {},
+    "versions": {},
+    "data": OPTIONAL_DATA,
+    "plan": {"attention": str, "sites": [Whole({"path": str})]},
+    "results": {"test": {"top1": NUMBER, "per_class": [Whole(CLASS_RESULT)]}},
+}
+
+
+def require(value: Any, shape: Any, where: str, *, optional: bool = False) -> None:
+    """Compare a document with a shape: dicts by key, lists entry by entry, leaves by type.
+
+    Args:
+        value: the document.
+        shape: a type, a tuple of types, ``[shape of each entry]``, ``{key: shape}`` or ``Whole(shape)``.
+        where: what to call the document in the error.
+        optional: keys may be missing or null.
+
+    Raises:
+        RunError: the first entry that does not fit, by its path.
+    """
+    if isinstance(shape, Whole):
+        require(value, shape.shape, where)
+    elif isinstance(shape, dict):
+        _require_type(value, dict, where)
+        for key, inner in shape.items():
+            if value.get(key) is not None or not optional:
+                if key not in value:
+                    raise RunError(f"{where} has no '{key}': copy the whole folder again or repeat the run.")
+                require(value[key], inner, f"{where}: {key}", optional=optional)
+    elif isinstance(shape, list):
+        _require_type(value, list, where)
+        for index, entry in enumerate(value):
+            require(entry, shape[0], f"{where}[{index}]", optional=optional)
+    else:
+        _require_type(value, shape, where)
+
+
+def _require_type(value: Any, kind: Any, where: str) -> None:
+    fits = isinstance(value, kind) and not (isinstance(value, bool) and kind is not bool)
+    if not fits or (isinstance(value, float) and not math.isfinite(value)):
+        raise RunError(
+            f"{where} is {str(value)[:40]!r}: expected {_word(kind)}; copy the whole folder again or repeat the run."
+        )
+
+
+def _word(kind: Any) -> str:
+    words = {
+        dict: "an object",
+        list: "a list",
+        str: "text",
+        NUMBER: "a finite number",
+        MAYBE_NUMBER: "a finite number or null",
+    }
+    return words.get(kind, "something else")

@@ -1,0 +1,204 @@
+"""Apply a plan to a model, take it out again, and see that every graft is live.
+
+The host module gets the attention as a child named `graft` and one forward hook that applies it, so every key of
+the backbone's `state_dict` stays as it was, and copying, pickling, compiling and exporting keep the attention.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..attention import Attention
+from ..errors import GraftError, nearest
+from .plan import GraftPlan, plan_graft
+from .sites import resolve_input
+from .trace import meta_twin
+
+CHILD = "graft"
+PLAN_ATTRIBUTE = "attngraft_plan"
+
+
+def graft(model: nn.Module, plan: GraftPlan | str, **plan_options: Any) -> nn.Module:
+    """A copy of the model with attention; the model itself stays as it is.
+
+    Args:
+        model: any CNN without grafts.
+        plan: a plan, or the name of an attention to plan for with **plan_options (see `plan_graft`).
+
+    Raises:
+        GraftError, ConfigError: as for `graft_`.
+    """
+    return graft_(copy.deepcopy(model), plan, **plan_options)
+
+
+def graft_(model: nn.Module, plan: GraftPlan | str, *, example_input: Any = None, **plan_options: Any) -> nn.Module:
+    """Give the model attention in place, and return it. A failure leaves it as it was.
+
+    Raises:
+        GraftError: the plan does not fit the model, or the model has grafts already.
+        ConfigError: unknown attention or option.
+    """
+    if isinstance(plan, str):
+        plan = plan_graft(model, plan, example_input=example_input, **plan_options)
+    elif plan_options:
+        raise GraftError(f"got a finished plan and also {sorted(plan_options)}: give these to plan_graft instead.")
+    attentions = _build(model, plan)
+    _try_on_twin(model, plan, example_input)
+    _attach(model, plan, attentions)
+    return model
+
+
+def ungraft(model: nn.Module) -> nn.Module:
+    """A copy of the model without its grafts; backbone weights stay as they are now."""
+    return ungraft_(copy.deepcopy(model))
+
+
+def ungraft_(model: nn.Module) -> nn.Module:
+    """Take all grafts out in place, and return the model.
+
+    Raises:
+        GraftError: the model has no grafts.
+    """
+    hosts = [module for module in model.modules() if isinstance(getattr(module, CHILD, None), Attention)]
+    if not hosts:
+        raise GraftError("the model has no grafts: nothing to take out.")
+    for host in hosts:
+        for number in [n for n, hook in host._forward_hooks.items() if hook is _run_graft]:
+            del host._forward_hooks[number]
+        delattr(host, CHILD)
+    if hasattr(model, PLAN_ATTRIBUTE):
+        delattr(model, PLAN_ATTRIBUTE)
+    return model
+
+
+def grafts(model: nn.Module) -> dict[str, Attention]:
+    """Site path -> attention, as they are live: a graft whose hook was lost is not listed."""
+    return {path: host.graft for path, host in model.named_modules() if _is_live(host)}
+
+
+def graft_plan(model: nn.Module) -> GraftPlan | None:
+    """The plan that the model was grafted with; None for a plain model."""
+    plan = getattr(model, PLAN_ATTRIBUTE, None)
+    return plan if isinstance(plan, GraftPlan) else None
+
+
+def check_live(model: nn.Module) -> None:
+    """Raise unless every planned graft runs when its host runs.
+
+    Tools that rebuild modules (`convert_sync_batchnorm`, conv-BN fusing) silently drop the hook.
+
+    Raises:
+        GraftError: names the grafts that would not run.
+    """
+    live = grafts(model)
+    lost = [path for path, host in model.named_modules() if _carries(host) and path not in live]
+    plan = graft_plan(model)
+    if plan is not None:
+        lost += [site.path for site in plan.sites if site.path not in live and site.path not in lost]
+    if lost:
+        shown = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
+        raise GraftError(
+            f"{len(lost)} grafts are not live any more ({shown}): a tool rebuilt their hosts; "
+            "call attngraft.reattach_(model) where the attention is still there, or graft after that tool."
+        )
+
+
+def reattach_(model: nn.Module) -> nn.Module:
+    """Give the hook back to hosts that were rebuilt but kept their attention; return the model."""
+    for host in model.modules():
+        if _carries(host) and not _is_live(host):
+            host.register_forward_hook(_run_graft)
+    check_live(model)
+    return model
+
+
+def _run_graft(host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """The forward hook of every host. At module level, so that models can be copied and pickled."""
+    return host.graft(output)  # type: ignore[operator]
+
+
+def _carries(host: nn.Module) -> bool:
+    return isinstance(host._modules.get(CHILD), Attention)
+
+
+def _is_live(host: nn.Module) -> bool:
+    return _carries(host) and any(hook is _run_graft for hook in host._forward_hooks.values())
+
+
+def _build(model: nn.Module, plan: GraftPlan) -> dict[str, Attention]:
+    """Check the plan against the model's modules and build every attention."""
+    modules = dict(model.named_modules())
+    if any(_carries(module) for module in modules.values()):
+        raise GraftError("the model has grafts already: ungraft it first.")
+    if not plan.sites:
+        raise GraftError("the plan has no sites: plan with another where=.")
+    built = {}
+    for site in plan.sites:
+        if site.path not in modules:
+            raise GraftError(f"the model has no module '{site.path}': {nearest(site.path, modules)}")
+        if hasattr(modules[site.path], CHILD):
+            raise GraftError(f"'{site.path}' has an attribute named '{CHILD}' of its own: choose another site.")
+        built[site.path] = _like(modules[site.path], model, plan.build(site))
+    return built
+
+
+def _like(host: nn.Module, model: nn.Module, attention: Attention) -> Attention:
+    """Device, dtype and mode of the host, or of the model where the host has no parameters."""
+    for owner in (host, model):
+        reference = next((p for p in owner.parameters() if p.is_floating_point()), None)
+        if reference is not None:
+            attention = attention.to(device=reference.device, dtype=reference.dtype)
+            break
+    return attention.train(host.training)
+
+
+def _try_on_twin(model: nn.Module, plan: GraftPlan, example_input: Any) -> None:
+    """Graft a weightless twin first: each attention must run once, on the planned number of channels."""
+    runs: dict[str, list[int]] = {site.path: [] for site in plan.sites}
+    with meta_twin(model, resolve_input(model, plan.input_size, example_input)) as (twin, arguments):
+        modules = dict(twin.named_modules())
+        for path in runs:
+            modules[path].add_module(CHILD, _Counter(runs[path]))
+            modules[path].register_forward_hook(_run_graft)
+        try:
+            with torch.no_grad():
+                twin(*arguments)
+        except Exception as error:
+            raise GraftError(f"the plan does not fit the model ({error}): plan again for this model.") from error
+    for site in plan.sites:
+        if runs[site.path] != [site.channels]:
+            raise GraftError(_misfit(site.path, site.channels, runs[site.path]))
+
+
+class _Counter(nn.Module):
+    """Stands in for an attention and notes the channels of every feature map that it gets."""
+
+    def __init__(self, channels: list[int]) -> None:
+        super().__init__()
+        self.channels = channels
+
+    def forward(self, x: Any) -> Any:
+        self.channels.append(x.shape[1] if isinstance(x, Tensor) and x.dim() >= 3 else -1)
+        return x
+
+
+def _misfit(path: str, expected: int, seen: list[int]) -> str:
+    if not seen:
+        return f"'{path}' does not run in the forward pass: choose another site."
+    if -1 in seen:
+        return f"the output of '{path}' is not one feature map: choose another site."
+    if len(seen) > 1:
+        return f"an attention at '{path}' would run {len(seen)} times in a forward pass: choose a module that runs once."
+    return f"'{path}' has {seen[0]} channels, the plan says {expected}: plan again for this model."
+
+
+def _attach(model: nn.Module, plan: GraftPlan, attentions: dict[str, Attention]) -> None:
+    modules = dict(model.named_modules())
+    for path, attention in attentions.items():
+        modules[path].add_module(CHILD, attention)
+        modules[path].register_forward_hook(_run_graft)
+    setattr(model, PLAN_ATTRIBUTE, plan)

@@ -1,0 +1,135 @@
+"""A plan: which attention goes to which sites with which options. A value, printable, JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..attention import Attention, create_attention
+from ..attention.contract import Init
+from ..config import from_dict
+from ..errors import ConfigError, GraftError
+from .sites import Site, Where, resolve_input_size, search_sites
+
+PLAN_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class GraftPlan:
+    """Which attention goes where.
+
+    Attributes:
+        attention: its name in the registry.
+        sites: where it goes, in the order in which the backbone runs them.
+        options: options of the attention.
+        init: "identity" (the grown network computes what the backbone computed) or "paper".
+        where: the placement that was asked for.
+        input_size: (channels, height, width) that the shapes of the sites were found with.
+        notes: what is worth knowing about the choice.
+    """
+
+    attention: str
+    sites: tuple[Site, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    init: Init = "identity"
+    where: str = "auto"
+    input_size: tuple[int, int, int] = (3, 224, 224)
+    notes: tuple[str, ...] = ()
+
+    def build(self, site: Site) -> Attention:
+        """A new attention for one site."""
+        return create_attention(self.attention, site.channels, init=self.init, **self.options)
+
+    def to_json(self) -> str:
+        return json.dumps({"format": PLAN_FORMAT, **asdict(self)}, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> GraftPlan:
+        """Read a plan back.
+
+        Raises:
+            ConfigError: not a plan, or of a newer format.
+        """
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ConfigError(f"this is not a plan in JSON ({error}): give the text of GraftPlan.to_json().") from None
+        return cls.from_dict(values)
+
+    @classmethod
+    def from_dict(cls, values: Any) -> GraftPlan:
+        """Like `from_json`, from values that were parsed already."""
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"a plan is an object with 'attention' and 'sites': got {type(values).__name__}.")
+        values = dict(values)
+        written = values.pop("format", PLAN_FORMAT)
+        if written != PLAN_FORMAT:
+            raise ConfigError(f"the plan has format {written!r}: this version reads format {PLAN_FORMAT}, update attngraft.")
+        return from_dict(cls, values, where="plan")
+
+    def __str__(self) -> str:
+        options = "".join(f", {key}={value}" for key, value in self.options.items())
+        lines = [f"{self.attention} ({self.init}{options}) at {len(self.sites)} sites, where={self.where}"]
+        lines += [f"  {s.path}: {s.channels} x {s.height} x {s.width}, {s.reason}" for s in self.sites]
+        return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
+
+
+def plan_graft(
+    model: nn.Module,
+    attention: str,
+    *,
+    where: Where = "auto",
+    init: Init = "identity",
+    input_size: tuple[int, int, int] | None = None,
+    example_input: Any = None,
+    **options: Any,
+) -> GraftPlan:
+    """Decide which attention goes where; the model is not changed.
+
+    Args:
+        model: any CNN without grafts.
+        attention: name of a registered attention.
+        where: as for `find_sites`.
+        init: "identity" or "paper".
+        input_size: (channels, height, width); the backbone's own where known, else (3, 224, 224).
+        example_input: for models that take something other than one image batch.
+        **options: options of the attention.
+
+    Raises:
+        ConfigError: unknown attention or option.
+        GraftError: no such site, or the model cannot be traced.
+    """
+    with torch.random.fork_rng(devices=[]):
+        create_attention(attention, 8, init=init, **options)
+    search = search_sites(model, where, input_size=input_size, example_input=example_input)
+    if any(isinstance(module, Attention) for module in model.modules()):
+        raise GraftError("the model has grafts already: ungraft it first.")
+    return GraftPlan(
+        attention,
+        search.sites,
+        options,
+        init,
+        where if isinstance(where, str) else "+".join(where),
+        resolve_input_size(model, input_size),
+        (*search.notes, *_own_attention(model)),
+    )
+
+
+def _own_attention(model: nn.Module) -> tuple[str, ...]:
+    """Say so when the backbone brings attention of its own; grafting adds to it."""
+    found = sorted({type(module).__name__ for module in model.modules() if type(module).__name__ in KNOWN_ATTENTION})
+    if not found:
+        return ()
+    return (f"the backbone has attention of its own ({', '.join(found)}); it stays and the graft comes on top",)
+
+
+KNOWN_ATTENTION = {
+    "SEModule", "SqueezeExcite", "SqueezeExcitation", "EffectiveSEModule", "EcaModule", "CecaModule", "CbamModule",
+    "LightCbamModule", "ChannelAttn", "SpatialAttn", "GatherExcite", "GlobalContext", "SKAttention", "SelectiveKernel",
+    "SplitAttn", "CoordAttn", "SimpleChannelAttn", "Attention2d", "SEBlock", "SELayer", "CBAM",
+}  # fmt: skip

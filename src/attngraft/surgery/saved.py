@@ -1,0 +1,158 @@
+"""A model on disk that describes itself: weights, backbone, plan and classes in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from ..backbones import SOURCES, BackboneInfo, BackboneSource, backbone_info, create_backbone, note_backbone_, replace_head_
+from ..config import from_dict
+from ..errors import BackboneError, ConfigError, GraftError, RunError
+from ..files import write_atomically
+from .graft import check_live, graft_, graft_plan
+from .plan import GraftPlan
+
+MODEL_FILE = "model.safetensors"
+MODEL_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The description in the header of a saved model.
+
+    Attributes:
+        backbone: what to build; None for a model that attngraft did not create.
+        plan: the grafts; None for a plain backbone.
+        classes: class names in the order of the logits; empty where unknown.
+    """
+
+    backbone: BackboneInfo | None
+    plan: GraftPlan | None
+    classes: tuple[str, ...]
+
+
+def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> Path:
+    """Write the model with all that is needed to build it again.
+
+    Args:
+        model: a backbone, grafted or not.
+        path: a file ending in .safetensors, or a folder that will hold `model.safetensors`.
+        classes: class names in the order of the logits.
+
+    Raises:
+        GraftError: a graft is not live.
+        RunError: the file cannot be written.
+    """
+    check_live(model)
+    plan, info = graft_plan(model), backbone_info(model)
+    header = {
+        "format": MODEL_FORMAT,
+        "backbone": asdict(info) if info else None,
+        "plan": json.loads(plan.to_json()) if plan else None,
+        "classes": list(classes),
+    }
+    target = _file_in(Path(path))
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    write_atomically(target, lambda temporary: save_file(tensors, temporary, {"attngraft": json.dumps(header)}))
+    return target
+
+
+def load(path: str | Path, *, backbone: nn.Module | None = None) -> nn.Module:
+    """Build a saved model again, in eval mode.
+
+    Args:
+        path: a run folder, or a file written by `save`.
+        backbone: an instance of the plain backbone, needed only for models that attngraft did not create.
+
+    Raises:
+        RunError: no such file, not one of ours, damaged, or of a newer version.
+        BackboneError: the model was built elsewhere and no backbone was given.
+    """
+    file = _file_in(Path(path))
+    saved = describe(file)
+    model = backbone if backbone is not None else _create(saved, file)
+    if saved.plan is not None:
+        graft_(model, saved.plan)
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            model.load_state_dict({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
+    except (RuntimeError, SafetensorError, OSError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise RunError(f"the weights in {file} do not fit the model that its header describes ({reason}).") from error
+    return model.eval()
+
+
+def describe(path: str | Path) -> SavedModel:
+    """Read what a saved model is, without its weights.
+
+    Raises:
+        RunError: as for `load`.
+    """
+    file = _file_in(Path(path))
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            text = (tensors.metadata() or {}).get("attngraft")
+    except FileNotFoundError:
+        raise RunError(f"there is no {file}: give a run folder or a file written by attngraft.save.") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{file} is not a safetensors file or is damaged ({error}): restore it or train again.") from None
+    if text is None:
+        raise RunError(f"{file} was not written by attngraft: load it with the library that wrote it.")
+    try:
+        return _parse_header(json.loads(text))
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"the header of {file} cannot be read ({error}): was it written by a newer attngraft?") from None
+
+
+def _parse_header(header: dict[str, Any]) -> SavedModel:
+    if header["format"] != MODEL_FORMAT:
+        raise ValueError(f"format {header['format']!r}, this version reads {MODEL_FORMAT}")
+    info, plan = header["backbone"], header["plan"]
+    return SavedModel(
+        backbone=from_dict(BackboneInfo, info, where="backbone") if info else None,
+        plan=GraftPlan.from_dict(plan) if plan else None,
+        classes=tuple(str(name) for name in header["classes"]),
+    )
+
+
+def _create(saved: SavedModel, file: Path) -> nn.Module:
+    if saved.backbone is None:
+        raise BackboneError(f"{file} holds a model that attngraft did not create: give load(..., backbone=your_model).")
+    with torch.random.fork_rng(devices=[]):  # the random weights are replaced in a moment
+        model = create_backbone(saved.backbone.spec, num_classes=saved.backbone.num_classes)
+    return note_backbone_(model, saved.backbone)
+
+
+def _file_in(path: Path) -> Path:
+    return path if path.suffix == ".safetensors" else path / MODEL_FILE
+
+
+def _is_saved_model(spec: str) -> bool:
+    path = Path(spec)
+    return path.is_dir() or spec.endswith(".safetensors")
+
+
+def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
+    """A trained run as the backbone of the next, with the grafts that it has.
+
+    The spec stays that of the original backbone, so that what is saved does not depend on this folder.
+    """
+    model = load(spec)
+    info = backbone_info(model)
+    if info is None:
+        raise GraftError(f"{spec} does not say which backbone it holds: give the backbone by name.")
+    if num_classes is not None and num_classes != info.num_classes:
+        replace_head_(model, num_classes)
+        info = replace(info, num_classes=num_classes)
+    return note_backbone_(model, info)
+
+
+SOURCES.register("run", BackboneSource(_is_saved_model, _create_from_run))

@@ -1,0 +1,288 @@
+"""Where attention can go: find the places in a backbone whose output may pass through an attention."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import GraftError, nearest
+from ..registry import Registry
+from .trace import TRACE_BATCH, Call, Key, Trace, trace
+
+Where = str | Sequence[str]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A module of the backbone whose output is passed through an attention.
+
+    Attributes:
+        path: its name in `named_modules()`.
+        channels: C of its output.
+        height: H of its output at the input size that was used.
+        width: W of its output.
+        reason: why it was chosen, for people.
+    """
+
+    path: str
+    channels: int
+    height: int
+    width: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class SiteSearch:
+    """Sites in the order in which the backbone runs them, and what is worth saying about the search."""
+
+    sites: tuple[Site, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find_sites(
+    model: nn.Module,
+    where: Where = "auto",
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    example_input: Any = None,
+) -> tuple[Site, ...]:
+    """Find the places for attention; the model is not changed.
+
+    Args:
+        model: any CNN.
+        where: "auto", "residual" (after each residual branch, before the sum), "stage" (last output at each
+            resolution), "pool" (before each downsampling), a module path, a glob (`*` stays within one name,
+            `**` crosses dots), several of them joined with "+", or a sequence of them.
+        input_size: (channels, height, width) of one image; the backbone's own size where it is known, else
+            (3, 224, 224).
+        example_input: what to call the model with, for models that take something other than one image batch.
+
+    Raises:
+        GraftError: no such module, a module that cannot host, or nothing found.
+    """
+    return search_sites(model, where, input_size=input_size, example_input=example_input).sites
+
+
+def search_sites(
+    model: nn.Module,
+    where: Where = "auto",
+    *,
+    input_size: tuple[int, int, int] | None = None,
+    example_input: Any = None,
+) -> SiteSearch:
+    """Like `find_sites`, and also tells what was passed over and why."""
+    record = trace(model, resolve_input(model, input_size, example_input))
+    notes: list[str] = []
+    found: dict[str, Site] = {}
+    for part in split_where(where):
+        place = PLACEMENTS[part] if part in PLACEMENTS else _named(part, model)
+        for site in place(record, notes):
+            found.setdefault(site.path, site)
+    if not found:
+        raise GraftError(_nothing_found(where, notes))
+    order = {call.path: position for position, call in enumerate(record.calls)}
+    return SiteSearch(tuple(sorted(found.values(), key=lambda site: order[site.path])), tuple(notes))
+
+
+def resolve_input(model: nn.Module, input_size: tuple[int, int, int] | None, example_input: Any) -> Any:
+    """The input to trace with: the example, else zeros of the given, the backbone's own or the usual size."""
+    if example_input is not None:
+        return example_input
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    return torch.zeros(TRACE_BATCH, *resolve_input_size(model, input_size), dtype=dtype)
+
+
+def resolve_input_size(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int, int]:
+    """The given size, else the size that `create_backbone` noted on the model, else (3, 224, 224)."""
+    if input_size is not None:
+        if len(input_size) != 3 or min(input_size) < 1:
+            raise GraftError(f"input_size is {input_size!r}: expected (channels, height, width), each >= 1.")
+        return (int(input_size[0]), int(input_size[1]), int(input_size[2]))
+    info = getattr(model, "attngraft_backbone", None)
+    side = info.preprocessing.image_size if info is not None else 224
+    return (3, side, side)
+
+
+def split_where(where: Where) -> list[str]:
+    """Split "a+b" or a sequence into its parts.
+
+    >>> split_where("residual+layer4.*")
+    ['residual', 'layer4.*']
+    """
+    parts = where.split("+") if isinstance(where, str) else list(where)
+    parts = [part.strip() for part in parts]
+    if not parts or not all(parts):
+        raise GraftError(f"where is {where!r}: expected a placement ({', '.join(PLACEMENTS)}), a glob or a module path.")
+    return parts
+
+
+def _auto(record: Trace, notes: list[str]) -> list[Site]:
+    sites = _residual(record, notes)
+    if sites:
+        notes.append(f"auto chose 'residual': {len(sites)} residual branches were found")
+        return sites
+    sites = _pool(record, notes)
+    if len(sites) >= 2:
+        notes.append("auto chose 'pool': the backbone has no residual sums, but poolings between groups of convolutions")
+        return sites
+    notes.append("auto chose 'stage': the backbone has neither residual sums nor poolings between groups of layers")
+    return _stage(record, notes)
+
+
+def _residual(record: Trace, notes: list[str]) -> list[Site]:
+    sites = []
+    for total in record.sums:
+        if not total.ends_block:
+            continue
+        block = total.block.path or "the model itself"
+        site = _innermost(record, total.branch, f"end of the residual branch of {block}")
+        if site:
+            sites.append(site)
+        else:
+            notes.append(f"residual sum in {block} passed over: no module that runs once makes its branch")
+    return sites
+
+
+def _pool(record: Trace, notes: list[str]) -> list[Site]:
+    inputs = record.pools or [unit.source for unit in _trunk(record.root) if unit.source and _is_downsampling(unit)]
+    word = "pooling" if record.pools else "downsampling"
+    sites = []
+    for key in dict.fromkeys(inputs):
+        site = _innermost(record, key, f"last output before a {word}")
+        if site:
+            sites.append(site)
+        elif record.makers.get(key):
+            notes.append(f"{word} after {record.makers[key][0]} passed over: no module that runs once makes its input")
+    return sites
+
+
+def _stage(record: Trace, notes: list[str]) -> list[Site]:
+    last: dict[tuple[int, ...], Call] = {}
+    for unit in _trunk(record.root):
+        if unit.shape is not None and unit.shape[2:].numel() > 1:
+            last[tuple(unit.shape[2:])] = unit
+    sites = []
+    for (height, width), unit in last.items():
+        reason = f"last output at {height}x{width}"
+        site = _outermost(record, unit.result, reason) or _consumer(record, unit, reason)
+        if site:
+            sites.append(site)
+        else:
+            notes.append(f"stage at {height}x{width} passed over: no module that runs once makes {unit.path}'s output")
+    return sites
+
+
+Placement = Callable[[Trace, list[str]], list[Site]]
+PLACEMENTS: Registry[Placement] = Registry("placement")
+PLACEMENTS.register("auto", _auto)
+PLACEMENTS.register("residual", _residual)
+PLACEMENTS.register("stage", _stage)
+PLACEMENTS.register("pool", _pool)
+
+
+def _trunk(call: Call) -> Iterable[Call]:
+    """The units that the feature map passes one after the other, from the first to the last.
+
+    A call that shrinks the map threefold or more, or that does not return one, is a group of units.
+    """
+    for child in call.children:
+        if child.children and (child.shape is None or _shrinks(child, by=3)):
+            yield from _trunk(child)
+        elif child.shape is not None:
+            yield child
+
+
+def _shrinks(unit: Call, by: float = 1.01) -> bool:
+    if unit.source_shape is None or unit.shape is None:
+        return False
+    return unit.source_shape[2] >= by * unit.shape[2]
+
+
+def _is_downsampling(unit: Call) -> bool:
+    """True where the map gets smaller, but not where it is pooled to a single position."""
+    return _shrinks(unit) and unit.shape is not None and unit.shape[2:].numel() > 1
+
+
+def _innermost(record: Trace, key: Key | None, reason: str) -> Site | None:
+    """The module closest to the operation itself; an Identity only where nothing else returns the tensor."""
+    if key is None:
+        return None
+    hosts, exact = record.hosts(key)
+    hosts = [path for path in hosts if path not in record.identities] or hosts
+    return _site(record, key, hosts[0], reason, exact) if hosts else None
+
+
+def _outermost(record: Trace, key: Key | None, reason: str) -> Site | None:
+    if key is None:
+        return None
+    hosts, exact = record.hosts(key)
+    return _site(record, key, hosts[-1], reason, exact) if hosts else None
+
+
+def _consumer(record: Trace, unit: Call, reason: str) -> Site | None:
+    """The first module that takes the unit's output and keeps its shape, for units that cannot host (DenseNet)."""
+    for call in record.calls:
+        if call.source == unit.result and call.result and call.shape == unit.shape and record.can_host(call.path):
+            return _site(record, call.result, call.path, f"{reason}, after the layer that takes it", True)
+    return None
+
+
+def _site(record: Trace, key: Key, path: str, reason: str, exact: bool) -> Site:
+    _, channels, height, width = record.shapes[key]
+    return Site(path, channels, height, width, reason if exact else f"{reason}, before a plain function")
+
+
+def _named(pattern: str, model: nn.Module) -> Placement:
+    """A placement for a module path or a glob."""
+    paths = [path for path, _ in model.named_modules() if path and "graft" not in path.split(".")]
+    if pattern in paths:
+        return lambda record, notes: [_host_of(record, pattern)]
+    expression = _glob(pattern)
+    matching = [path for path in paths if expression.fullmatch(path)]
+    if not matching:
+        hint = nearest(pattern, [*paths, *PLACEMENTS])
+        raise GraftError(f"no module and no placement of this backbone is called '{pattern}': {hint}")
+
+    def place(record: Trace, notes: list[str]) -> list[Site]:
+        sites = []
+        for path in matching:
+            try:
+                sites.append(_host_of(record, path))
+            except GraftError as error:
+                notes.append(f"'{pattern}' passed over {error}")
+        return sites
+
+    return place
+
+
+def _host_of(record: Trace, path: str) -> Site:
+    """The site for an explicit path; a container is hosted by the module inside that makes its output."""
+    uses = record.uses[path]
+    if uses != 1:
+        times = "is not run by" if uses == 0 else f"runs {uses} times in"
+        raise GraftError(f"{path}: it {times} the forward pass, and a host must run once: name another module.")
+    call = next(call for call in record.calls if call.path == path)
+    if call.result is None or call.shape is None:
+        raise GraftError(f"{path}: its output is not one (B, C, H, W) tensor: name another module.")
+    if record.can_host(path):
+        return _site(record, call.result, path, "named", True)
+    inner = [host for host in record.makers[call.result] if record.can_host(host) and host.startswith(f"{path}.")]
+    if not inner:
+        raise GraftError(f"{path}: it runs its children in turn, and no child that runs once makes its output.")
+    return _site(record, call.result, inner[-1], f"makes the output of {path}", True)
+
+
+def _glob(pattern: str) -> re.Pattern[str]:
+    pieces = re.split(r"(\*\*|\*|\?)", pattern)
+    wild = {"**": ".*", "*": r"[^.]*", "?": r"[^.]"}
+    return re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces))
+
+
+def _nothing_found(where: Where, notes: list[str]) -> str:
+    detail = f" ({notes[-1]})" if notes else ""
+    return f"no site found with where={where!r}{detail}: try where='stage', 'pool', a glob or a module path."

@@ -1,0 +1,34 @@
+"""Recipes, phases, the training loop, checkpoints, evaluation, the run folder."""
+
+from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
+from .fit import FitResult, fit
+from .precision import Precision, choose_precision, parse_precision
+from .progress import Progress, Silent, watched
+from .recipe import Phase, Recipe, load_recipe, recipes
+from .run import RunFolder, describe_data
+from .settings import DataSettings, MachineSettings, Settings, open_data, resolve_settings
+
+__all__ = [
+    "PREDICTIONS_FILE",
+    "DataSettings",
+    "Evaluation",
+    "FitResult",
+    "MachineSettings",
+    "Phase",
+    "Precision",
+    "Progress",
+    "Recipe",
+    "RunFolder",
+    "Settings",
+    "Silent",
+    "choose_precision",
+    "describe_data",
+    "evaluate",
+    "fit",
+    "load_recipe",
+    "open_data",
+    "parse_precision",
+    "recipes",
+    "resolve_settings",
+    "watched",
+]

@@ -1,0 +1,164 @@
+"""The whole state of training in one safetensors file, written atomically; no pickle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..config import from_dict
+from ..errors import ConfigError, RunError, TrainingError
+from ..files import write_atomically
+
+CHECKPOINT_FORMAT = 1
+KEPT = 2
+
+
+@dataclass
+class Position:
+    """How far training has come, and what was counted on the way.
+
+    Attributes:
+        phase: number of the phase.
+        epoch: epochs finished within it.
+        step: optimiser steps finished within the epoch.
+        epochs_done: epochs finished in all.
+        global_step: optimiser steps finished in all.
+        loss_sum: of the training loss over the images seen in this epoch.
+        correct: right predictions among them.
+        seen: images seen in this epoch.
+        time_s: seconds of training, without evaluation.
+        epoch_time_s: the same within this epoch.
+        drop: factor on the rates from "plateau" in this phase.
+        plateau: best loss and epochs waited, for the rate.
+        patience: best loss and epochs waited, for early stopping.
+        stopped: early stopping has ended the training.
+        history: one row per finished epoch.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    step: int = 0
+    epochs_done: int = 0
+    global_step: int = 0
+    loss_sum: float = 0.0
+    correct: int = 0
+    seen: int = 0
+    time_s: float = 0.0
+    epoch_time_s: float = 0.0
+    drop: float = 1.0
+    plateau: tuple[float, float] = (float("inf"), 0.0)
+    patience: tuple[float, float] = (float("inf"), 0.0)
+    stopped: bool = False
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A position and all tensors that belong to it, named "model/...", "ema/...", "best/...", "optimizer/...". """
+
+    position: Position
+    tensors: dict[str, Tensor]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """The tensors below a prefix, without it."""
+        return {name.removeprefix(f"{prefix}/"): t for name, t in self.tensors.items() if name.startswith(f"{prefix}/")}
+
+
+def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write a checkpoint and remove all but the newest few.
+
+    Raises:
+        TrainingError: a weight is not finite; nothing is written.
+        RunError: the disk is full; older checkpoints are intact.
+    """
+    for name, tensor in checkpoint.tensors.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise TrainingError(f"{name} is not finite at step {checkpoint.position.global_step}: nothing was saved.")
+    path = folder / f"step-{checkpoint.position.global_step:09d}.safetensors"
+    header = {"format": str(CHECKPOINT_FORMAT), "position": json.dumps(asdict(checkpoint.position))}
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
+    for old in _paths(folder)[KEPT:]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def read_newest(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read; None where there is none.
+
+    Raises:
+        RunError: there are checkpoints, but none can be read.
+    """
+    paths = _paths(folder)
+    failures = []
+    for path in paths:
+        try:
+            return read_checkpoint(path)
+        except RunError as error:
+            failures.append(error)
+    if failures:
+        raise failures[0]
+    return None
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        RunError: damaged, or of another format.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata() or {}
+            if header.get("format") != str(CHECKPOINT_FORMAT):
+                raise RunError(f"{path} has format {header.get('format')}: this version reads {CHECKPOINT_FORMAT}.")
+            position = from_dict(Position, json.loads(header["position"]), where="checkpoint")
+            return Checkpoint(position, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+    except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:
+        raise RunError(f"{path} cannot be read ({error}): remove it to go on from the one before.") from None
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove all checkpoints of a finished run; its model stays."""
+    for path in _paths(folder):
+        path.unlink(missing_ok=True)
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
+    """The optimiser's state by parameter name: "optimizer/NAME//KEY"."""
+    found = {}
+    for number, state in optimizer.state_dict()["state"].items():
+        for key, value in state.items():
+            if isinstance(value, Tensor):
+                found[f"optimizer/{names[number]}//{key}"] = value
+    return found
+
+
+def restore_optimizer_(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+    """Put the state back that `optimizer_tensors` took out (given without the prefix "optimizer/")."""
+    number_of = {name: number for number, name in names.items()}
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        parameter, _, key = name.partition("//")
+        state.setdefault(number_of[parameter], {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
+    """Number in the optimiser's state dict -> name in the model."""
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {number: name_of[id(parameter)] for number, parameter in enumerate(flat)}
+
+
+def _paths(folder: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    return sorted(folder.glob("step-*.safetensors"), reverse=True)

@@ -1,0 +1,142 @@
+"""Run a classifier over images and measure it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from torch import nn
+
+from ..config import Preprocessing
+from ..data import ImageSet, build_transform, make_loader
+from ..errors import RunError
+from ..files import write_atomically
+from ..surgery import check_live
+from .distributed import World
+from .precision import Precision
+
+PREDICTIONS_FILE = "predictions.safetensors"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Predictions for every image of a split.
+
+    Attributes:
+        probabilities: (N, K) float32.
+        labels: (N,) int64.
+        ids: one per image.
+    """
+
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    ids: tuple[str, ...]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """(N,), whether the most probable class is the true one."""
+        return np.asarray(self.probabilities.argmax(1) == self.labels)
+
+    @property
+    def top1(self) -> float:
+        return float(self.correct.mean())
+
+    @property
+    def loss(self) -> float:
+        """Mean negative log likelihood in nats."""
+        true = self.probabilities[np.arange(len(self.labels)), self.labels]
+        return float(-np.log(np.clip(true, 1e-12, None)).mean())
+
+    def top(self, k: int) -> float:
+        """Part of the images whose true class is among the k most probable."""
+        best = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
+        return float((best == self.labels[:, None]).any(1).mean())
+
+    def calibration_error(self, bins: int = 15) -> float:
+        """Expected calibration error with bins of equal width (Guo et al., arXiv:1706.04599)."""
+        confidence = self.probabilities.max(1)
+        which = np.minimum((confidence * bins).astype(int), bins - 1)
+        gaps = [abs(self.correct[which == b].mean() - confidence[which == b].mean()) for b in np.unique(which)]
+        return float(np.dot(gaps, [np.mean(which == b) for b in np.unique(which)]))
+
+    def summary(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The numbers for `run.json`."""
+        per_class = []
+        for index, name in enumerate(classes):
+            mine = self.labels == index
+            top1 = float(self.correct[mine].mean()) if mine.any() else None
+            per_class.append({"class": name, "top1": top1, "images": int(mine.sum())})
+        return {
+            "images": len(self.labels),
+            "top1": self.top1,
+            "top5": self.top(5) if len(classes) > 5 else None,
+            "loss": self.loss,
+            "ece": self.calibration_error(),
+            "per_class": per_class,
+        }
+
+    def write(self, path: Path) -> None:
+        """Write `predictions.safetensors`."""
+        tensors = {"probabilities": self.probabilities, "labels": self.labels}
+        metadata = {"ids": json.dumps(self.ids)}
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+    @classmethod
+    def read(cls, path: Path) -> Evaluation:
+        """Read `predictions.safetensors`.
+
+        Raises:
+            RunError: missing or damaged.
+        """
+        try:
+            with safe_open(path, framework="np") as tensors:
+                ids = json.loads((tensors.metadata() or {})["ids"])
+                return cls(tensors.get_tensor("probabilities"), tensors.get_tensor("labels"), tuple(ids))
+        except Exception as error:
+            raise RunError(f"{path} cannot be read ({error}): train this run again.") from None
+
+
+def evaluate(
+    model: nn.Module,
+    images: ImageSet,
+    preprocessing: Preprocessing,
+    *,
+    batch_size: int = 64,
+    precision: Precision | None = None,
+    device: torch.device | None = None,
+    workers: int = 0,
+    world: World | None = None,
+) -> Evaluation:
+    """Predict every image of a split; the model's modes are as before afterwards.
+
+    Raises:
+        GraftError: a graft is not live, so that another model would be measured.
+    """
+    check_live(model)
+    world, precision = world or World(), precision or Precision()
+    device = device or next(model.parameters()).device
+    transform = build_transform("none", preprocessing, train=False)
+    loader = make_loader(images, transform, batch_size=batch_size, workers=workers)
+    modes = {module: module.training for module in model.modules()}
+    parts: dict[int, NDArray[np.float32]] = {}
+    try:
+        model.eval()
+        with torch.no_grad(), precision.autocast(device):
+            for number, batch in enumerate(loader):
+                if number % world.size == world.rank:
+                    inputs = batch.images.to(device, memory_format=precision.memory_format)
+                    parts[number] = model(inputs).float().softmax(1).cpu().numpy()
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+    merged = {number: part for gathered in world.gather(parts) for number, part in gathered.items()}
+    probabilities = np.concatenate([merged[number] for number in sorted(merged)])
+    return Evaluation(probabilities, np.asarray(images.labels, dtype=np.int64), images.ids)

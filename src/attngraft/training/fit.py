@@ -1,0 +1,284 @@
+"""Train one model on one data set into one run folder."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..backbones import backbone_info, preprocessing_of
+from ..config import Preprocessing, from_dict, to_dict
+from ..data import Dataset
+from ..environment import hardware, versions
+from ..errors import ConfigError, DataError, TrainingError
+from ..surgery import check_live, graft_plan, load, save, ungraft_
+from .checkpoint import read_newest, remove_checkpoints
+from .distributed import World, join_world
+from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
+from .loop import Job, Trainer
+from .precision import Precision, choose_precision, parse_precision
+from .progress import Progress, Silent, watched
+from .recipe import Recipe
+from .run import RUN_FORMAT, Resume, RunFolder, describe_data
+from .settings import Settings, open_data, resolve_settings
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished run.
+
+    Attributes:
+        run_dir: its folder.
+        model: the trained model, in eval mode.
+        evaluation: predictions for every test image.
+        history: one row per epoch, as in `metrics.jsonl`.
+        train_time_s: seconds of training, without evaluation.
+    """
+
+    run_dir: Path
+    model: nn.Module
+    evaluation: Evaluation
+    history: tuple[dict[str, Any], ...]
+    train_time_s: float
+
+    @property
+    def top1(self) -> float:
+        """Part of the test images that the model classifies rightly."""
+        return self.evaluation.top1
+
+    def __str__(self) -> str:
+        return f"{self.run_dir}: top-1 {100 * self.top1:.1f} % on {len(self.evaluation.labels)} test images"
+
+
+def fit(
+    model: nn.Module,
+    data: str | Path | Dataset,
+    *,
+    recipe: str | Path | Recipe = "three-phase",
+    run_dir: str | Path,
+    seed: int = 0,
+    resume: Resume = "auto",
+    variant: str | None = None,
+    progress: Progress | None = None,
+    **overrides: Any,
+) -> FitResult:
+    """Train the model in place; the run folder then holds all there is to know.
+
+    Args:
+        model: a classifier, grafted or not, with as many logits as the data have classes.
+        data: a folder of class folders, the name of a built-in data set, or a loaded one.
+        recipe: packaged name, path of a .toml file, or a Recipe.
+        run_dir: a new folder, or that of the same run to be continued.
+        seed: of data order, augmentation, dropout and mixing.
+        resume: "auto" continues the same run, "never" refuses an existing one, "must" refuses a new one.
+        variant: a name for the run in reports; the attention's name where not given.
+        progress: where to show progress; a bar on a terminal where not given.
+        **overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, and `epochs`.
+
+    Raises:
+        ConfigError, DataError, RunError, GraftError: what was asked for does not fit; nothing is changed.
+        TrainingError: the loss is not finite; the last good state stays in the run folder.
+        KeyboardInterrupt: interrupted; the state is saved, the same call goes on.
+    """
+    settings = resolve_settings(recipe, overrides)
+    world, device = join_world(), settings.machine.resolve_device()
+    check_live(model)
+    preprocessing = preprocessing_of(model, settings.data.image_size)
+    with watched(progress if world.is_main else Silent()) as shown:
+        dataset = open_data(data, settings.data, image_size=preprocessing.image_size, recipe=settings.recipe)
+        check_classes(model, dataset, preprocessing.image_size)
+        description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant)
+        run = RunFolder(Path(run_dir))
+        if world.is_main:
+            description = run.open(description, resume)
+        description = world.share(description)
+        model.to(device)
+        if description["status"] == "finished":
+            return _finished(run, model, description)
+        if description["precision"] is None:
+            chosen = _precision(model, settings, preprocessing, device, world)
+            description["precision"] = to_dict(chosen)
+            if world.is_main:
+                run.write(description)
+        job = _job(dataset, preprocessing, settings, seed, from_dict(Precision, description["precision"]), device, world, run)
+        return _train(model, job, run, description, shown, settings)
+
+
+def check_classes(model: nn.Module, dataset: Dataset, image_size: int) -> None:
+    """Raise DataError where the model's logits do not match the classes, or the images do not fit."""
+    info = backbone_info(model)
+    if info is None:
+        modes = {module: module.training for module in model.modules()}
+        with torch.no_grad():
+            device = next(model.parameters()).device
+            width = model.eval()(torch.zeros(1, 3, image_size, image_size, device=device)).shape[-1]
+        for module, mode in modes.items():
+            module.training = mode
+    else:
+        width = info.num_classes
+    if width != len(dataset.classes):
+        raise DataError(
+            f"the model has {width} logits and the data have {len(dataset.classes)} classes: "
+            f"create it with num_classes={len(dataset.classes)}."
+        )
+
+
+def describe_run(
+    model: nn.Module,
+    dataset: Dataset,
+    settings: Settings,
+    preprocessing: Preprocessing,
+    *,
+    seed: int,
+    variant: str | None,
+) -> dict[str, Any]:
+    """The content of `run.json` before the first step."""
+    info, plan = backbone_info(model), graft_plan(model)
+    return {
+        "format": RUN_FORMAT,
+        "kind": "run",
+        "status": "running",
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "variant": variant or (plan.attention if plan else "none"),
+        "seed": seed,
+        "backbone": info.spec if info else type(model).__name__,
+        "weights": info.weights if info else None,
+        "plan": to_dict(plan) if plan else None,
+        "recipe": to_dict(settings.recipe),
+        "data": describe_data(dataset),
+        "classes": list(dataset.classes),
+        "preprocessing": to_dict(preprocessing),
+        "precision": _fixed_precision(settings),
+        "results": None,
+        "hardware": hardware(),
+        "versions": versions(),
+    }
+
+
+def _fixed_precision(settings: Settings) -> dict[str, Any] | None:
+    fixed = parse_precision(settings.machine.precision)
+    return to_dict(fixed) if fixed else None
+
+
+def _precision(
+    model: nn.Module, settings: Settings, preprocessing: Preprocessing, device: torch.device, world: World
+) -> Precision:
+    chosen = choose_precision(
+        model, image_size=preprocessing.image_size, batch_size=settings.recipe.batch_size, device=device
+    )
+    result = world.share(chosen)
+    assert isinstance(result, Precision)
+    return result
+
+
+def _job(
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    settings: Settings,
+    seed: int,
+    precision: Precision,
+    device: torch.device,
+    world: World,
+    run: RunFolder,
+) -> Job:
+    return Job(
+        dataset,
+        preprocessing,
+        settings.recipe,
+        seed,
+        precision,
+        device,
+        world,
+        settings.machine.resolve_workers(),
+        settings.machine.curve,
+        run.checkpoints,
+        settings.machine.checkpoint_minutes,
+    )
+
+
+def _train(
+    model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], progress: Progress, settings: Settings
+) -> FitResult:
+    board = _Board(run.path / "tensorboard") if settings.machine.tensorboard and job.world.is_main else None
+
+    def on_epoch(rows: list[dict[str, Any]]) -> None:
+        if job.world.is_main:
+            run.write_metrics(rows)
+            if board is not None:
+                board.write(rows[-1])
+
+    trainer = Trainer(model, job, progress, on_epoch)
+    checkpoint = read_newest(run.checkpoints)
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    try:
+        trainer.train()
+    except TrainingError as error:
+        if job.world.is_main:
+            save(model, run.path / "last-good.safetensors", classes=job.dataset.classes)
+            run.write({**description, "stopped_because": str(error)})
+        raise
+    model.load_state_dict(trainer.evaluated.state_dict())
+    return _finish(model, job, run, description, trainer)
+
+
+def _finish(
+    model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], trainer: Trainer
+) -> FitResult:
+    """Measure the trained model on the test images and complete the run folder."""
+    model.requires_grad_(True)
+    evaluation = evaluate(
+        model.eval(),
+        job.dataset.test,
+        job.preprocessing,
+        batch_size=max(64, job.recipe.batch_size),
+        precision=job.precision,
+        device=job.device,
+        workers=job.workers,
+        world=job.world,
+    )
+    if job.world.is_main:
+        run.write_metrics(trainer.position.history)
+        save(model, run.path, classes=job.dataset.classes)
+        evaluation.write(run.path / PREDICTIONS_FILE)
+        results = {"test": evaluation.summary(job.dataset.classes), "train_time_s": trainer.position.time_s}
+        run.write({**description, "status": "finished", "results": results})
+        remove_checkpoints(run.checkpoints)
+    job.world.wait()
+    return FitResult(run.path, model, evaluation, tuple(trainer.position.history), trainer.position.time_s)
+
+
+def _finished(run: RunFolder, model: nn.Module, description: Mapping[str, Any]) -> FitResult:
+    """A run that was done already: its results, and its weights in the model."""
+    model.load_state_dict(load(run.path, backbone=_plain_copy(model)).state_dict())
+    evaluation = Evaluation.read(run.path / PREDICTIONS_FILE)
+    return FitResult(run.path, model.eval(), evaluation, tuple(run.read_metrics()), description["results"]["train_time_s"])
+
+
+def _plain_copy(model: nn.Module) -> nn.Module:
+    plain = copy.deepcopy(model).cpu()
+    return ungraft_(plain) if graft_plan(model) else plain
+
+
+class _Board:
+    """TensorBoard scalars, one per number of an epoch's row."""
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError("tensorboard is not installed: pip install attngraft[tensorboard].") from None
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        for key, value in row.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(key, value, row["epoch"])
+        self._writer.flush()
+

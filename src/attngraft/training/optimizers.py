@@ -1,0 +1,93 @@
+"""Optimisers and learning rates. A rate is a function of the position in the phase, so a resume needs no history."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .phases import ParameterGroup
+from .recipe import Phase, Recipe
+
+
+def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser over the groups; each group notes its highest rate as `peak_lr`."""
+    parameters = dict(model.named_parameters())
+    settings = [
+        {
+            "params": [parameters[name] for name in group.names],
+            "lr": group.lr,
+            "peak_lr": group.lr,
+            "weight_decay": group.weight_decay,
+        }
+        for group in groups
+    ]
+    if recipe.optimizer == "sgd":
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(settings, lr=1.0, momentum=recipe.momentum, nesterov=nesterov)
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(settings, lr=1.0)
+    return torch.optim.AdamW(settings, lr=1.0)
+
+
+def rate_factor(phase: Phase, progress: float) -> float:
+    """Part of the highest rate at `progress` (0 to 1) through the phase; plateau drops are applied elsewhere.
+
+    >>> rate_factor(Phase("p", schedule="cosine", epochs=2), 0.5)
+    0.5
+    """
+    if progress < phase.warmup:
+        start = 0.04 if phase.schedule == "one-cycle" else 0.0
+        return start + (1 - start) * _rise(phase, progress / phase.warmup)
+    after = (progress - phase.warmup) / (1 - phase.warmup)
+    if phase.schedule in {"cosine", "one-cycle"}:
+        return round(0.5 * (1 + math.cos(math.pi * after)), 12)
+    if phase.schedule == "multistep":
+        return phase.gamma ** sum(progress >= milestone for milestone in phase.milestones)
+    if phase.schedule == "step":
+        return phase.gamma ** int(progress * phase.epochs / phase.step_epochs + 1e-9)
+    return 1.0
+
+
+def _rise(phase: Phase, part: float) -> float:
+    """Linear, but along half a cosine in one-cycle (Smith & Topin, arXiv:1708.07120, as in PyTorch)."""
+    return 0.5 * (1 - math.cos(math.pi * part)) if phase.schedule == "one-cycle" else part
+
+
+def set_rates_(optimizer: torch.optim.Optimizer, factor: float) -> float:
+    """Set every group's rate to a part of its highest; the highest rate now in force is returned."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+    return max(group["lr"] for group in optimizer.param_groups)
+
+
+class Plateau:
+    """Counts epochs without a lower validation loss, and drops the rate or ends the training.
+
+    Args:
+        patience: epochs to wait; 0 never acts.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+        self.best = math.inf
+        self.waited = 0
+
+    def update(self, loss: float) -> bool:
+        """Note an epoch; True when `patience` epochs brought nothing (the count then starts anew)."""
+        if loss < self.best:
+            self.best, self.waited = loss, 0
+            return False
+        self.waited += 1
+        if self.patience and self.waited >= self.patience:
+            self.waited = 0
+            return True
+        return False
+
+    def state(self) -> list[float]:
+        return [self.best, float(self.waited)]
+
+    def restore(self, state: Sequence[float]) -> None:
+        self.best, self.waited = float(state[0]), int(state[1])

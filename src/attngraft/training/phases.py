@@ -1,0 +1,153 @@
+"""What is trained in a phase, how fast, and what frozen means."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import nn
+
+from ..backbones import find_head
+from ..surgery.sites import resolve_input
+from ..surgery.trace import trace
+from .recipe import Phase, Recipe, check_part
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate and a weight decay.
+
+    Attributes:
+        names: of the parameters, in the model's order.
+        part: "head", "grafts" or "stage N".
+        lr: highest rate in the phase.
+        weight_decay: 0 for biases and normalisation.
+    """
+
+    names: tuple[str, ...]
+    part: str
+    lr: float
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Which part of the network every parameter belongs to.
+
+    Attributes:
+        parts: parameter name -> "head", "grafts" or the number of its resolution stage (0 is at the input).
+        stages: how many resolution stages there are.
+    """
+
+    parts: dict[str, str | int]
+    stages: int
+
+
+def dissect(model: nn.Module, input_size: tuple[int, int, int]) -> Anatomy:
+    """Assign every parameter to the head, the grafts or a stage of the backbone.
+
+    A stage is all that works at one resolution, found by running the model once without weights.
+    """
+    stage_of, stages = _stages(model, input_size)
+    head = find_head(model)
+    parts: dict[str, str | int] = {}
+    for name, _ in model.named_parameters():
+        owner = name.rpartition(".")[0]
+        if "graft" in name.split("."):
+            parts[name] = "grafts"
+        elif owner == head or owner.startswith(f"{head}."):
+            parts[name] = "head"
+        else:
+            parts[name] = _nearest_stage(owner, stage_of, stages)
+    return Anatomy(parts, stages)
+
+
+def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase) -> None:
+    """Make exactly the phase's parameters trainable and put every module into its mode."""
+    trainable = trainable_names(anatomy, phase)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trainable)
+    set_modes_(model)
+
+
+def set_modes_(model: nn.Module) -> None:
+    """Train mode where something is trained, eval mode where all is frozen.
+
+    Frozen BatchNorm then keeps its statistics, and frozen dropout and stochastic depth do nothing. Grafts are
+    judged by themselves: a trained graft does not wake the frozen module that hosts it.
+    """
+    _set_mode(model, inherited=True)
+
+
+def _set_mode(module: nn.Module, inherited: bool) -> None:
+    own = _own_parameters(module)
+    module.training = any(p.requires_grad for p in own) if own else inherited
+    for name, child in module.named_children():
+        if name == "graft":
+            child.train(any(p.requires_grad for p in child.parameters()))
+        else:
+            _set_mode(child, inherited=module.training)
+
+
+def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
+    """Parameters of the module and all below it, except those of grafts."""
+    return [p for name, p in module.named_parameters() if "graft" not in name.split(".")]
+
+
+def trainable_names(anatomy: Anatomy, phase: Phase) -> set[str]:
+    """Names of the parameters that the phase trains."""
+    lowest = anatomy.stages
+    kinds = set(phase.train)
+    for part in phase.train:
+        upper = check_part(part, phase.name)
+        if upper is not None:
+            count = upper if upper >= 1 else math.ceil(upper * anatomy.stages)
+            lowest = min(lowest, anatomy.stages - int(count))
+    if "all" in kinds:
+        return set(anatomy.parts)
+    return {
+        name for name, part in anatomy.parts.items() if (part in kinds if isinstance(part, str) else part >= lowest)
+    }
+
+
+def parameter_groups(model: nn.Module, anatomy: Anatomy, phase: Phase, recipe: Recipe) -> list[ParameterGroup]:
+    """The optimiser's groups: rates fall with depth, biases and normalisation do not decay."""
+    trainable = trainable_names(anatomy, phase)
+    collected: dict[tuple[str, float, float], list[str]] = {}
+    for name, parameter in model.named_parameters():
+        if name in trainable:
+            part = anatomy.parts[name]
+            lr, decay = _rates(part, anatomy.stages, phase, recipe)
+            key = (part if isinstance(part, str) else f"stage {part}", lr, decay if parameter.ndim > 1 else 0.0)
+            collected.setdefault(key, []).append(name)
+    return [ParameterGroup(tuple(names), *key) for key, names in collected.items()]
+
+
+def _rates(part: str | int, stages: int, phase: Phase, recipe: Recipe) -> tuple[float, float]:
+    lr = phase.lr * recipe.lr_scale
+    if part == "head":
+        return lr * recipe.head_lr_scale, recipe.weight_decay
+    if part == "grafts":
+        return lr * recipe.graft_lr_scale, recipe.graft_weight_decay
+    assert isinstance(part, int)
+    return lr * phase.lr_decay ** (stages - part), recipe.weight_decay
+
+
+def _stages(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[str, int], int]:
+    """Module path -> stage number, for the modules that return a feature map; and the number of stages."""
+    record = trace(model, resolve_input(model, input_size, None))
+    heights: dict[str, int] = {}
+    for call in record.calls:
+        if call.shape is not None and call.path and call.shape[2:].numel() > 1:
+            heights.setdefault(call.path, int(call.shape[2]))
+    order = sorted(set(heights.values()), reverse=True)
+    return {path: order.index(height) for path, height in heights.items()}, max(1, len(order))
+
+
+def _nearest_stage(path: str, stage_of: dict[str, int], stages: int) -> int:
+    """The stage of the module, else of the closest module around it, else the last."""
+    while path:
+        if path in stage_of:
+            return stage_of[path]
+        path = path.rpartition(".")[0]
+    return stages - 1

@@ -1,0 +1,89 @@
+"""What a long task tells whoever watches: a bar with the time left, or nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+
+class Progress(Protocol):
+    """Receives the progress of one task at a time."""
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        """A task of `total` steps begins, of which `done` are done already."""
+
+    def advance(self, steps: int = 1) -> None:
+        """Some steps were taken."""
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        """Numbers to show beside the bar."""
+
+    def stop(self) -> None:
+        """The task ended."""
+
+
+class Silent:
+    """Tells nobody anything."""
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        return
+
+    def advance(self, steps: int = 1) -> None:
+        return
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        return
+
+    def stop(self) -> None:
+        return
+
+
+class Bar:
+    """A bar on the terminal with the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import Progress as RichProgress
+
+        columns = ("[progress.description]{task.description}", BarColumn(bar_width=24), MofNCompleteColumn())
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"))
+        self._bar = RichProgress(*columns, *times, console=Console(stderr=True), transient=True)
+        self._task: Any = None
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        self.stop()
+        self._bar.start()
+        self._task = self._bar.add_task(title, total=total, completed=done, numbers="")
+
+    def advance(self, steps: int = 1) -> None:
+        if self._task is not None:
+            self._bar.advance(self._task, steps)
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        if self._task is not None:
+            text = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
+            self._bar.update(self._task, numbers=text)
+
+    def stop(self) -> None:
+        if self._task is not None:
+            self._bar.remove_task(self._task)
+            self._bar.stop()
+            self._task = None
+
+
+def default_progress() -> Progress:
+    """A bar where somebody can see it, else silence."""
+    return Bar() if sys.stderr.isatty() else Silent()
+
+
+@contextmanager
+def watched(progress: Progress | None) -> Iterator[Progress]:
+    """The given or the default progress, stopped at the end whatever happens."""
+    shown = progress if progress is not None else default_progress()
+    try:
+        yield shown
+    finally:
+        shown.stop()

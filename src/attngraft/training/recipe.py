@@ -1,0 +1,205 @@
+"""Recipes: how to train, as data. Packaged ones by name, own ones from a TOML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from ..config import from_dict, read_toml
+from ..errors import ConfigError, nearest
+
+ScheduleName = Literal["constant", "step", "multistep", "cosine", "one-cycle", "plateau"]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One span of training with its own trainable parameters and learning rates.
+
+    Attributes:
+        name: for people and plots.
+        train: what is trained: "head", "grafts", "upper:K" (the upper K resolution stages, or with K below 1
+            that part of them), "all". Everything else is frozen, BatchNorm statistics included.
+        epochs: length.
+        lr: highest learning rate, that of the head and the grafts.
+        lr_decay: factor from each stage of the backbone to the one below it.
+        schedule: how the rate moves within the phase.
+        warmup: part of the phase in which the rate rises linearly from 0 (one-cycle: to its peak).
+        milestones: parts of the phase at which "multistep" drops the rate.
+        step_epochs: after how many epochs "step" drops the rate, again and again.
+        gamma: factor of a drop (step, multistep, plateau).
+        patience: epochs without a lower validation loss before "plateau" drops the rate.
+    """
+
+    name: str
+    train: tuple[str, ...] = ("all",)
+    epochs: int = 10
+    lr: float = 1e-3
+    lr_decay: float = 1.0
+    schedule: ScheduleName = "cosine"
+    warmup: float = 0.0
+    milestones: tuple[float, ...] = ()
+    step_epochs: int = 1
+    gamma: float = 0.1
+    patience: int = 3
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 1, f"phase '{self.name}': epochs is {self.epochs}, expected at least 1.")
+        _require(self.lr > 0, f"phase '{self.name}': lr is {self.lr}, expected more than 0.")
+        _require(0 < self.lr_decay <= 1, f"phase '{self.name}': lr_decay is {self.lr_decay}, expected 0 to 1.")
+        _require(0 <= self.warmup < 1, f"phase '{self.name}': warmup is {self.warmup}, expected 0 to below 1.")
+        _require(self.step_epochs >= 1, f"phase '{self.name}': step_epochs is {self.step_epochs}, expected at least 1.")
+        _require(bool(self.train), f"phase '{self.name}' trains nothing: name head, grafts, upper:K or all.")
+        for part in self.train:
+            check_part(part, self.name)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train.
+
+    Attributes:
+        name: of the recipe.
+        phases: one after the other.
+        optimizer: "sgd" (with momentum), "adam" or "adamw".
+        momentum: of SGD.
+        nesterov: SGD with Nesterov's momentum.
+        weight_decay: of weights; biases and normalisation have none.
+        graft_weight_decay: of the weights of grafts.
+        graft_lr_scale: factor on the learning rate of grafts.
+        head_lr_scale: factor on the learning rate of the head.
+        lr_scale: factor on every learning rate.
+        batch_size: images per optimiser step, over all processes.
+        augment: "none", "light" or "strong".
+        mixup: alpha of MixUp; 0 is off.
+        cutmix: alpha of CutMix; 0 is off.
+        label_smoothing: 0 to below 1.
+        ema_decay: of an exponential moving average of the weights, which is then what is evaluated; 0 is off.
+        clip_norm: upper limit of the gradient's norm; 0 is off.
+        early_stopping: epochs without a lower validation loss before training ends; 0 is off.
+        select: keep the weights of the "last" epoch, or of the "best" by validation loss.
+    """
+
+    name: str
+    phases: tuple[Phase, ...]
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 0.01
+    graft_weight_decay: float = 0.0
+    graft_lr_scale: float = 1.0
+    head_lr_scale: float = 1.0
+    lr_scale: float = 1.0
+    batch_size: int = 32
+    augment: Literal["none", "light", "strong"] = "light"
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0
+    clip_norm: float = 0.0
+    early_stopping: int = 0
+    select: Literal["last", "best"] = "last"
+
+    def __post_init__(self) -> None:
+        _require(len(self.phases) >= 1, f"recipe '{self.name}' has no phases: give at least one [[phases]] table.")
+        _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1.")
+        _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}: expected 0 to below 1.")
+        _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}: expected 0 (off) to below 1.")
+        for name in ("lr_scale", "graft_lr_scale", "head_lr_scale"):
+            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: expected more than 0.")
+        for name in ("weight_decay", "graft_weight_decay", "mixup", "cutmix", "clip_norm", "early_stopping"):
+            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: expected 0 or more.")
+
+    @property
+    def epochs(self) -> int:
+        return sum(phase.epochs for phase in self.phases)
+
+    @property
+    def needs_validation(self) -> bool:
+        """Whether decisions are taken during training, which must not be taken on the test images."""
+        return self.select == "best" or self.early_stopping > 0 or any(p.schedule == "plateau" for p in self.phases)
+
+
+def recipes() -> tuple[str, ...]:
+    """Names of the packaged recipes."""
+    return tuple(sorted(Path(item.name).stem for item in _folder().iterdir() if item.name.endswith(".toml")))
+
+
+def load_recipe(recipe: str | Path | Recipe, **overrides: Any) -> Recipe:
+    """A recipe by name, from a TOML file, or as it is, with some of its fields changed.
+
+    Args:
+        recipe: packaged name, path of a .toml file, or a Recipe.
+        **overrides: fields of `Recipe`; `epochs` (total) stretches or shrinks all phases in proportion.
+
+    Raises:
+        ConfigError: unknown recipe or field, or a value out of range.
+    """
+    found = recipe if isinstance(recipe, Recipe) else _read(str(recipe))
+    epochs = overrides.pop("epochs", None)
+    if overrides:
+        found = from_dict(Recipe, {**_shallow(found), **overrides}, where=f"recipe '{found.name}'")
+    return found if epochs is None else with_epochs(found, epochs)
+
+
+def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
+    """Stretch or shrink the phases in proportion to `epochs` in total; each keeps at least one."""
+    count = len(recipe.phases)
+    if not isinstance(epochs, int) or epochs < count:
+        raise ConfigError(f"epochs is {epochs}: recipe '{recipe.name}' has {count} phases and needs at least {count}.")
+    shares = [phase.epochs * epochs / recipe.epochs for phase in recipe.phases]
+    lengths = [max(1, int(share)) for share in shares]
+    while sum(lengths) != epochs:
+        step = 1 if sum(lengths) < epochs else -1
+        movable = [i for i in range(count) if lengths[i] + step >= 1]
+        lengths[max(movable, key=lambda i: step * (shares[i] - lengths[i]))] += step
+    return replace(recipe, phases=tuple(replace(p, epochs=n) for p, n in zip(recipe.phases, lengths, strict=True)))
+
+
+def recipe_fields() -> tuple[str, ...]:
+    """Names that `load_recipe` accepts as overrides."""
+    return (*(field.name for field in fields(Recipe)), "epochs")
+
+
+def check_part(part: str, phase: str) -> float | None:
+    """Validate one entry of `Phase.train`; the number behind "upper:" is returned."""
+    if part in {"head", "grafts", "all"}:
+        return None
+    name, _, number = part.partition(":")
+    try:
+        value = float(number) if name == "upper" else 0.0
+    except ValueError:
+        value = 0.0
+    if not value > 0:
+        hint = nearest(part, ["head", "grafts", "all", "upper:2"])
+        raise ConfigError(f"phase '{phase}' trains '{part}', which is none of head, grafts, upper:K, all: {hint}")
+    return value
+
+
+def _read(name: str) -> Recipe:
+    if name.endswith(".toml"):
+        return parse_recipe(read_toml(name), where=name)
+    if name not in recipes():
+        raise ConfigError(f"unknown recipe '{name}': {nearest(name, recipes())} (or give the path of a .toml file)")
+    with resources.as_file(_folder() / f"{name}.toml") as path:
+        return parse_recipe(read_toml(path), where=name)
+
+
+def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
+    """A recipe from plain values, as TOML or JSON gives them."""
+    return from_dict(Recipe, values, where=f"recipe {where}")
+
+
+def _shallow(recipe: Recipe) -> dict[str, Any]:
+    return {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+
+
+def _folder() -> Any:
+    return resources.files(__package__) / "recipes"
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ConfigError(sentence)

@@ -1,0 +1,137 @@
+"""The run folder: the whole truth of one run, readable without this library.
+
+`run.json` (what was done), `metrics.jsonl` (one row per epoch), `model.safetensors`, `predictions.safetensors`, and
+`checkpoints/` while the run is not finished.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ..data import Dataset
+from ..errors import ConfigError, RunError
+from ..files import read_json, write_json, write_text
+
+RUN_FORMAT = 1
+Resume = Literal["auto", "never", "must"]
+
+# what must be equal for a run to be continued; what is left out may differ between machines
+IDENTITY = ("variant", "seed", "backbone", "weights", "plan", "recipe", "classes", "preprocessing")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """A run on disk."""
+
+    path: Path
+
+    @property
+    def description_file(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def read(self) -> dict[str, Any]:
+        """The description in `run.json`.
+
+        Raises:
+            RunError: missing, damaged, not a run, or of another version.
+        """
+        found = read_json(self.description_file)
+        if not isinstance(found, dict) or found.get("kind") != "run":
+            raise RunError(f"{self.path} is not the folder of a run: choose another folder.")
+        if found.get("format") != RUN_FORMAT:
+            raise RunError(f"{self.path} has format {found.get('format')!r}, this version reads {RUN_FORMAT}: update attngraft.")
+        return found
+
+    def write(self, description: Mapping[str, Any]) -> None:
+        write_json(self.description_file, dict(description))
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """Rows of `metrics.jsonl`; none where it is missing."""
+        if not self.metrics_file.is_file():
+            return []
+        try:
+            return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.metrics_file} cannot be read ({error}): train this run again.") from None
+
+    def open(self, description: Mapping[str, Any], resume: Resume) -> dict[str, Any]:
+        """Begin the run, or come back to it; the description that is on disk afterwards is returned.
+
+        Raises:
+            RunError: the folder belongs to something else, and nothing is changed; or `resume` forbids.
+            ConfigError: an unknown value of `resume`.
+        """
+        if resume not in ("auto", "never", "must"):
+            raise ConfigError(f"resume is {resume!r}: expected auto, never or must.")
+        if not self.path.exists() or not any(self.path.iterdir()):
+            if resume == "must":
+                raise RunError(f"there is no run in {self.path} to resume: leave out resume, or correct the folder.")
+            self.write(description)
+            return dict(description)
+        if not self.description_file.is_file():
+            raise RunError(f"{self.path} has files but no run.json: choose an empty or a new folder.")
+        found = self.read()
+        if resume == "never":
+            raise RunError(f"there is a run in {self.path} already: choose a new folder, or resume it.")
+        self._check_same(found, json.loads(json.dumps(description)))
+        return found
+
+    def _check_same(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        pairs = {key: (found.get(key), wanted.get(key)) for key in IDENTITY}
+        pairs["data"] = (found.get("data", {}).get("fingerprint"), wanted["data"]["fingerprint"])
+        for key, (old, new) in pairs.items():
+            if old != new:
+                raise RunError(
+                    f"the run in {self.path} has another {key} ({_first_difference(old, new)}): "
+                    "choose a new folder; nothing was changed."
+                )
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """What a run says about its images."""
+    return {
+        "name": dataset.name,
+        "fingerprint": dataset.fingerprint,
+        "classes": list(dataset.classes),
+        "train_images": len(dataset.train),
+        "val_images": len(dataset.val) if dataset.val is not None else None,
+        "test_images": len(dataset.test),
+        "notes": list(dataset.report.notes),
+        "skipped": [list(item) for item in dataset.report.skipped],
+        "leaks": [list(item) for item in dataset.report.leaks],
+        "duplicates": dataset.report.duplicates,
+    }
+
+
+def _first_difference(old: Any, new: Any, where: str = "") -> str:
+    """The first place where two JSON values differ, in words."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted(set(old) | set(new)):
+            if old.get(key) != new.get(key):
+                return _first_difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        for number, (a, b) in enumerate(zip(old, new, strict=True)):
+            if a != b:
+                return _first_difference(a, b, f"{where}[{number}]")
+    prefix = f"{where}: " if where else ""
+    return f"{prefix}{_short(old)} there, {_short(new)} asked for"
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
