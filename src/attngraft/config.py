@@ -52,6 +52,8 @@ def from_dict(kind: type[S], values: Mapping[str, Any], *, where: str = "setting
     Raises:
         ConfigError: names the key and the nearest valid one, or the type that was expected.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{where} is {values!r}: expected a table of options.")
     hints = typing.get_type_hints(kind)
     names = [f.name for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
     for key in values:
@@ -94,7 +96,7 @@ def parse_value(text: str) -> Any:
     """JSON where it parses as such (numbers, true, [..]), else the text itself."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
 
 
@@ -111,8 +113,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_tuple(args, value, where)
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         return value if isinstance(value, hint) else from_dict(hint, value, where=where)
-    if origin is not None or hint is Any:
+    if hint is Any:
         return value
+    if origin is not None:
+        return _convert_scalar(origin, value, where)
     return _convert_scalar(hint, value, where)
 
 
@@ -142,7 +146,10 @@ def _convert_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, 
 
 def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            raise ConfigError(f"{where} is a number of {len(str(value))} digits: too large.") from None
     if hint is int and isinstance(value, bool):
         raise ConfigError(f"{where} is {value!r}: expected a whole number.")
     if isinstance(hint, type) and not isinstance(value, hint):
@@ -150,4 +157,4 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
     return value
 
 
-_TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+_TYPE_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Mapping: "a table"}

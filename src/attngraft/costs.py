@@ -83,5 +83,7 @@ def _time_pass(model: nn.Module, example: torch.Tensor) -> float:
 
 
 def _summary(values: list[float], batch_size: int) -> Latency:
-    q1, median, q3 = torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    q1, median, q3 = (
+        torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.25, 0.5, 0.75]).double()).tolist()
+    )
     return Latency(median, q1, q3, len(values), batch_size)

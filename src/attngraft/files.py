@@ -30,7 +30,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.replace(temporary, path)
         _flush(path.parent)
     except OSError as error:
-        raise RunError(f"{path} cannot be written ({error.strerror or error}): free space or choose another folder.") from error
+        raise RunError(
+            f"{path} cannot be written ({error.strerror or error}): free space or choose another folder."
+        ) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -56,7 +58,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"no file {path}: is {path.parent} a run folder of attngraft?") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(f"{path} cannot be read ({error}): restore it from a copy or start a new run folder.") from None
 
 

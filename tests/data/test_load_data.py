@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import MakeFolder, write_noise
+from image_folders import MakeFolder, write_noise
 
-from attngraft.data import Dataset, load_data
+import attngraft.data
+from attngraft.data import Dataset, list_images, load_data, read_image
 from attngraft.errors import ConfigError, DataError
 
 
@@ -37,15 +37,14 @@ def test_train_and_test_folders(make_folder: MakeFolder) -> None:
 def test_images_come_back_as_stored(make_folder: MakeFolder) -> None:
     root = make_folder({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 1})
     image = load(root).train.image(1)
-    from attngraft.data import read_image
-
     assert image.dtype == torch.uint8
     assert image.shape == (3, 16, 20)
     np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), read_image(root / "train/b/0.png"))
 
 
 @pytest.mark.parametrize(
-    ("train", "val", "test"), [("training", "valid", "testing"), ("Train", "validation", "TEST"), ("train", "val", "test")]
+    ("train", "val", "test"),
+    [("training", "valid", "testing"), ("Train", "validation", "TEST"), ("train", "val", "test")],
 )
 def test_other_names_of_the_splits(make_folder: MakeFolder, train: str, val: str, test: str) -> None:
     data = load(make_folder({f"{split}/{name}": 2 for split in (train, val, test) for name in "ab"}))
@@ -139,8 +138,6 @@ def test_broken_files_are_counted_and_named(make_folder: MakeFolder) -> None:
 
 
 def load_one(path: Path) -> np.ndarray:
-    from attngraft.data import read_image
-
     return read_image(path).transpose(2, 0, 1)
 
 
@@ -269,12 +266,26 @@ def test_limit_keeps_every_class(make_folder: MakeFolder) -> None:
     assert load(root, limit=6).train.ids == data.train.ids
 
 
+def test_images_are_listed_from_files_and_folders(make_folder: MakeFolder) -> None:
+    root = make_folder({"a/deep": 1, "b": 2, ".hidden": 1})
+    (root / "b/notes.txt").write_text("not an image")
+    found = list_images([root / "b/1.png", str(root)])
+    assert [path.relative_to(root).as_posix() for path in found] == ["b/1.png", "a/deep/0.png", "b/0.png", "b/1.png"]
+    with pytest.raises(DataError, match="there is no"):
+        list_images([root / "none.png"])
+    with pytest.raises(DataError, match="no images"):
+        list_images([make_folder({"empty": 0}, name="other")])
+
+
 def test_progress_reaches_the_end(make_folder: MakeFolder) -> None:
     calls: list[tuple[int, int]] = []
     load(make_folder({"a": 2, "b": 3}), progress=lambda done, total: calls.append((done, total)))
     assert calls[-1] == (5, 5)
 
 
-def test_torchvision_is_not_imported_with_the_package() -> None:
-    code = "import sys, attngraft.data; sys.exit('torchvision' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def test_torchvision_is_imported_only_where_it_is_used() -> None:
+    for path in Path(attngraft.data.__file__).parent.glob("*.py"):
+        top_level = ast.parse(path.read_text(encoding="utf-8")).body
+        imports = [ast.unparse(node) for node in top_level if isinstance(node, ast.Import | ast.ImportFrom)]
+        assert imports
+        assert not [line for line in imports if "torchvision" in line]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_noise
+from image_folders import write_noise
 
 from attngraft.data import read_image
 from attngraft.data.store import Decoded, decode_array, decode_files, pixel_hash, short_side_limit, shrink

@@ -295,14 +295,14 @@ def quick_charts(monkeypatch):
     monkeypatch.setattr("attngraft.reporting.drawing._draw_as_svg", paint_only)
 
 
-@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [59, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_entry_of_a_comparison_may_be_damaged(tmp_path, quick_charts, every):
     variants = ("none", "cbam")
     original = write_comparison(tmp_path, images=20, seeds=2, variants=variants, samples=1, warnings=True)
     assert survive_every_damage(tmp_path, "comparison.json", original, every) > 200
 
 
-@pytest.mark.parametrize("every", [29, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("every", [59, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_entry_of_a_run_may_be_damaged(tmp_path, quick_charts, every):
     assert survive_every_damage(tmp_path, "run.json", write_single_run(tmp_path, images=20), every) > 100
 

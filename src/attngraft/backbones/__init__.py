@@ -1,7 +1,8 @@
 """Create backbones by name and describe them."""
 
-from .create import BUILTIN, SOURCES, BackboneSource, create_backbone, has_pretrained, preprocessing_of
-from .describe import BackboneInfo, backbone_info, find_head, note_backbone_, replace_head_
+from .builtin import BUILTIN
+from .create import SOURCES, BackboneSource, create_backbone, has_pretrained
+from .describe import BackboneInfo, backbone_info, find_head, note_backbone_, preprocessing_of, replace_head_
 
 __all__ = [
     "BUILTIN",

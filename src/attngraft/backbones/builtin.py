@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
+
+from ..config import Preprocessing
+from .describe import BackboneInfo, note_backbone_
+from .weights import no_published_weights
 
 
 class SmallCNN(nn.Module):
@@ -57,3 +63,30 @@ def _small_stem(model: nn.Module) -> nn.Module:
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
     return model
+
+
+BUILTIN: dict[str, Callable[[int], nn.Module]] = {
+    "small-cnn": SmallCNN,
+    "resnet18-32": resnet18_32,
+    "resnet50-32": resnet50_32,
+}
+
+_SMALL_IMAGES = Preprocessing(
+    image_size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), interpolation="bilinear", crop_pct=1.0
+)
+
+
+def claims(spec: str) -> bool:
+    return spec in BUILTIN
+
+
+def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
+    """Create one of them, for ten classes where nothing else is said.
+
+    Raises:
+        BackboneError: pretrained weights were asked for.
+    """
+    if pretrained:
+        raise no_published_weights(spec)
+    classes = num_classes or 10
+    return note_backbone_(BUILTIN[spec](classes), BackboneInfo(spec, classes, _SMALL_IMAGES))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -43,6 +44,13 @@ def note_backbone_(model: nn.Module, info: BackboneInfo) -> nn.Module:
     return model
 
 
+def preprocessing_of(model: nn.Module, image_size: int | None = None) -> Preprocessing:
+    """How the model wants its images, at another size where one is given."""
+    info = backbone_info(model)
+    found = info.preprocessing if info is not None else Preprocessing()
+    return replace(found, image_size=image_size) if image_size else found
+
+
 def find_head(model: nn.Module, num_classes: int | None = None) -> str:
     """Path of the layer that computes the logits: the last linear layer or 1x1 convolution.
 
@@ -55,7 +63,9 @@ def find_head(model: nn.Module, num_classes: int | None = None) -> str:
         found = [path for path in found if _width(modules[path]) == num_classes]
     if not found:
         wanted = f" with {num_classes} outputs" if num_classes is not None else ""
-        raise BackboneError(f"the model has no linear layer or 1x1 convolution{wanted}: it does not look like a classifier.")
+        raise BackboneError(
+            f"the model has no linear layer or 1x1 convolution{wanted}: it does not look like a classifier."
+        )
     return found[-1]
 
 
@@ -64,11 +74,18 @@ def replace_head_(model: nn.Module, num_classes: int) -> None:
     path = find_head(model)
     parent_path, _, name = path.rpartition(".")
     parent, head = model.get_submodule(parent_path), model.get_submodule(path)
-    bias = getattr(head, "bias", None) is not None
+    options = {"bias": getattr(head, "bias", None) is not None, **_like(head)}
     if isinstance(head, nn.Linear):
-        setattr(parent, name, nn.Linear(head.in_features, num_classes, bias=bias))
+        setattr(parent, name, nn.Linear(head.in_features, num_classes, **options))
     elif isinstance(head, nn.Conv2d):
-        setattr(parent, name, nn.Conv2d(head.in_channels, num_classes, 1, bias=bias))
+        setattr(parent, name, nn.Conv2d(head.in_channels, num_classes, 1, **options))
+    for owner in (model, parent):  # timm and torchvision keep the number beside the layer
+        if isinstance(getattr(owner, "num_classes", None), int):
+            owner.num_classes = num_classes  # type: ignore[assignment]
+
+
+def _like(head: Any) -> dict[str, Any]:
+    return {"device": head.weight.device, "dtype": head.weight.dtype}
 
 
 def _width(module: nn.Module) -> int:

@@ -58,5 +58,7 @@ def load_by_order_(model: nn.Module, path: Path) -> None:
     target = model.state_dict()
     shapes = [tuple(value.shape) for value in source.values()]
     if shapes != [tuple(value.shape) for value in target.values()]:
-        raise BackboneError(f"the weights in {path.name} do not fit the backbone: install the tested version of their package.")
+        raise BackboneError(
+            f"the weights in {path.name} do not fit the backbone: install the tested version of their package."
+        )
     model.load_state_dict(dict(zip(target, source.values(), strict=True)))

@@ -1,1 +1,43 @@
+"""The command line: one file per verb, thin over the functions of the same name."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import typer
+
+from ..errors import AttngraftError
+from . import attentions, compare, fit, predict, report, sites
+from .output import USER_ERROR, error_console
+
+app = typer.Typer(
+    name="attngraft",
+    help="Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+VERBS: dict[str, Callable[..., None]] = {
+    "attentions": attentions.run,
+    "sites": sites.run,
+    "fit": fit.run,
+    "compare": compare.run,
+    "predict": predict.run,
+    "report": report.run,
+}
+for name, verb in VERBS.items():
+    app.command(name)(verb)
+
+
+def main() -> None:
+    """Run the command line; errors of the user are one sentence and exit code 2."""
+    try:
+        app()
+    except (AttngraftError, OSError) as error:
+        error_console().print(f"error: {error}", markup=False, soft_wrap=True)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:
+        error_console().print("interrupted: what was done is saved, and the same command goes on from there.")
+        sys.exit(130)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .listing import list_images
 from .loader import Batch, Loader, make_loader
 from .mixing import mix_batch
 from .reading import UnreadableImageError, read_image
@@ -21,6 +22,7 @@ __all__ = [
     "build_transform",
     "describe_sources",
     "hash64",
+    "list_images",
     "load_data",
     "make_loader",
     "mix_batch",

@@ -15,10 +15,10 @@ from PIL import Image
 from .splits import hash64
 
 CANVAS = 64
-TRAIN_COUNT = 800
+TRAIN_COUNT = 1000
 TEST_COUNT = 400
-_FRAGMENTS = (4, 9)  # at least, below
-_DIGIT_SIDE = (22, 35)
+_FRAGMENTS = (2, 6)  # at least, below
+_DIGIT_SIDE = (26, 39)
 _INK_IN_BOX = 64
 
 
@@ -54,7 +54,7 @@ def render_splits(*, seed: int, val_count: int) -> RenderedDigits:
 
     Args:
         seed: decides the partition and every rendering.
-        val_count: validation images, up to the 597 digits that the other splits leave.
+        val_count: validation images, up to the 397 digits that the other splits leave.
     """
     glyphs, labels = load_digits()
     large = {side: _enlarged(glyphs, side) for side in range(*_DIGIT_SIDE)}

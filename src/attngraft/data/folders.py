@@ -123,12 +123,17 @@ def _scan_classes(root: Path, split_folder: str) -> _Scan:
     images: dict[str, list[str]] = {}
     ignored = sum(1 for entry in _entries(base) if entry.is_file())
     for name in _subfolders(base):
-        prefix = f"{split_folder}/{name}" if split_folder else name
+        prefix = f"{split_folder}/{name}/" if split_folder else f"{name}/"
         seen = {os.path.realpath(parent) for parent in (base, *base.absolute().parents)}
         names = list(_walk(base / name, prefix, seen))
         images[name] = [image_id for image_id in names if _is_image(image_id)]
         ignored += len(names) - len(images[name])
     return _Scan(images, ignored)
+
+
+def walk_images(folder: Path) -> list[str]:
+    """Ids of all images below a folder, as paths relative to it."""
+    return [name.removeprefix("./") for name in _walk(folder, ".", set()) if _is_image(name)]
 
 
 def _walk(folder: Path, prefix: str, seen: set[str]) -> Iterator[str]:
@@ -139,9 +144,9 @@ def _walk(folder: Path, prefix: str, seen: set[str]) -> Iterator[str]:
     seen.add(real)
     for entry in _entries(folder):
         if entry.is_dir():
-            yield from _walk(Path(entry.path), f"{prefix}/{entry.name}", seen)
+            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", seen)
         else:
-            yield f"{prefix}/{entry.name}"
+            yield f"{prefix}{entry.name}"
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:

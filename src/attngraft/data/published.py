@@ -144,7 +144,7 @@ def _answers(url: str) -> bool:
                 outcome.append(True)
         except urllib.error.HTTPError:
             outcome.append(True)
-        except (OSError, ValueError):
+        except Exception:  # no network, no name, a broken proxy: all mean no
             outcome.append(False)
 
     thread = threading.Thread(target=ask, daemon=True)

@@ -33,7 +33,7 @@ def effect_chart(effects: Sequence[Mapping[str, Any]], baseline: str) -> Chart |
                 axes.barh(row, 200 * blind, 0.8, left=-100 * blind, color=SHADE)
             _interval_bar(axes, row, effect, _verdict_color(effect["verdict"]))
         _named_rows(axes, names)
-        points_axis(axes, f"difference in top-1 to '{shortened(baseline, 16)}' (points)")
+        points_axis(axes, "difference in top-1 (points)")
         _keep_intervals_in_view(axes, effects)
 
     told = "; ".join(
@@ -41,8 +41,9 @@ def effect_chart(effects: Sequence[Mapping[str, Any]], baseline: str) -> Chart |
         for name, effect in zip(names, effects, strict=True)
     )
     note = (
-        "Dot: mean paired difference. Line: 95 % interval over seeds and test images. Shaded: effects smaller than "
-        "this comparison finds with 80 % power."
+        f"Dot: mean paired difference to '{baseline}', or to the control that is named. "
+        "Line: 95 % interval over seeds and test images. "
+        "Shaded: effects smaller than this comparison finds with 80 % power."
     )
     return Chart(draw(paint, 1.1 + 0.38 * len(names)), "Effect on top-1 accuracy", told, note)
 

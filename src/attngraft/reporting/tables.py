@@ -23,17 +23,20 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     Raises:
         RunError: the document lacks something or is of another kind.
     """
+    from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
     document = check_comparison(dict(comparison))
     images = document["data"].get("test_images")
     n = f"{len(document['seeds'])} seeds x {images:,} test images" if isinstance(images, int) else ""
-    table = Table(title=Text(f"{document['backbone']} on {document['data']['name']}, {n}".rstrip(", ")))
+    title = Text(f"{document['backbone']} on {document['data']['name']}, {n}".rstrip(", "))
+    caption = Text("sd over seeds; effect in points of top-1; costs against the baseline")
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("variant")
-    for name in ("top-1, mean ± sd", "effect (points)", "95 % interval", "parameters", "MACs", "latency"):
-        table.add_column(name, justify="right")
-    table.add_column("verdict")
+    for name in ("top-1 ± sd", "effect (95 % interval)", "params", "MACs", "latency"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
     for variant in baseline_first(document["variants"], document["baseline"]):
         verdict, cells = _cells(document, variant)
         table.add_row(*map(Text, cells), Text(verdict, style=STYLES.get(verdict, "")))
@@ -65,14 +68,24 @@ def run_summary(run: Mapping[str, Any]) -> Table:
 def _cells(document: Mapping[str, Any], variant: Mapping[str, Any]) -> tuple[str, list[str]]:
     effect = effect_on(document, variant["name"])
     base = variant_named(document, document["baseline"])
-    median = (variant.get("latency_ms") or {}).get("median")
     cells = [
         variant["name"],
         mean_and_spread(variant["top1_per_seed"]),
-        points(effect["mean"]) if effect else "",
-        interval(dict(effect)) if effect else "",
-        f"{count(variant.get('parameters'))} ({share(variant.get('parameters_added'), base.get('parameters'))})",
-        f"{count(variant.get('macs'))} ({share(variant.get('macs_added'), base.get('macs'))})",
-        f"{decimal(median, 1)} ms" if finite(median) is not None else "n/a",
+        f"{points(effect['mean'])} ({interval(dict(effect))})" if effect else "",
+        *_costs(variant, base),
     ]
     return (effect["verdict"] if effect else ""), cells
+
+
+def _costs(variant: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
+    """Of the baseline in numbers, of the others in percent on top."""
+    median, base_median = ((row.get("latency_ms") or {}).get("median") for row in (variant, base))
+    if variant["name"] == base["name"]:
+        latency = f"{decimal(median, 1)} ms" if finite(median) is not None else "n/a"
+        return [count(variant.get("parameters")), count(variant.get("macs")), latency]
+    added = None if finite(median) is None or finite(base_median) is None else median - base_median
+    return [
+        share(variant.get("parameters_added"), base.get("parameters")),
+        share(variant.get("macs_added"), base.get("macs")),
+        share(added, base_median),
+    ]

@@ -192,7 +192,9 @@ def _misfit(path: str, expected: int, seen: list[int]) -> str:
     if -1 in seen:
         return f"the output of '{path}' is not one feature map: choose another site."
     if len(seen) > 1:
-        return f"an attention at '{path}' would run {len(seen)} times in a forward pass: choose a module that runs once."
+        return (
+            f"an attention at '{path}' would run {len(seen)} times in a forward pass: choose a module that runs once."
+        )
     return f"'{path}' has {seen[0]} channels, the plan says {expected}: plan again for this model."
 
 

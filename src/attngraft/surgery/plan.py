@@ -69,7 +69,9 @@ class GraftPlan:
         values = dict(values)
         written = values.pop("format", PLAN_FORMAT)
         if written != PLAN_FORMAT:
-            raise ConfigError(f"the plan has format {written!r}: this version reads format {PLAN_FORMAT}, update attngraft.")
+            raise ConfigError(
+                f"the plan has format {written!r}: this version reads format {PLAN_FORMAT}, update attngraft."
+            )
         return from_dict(cls, values, where="plan")
 
     def __str__(self) -> str:

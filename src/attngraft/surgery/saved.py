@@ -13,7 +13,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from ..backbones import SOURCES, BackboneInfo, BackboneSource, backbone_info, create_backbone, note_backbone_, replace_head_
+from ..backbones import (
+    SOURCES,
+    BackboneInfo,
+    BackboneSource,
+    backbone_info,
+    create_backbone,
+    note_backbone_,
+    replace_head_,
+)
 from ..config import from_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
 from ..files import write_atomically
@@ -103,7 +111,9 @@ def describe(path: str | Path) -> SavedModel:
     except FileNotFoundError:
         raise RunError(f"there is no {file}: give a run folder or a file written by attngraft.save.") from None
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{file} is not a safetensors file or is damaged ({error}): restore it or train again.") from None
+        raise RunError(
+            f"{file} is not a safetensors file or is damaged ({error}): restore it or train again."
+        ) from None
     if text is None:
         raise RunError(f"{file} was not written by attngraft: load it with the library that wrote it.")
     try:
@@ -155,4 +165,4 @@ def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn
     return note_backbone_(model, info)
 
 
-SOURCES.register("run", BackboneSource(_is_saved_model, _create_from_run))
+SOURCES.register("run", BackboneSource(_is_saved_model, _create_from_run, ("the path of a run folder",)))

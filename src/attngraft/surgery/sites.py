@@ -117,7 +117,9 @@ def split_where(where: Where) -> list[str]:
     parts = where.split("+") if isinstance(where, str) else list(where)
     parts = [part.strip() for part in parts]
     if not parts or not all(parts):
-        raise GraftError(f"where is {where!r}: expected a placement ({', '.join(PLACEMENTS)}), a glob or a module path.")
+        raise GraftError(
+            f"where is {where!r}: expected a placement ({', '.join(PLACEMENTS)}), a glob or a module path."
+        )
     return parts
 
 
@@ -128,7 +130,9 @@ def _auto(record: Trace, notes: list[str]) -> list[Site]:
         return sites
     sites = _pool(record, notes)
     if len(sites) >= 2:
-        notes.append("auto chose 'pool': the backbone has no residual sums, but poolings between groups of convolutions")
+        notes.append(
+            "auto chose 'pool': the backbone has no residual sums, but poolings between groups of convolutions"
+        )
         return sites
     notes.append("auto chose 'stage': the backbone has neither residual sums nor poolings between groups of layers")
     return _stage(record, notes)

@@ -282,7 +282,9 @@ class _Recorder(TorchFunctionMode):
         """A function on one feature map that keeps its shape: what was just before stands in for it."""
         if not _is_map(result):
             return
-        maps = [key for tensor, key in zip(inputs, keys, strict=True) if _is_map(tensor) and tensor.shape == result.shape]
+        maps = [
+            key for tensor, key in zip(inputs, keys, strict=True) if _is_map(tensor) and tensor.shape == result.shape
+        ]
         key = self._key(result)
         if len(maps) == 1 and maps[0] != key:
             before = self.trace.makers.get(maps[0]) or self.trace.near_makers.get(maps[0])

@@ -1,11 +1,12 @@
 """Recipes, phases, the training loop, checkpoints, evaluation, the run folder."""
 
+from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
 from .fit import FitResult, fit
 from .precision import Precision, choose_precision, parse_precision
-from .progress import Progress, Silent, watched
+from .progress import Progress, Silent, titled, watched
 from .recipe import Phase, Recipe, load_recipe, recipes
-from .run import RunFolder, describe_data
+from .run import Resume, RunFolder, describe_data
 from .settings import DataSettings, MachineSettings, Settings, open_data, resolve_settings
 
 __all__ = [
@@ -18,17 +19,21 @@ __all__ = [
     "Precision",
     "Progress",
     "Recipe",
+    "Resume",
     "RunFolder",
     "Settings",
     "Silent",
+    "World",
     "choose_precision",
     "describe_data",
     "evaluate",
     "fit",
+    "join_world",
     "load_recipe",
     "open_data",
     "parse_precision",
     "recipes",
     "resolve_settings",
+    "titled",
     "watched",
 ]

@@ -62,7 +62,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A position and all tensors that belong to it, named "model/...", "ema/...", "best/...", "optimizer/...". """
+    """A position and all tensors that belong to it, named "model/...", "ema/...", "best/...", "optimizer/..."."""
 
     position: Position
     tensors: dict[str, Tensor]
@@ -142,7 +142,9 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
     return found
 
 
-def restore_optimizer_(optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]) -> None:
+def restore_optimizer_(
+    optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
+) -> None:
     """Put the state back that `optimizer_tensors` took out (given without the prefix "optimizer/")."""
     number_of = {name: number for number, name in names.items()}
     state: dict[int, dict[str, Tensor]] = {}

@@ -85,7 +85,7 @@ class Evaluation:
 
     def write(self, path: Path) -> None:
         """Write `predictions.safetensors`."""
-        tensors = {"probabilities": self.probabilities, "labels": self.labels}
+        tensors: dict[str, NDArray[Any]] = {"probabilities": self.probabilities, "labels": self.labels}
         metadata = {"ids": json.dumps(self.ids)}
         write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
 

@@ -106,7 +106,9 @@ def fit(
             description["precision"] = to_dict(chosen)
             if world.is_main:
                 run.write(description)
-        job = _job(dataset, preprocessing, settings, seed, from_dict(Precision, description["precision"]), device, world, run)
+        job = _job(
+            dataset, preprocessing, settings, seed, from_dict(Precision, description["precision"]), device, world, run
+        )
         return _train(model, job, run, description, shown, settings)
 
 
@@ -228,9 +230,7 @@ def _train(
     return _finish(model, job, run, description, trainer)
 
 
-def _finish(
-    model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], trainer: Trainer
-) -> FitResult:
+def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], trainer: Trainer) -> FitResult:
     """Measure the trained model on the test images and complete the run folder."""
     model.requires_grad_(True)
     evaluation = evaluate(
@@ -258,7 +258,9 @@ def _finished(run: RunFolder, model: nn.Module, description: Mapping[str, Any]) 
     """A run that was done already: its results, and its weights in the model."""
     model.load_state_dict(load(run.path, backbone=_plain_copy(model)).state_dict())
     evaluation = Evaluation.read(run.path / PREDICTIONS_FILE)
-    return FitResult(run.path, model.eval(), evaluation, tuple(run.read_metrics()), description["results"]["train_time_s"])
+    return FitResult(
+        run.path, model.eval(), evaluation, tuple(run.read_metrics()), description["results"]["train_time_s"]
+    )
 
 
 def _plain_copy(model: nn.Module) -> nn.Module:
@@ -281,4 +283,3 @@ class _Board:
             if isinstance(value, float):
                 self._writer.add_scalar(key, value, row["epoch"])
         self._writer.flush()
-

@@ -72,7 +72,9 @@ class Job:
 class Trainer:
     """Trains one model through all phases of a recipe."""
 
-    def __init__(self, model: nn.Module, job: Job, progress: Progress, on_epoch: Callable[[list[dict[str, Any]]], None]):
+    def __init__(
+        self, model: nn.Module, job: Job, progress: Progress, on_epoch: Callable[[list[dict[str, Any]]], None]
+    ):
         self.model = model.to(job.device).to(memory_format=job.precision.memory_format)
         self.job = job
         self.progress = progress
@@ -122,7 +124,9 @@ class Trainer:
 
     def _train_phase(self, phase: Phase, interrupts: Interrupts) -> None:
         apply_phase_(self.model, self.anatomy, phase)
-        optimizer = build_optimizer(self.model, parameter_groups(self.model, self.anatomy, phase, self.job.recipe), self.job.recipe)
+        optimizer = build_optimizer(
+            self.model, parameter_groups(self.model, self.anatomy, phase, self.job.recipe), self.job.recipe
+        )
         if self._pending:
             restore_optimizer_(optimizer, parameter_names(self.model, optimizer), self._pending)
             self._pending = {}
@@ -195,9 +199,7 @@ class Trainer:
         if not (recipe.mixup or recipe.cutmix):
             return images, labels
         classes = len(self.job.dataset.classes)
-        return mix_batch(
-            images, labels, num_classes=classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=step_seed
-        )
+        return mix_batch(images, labels, num_classes=classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=step_seed)
 
     def _count(self, batch: Batch, logits: Tensor, loss: float) -> None:
         at, size = self.position, len(batch.labels)
@@ -270,7 +272,7 @@ class Trainer:
         stopper = Plateau(recipe.early_stopping)
         stopper.restore(at.patience)
         at.stopped = stopper.update(loss)
-        at.plateau, at.patience = rate.state(), stopper.state()
+        at.plateau, at.patience = rate.state, stopper.state
 
     def _next_phase(self) -> None:
         fresh = Position()
@@ -330,5 +332,3 @@ def _average(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
     if not recipe.ema_decay:
         return None
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-
-

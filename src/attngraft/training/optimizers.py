@@ -86,8 +86,9 @@ class Plateau:
             return True
         return False
 
-    def state(self) -> list[float]:
-        return [self.best, float(self.waited)]
+    @property
+    def state(self) -> tuple[float, float]:
+        return self.best, float(self.waited)
 
     def restore(self, state: Sequence[float]) -> None:
         self.best, self.waited = float(state[0]), int(state[1])

@@ -87,3 +87,27 @@ def watched(progress: Progress | None) -> Iterator[Progress]:
         yield shown
     finally:
         shown.stop()
+
+
+class _Titled:
+    """Progress that says what it belongs to."""
+
+    def __init__(self, inner: Progress, title: str) -> None:
+        self._inner, self._title = inner, title
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        self._inner.start(self._title, total, done)
+
+    def advance(self, steps: int = 1) -> None:
+        self._inner.advance(steps)
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        self._inner.note(values)
+
+    def stop(self) -> None:
+        self._inner.stop()
+
+
+def titled(progress: Progress, title: str) -> Progress:
+    """The same progress under another title."""
+    return _Titled(progress, title)

@@ -17,6 +17,7 @@ from ..errors import ConfigError, RunError
 from ..files import read_json, write_json, write_text
 
 RUN_FORMAT = 1
+RESUMES = ("auto", "never", "must")
 Resume = Literal["auto", "never", "must"]
 
 # what must be equal for a run to be continued; what is left out may differ between machines
@@ -51,7 +52,9 @@ class RunFolder:
         if not isinstance(found, dict) or found.get("kind") != "run":
             raise RunError(f"{self.path} is not the folder of a run: choose another folder.")
         if found.get("format") != RUN_FORMAT:
-            raise RunError(f"{self.path} has format {found.get('format')!r}, this version reads {RUN_FORMAT}: update attngraft.")
+            raise RunError(
+                f"{self.path} has format {found.get('format')!r}, this version reads {RUN_FORMAT}: update attngraft."
+            )
         return found
 
     def write(self, description: Mapping[str, Any]) -> None:
@@ -76,7 +79,7 @@ class RunFolder:
             RunError: the folder belongs to something else, and nothing is changed; or `resume` forbids.
             ConfigError: an unknown value of `resume`.
         """
-        if resume not in ("auto", "never", "must"):
+        if resume not in RESUMES:
             raise ConfigError(f"resume is {resume!r}: expected auto, never or must.")
         if not self.path.exists() or not any(self.path.iterdir()):
             if resume == "must":

@@ -1,0 +1,45 @@
+"""Options that several verbs take, each documented once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    str,
+    typer.Argument(
+        help="A folder of class folders, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet."
+    ),
+]
+Backbone = Annotated[
+    str, typer.Option(help="timm:NAME, torchvision:NAME, small-cnn, resnet18-32, resnet50-32, or a run folder.")
+]
+RecipeName = Annotated[str, typer.Option(help="three-phase, one-cycle, scratch, plateau, or the path of a .toml file.")]
+Epochs = Annotated[int | None, typer.Option(help="Total epochs; the recipe's phases stretch or shrink in proportion.")]
+ImageSize = Annotated[int | None, typer.Option(help="Input side in pixels; the backbone's own if not given.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images per optimiser step.")]
+Augment = Annotated[str | None, typer.Option(help="none, light or strong.")]
+Pretrained = Annotated[
+    bool | None,
+    typer.Option("--pretrained/--no-pretrained", help="Start from published weights; by default if there are any."),
+]
+PrecisionName = Annotated[str | None, typer.Option(help="auto (timed once), fp32 or bf16.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that prepare images.")]
+SkipBroken = Annotated[
+    bool | None, typer.Option("--skip-broken", help="Leave out files that cannot be read, and report them.")
+]
+Limit = Annotated[int | None, typer.Option(help="Use at most this many images per split, for a quick look.")]
+Root = Annotated[Path | None, typer.Option(help="Folder of the torchvision data sets.")]
+Download = Annotated[bool | None, typer.Option("--download", help="Allow their download.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any field of the recipe or the settings, for example clip_norm=1. Repeatable.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]

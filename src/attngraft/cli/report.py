@@ -1,0 +1,16 @@
+"""attngraft report: build the page of a run or a comparison again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..reporting import write_report
+from .output import console
+
+
+def run(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a comparison.")]) -> None:
+    """Write report.html again from what is in the folder."""
+    console().print(f"report: {write_report(folder)}", markup=False, soft_wrap=True)

@@ -1,0 +1,193 @@
+"""The comparison itself: the same seeds for every variant, everything kept, nothing done twice.
+
+Pairs are made by construction: one seed gives every variant the same split, data order, augmentation, dropout and
+head initialisation, so that the variants differ in their grafts and in nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ..backbones import has_pretrained, preprocessing_of
+from ..config import Preprocessing, to_dict
+from ..data import Dataset
+from ..environment import hardware, versions
+from ..errors import ConfigError
+from ..files import write_json
+from ..surgery import GraftPlan
+from ..training import FitResult, Progress, Recipe, fit, join_world, open_data, resolve_settings, titled, watched
+from .bench import Bench, fresh_backbone
+from .columns import columns, price
+from .outcome import Answers, effects
+from .record import COMPARISON_FILE, describe_request, open_comparison
+from .samples import write_samples
+from .variants import BASELINE, Variant, parse_variants
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The outcome, as it stands in `comparison.json`.
+
+    Attributes:
+        run_dir: its folder.
+        document: the content of `comparison.json`.
+    """
+
+    run_dir: Path
+    document: Mapping[str, Any]
+
+    @property
+    def effects(self) -> list[dict[str, Any]]:
+        """One entry per pair: mean, low, high (as fractions), p_adjusted, per_class, ..."""
+        return list(self.document["effects"])
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Variant -> "helps", "hurts", "no evidence" or "one seed", against the plain backbone."""
+        return {e["variant"]: e["verdict"] for e in self.effects if e["against"] == BASELINE}
+
+    def to_json(self) -> str:
+        return json.dumps(self.document, indent=1, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return "\n".join(e["sentence"] for e in self.effects if e["against"] == BASELINE)
+
+
+def compare(
+    data: str | Path | Dataset,
+    *,
+    backbone: str,
+    attentions: Sequence[str],
+    controls: Sequence[str] = (),
+    seeds: int | Sequence[int] = 3,
+    recipe: str | Path | Recipe = "three-phase",
+    pretrained: bool | None = None,
+    run_dir: str | Path,
+    progress: Progress | None = None,
+    command: str | None = None,
+    **overrides: Any,
+) -> Comparison:
+    """Train every variant with every seed and say what the attention is worth.
+
+    Args:
+        data: a folder of class folders, the name of a built-in data set, or a loaded one.
+        backbone: as for `create_backbone`.
+        attentions: variants, NAME[@WHERE][:option=value,...]; "none" is an A/A comparison.
+        controls: variants that separate attention from its side effects: "static", "capacity".
+        seeds: how many, or which.
+        recipe: packaged name, path of a .toml file, or a Recipe.
+        pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch".
+        run_dir: a new folder, or that of the same comparison to be continued.
+        progress: where to show progress; a bar on a terminal where not given.
+        command: the command line, for the record.
+        **overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, and `epochs`.
+
+    Raises:
+        ConfigError, BackboneError, DataError, GraftError, RunError: what was asked for does not fit.
+        TrainingError: a run could not go on; what is finished stays.
+        KeyboardInterrupt: interrupted; the same call goes on.
+    """
+    settings = resolve_settings(recipe, overrides)
+    variants, chosen_seeds = parse_variants(attentions, controls), _seeds(seeds)
+    if pretrained is None:
+        pretrained = has_pretrained(backbone) and settings.recipe.name != "scratch"
+    world, device = join_world(), settings.machine.resolve_device()
+    with watched(progress) as shown:
+        template = fresh_backbone(backbone, 2, False, 0)
+        preprocessing = preprocessing_of(template, settings.data.image_size)
+        plans = _plans(variants, template, preprocessing)
+        dataset = open_data(
+            data, settings.data, image_size=preprocessing.image_size, recipe=settings.recipe, progress=None
+        )
+        request = describe_request(backbone, pretrained, settings, variants, chosen_seeds, dataset, preprocessing)
+        fresh_backbone(backbone, len(dataset.classes), pretrained, 0)  # weights that cannot be had: say so now
+        folder = Path(run_dir)
+        precision = world.share(
+            open_comparison(folder, request, settings, template, preprocessing, device) if world.is_main else None
+        )
+        bench = Bench(backbone, pretrained, settings, dataset, preprocessing, precision, folder, device, world)
+        results = _run_all(bench, variants, plans, chosen_seeds, shown)
+        shown.stop()
+        document = _conclude(bench, variants, plans, chosen_seeds, results, request, command)
+        return Comparison(folder, document)
+
+
+def _plans(
+    variants: Sequence[Variant], template: nn.Module, preprocessing: Preprocessing
+) -> dict[str, GraftPlan | None]:
+    size = preprocessing.image_size
+    return {variant.name: variant.plan(template, (3, size, size)) for variant in variants}
+
+
+def _run_all(
+    bench: Bench,
+    variants: Sequence[Variant],
+    plans: Mapping[str, GraftPlan | None],
+    seeds: Sequence[int],
+    progress: Progress,
+) -> dict[str, list[FitResult]]:
+    """Every variant with every seed; seed by seed, so that an unfinished comparison has whole pairs."""
+    results: dict[str, list[FitResult]] = {variant.name: [] for variant in variants}
+    machine = asdict(bench.settings.machine) | {"precision": str(bench.precision)}
+    total = len(variants) * len(seeds)
+    for number, (seed, variant) in enumerate((s, v) for s in seeds for v in variants):
+        model = bench.build(variant, plans[variant.name], seed)
+        result = fit(
+            model,
+            bench.dataset,
+            recipe=bench.settings.recipe,
+            run_dir=bench.run_dir(variant, seed),
+            seed=seed + variant.seed_offset,
+            variant=variant.name,
+            progress=titled(progress, f"run {number + 1} of {total}: {variant.name}, seed {seed}"),
+            **asdict(bench.settings.data),
+            **machine,
+        )
+        results[variant.name].append(replace(result, model=nn.Identity()))  # weights stay on disk
+    return results
+
+
+def _conclude(
+    bench: Bench,
+    variants: Sequence[Variant],
+    plans: Mapping[str, GraftPlan | None],
+    seeds: Sequence[int],
+    results: Mapping[str, Sequence[FitResult]],
+    request: Mapping[str, Any],
+    command: str | None,
+) -> Mapping[str, Any]:
+    """Weigh the finished runs and write `comparison.json`."""
+    if not bench.world.is_main:
+        return {"effects": []}
+    answers: Answers = {name: [result.evaluation for result in runs] for name, runs in results.items()}
+    rows = columns(bench, variants, plans, seeds, results)
+    document = {
+        **request,
+        "status": "finished",
+        "command": command,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "precision": to_dict(bench.precision),
+        "variants": rows,
+        "effects": effects(
+            variants, answers, bench.dataset.classes, {row["name"]: price(row, rows[0]) for row in rows}
+        ),
+        "hardware": hardware(),
+        "versions": versions(),
+        "samples": write_samples(bench.folder, bench.dataset, variants, answers),
+    }
+    write_json(bench.folder / COMPARISON_FILE, document)
+    return document
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0:
+        raise ConfigError(f"seeds is {seeds!r}: expected a number of at least 1, or different numbers from 0 on.")
+    return chosen

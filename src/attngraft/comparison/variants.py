@@ -1,0 +1,135 @@
+"""Variants: the columns of a comparison, written NAME[@WHERE][:option=value,...]."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..attention import ATTENTIONS, attention_options
+from ..config import parse_assignment
+from ..errors import ConfigError, nearest
+from ..surgery import GraftPlan, graft_, plan_graft
+
+BASELINE = "none"
+AGAIN_OFFSET = 1000  # seeds of the baseline's second self in an A/A comparison
+
+Role = Literal["baseline", "attention", "control"]
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One column of a comparison.
+
+    Attributes:
+        name: as written, for example "cbam@stage:reduction=8".
+        attention: name of the attention; "none" for the plain backbone.
+        where: placement, glob or path.
+        options: of the attention; `init` among them where given.
+        role: "baseline", "attention" or "control".
+        seed_offset: added to every seed; not 0 only for an A/A comparison.
+    """
+
+    name: str
+    attention: str
+    where: str = "auto"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    role: Role = "attention"
+    seed_offset: int = 0
+
+    @property
+    def slug(self) -> str:
+        """A folder name."""
+        return re.sub(r"[^A-Za-z0-9=.-]+", "_", self.name).strip("._") or "variant"
+
+    @property
+    def is_again(self) -> bool:
+        """The baseline's second self: it costs the same, and controls say nothing about it."""
+        return self.seed_offset != 0
+
+    @property
+    def is_plain(self) -> bool:
+        return self.attention == BASELINE
+
+    def plan(self, backbone: nn.Module, input_size: tuple[int, int, int]) -> GraftPlan | None:
+        """Where its attention goes on this backbone; None for the plain one."""
+        if self.is_plain:
+            return None
+        return plan_graft(backbone, self.attention, where=self.where, input_size=input_size, **self.options)
+
+    def grow(self, backbone: nn.Module, plan: GraftPlan | None, seed: int) -> nn.Module:
+        """Graft the plan in place, its random weights a function of the seed alone."""
+        if plan is None:
+            return backbone
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return graft_(backbone, plan)
+
+
+def parse_variant(text: str, role: Role = "attention") -> Variant:
+    """Read one variant.
+
+    >>> parse_variant("cbam@stage:reduction=8").options
+    {'reduction': 8}
+
+    Raises:
+        ConfigError: unknown attention or option; the nearest is named.
+    """
+    head, _, tail = text.strip().partition(":")
+    name, separator, where = head.partition("@")
+    if separator and not where:
+        raise ConfigError(f"variant '{text}' names no place after '@': write for example {name}@stage.")
+    options = dict(parse_assignment(part) for part in tail.split(",")) if tail else {}
+    if name == BASELINE:
+        if separator or options:
+            raise ConfigError(f"variant '{text}': the plain backbone takes no place and no options.")
+        return Variant(f"{BASELINE} (other seeds)", BASELINE, role="attention", seed_offset=AGAIN_OFFSET)
+    if name not in ATTENTIONS:
+        raise ConfigError(f"unknown attention '{name}': {nearest(name, [*ATTENTIONS, BASELINE])}")
+    known = {*attention_options(name), "init"}
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"unknown option '{option}' in variant '{text}': {nearest(option, known)}")
+    return Variant(text.strip(), name, where or "auto", options, "control" if ATTENTIONS[name].control else role)
+
+
+def parse_variants(attentions: Sequence[str], controls: Sequence[str]) -> tuple[Variant, ...]:
+    """The columns of a comparison, the baseline first.
+
+    "none" among the attentions asks for an A/A comparison: the plain backbone again, with other seeds.
+
+    Raises:
+        ConfigError: nothing to compare, or the same variant twice.
+    """
+    variants = [Variant(BASELINE, BASELINE, role="baseline")]
+    variants += [parse_variant(text) for text in attentions]
+    variants += [parse_variant(text, "control") for text in controls]
+    if len(variants) == 1:
+        raise ConfigError("there is nothing to compare: name at least one attention, for example cbam.")
+    for variant in variants:
+        if [v.slug for v in variants].count(variant.slug) > 1:
+            raise ConfigError(f"variant '{variant.name}' is named twice: leave one out.")
+    return tuple(variants)
+
+
+def split_variants(text: str) -> list[str]:
+    """Split a comma-separated list of variants, whose options have commas too.
+
+    >>> split_variants("cbam:reduction=8,kernel_size=3,se@stage")
+    ['cbam:reduction=8,kernel_size=3', 'se@stage']
+    """
+    variants: list[str] = []
+    for piece in _pieces(text):
+        if "=" in piece and ":" not in piece and variants and ":" in variants[-1]:
+            variants[-1] += f",{piece}"
+        else:
+            variants.append(piece)
+    return variants
+
+
+def _pieces(text: str) -> Iterable[str]:
+    return (piece.strip() for piece in text.split(",") if piece.strip())

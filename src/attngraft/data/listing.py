@@ -1,0 +1,31 @@
+"""Find image files named one by one or by folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from ..errors import DataError
+from .folders import walk_images
+
+
+def list_images(sources: Iterable[str | Path]) -> tuple[Path, ...]:
+    """Image files, in the order given; a folder stands for all images below it, by name.
+
+    Raises:
+        DataError: no such file or folder, or a folder without images.
+    """
+    return tuple(path for source in sources for path in _images_of(Path(source)))
+
+
+def _images_of(source: Path) -> Iterator[Path]:
+    if source.is_dir():
+        found = [source / name for name in walk_images(source)]
+        if not found:
+            raise DataError(f"there are no images in {source}: give image files or a folder that has some.")
+        yield from found
+    elif os.path.lexists(source):
+        yield source
+    else:
+        raise DataError(f"there is no {source}: give image files or folders.")

@@ -1,0 +1,88 @@
+"""A grown network computes bit for bit what its backbone computes, until it is trained."""
+
+from __future__ import annotations
+
+import pytest
+from grafting_helpers import assert_same_function, image_batch, outcome, settle_, stir_grafts_
+
+import attngraft as ag
+from attngraft.errors import GraftError
+
+FAST_BACKBONES = [
+    "torchvision:resnet18",
+    "torchvision:mobilenet_v3_small",
+    "torchvision:shufflenet_v2_x0_5",
+    "torchvision:squeezenet1_1",
+    "timm:test_convnext",
+    "timm:seresnet18",
+    "small-cnn",
+]
+FAST_ATTENTIONS = ["cbam", "se", "simam", "coord"]
+
+SLOW_BACKBONES = [
+    *(
+        f"torchvision:{name}"
+        for name in (
+            "resnet50", "vgg16", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0",
+            "efficientnet_v2_s", "convnext_tiny", "regnet_y_400mf", "densenet121", "inception_v3", "googlenet",
+            "shufflenet_v2_x1_0", "squeezenet1_0", "mnasnet0_5", "resnext50_32x4d", "alexnet",
+        )
+    ),
+    *(
+        f"timm:{name}"
+        for name in (
+            "seresnet50", "resnest14d", "cspdarknet53", "cspresnet50", "cs3darknet_s", "ghostnet_100",
+            "ghostnetv2_100", "repghostnet_050", "repvgg_a0", "dm_nfnet_f0", "eca_nfnet_l0", "nf_resnet26", "dpn48b",
+            "xception41", "legacy_xception", "hrnet_w18_small", "dla34", "dla46_c", "ese_vovnet19b_dw", "vovnet39a",
+            "tresnet_m", "mobilenetv4_conv_small", "efficientnetv2_rw_t", "tf_efficientnetv2_b0",
+            "tf_efficientnet_lite0", "convnextv2_atto", "poolformer_s12", "poolformerv2_s12", "rexnet_100",
+            "skresnet18", "res2net50_14w_8s", "edgenext_xx_small", "mobilenetv3_small_050", "regnetx_002",
+            "regnety_002", "resnetv2_50", "resnetblur50", "inception_v4", "inception_resnet_v2", "selecsls42b",
+            "mixnet_s", "gernet_s", "mobileone_s0", "fastvit_t8", "hgnetv2_b0", "repvit_m0_9", "starnet_s1",
+            "rdnet_tiny", "convmixer_768_32", "inception_next_atto", "visformer_tiny", "ecaresnet26t",
+        )
+    ),
+]  # fmt: skip
+SIDE = {"timm:inception_v4": 128, "timm:inception_resnet_v2": 128, "torchvision:inception_v3": 128}
+
+
+@pytest.mark.parametrize("train", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("attention", FAST_ATTENTIONS)
+@pytest.mark.parametrize("spec", FAST_BACKBONES)
+def test_the_grown_network_equals_its_backbone_bit_for_bit(spec, attention, train):
+    backbone = settle_(ag.create_backbone(spec, num_classes=7))
+    grown = ag.graft(backbone, attention, input_size=(3, 64, 64))
+    assert_same_function(backbone, grown, image_batch(), train=train)
+
+
+@pytest.mark.parametrize("attention", ag.attentions())
+def test_every_attention_starts_as_the_identity_and_then_matters(attention):
+    backbone = settle_(ag.create_backbone("small-cnn"))
+    grown = ag.graft(backbone, attention, input_size=(3, 32, 32))
+    x = image_batch(2, 3, 32, 32)
+    for train in (False, True):
+        assert_same_function(backbone, grown, x, train=train)
+    stirred, _ = outcome(stir_grafts_(grown), x, train=False)
+    assert not stirred.equal(outcome(backbone, x, train=False)[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", ["auto", "stage", "pool"])
+@pytest.mark.parametrize("spec", SLOW_BACKBONES)
+def test_identity_across_the_families_of_timm_and_torchvision(spec, where):
+    side = SIDE.get(spec, 96)
+    size = (3, side, side)
+    backbone = settle_(ag.create_backbone(spec, num_classes=7))
+    try:
+        plan = ag.plan_graft(backbone, "cbam", where=where, input_size=size)
+    except GraftError as error:
+        # "pool" may honestly find nothing; the two others must always find a place
+        assert where == "pool", error
+        pytest.skip(str(error))
+    x = image_batch(2, *size)
+    for attention in ("cbam", "global-context"):
+        grown = ag.graft(backbone, attention, where=where, input_size=size)
+        assert set(ag.grafts(grown)) == {site.path for site in plan.sites}
+        for train in (False, True):
+            assert_same_function(backbone, grown, x, train=train)
+    assert not outcome(stir_grafts_(grown), x, train=False)[0].equal(outcome(backbone, x, train=False)[0])
