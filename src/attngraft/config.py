@@ -149,7 +149,7 @@ def _convert_scalar(hint: Any, value: Any, where: str) -> Any:
         try:
             return float(value)
         except OverflowError:
-            raise ConfigError(f"{where} is a number of {len(str(value))} digits: too large.") from None
+            raise ConfigError(f"{where} is too large: expected a number below 1.8e308.") from None
     if hint is int and isinstance(value, bool):
         raise ConfigError(f"{where} is {value!r}: expected a whole number.")
     if isinstance(hint, type) and not isinstance(value, hint):

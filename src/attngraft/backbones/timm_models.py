@@ -61,7 +61,7 @@ def _names() -> list[str]:
 def _create_model(spec: str, name: str, num_classes: int | None, pretrained: bool) -> Any:
     import timm
 
-    options = {} if num_classes is None else {"num_classes": num_classes}
+    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     try:
         if pretrained:
             _require_weights(spec, name)
@@ -91,7 +91,7 @@ def _require_weights(spec: str, name: str) -> None:
     import timm
     from huggingface_hub import try_to_load_from_cache
 
-    found = timm.get_pretrained_cfg(name)
+    found: Any = timm.get_pretrained_cfg(name)
     if found is None or not found.has_weights:
         raise no_published_weights(spec)
     if found.hf_hub_id:

@@ -61,7 +61,9 @@ def _create_model(spec: str, name: str, weights: Any) -> nn.Module:
         warnings.simplefilter("ignore", FutureWarning)  # about the cost of an initialisation that we ask for
         try:
             model = models.get_model(name, weights=weights, progress=False, **options)
-        except (OSError, RuntimeError) as error:
+        except Exception as error:
+            if weights is None:
+                raise
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise BackboneError(
                 f"the pretrained weights of '{spec}' cannot be loaded ({reason}): "

@@ -133,7 +133,7 @@ def _scan_classes(root: Path, split_folder: str) -> _Scan:
 
 def walk_images(folder: Path) -> list[str]:
     """Ids of all images below a folder, as paths relative to it."""
-    return [name.removeprefix("./") for name in _walk(folder, ".", set()) if _is_image(name)]
+    return [name for name in _walk(folder, "", set()) if _is_image(name)]
 
 
 def _walk(folder: Path, prefix: str, seen: set[str]) -> Iterator[str]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .folders import walk_images
+from .reading import printable
 
 
 def list_images(sources: Iterable[str | Path]) -> tuple[Path, ...]:
@@ -23,9 +24,9 @@ def _images_of(source: Path) -> Iterator[Path]:
     if source.is_dir():
         found = [source / name for name in walk_images(source)]
         if not found:
-            raise DataError(f"there are no images in {source}: give image files or a folder that has some.")
+            raise DataError(f"there are no images in {printable(source)}: give image files or a folder that has some.")
         yield from found
     elif os.path.lexists(source):
         yield source
     else:
-        raise DataError(f"there is no {source}: give image files or folders.")
+        raise DataError(f"there is no {printable(source)}: give image files or folders.")

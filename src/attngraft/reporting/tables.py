@@ -32,9 +32,9 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
     n = f"{len(document['seeds'])} seeds x {images:,} test images" if isinstance(images, int) else ""
     title = Text(f"{document['backbone']} on {document['data']['name']}, {n}".rstrip(", "))
     caption = Text("sd over seeds; effect in points of top-1; costs against the baseline")
-    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("variant")
-    for name in ("top-1 ± sd", "effect (95 % interval)", "params", "MACs", "latency"):
+    table = Table(title=title, caption=caption, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True, padding=(0, 1))
+    table.add_column("variant", min_width=10, overflow="fold")
+    for name in ("top-1 ± sd", "effect (95 % interval)", "params", "latency"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for variant in baseline_first(document["variants"], document["baseline"]):
@@ -82,10 +82,9 @@ def _costs(variant: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     median, base_median = ((row.get("latency_ms") or {}).get("median") for row in (variant, base))
     if variant["name"] == base["name"]:
         latency = f"{decimal(median, 1)} ms" if finite(median) is not None else "n/a"
-        return [count(variant.get("parameters")), count(variant.get("macs")), latency]
+        return [count(variant.get("parameters")), latency]
     added = None if finite(median) is None or finite(base_median) is None else median - base_median
     return [
         share(variant.get("parameters_added"), base.get("parameters")),
-        share(variant.get("macs_added"), base.get("macs")),
         share(added, base_median),
     ]

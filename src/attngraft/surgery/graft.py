@@ -86,23 +86,30 @@ def graft_plan(model: nn.Module) -> GraftPlan | None:
     return plan if isinstance(plan, GraftPlan) else None
 
 
-def check_live(model: nn.Module) -> None:
+def check_live(model: nn.Module, plan: GraftPlan | None = None) -> None:
     """Raise unless every planned graft runs when its host runs.
 
     Tools that rebuild modules (`convert_sync_batchnorm`, conv-BN fusing) silently drop the hook.
 
+    Args:
+        model: a network, grafted or not.
+        plan: what should be live; the model's own plan where it is left out. `torch.fx` builds a new module
+            that has no plan: give it the plan of the model that went in.
+
     Raises:
         GraftError: names the grafts that would not run.
     """
+    model = uncompiled(model)
     live = grafts(model)
     lost = [path for path, host in model.named_modules() if _carries(host) and path not in live]
-    plan = graft_plan(model)
+    plan = plan or graft_plan(model)
     if plan is not None:
         lost += [site.path for site in plan.sites if site.path not in live and site.path not in lost]
     if lost:
         shown = ", ".join(lost[:3]) + (", ..." if len(lost) > 3 else "")
         raise GraftError(
-            f"{len(lost)} grafts are not live any more ({shown}): a tool rebuilt their hosts; "
+            f"{len(lost)} of the grafts {'is' if len(lost) == 1 else 'are'} not live any more ({shown}): a tool "
+            "rebuilt the host; "
             "call attngraft.reattach_(model) where the attention is still there, or graft after that tool."
         )
 
@@ -114,6 +121,12 @@ def reattach_(model: nn.Module) -> nn.Module:
             host.register_forward_hook(_run_graft)
     check_live(model)
     return model
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """The module that `torch.compile` wrapped, or the model itself: a wrapper prefixes every path."""
+    inner = getattr(model, "_orig_mod", None)
+    return inner if isinstance(inner, nn.Module) else model
 
 
 def _run_graft(host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..attention import Attention, create_attention
+from ..attention import Attention, attention_options, create_attention
 from ..attention.contract import Init
 from ..config import from_dict
-from ..errors import ConfigError, GraftError
+from ..errors import ConfigError, GraftError, nearest
 from .sites import Site, Where, resolve_input_size, search_sites
 
 PLAN_FORMAT = 1
@@ -43,6 +43,7 @@ class GraftPlan:
 
     def build(self, site: Site) -> Attention:
         """A new attention for one site."""
+        _check_options(self.attention, self.options)
         return create_attention(self.attention, site.channels, init=self.init, **self.options)
 
     def to_json(self) -> str:
@@ -57,7 +58,7 @@ class GraftPlan:
         """
         try:
             values = json.loads(text)
-        except json.JSONDecodeError as error:
+        except (ValueError, RecursionError) as error:  # besides bad syntax: absurdly long numbers, absurd depth
             raise ConfigError(f"this is not a plan in JSON ({error}): give the text of GraftPlan.to_json().") from None
         return cls.from_dict(values)
 
@@ -106,11 +107,12 @@ def plan_graft(
         ConfigError: unknown attention or option.
         GraftError: no such site, or the model cannot be traced.
     """
+    _check_options(attention, options)
     with torch.random.fork_rng(devices=[]):
         create_attention(attention, 8, init=init, **options)
-    search = search_sites(model, where, input_size=input_size, example_input=example_input)
     if any(isinstance(module, Attention) for module in model.modules()):
         raise GraftError("the model has grafts already: ungraft it first.")
+    search = search_sites(model, where, input_size=input_size, example_input=example_input)
     return GraftPlan(
         attention,
         search.sites,
@@ -120,6 +122,14 @@ def plan_graft(
         resolve_input_size(model, input_size),
         (*search.notes, *_own_attention(model)),
     )
+
+
+def _check_options(attention: str, options: Mapping[str, Any]) -> None:
+    """The channels come from the site, the name and the init from the plan: none of them is an option."""
+    known = attention_options(attention)
+    for option in options:
+        if option not in known:
+            raise ConfigError(f"unknown option '{option}' for attention '{attention}': {nearest(option, known)}")
 
 
 def _own_attention(model: nn.Module) -> tuple[str, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones import (
     SOURCES,
@@ -25,7 +26,7 @@ from ..backbones import (
 from ..config import from_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
 from ..files import write_atomically
-from .graft import check_live, graft_, graft_plan
+from .graft import check_live, graft_, graft_plan, uncompiled
 from .plan import GraftPlan
 
 MODEL_FILE = "model.safetensors"
@@ -59,6 +60,7 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
         GraftError: a graft is not live.
         RunError: the file cannot be written.
     """
+    model = uncompiled(model)
     check_live(model)
     plan, info = graft_plan(model), backbone_info(model)
     header = {
@@ -73,12 +75,14 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
     return target
 
 
-def load(path: str | Path, *, backbone: nn.Module | None = None) -> nn.Module:
+def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: Any = None) -> nn.Module:
     """Build a saved model again, in eval mode.
 
     Args:
         path: a run folder, or a file written by `save`.
-        backbone: an instance of the plain backbone, needed only for models that attngraft did not create.
+        backbone: an instance of the plain backbone, needed only for models that attngraft did not create. It
+            is copied and stays as it is.
+        example_input: for models that take something other than one image batch, as for `plan_graft`.
 
     Raises:
         RunError: no such file, not one of ours, damaged, or of a newer version.
@@ -86,12 +90,17 @@ def load(path: str | Path, *, backbone: nn.Module | None = None) -> nn.Module:
     """
     file = _file_in(Path(path))
     saved = describe(file)
-    model = backbone if backbone is not None else _create(saved, file)
+    model = copy.deepcopy(backbone) if backbone is not None else _create(saved, file)
     if saved.plan is not None:
-        graft_(model, saved.plan)
+        try:
+            graft_(model, saved.plan, example_input=example_input)
+        except (GraftError, ConfigError) as error:
+            raise RunError(f"the grafts in {file} do not fit the backbone: {error}") from error
     try:
         with safe_open(file, framework="pt") as tensors:
-            model.load_state_dict({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
+            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        _match_dtypes_(model, state)
+        model.load_state_dict(state)
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = str(error).strip().splitlines()[0]
         raise RunError(f"the weights in {file} do not fit the model that its header describes ({reason}).") from error
@@ -118,7 +127,7 @@ def describe(path: str | Path) -> SavedModel:
         raise RunError(f"{file} was not written by attngraft: load it with the library that wrote it.")
     try:
         return _parse_header(json.loads(text))
-    except (ConfigError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"the header of {file} cannot be read ({error}): was it written by a newer attngraft?") from None
 
 
@@ -131,6 +140,13 @@ def _parse_header(header: dict[str, Any]) -> SavedModel:
         plan=GraftPlan.from_dict(plan) if plan else None,
         classes=tuple(str(name) for name in header["classes"]),
     )
+
+
+def _match_dtypes_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """A model that was saved in half precision comes back in half precision."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name in state and tensor.is_floating_point() and state[name].is_floating_point():
+            tensor.data = tensor.data.to(state[name].dtype)
 
 
 def _create(saved: SavedModel, file: Path) -> nn.Module:

@@ -168,7 +168,7 @@ def _pool(record: Trace, notes: list[str]) -> list[Site]:
 def _stage(record: Trace, notes: list[str]) -> list[Site]:
     last: dict[tuple[int, ...], Call] = {}
     for unit in _trunk(record.root):
-        if unit.shape is not None and unit.shape[2:].numel() > 1:
+        if unit.shape is not None and unit.shape[2:].numel() > 1 and unit.result not in record.logit_maps:
             last[tuple(unit.shape[2:])] = unit
     sites = []
     for (height, width), unit in last.items():
@@ -213,19 +213,23 @@ def _is_downsampling(unit: Call) -> bool:
 
 
 def _innermost(record: Trace, key: Key | None, reason: str) -> Site | None:
-    """The module closest to the operation itself; an Identity only where nothing else returns the tensor."""
-    if key is None:
-        return None
-    hosts, exact = record.hosts(key)
-    hosts = [path for path in hosts if path not in record.identities] or hosts
-    return _site(record, key, hosts[0], reason, exact) if hosts else None
+    """The module closest to the operation itself."""
+    hosts, exact = _working_hosts(record, key)
+    return _site(record, key, hosts[0], reason, exact) if key and hosts else None
 
 
 def _outermost(record: Trace, key: Key | None, reason: str) -> Site | None:
+    """The module around everything that made the tensor."""
+    hosts, exact = _working_hosts(record, key)
+    return _site(record, key, hosts[-1], reason, exact) if key and hosts else None
+
+
+def _working_hosts(record: Trace, key: Key | None) -> tuple[list[str], bool]:
+    """An Identity or a dropout only where nothing else returns the tensor."""
     if key is None:
-        return None
+        return [], False
     hosts, exact = record.hosts(key)
-    return _site(record, key, hosts[-1], reason, exact) if hosts else None
+    return [path for path in hosts if path not in record.identities] or hosts, exact
 
 
 def _consumer(record: Trace, unit: Call, reason: str) -> Site | None:

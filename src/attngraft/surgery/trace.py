@@ -66,6 +66,8 @@ class Trace:
         sums: additions of two feature maps of one shape.
         pools: feature maps that entered a pooling which shrinks them to more than one position.
         containers: paths of modules that run their children one after the other.
+        identities: paths of modules that return what they get, at least in eval mode.
+        logit_maps: maps from which the logits follow by pooling alone; they belong to the head (SqueezeNet).
     """
 
     root: Call
@@ -74,6 +76,7 @@ class Trace:
     sums: list[Sum] = field(default_factory=list)
     pools: list[Key] = field(default_factory=list)
     containers: set[str] = field(default_factory=set)
+    logit_maps: set[Key] = field(default_factory=set)
     shapes: dict[Key, torch.Size] = field(default_factory=dict)
     makers: dict[Key, list[str]] = field(default_factory=dict)
     near_makers: dict[Key, list[str]] = field(default_factory=dict)
@@ -96,6 +99,7 @@ class Trace:
         return bool(path) and self.uses[path] == 1 and path not in self.containers
 
 
+@torch.inference_mode(False)  # tensors made in inference mode have no version to tell them apart by
 def trace(model: nn.Module, example_input: Any) -> Trace:
     """Record one forward pass of the model in eval mode; the model is left untouched.
 
@@ -122,7 +126,13 @@ def meta_twin(model: nn.Module, example_input: Any) -> Iterator[tuple[nn.Module,
     copy has real weights.
     """
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    meta = _copy_to_meta(model)
+    try:
+        meta = _copy_to_meta(model)
+    except RuntimeError as error:
+        raise GraftError(
+            f"the model cannot be copied ({_first_line(error)}): "
+            "detach or delete the tensors that it keeps as plain attributes."
+        ) from error
     meta_arguments = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, arguments)
     try:
         with torch.no_grad():
@@ -130,7 +140,7 @@ def meta_twin(model: nn.Module, example_input: Any) -> Iterator[tuple[nn.Module,
     except Exception as meta_error:
         real = copy.deepcopy(model).eval()
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        real_arguments = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, Tensor) else leaf, arguments)
+        real_arguments = tree_map(lambda leaf: leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf, arguments)
         try:
             with torch.no_grad():
                 real(*real_arguments)
@@ -162,9 +172,9 @@ class _Probe(nn.Module):
         self.path = path
         self.found = found
 
-    def forward(self, x: Any) -> Any:
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         self.found.add(self.path)
-        return x
+        return args[0] if args else None
 
 
 def _iterating(twin: nn.Module, arguments: tuple[Any, ...], record: Trace) -> set[str]:
@@ -202,7 +212,7 @@ class _Recorder(TorchFunctionMode):
         for path, module in model.named_modules():
             if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
                 self.trace.containers.add(path)
-            if isinstance(module, nn.Identity):
+            if isinstance(module, (nn.Identity, nn.Dropout, nn.Dropout2d)):
                 self.trace.identities.add(path)
 
     @contextmanager
@@ -239,7 +249,17 @@ class _Recorder(TorchFunctionMode):
         if _is_map(output):
             call.result, call.shape = self._key(output), output.shape
             self.trace.makers.setdefault(call.result, []).append(call.path)
+        elif call is self.trace.root and isinstance(output, Tensor) and output.dim() == 2:
+            self._note_logit_maps(output)
         self.trace.calls.append(call)
+
+    def _note_logit_maps(self, logits: Tensor) -> None:
+        depth = self.depth.get(self._key(logits))
+        self.trace.logit_maps = {
+            key
+            for key, shape in self.trace.shapes.items()
+            if len(shape) == 4 and shape[1] == logits.shape[1] and self.depth.get(key) == depth
+        }
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

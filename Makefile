@@ -1,0 +1,44 @@
+# make demo    set up .venv and run the main job on the embedded data
+# make test    set up .venv and run the tests
+# make check   linters and types
+# make slow    the long tests too
+PYTHON ?= python3
+BIN := .venv/bin
+STAMPS := .venv/.stamps
+DEMO_DIR ?= demo-run
+
+.PHONY: demo test slow check format docs clean
+
+demo: $(STAMPS)/demo
+	$(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 --attention cbam \
+		--controls static --seeds 3 --recipe three-phase --epochs 6 --image-size 64 --run-dir $(DEMO_DIR)
+
+test: $(STAMPS)/dev
+	$(BIN)/python -m pytest -n 2
+
+slow: $(STAMPS)/dev
+	$(BIN)/python -m pytest -n 2 -m "not gpu and not network"
+
+check: $(STAMPS)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMPS)/dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(STAMPS)/dev
+	$(BIN)/python docs/tables.py
+
+$(BIN)/python:
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(STAMPS)/%: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	mkdir -p $(STAMPS)
+	touch $@
+
+clean:
+	rm -rf .venv build dist
