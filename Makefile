@@ -10,7 +10,7 @@ DEMO_DIR ?= demo-run
 .PHONY: demo test slow check format docs clean
 
 demo: $(STAMPS)/demo
-	$(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 --attention cbam \
+	OMP_WAIT_POLICY=passive $(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 --attention cbam \
 		--controls static --seeds 3 --recipe three-phase --epochs 6 --image-size 64 --run-dir $(DEMO_DIR)
 
 test: $(STAMPS)/dev

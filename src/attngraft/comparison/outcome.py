@@ -110,7 +110,7 @@ def changed_images(variants: Sequence[Variant], answers: Answers, most: int = 6)
     """For each attention the images that changed most, at most so many in each direction."""
     found: list[Change] = []
     for variant in variants:
-        if variant.role == "attention":
+        if variant.role == "attention" and not variant.is_again:
             found += _changes_of(variant.name, answers, most)
     return found
 

@@ -10,6 +10,7 @@ import copy
 from typing import Any
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 
 from ..attention import Attention
@@ -77,7 +78,12 @@ def ungraft_(model: nn.Module) -> nn.Module:
 
 def grafts(model: nn.Module) -> dict[str, Attention]:
     """Site path -> attention, as they are live: a graft whose hook was lost is not listed."""
-    return {path: host.graft for path, host in model.named_modules() if _is_live(host)}
+    in_graph = _run_by_graph(model)
+    return {
+        path: host.graft
+        for path, host in model.named_modules()
+        if _is_live(host) or (_carries(host) and path in in_graph)
+    }
 
 
 def graft_plan(model: nn.Module) -> GraftPlan | None:
@@ -116,8 +122,9 @@ def check_live(model: nn.Module, plan: GraftPlan | None = None) -> None:
 
 def reattach_(model: nn.Module) -> nn.Module:
     """Give the hook back to hosts that were rebuilt but kept their attention; return the model."""
-    for host in model.modules():
-        if _carries(host) and not _is_live(host):
+    live = grafts(model)
+    for path, host in model.named_modules():
+        if _carries(host) and path not in live:
             host.register_forward_hook(_run_graft)
     check_live(model)
     return model
@@ -131,7 +138,18 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 def _run_graft(host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """The forward hook of every host. At module level, so that models can be copied and pickled."""
+    if isinstance(output, torch.fx.Proxy) and isinstance(output.tracer, torch.fx.Tracer):
+        # symbolic tracing runs through blocks but not through layers: to a tracer an attention is a layer
+        return output.tracer.create_proxy("call_module", output.tracer.path_of_module(host.graft), (output,), {})  # type: ignore[arg-type, return-value]
     return host.graft(output)  # type: ignore[operator]
+
+
+def _run_by_graph(model: nn.Module) -> set[str]:
+    """Hosts whose graft the graph of a symbolically traced model calls by itself."""
+    if not isinstance(model, torch.fx.GraphModule):
+        return set()
+    called = {str(node.target) for node in model.graph.nodes if node.op == "call_module"}
+    return {path.removesuffix(f".{CHILD}") for path in called if path.endswith(f".{CHILD}")}
 
 
 def _carries(host: nn.Module) -> bool:

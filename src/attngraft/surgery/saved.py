@@ -102,7 +102,7 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
         _match_dtypes_(model, state)
         model.load_state_dict(state)
     except (RuntimeError, SafetensorError, OSError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = " ".join(str(error).split())[:300]
         raise RunError(f"the weights in {file} do not fit the model that its header describes ({reason}).") from error
     return model.eval()
 
@@ -178,7 +178,7 @@ def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn
     if num_classes is not None and num_classes != info.num_classes:
         replace_head_(model, num_classes)
         info = replace(info, num_classes=num_classes)
-    return note_backbone_(model, info)
+    return note_backbone_(model.train(), info)  # in the mode of every other fresh backbone
 
 
 SOURCES.register("run", BackboneSource(_is_saved_model, _create_from_run, ("the path of a run folder",)))

@@ -140,7 +140,9 @@ def meta_twin(model: nn.Module, example_input: Any) -> Iterator[tuple[nn.Module,
     except Exception as meta_error:
         real = copy.deepcopy(model).eval()
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        real_arguments = tree_map(lambda leaf: leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf, arguments)
+        real_arguments = tree_map(
+            lambda leaf: leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf, arguments
+        )
         try:
             with torch.no_grad():
                 real(*real_arguments)

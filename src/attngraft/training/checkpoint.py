@@ -81,12 +81,15 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     """
     for name, tensor in checkpoint.tensors.items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TrainingError(f"{name} is not finite at step {checkpoint.position.global_step}: nothing was saved.")
+            raise TrainingError(
+                f"{name} is not finite at step {checkpoint.position.global_step}: "
+                "lower the learning rate (lr_scale) or clip gradients (clip_norm)"
+            )
     path = folder / f"step-{checkpoint.position.global_step:09d}.safetensors"
     header = {"format": str(CHECKPOINT_FORMAT), "position": json.dumps(asdict(checkpoint.position))}
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
     write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
-    for old in _paths(folder)[KEPT:]:
+    for old in [*_paths(folder)[KEPT:], *_leftovers(folder)]:
         old.unlink(missing_ok=True)
     return path
 
@@ -128,8 +131,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def remove_checkpoints(folder: Path) -> None:
     """Remove all checkpoints of a finished run; its model stays."""
-    for path in _paths(folder):
+    for path in [*_paths(folder), *_leftovers(folder)]:
         path.unlink(missing_ok=True)
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]) -> dict[str, Tensor]:
@@ -145,13 +150,28 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[int, str]
 def restore_optimizer_(
     optimizer: torch.optim.Optimizer, names: Mapping[int, str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put the state back that `optimizer_tensors` took out (given without the prefix "optimizer/")."""
+    """Put the state back that `optimizer_tensors` took out (given without the prefix "optimizer/").
+
+    Moments get the layout of their parameters, as in a training that was not interrupted: in another layout the
+    same update can be rounded otherwise.
+
+    Raises:
+        RunError: the state belongs to other parameters.
+    """
     number_of = {name: number for number, name in names.items()}
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parameter, _, key = name.partition("//")
+        if parameter not in number_of:
+            raise RunError(
+                f"the checkpoint has a state for '{parameter}', which is not trained: use another run folder."
+            )
         state.setdefault(number_of[parameter], {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for trained, moments in optimizer.state.items():
+        for key, value in moments.items():
+            if isinstance(value, Tensor) and value.shape == trained.shape:
+                moments[key] = torch.empty_like(trained).copy_(value)
 
 
 def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
@@ -159,6 +179,11 @@ def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {number: name_of[id(parameter)] for number, parameter in enumerate(flat)}
+
+
+def _leftovers(folder: Path) -> list[Path]:
+    """What a process that was killed while it wrote has left behind."""
+    return list(folder.glob(".step-*.part"))
 
 
 def _paths(folder: Path) -> list[Path]:

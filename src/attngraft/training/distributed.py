@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,20 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.size == 1:
+            return flag
+        count = torch.tensor([int(flag)])
+        dist.all_reduce(count)
+        return bool(count.item())
+
+    def align_buffers_(self, model: nn.Module) -> None:
+        """Give every process the main one's BatchNorm statistics, which each has from its own share of a batch."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
     def wait(self) -> None:
         if self.size > 1:
             dist.barrier()
@@ -60,8 +75,9 @@ def join_world() -> World:
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return World()
     if not dist.is_initialized():
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        if backend == "nccl":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group(backend)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        # tensors on the GPU go through NCCL; flags and other small things need not wait for it
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)
     return World(dist.get_rank(), dist.get_world_size())

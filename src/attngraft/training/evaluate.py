@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,10 +99,25 @@ class Evaluation:
         """
         try:
             with safe_open(path, framework="np") as tensors:
-                ids = json.loads((tensors.metadata() or {})["ids"])
-                return cls(tensors.get_tensor("probabilities"), tensors.get_tensor("labels"), tuple(ids))
-        except Exception as error:
+                ids = tuple(json.loads((tensors.metadata() or {})["ids"]))
+                found = cls(tensors.get_tensor("probabilities"), tensors.get_tensor("labels"), ids)
+        except Exception as error:  # safetensors and NumPy raise many kinds for a damaged file
             raise RunError(f"{path} cannot be read ({error}): train this run again.") from None
+        if not len(found.probabilities) == len(found.labels) == len(ids):
+            raise RunError(f"{path} has predictions and labels of different lengths: train this run again.")
+        return found
+
+
+@contextmanager
+def in_eval_mode(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside; every module's own mode as before afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    try:
+        model.eval()
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def evaluate(
@@ -123,20 +139,22 @@ def evaluate(
     check_live(model)
     world, precision = world or World(), precision or Precision()
     device = device or next(model.parameters()).device
-    transform = build_transform("none", preprocessing, train=False)
-    loader = make_loader(images, transform, batch_size=batch_size, workers=workers)
-    modes = {module: module.training for module in model.modules()}
-    parts: dict[int, NDArray[np.float32]] = {}
-    try:
-        model.eval()
-        with torch.no_grad(), precision.autocast(device):
-            for number, batch in enumerate(loader):
-                if number % world.size == world.rank:
-                    inputs = batch.images.to(device, memory_format=precision.memory_format)
-                    parts[number] = model(inputs).float().softmax(1).cpu().numpy()
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    merged = {number: part for gathered in world.gather(parts) for number, part in gathered.items()}
-    probabilities = np.concatenate([merged[number] for number in sorted(merged)])
+    mine = _share(len(images), batch_size, world)
+    parts = []
+    if mine:
+        transform = build_transform("none", preprocessing, train=False)
+        loader = make_loader(images.select(mine), transform, batch_size=batch_size, workers=workers)
+        with torch.no_grad(), in_eval_mode(model), precision.autocast(device):
+            for batch in loader:
+                inputs = batch.images.to(device, memory_format=precision.memory_format)
+                parts.append(model(inputs).float().softmax(1).cpu().numpy())
+    rows: dict[int, NDArray[np.float32]] = {}
+    for positions, found in world.gather((mine, np.concatenate(parts) if parts else ())):
+        rows.update(zip(positions, found, strict=True))
+    probabilities = np.stack([rows[position] for position in range(len(images))])
     return Evaluation(probabilities, np.asarray(images.labels, dtype=np.int64), images.ids)
+
+
+def _share(count: int, batch_size: int, world: World) -> list[int]:
+    """This process's images: every so-manieth whole batch, so that a prediction does not depend on the processes."""
+    return [position for position in range(count) if position // batch_size % world.size == world.rank]

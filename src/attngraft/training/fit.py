@@ -16,17 +16,22 @@ from ..backbones import backbone_info, preprocessing_of
 from ..config import Preprocessing, from_dict, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
-from ..errors import ConfigError, DataError, TrainingError
+from ..errors import ConfigError, RunError, TrainingError
 from ..surgery import check_live, graft_plan, load, save, ungraft_
+from .board import Board
 from .checkpoint import read_newest, remove_checkpoints
+from .checks import check_fit
 from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
-from .loop import Job, Trainer
+from .job import Job
+from .loop import Trainer
 from .precision import Precision, choose_precision, parse_precision
-from .progress import Progress, Silent, watched
+from .progress import Progress, Reading, Silent, watched
 from .recipe import Recipe
 from .run import RUN_FORMAT, Resume, RunFolder, describe_data
 from .settings import Settings, open_data, resolve_settings
+
+LAST_GOOD_FILE = "last-good.safetensors"
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,8 @@ def fit(
 
     Raises:
         ConfigError, DataError, RunError, GraftError: what was asked for does not fit; nothing is changed.
-        TrainingError: the loss is not finite; the last good state stays in the run folder.
+        TrainingError: the loss, the gradient or a weight is not finite; the last good weights are in the run
+            folder, and the run is not finished.
         KeyboardInterrupt: interrupted; the state is saved, the same call goes on.
     """
     settings = resolve_settings(recipe, overrides)
@@ -91,13 +97,12 @@ def fit(
     check_live(model)
     preprocessing = preprocessing_of(model, settings.data.image_size)
     with watched(progress if world.is_main else Silent()) as shown:
-        dataset = open_data(data, settings.data, image_size=preprocessing.image_size, recipe=settings.recipe)
-        check_classes(model, dataset, preprocessing.image_size)
+        size, reading = preprocessing.image_size, Reading(shown)
+        dataset = open_data(data, settings.data, image_size=size, recipe=settings.recipe, progress=reading)
+        check_fit(model, dataset, settings, size, world)
         description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant)
         run = RunFolder(Path(run_dir))
-        if world.is_main:
-            description = run.open(description, resume)
-        description = world.share(description)
+        description = _open(run, description, resume, world)
         model.to(device)
         if description["status"] == "finished":
             return _finished(run, model, description)
@@ -110,25 +115,6 @@ def fit(
             dataset, preprocessing, settings, seed, from_dict(Precision, description["precision"]), device, world, run
         )
         return _train(model, job, run, description, shown, settings)
-
-
-def check_classes(model: nn.Module, dataset: Dataset, image_size: int) -> None:
-    """Raise DataError where the model's logits do not match the classes, or the images do not fit."""
-    info = backbone_info(model)
-    if info is None:
-        modes = {module: module.training for module in model.modules()}
-        with torch.no_grad():
-            device = next(model.parameters()).device
-            width = model.eval()(torch.zeros(1, 3, image_size, image_size, device=device)).shape[-1]
-        for module, mode in modes.items():
-            module.training = mode
-    else:
-        width = info.num_classes
-    if width != len(dataset.classes):
-        raise DataError(
-            f"the model has {width} logits and the data have {len(dataset.classes)} classes: "
-            f"create it with num_classes={len(dataset.classes)}."
-        )
 
 
 def describe_run(
@@ -161,6 +147,21 @@ def describe_run(
         "hardware": hardware(),
         "versions": versions(),
     }
+
+
+def _open(run: RunFolder, description: Mapping[str, Any], resume: Resume, world: World) -> dict[str, Any]:
+    """Open the run in the main process; what it found, or why it refuses, is known to all."""
+    found: dict[str, Any] | ConfigError | RunError | None = None
+    if world.is_main:
+        try:
+            found = run.open(description, resume)
+        except (ConfigError, RunError) as error:
+            found = error
+    found = world.share(found)
+    if isinstance(found, (ConfigError, RunError)):
+        raise found
+    assert found is not None
+    return found
 
 
 def _fixed_precision(settings: Settings) -> dict[str, Any] | None:
@@ -207,27 +208,46 @@ def _job(
 def _train(
     model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], progress: Progress, settings: Settings
 ) -> FitResult:
-    board = _Board(run.path / "tensorboard") if settings.machine.tensorboard and job.world.is_main else None
+    checkpoint = read_newest(run.checkpoints)
+    has_board = settings.machine.tensorboard and job.world.is_main
+    done = checkpoint.position.epochs_done if checkpoint else 0
+    with Board(run.path / "tensorboard" if has_board else None, done) as board:
 
-    def on_epoch(rows: list[dict[str, Any]]) -> None:
-        if job.world.is_main:
-            run.write_metrics(rows)
-            if board is not None:
+        def on_epoch(rows: list[dict[str, Any]]) -> None:
+            if job.world.is_main:
+                run.write_metrics(rows)
                 board.write(rows[-1])
 
-    trainer = Trainer(model, job, progress, on_epoch)
-    checkpoint = read_newest(run.checkpoints)
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-    try:
-        trainer.train()
-    except TrainingError as error:
-        if job.world.is_main:
-            save(model, run.path / "last-good.safetensors", classes=job.dataset.classes)
-            run.write({**description, "stopped_because": str(error)})
-        raise
+        trainer = Trainer(model, job, progress, on_epoch)
+        if checkpoint is not None:
+            trainer.restore(checkpoint)
+        try:
+            trainer.train()
+        except TrainingError as error:
+            raise TrainingError(f"{error}; {_keep_last_good(model, job, run, description, error)}.") from None
     model.load_state_dict(trainer.evaluated.state_dict())
     return _finish(model, job, run, description, trainer)
+
+
+def _keep_last_good(
+    model: nn.Module, job: Job, run: RunFolder, description: Mapping[str, Any], error: TrainingError
+) -> str:
+    """Save the weights from before the step that failed, or of the newest checkpoint; says which these are."""
+    kept, which = True, "the weights from before"
+    if not _is_finite(model):
+        checkpoint = read_newest(run.checkpoints)
+        kept, which = checkpoint is not None, "the weights of the last checkpoint"
+        if checkpoint is not None:
+            model.load_state_dict(checkpoint.part("model"))
+    if job.world.is_main:
+        run.write({**description, "stopped_because": str(error)})
+        if kept:
+            save(model, run.path / LAST_GOOD_FILE, classes=job.dataset.classes)
+    return f"{which} are in {run.path / LAST_GOOD_FILE}" if kept else "there are no good weights to keep"
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(t).all()) for t in model.state_dict().values() if t.is_floating_point())
 
 
 def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], trainer: Trainer) -> FitResult:
@@ -237,7 +257,7 @@ def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, A
         model.eval(),
         job.dataset.test,
         job.preprocessing,
-        batch_size=max(64, job.recipe.batch_size),
+        batch_size=job.evaluation_batch_size,
         precision=job.precision,
         device=job.device,
         workers=job.workers,
@@ -248,7 +268,9 @@ def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, A
         save(model, run.path, classes=job.dataset.classes)
         evaluation.write(run.path / PREDICTIONS_FILE)
         results = {"test": evaluation.summary(job.dataset.classes), "train_time_s": trainer.position.time_s}
-        run.write({**description, "status": "finished", "results": results})
+        finished = {**description, "status": "finished", "results": results}
+        finished.pop("stopped_because", None)
+        run.write(finished)
         remove_checkpoints(run.checkpoints)
     job.world.wait()
     return FitResult(run.path, model, evaluation, tuple(trainer.position.history), trainer.position.time_s)
@@ -256,7 +278,11 @@ def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, A
 
 def _finished(run: RunFolder, model: nn.Module, description: Mapping[str, Any]) -> FitResult:
     """A run that was done already: its results, and its weights in the model."""
-    model.load_state_dict(load(run.path, backbone=_plain_copy(model)).state_dict())
+    try:
+        model.load_state_dict(load(run.path, backbone=_plain_copy(model)).state_dict())
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise RunError(f"the run in {run.path} has trained another model ({reason}): choose a new folder.") from error
     evaluation = Evaluation.read(run.path / PREDICTIONS_FILE)
     return FitResult(
         run.path, model.eval(), evaluation, tuple(run.read_metrics()), description["results"]["train_time_s"]
@@ -266,20 +292,3 @@ def _finished(run: RunFolder, model: nn.Module, description: Mapping[str, Any]) 
 def _plain_copy(model: nn.Module) -> nn.Module:
     plain = copy.deepcopy(model).cpu()
     return ungraft_(plain) if graft_plan(model) else plain
-
-
-class _Board:
-    """TensorBoard scalars, one per number of an epoch's row."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError("tensorboard is not installed: pip install attngraft[tensorboard].") from None
-        self._writer = SummaryWriter(str(folder))
-
-    def write(self, row: Mapping[str, Any]) -> None:
-        for key, value in row.items():
-            if isinstance(value, float):
-                self._writer.add_scalar(key, value, row["epoch"])
-        self._writer.flush()

@@ -24,7 +24,7 @@ class Interrupts:
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: set by a library in C
         self._before = {}
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -1,25 +1,22 @@
-"""The training loop: phases, epochs, steps.
+"""The training loop: phases, epochs, and what is kept and decided on the way.
 
-Everything that is random in a step is a function of (seed, step), and everything that moves is in the state that a
-checkpoint holds, so that a resumed training ends with the same bits as one that was not interrupted.
+Everything that moves is in the state that a checkpoint holds, and what is random depends on the position alone, so
+that a resumed training ends with the same bits as one that was not interrupted.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from ..config import Preprocessing
-from ..data import Batch, Dataset, build_transform, make_loader, mix_batch
-from ..errors import DataError, TrainingError
+from ..data import Loader, build_transform, make_loader
+from ..errors import RunError
 from .checkpoint import (
     Checkpoint,
     Position,
@@ -28,45 +25,14 @@ from .checkpoint import (
     restore_optimizer_,
     write_checkpoint,
 )
-from .distributed import World
 from .evaluate import Evaluation, evaluate
 from .interrupts import Interrupts
+from .job import Job
 from .optimizers import Plateau, build_optimizer, rate_factor, set_rates_
 from .phases import apply_phase_, dissect, parameter_groups, set_modes_
-from .precision import Precision
 from .progress import Progress
 from .recipe import Phase, Recipe
-
-
-@dataclass(frozen=True)
-class Job:
-    """All that training depends on, besides the model.
-
-    Attributes:
-        dataset: images.
-        preprocessing: how the model wants them.
-        recipe: how to train.
-        seed: of order, augmentation, dropout and mixing.
-        precision: number format and layout.
-        device: where the model is.
-        world: the processes that train together.
-        workers: processes that prepare images.
-        curve: evaluate after every epoch.
-        checkpoints: folder for them.
-        checkpoint_minutes: longest time between two of them.
-    """
-
-    dataset: Dataset
-    preprocessing: Preprocessing
-    recipe: Recipe
-    seed: int
-    precision: Precision
-    device: torch.device
-    world: World
-    workers: int
-    curve: bool
-    checkpoints: Path
-    checkpoint_minutes: float
+from .step import StepNumbers, Stepper
 
 
 class Trainer:
@@ -87,8 +53,8 @@ class Trainer:
         self.transform = build_transform(
             job.recipe.augment, job.preprocessing, train=True, mirror=job.dataset.mirrorable
         )
-        self.steps_per_epoch = steps_per_epoch(job)
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=job.recipe.label_smoothing)
+        self.steps_per_epoch = job.steps_per_epoch
+        self.stepper = Stepper(self.model, job, self.ema)
         self._saved_at = time.monotonic()
         self._pending: dict[str, Tensor] = {}
 
@@ -101,24 +67,34 @@ class Trainer:
         """Train from the present position to the end, saving on the way.
 
         Raises:
-            TrainingError: the loss is not finite; the last good state is saved.
+            TrainingError: the loss, the gradient or a weight is not finite.
             KeyboardInterrupt: asked to stop; the state is saved.
         """
         total = self.steps_per_epoch * self.job.recipe.epochs
         self.progress.start("training", total, self.position.global_step)
-        with Interrupts() as interrupts:
+        devices = [self.job.device] if self.job.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), Interrupts() as interrupts:
             while self.position.phase < len(self.job.recipe.phases) and not self.position.stopped:
                 self._train_phase(self.job.recipe.phases[self.position.phase], interrupts)
         if self.best:
             self.evaluated.load_state_dict(self.best)
+        self.job.world.align_buffers_(self.evaluated)
         self.progress.stop()
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Continue from a checkpoint."""
+        """Continue from a checkpoint.
+
+        Raises:
+            RunError: it is the state of another model.
+        """
         self.position = checkpoint.position
-        self.model.load_state_dict(checkpoint.part("model"))
-        if self.ema is not None:
-            self.ema.load_state_dict(checkpoint.part("ema"))
+        try:
+            self.model.load_state_dict(checkpoint.part("model"))
+            if self.ema is not None:
+                self.ema.load_state_dict(checkpoint.part("ema"))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise RunError(f"the checkpoint in {self.job.checkpoints} is of another model ({reason}).") from error
         self.best = checkpoint.part("best")
         self._pending = checkpoint.part("optimizer")
 
@@ -133,34 +109,37 @@ class Trainer:
         parallel = self.job.world.wrap(self.model, self.job.device)
         while self.position.epoch < phase.epochs and not self.position.stopped:
             self._train_epoch(phase, parallel, optimizer, interrupts)
+        optimizer.zero_grad(set_to_none=True)  # what the next phase freezes would keep its gradients in memory
         self._next_phase()
 
     def _train_epoch(
         self, phase: Phase, parallel: nn.Module, optimizer: torch.optim.Optimizer, interrupts: Interrupts
     ) -> None:
         set_modes_(self.model)
-        lr = 0.0
         start = time.perf_counter()
         for batch in self._batches():
-            lr = set_rates_(optimizer, rate_factor(phase, self._progress_in(phase)) * self.position.drop)
-            self._step(parallel, optimizer, batch)
+            set_rates_(optimizer, self._rate_at(phase, self.position.step))
+            self._count(self.stepper.step(parallel, optimizer, batch, self.position))
             start = self._count_time(start)
             if self._must_stop(interrupts):
                 self._save(optimizer)
                 raise KeyboardInterrupt
-            if self.position.step < self.steps_per_epoch and self._save_is_due():
+            if self._save_is_due():
                 self._save(optimizer)
                 start = time.perf_counter()
-        self._end_epoch(phase, lr)
+        # not the last step's own rate: a training that was stopped just before the evaluation took no step here
+        self._end_epoch(phase, lr=set_rates_(optimizer, self._rate_at(phase, self.position.step - 1)))
         self._save(optimizer)
         self.on_epoch(self.position.history)
+        if self._must_stop(interrupts):
+            raise KeyboardInterrupt
 
-    def _batches(self) -> Any:
+    def _batches(self) -> Loader:
         job = self.job
         return make_loader(
             job.dataset.train,
             self.transform,
-            batch_size=min(job.recipe.batch_size, len(job.dataset.train)),
+            batch_size=job.batch_size,
             seed=job.seed,
             epoch=self.position.epochs_done,
             shuffle=True,
@@ -172,40 +151,11 @@ class Trainer:
             pin_memory=job.device.type == "cuda",
         )
 
-    def _step(self, parallel: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch) -> None:
-        """One optimiser step on one batch."""
-        job, step_seed = self.job, (self.job.seed << 40) + self.position.global_step
-        torch.manual_seed(step_seed)  # dropout and stochastic depth
-        images, targets = self._inputs(batch, step_seed)
-        with job.precision.autocast(job.device):
-            logits = parallel(images)
-        loss = self.criterion(logits.float(), targets)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(self._not_finite(batch, value))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if job.recipe.clip_norm:
-            nn.utils.clip_grad_norm_((p for p in self.model.parameters() if p.requires_grad), job.recipe.clip_norm)
-        optimizer.step()
-        if self.ema is not None:
-            self.ema.update_parameters(self.model)
-        self._count(batch, logits.detach(), value)
-
-    def _inputs(self, batch: Batch, step_seed: int) -> tuple[Tensor, Tensor]:
-        recipe, device = self.job.recipe, self.job.device
-        images = batch.images.to(device, memory_format=self.job.precision.memory_format, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
-        if not (recipe.mixup or recipe.cutmix):
-            return images, labels
-        classes = len(self.job.dataset.classes)
-        return mix_batch(images, labels, num_classes=classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=step_seed)
-
-    def _count(self, batch: Batch, logits: Tensor, loss: float) -> None:
-        at, size = self.position, len(batch.labels)
-        at.loss_sum += loss * size
-        at.correct += int((logits.argmax(1).cpu() == batch.labels).sum())
-        at.seen += size
+    def _count(self, taken: StepNumbers) -> None:
+        at = self.position
+        at.loss_sum += taken.loss * taken.images
+        at.correct += taken.correct
+        at.seen += taken.images
         at.step += 1
         at.global_step += 1
         self.progress.advance()
@@ -249,11 +199,12 @@ class Trainer:
 
     def _evaluate(self, split: str) -> Evaluation:
         job = self.job
+        job.world.align_buffers_(self.evaluated)
         return evaluate(
             self.evaluated,
             getattr(job.dataset, split),
             job.preprocessing,
-            batch_size=max(64, job.recipe.batch_size),
+            batch_size=job.evaluation_batch_size,
             precision=job.precision,
             device=job.device,
             workers=job.workers,
@@ -280,16 +231,17 @@ class Trainer:
             self.position, phase=self.position.phase + 1, epoch=0, drop=fresh.drop, plateau=fresh.plateau
         )
 
-    def _progress_in(self, phase: Phase) -> float:
-        return (self.position.epoch * self.steps_per_epoch + self.position.step) / (phase.epochs * self.steps_per_epoch)
+    def _rate_at(self, phase: Phase, step: int) -> float:
+        """Part of the highest rates that is in force at a step of the present epoch."""
+        progress = (self.position.epoch * self.steps_per_epoch + step) / (phase.epochs * self.steps_per_epoch)
+        return rate_factor(phase, progress) * self.position.drop
 
     def _must_stop(self, interrupts: Interrupts) -> bool:
         """Whether any process was asked to stop; all of them stop at the same step."""
-        return any(self.job.world.gather(interrupts.requested))
+        return self.job.world.any(interrupts.requested)
 
     def _save_is_due(self) -> bool:
-        due = time.monotonic() - self._saved_at > 60 * self.job.checkpoint_minutes
-        return bool(self.job.world.share(due))
+        return self.job.world.any(time.monotonic() - self._saved_at > 60 * self.job.checkpoint_minutes)
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint from the main process."""
@@ -306,29 +258,17 @@ class Trainer:
         tensors |= optimizer_tensors(optimizer, parameter_names(self.model, optimizer))
         return Checkpoint(self.position, tensors)
 
-    def _not_finite(self, batch: Batch, loss: float) -> str:
-        files = [self.job.dataset.train.ids[int(index)] for index in batch.indices]
-        shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-        return (
-            f"the loss is {loss} at step {self.position.global_step + 1} (epoch {self.position.epochs_done + 1}), "
-            f"on the images {shown}: lower the learning rate (lr_scale), clip gradients (clip_norm) or look at these files; "
-            "the weights from before this step are kept."
-        )
-
-
-def steps_per_epoch(job: Job) -> int:
-    """Optimiser steps in an epoch; the last images of an epoch that fill no batch wait for the next one.
-
-    Raises:
-        DataError: fewer training images than processes.
-    """
-    count = len(job.dataset.train)
-    if count < job.world.size:
-        raise DataError(f"{count} training images for {job.world.size} processes: start fewer processes.")
-    return max(1, count // job.recipe.batch_size)
-
 
 def _average(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
     if not recipe.ema_decay:
         return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
+    move = get_ema_multi_avg_fn(recipe.ema_decay)
+
+    def update(averages: Any, values: Any, count: Any) -> None:
+        if averages[0].is_floating_point():
+            move(averages, values, count)
+            return
+        for average, value in zip(averages, values, strict=True):  # BatchNorm counts batches: an average would be cut
+            average.copy_(value)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

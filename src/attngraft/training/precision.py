@@ -68,7 +68,12 @@ def choose_precision(model: nn.Module, *, image_size: int, batch_size: int, devi
     best, best_time = CANDIDATES[0], float("inf")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         for candidate in CANDIDATES:
-            elapsed = _time_step(_stepper(model, batch, candidate))
+            try:
+                elapsed = _time_step(_stepper(model, batch, candidate))
+            except RuntimeError:
+                if candidate == CANDIDATES[0]:
+                    raise
+                continue  # an operation of the model that this device lacks in bf16
             if elapsed < MARGIN * best_time:
                 best, best_time = candidate, elapsed
     return best

@@ -108,6 +108,21 @@ class _Titled:
         self._inner.stop()
 
 
+class Reading:
+    """Shows the reading of images, given as (done, total) in all."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress, self._done = progress, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._done == 0:
+            self._progress.start("reading images", total)
+        self._progress.advance(done - self._done)
+        self._done = done
+        if done >= total:
+            self._progress.stop()
+
+
 def titled(progress: Progress, title: str) -> Progress:
     """The same progress under another title."""
     return _Titled(progress, title)

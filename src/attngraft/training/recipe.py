@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from importlib import resources
@@ -47,10 +48,16 @@ class Phase:
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"phase '{self.name}': epochs is {self.epochs}, expected at least 1.")
-        _require(self.lr > 0, f"phase '{self.name}': lr is {self.lr}, expected more than 0.")
-        _require(0 < self.lr_decay <= 1, f"phase '{self.name}': lr_decay is {self.lr_decay}, expected 0 to 1.")
+        _require(0 < self.lr < math.inf, f"phase '{self.name}': lr is {self.lr}, expected more than 0.")
+        _require(0 < self.lr_decay <= 1, f"phase '{self.name}': lr_decay is {self.lr_decay}, expected above 0, to 1.")
         _require(0 <= self.warmup < 1, f"phase '{self.name}': warmup is {self.warmup}, expected 0 to below 1.")
         _require(self.step_epochs >= 1, f"phase '{self.name}': step_epochs is {self.step_epochs}, expected at least 1.")
+        _require(0 < self.gamma <= 1, f"phase '{self.name}': gamma is {self.gamma}, expected above 0, to 1.")
+        _require(self.patience >= 1, f"phase '{self.name}': patience is {self.patience}, expected at least 1.")
+        _require(
+            all(0 < milestone < 1 for milestone in self.milestones),
+            f"phase '{self.name}': milestones are {list(self.milestones)}, expected parts of the phase between 0 and 1.",
+        )
         _require(bool(self.train), f"phase '{self.name}' trains nothing: name head, grafts, upper:K or all.")
         for part in self.train:
             check_part(part, self.name)
@@ -106,11 +113,12 @@ class Recipe:
         _require(len(self.phases) >= 1, f"recipe '{self.name}' has no phases: give at least one [[phases]] table.")
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1.")
         _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}: expected 0 to below 1.")
+        _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 to below 1.")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}: expected 0 (off) to below 1.")
         for name in ("lr_scale", "graft_lr_scale", "head_lr_scale"):
-            _require(getattr(self, name) > 0, f"{name} is {getattr(self, name)}: expected more than 0.")
+            _require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}: expected more than 0.")
         for name in ("weight_decay", "graft_weight_decay", "mixup", "cutmix", "clip_norm", "early_stopping"):
-            _require(getattr(self, name) >= 0, f"{name} is {getattr(self, name)}: expected 0 or more.")
+            _require(0 <= getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}: expected 0 or more.")
 
     @property
     def epochs(self) -> int:
@@ -147,7 +155,7 @@ def load_recipe(recipe: str | Path | Recipe, **overrides: Any) -> Recipe:
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """Stretch or shrink the phases in proportion to `epochs` in total; each keeps at least one."""
     count = len(recipe.phases)
-    if not isinstance(epochs, int) or epochs < count:
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < count:
         raise ConfigError(f"epochs is {epochs}: recipe '{recipe.name}' has {count} phases and needs at least {count}.")
     shares = [phase.epochs * epochs / recipe.epochs for phase in recipe.phases]
     lengths = [max(1, int(share)) for share in shares]
@@ -172,7 +180,7 @@ def check_part(part: str, phase: str) -> float | None:
         value = float(number) if name == "upper" else 0.0
     except ValueError:
         value = 0.0
-    if not value > 0:
+    if not 0 < value < math.inf or (value > 1 and value != int(value)):
         hint = nearest(part, ["head", "grafts", "all", "upper:2"])
         raise ConfigError(f"phase '{phase}' trains '{part}', which is none of head, grafts, upper:K, all: {hint}")
     return value

@@ -81,7 +81,9 @@ class RunFolder:
         """
         if resume not in RESUMES:
             raise ConfigError(f"resume is {resume!r}: expected auto, never or must.")
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: choose a folder for the run.")
+        if not self.path.exists() or all(_is_leftover(item) for item in self.path.iterdir()):
             if resume == "must":
                 raise RunError(f"there is no run in {self.path} to resume: leave out resume, or correct the folder.")
             self.write(description)
@@ -96,7 +98,9 @@ class RunFolder:
 
     def _check_same(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         pairs = {key: (found.get(key), wanted.get(key)) for key in IDENTITY}
-        pairs["data"] = (found.get("data", {}).get("fingerprint"), wanted["data"]["fingerprint"])
+        pairs["data"] = (_fingerprint(found), _fingerprint(wanted))
+        if found.get("precision") and wanted.get("precision"):
+            pairs["precision"] = (found["precision"], wanted["precision"])
         for key, (old, new) in pairs.items():
             if old != new:
                 raise RunError(
@@ -119,6 +123,16 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "leaks": [list(item) for item in dataset.report.leaks],
         "duplicates": dataset.report.duplicates,
     }
+
+
+def _fingerprint(description: Mapping[str, Any]) -> Any:
+    data = description.get("data")
+    return data.get("fingerprint") if isinstance(data, dict) else None
+
+
+def _is_leftover(item: Path) -> bool:
+    """What a process that was killed while it wrote the first file has left behind."""
+    return item.name.startswith(".run.json.") and item.name.endswith(".part")
 
 
 def _first_difference(old: Any, new: Any, where: str = "") -> str:

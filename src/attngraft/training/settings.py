@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,12 @@ class MachineSettings:
     tensorboard: bool = False
     checkpoint_minutes: float = 10.0
 
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 0:
+            raise ConfigError(f"workers is {self.workers}: expected 0 or more.")
+        if not self.checkpoint_minutes >= 0:
+            raise ConfigError(f"checkpoint_minutes is {self.checkpoint_minutes}: expected 0 (every step) or more.")
+
     def resolve_device(self) -> torch.device:
         """The device to train on.
 
@@ -79,7 +85,9 @@ class MachineSettings:
             return default_device()
         try:
             device = torch.device(self.device)
-            torch.empty(1, device=device)
+            if device.type == "cuda" and device.index is None:
+                device = torch.device("cuda", torch.cuda.current_device())
+            torch.empty(1, device=device).item()  # the meta device has no values
         except Exception as error:
             reason = str(error).splitlines()[0]
             raise ConfigError(f"device '{self.device}' cannot be used ({reason}): try auto or cpu.") from None
@@ -88,8 +96,6 @@ class MachineSettings:
     def resolve_workers(self) -> int:
         """Worker processes: none where they would only compete with training for two cores."""
         if self.workers is not None:
-            if self.workers < 0:
-                raise ConfigError(f"workers is {self.workers}: expected 0 or more.")
             return self.workers
         return 0 if usable_cores() <= 2 else min(8, usable_cores() // 2)
 
@@ -128,9 +134,17 @@ def resolve_settings(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) 
 
 
 def open_data(
-    source: str | Path | Dataset, settings: DataSettings, *, image_size: int, recipe: Recipe, progress: Any = None
+    source: str | Path | Dataset,
+    settings: DataSettings,
+    *,
+    image_size: int,
+    recipe: Recipe,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Load the data for a fit, with a validation split where the recipe takes decisions.
+
+    Args:
+        progress: called with (images done, images in all).
 
     Raises:
         DataError: as for `load_data`.

@@ -1,0 +1,36 @@
+"""TensorBoard files beside the run's own, for those who look at many runs there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+
+class Board(AbstractContextManager["Board"]):
+    """TensorBoard scalars, one per number of an epoch's row.
+
+    Args:
+        folder: for the event files; None writes nothing.
+        epochs_done: of a run that goes on; what was written for later epochs is forgotten.
+    """
+
+    def __init__(self, folder: Path | None, epochs_done: int = 0) -> None:
+        self._writer: Any = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder), purge_step=epochs_done + 1)
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            return
+        for key, value in row.items():
+            if isinstance(value, float):
+                self._writer.add_scalar(key, value, row["epoch"])
+        self._writer.flush()
+
+    def __exit__(self, *exception: object) -> None:
+        if self._writer is not None:
+            self._writer.close()

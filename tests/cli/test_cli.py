@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attngraft.cli import VERBS, main
+
+
+@pytest.fixture
+def attngraft(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["attngraft", *map(str, arguments)])
+        monkeypatch.setenv("COLUMNS", "100")
+        try:
+            main()
+            code = 0
+        except SystemExit as stop:
+            code = int(stop.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """Two classes that differ in brightness."""
+    folder = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for name, low in (("dark", 0), ("<b>light</b>", 128)):
+        for number in range(12):
+            path = folder / name.replace("/", "_") / f"{number}.png"
+            path.parent.mkdir(exist_ok=True)
+            Image.fromarray(rng.integers(low, low + 127, (20, 20, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+SMALL = (
+    "--image-size",
+    16,
+    "--epochs",
+    1,
+    "--recipe",
+    "one-cycle",
+    "--batch-size",
+    8,
+    "--precision",
+    "fp32+contiguous",
+)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_and_option_is_documented(attngraft, verb):
+    code, out, _ = attngraft(verb, "--help")
+    assert code == 0
+    assert f"attngraft {verb}" in out
+
+
+def test_attentions_as_table_and_json(attngraft):
+    code, out, _ = attngraft("attentions")
+    assert code == 0
+    assert "cbam-channel" in out
+    rows = json.loads(attngraft("attentions", "--json")[1])
+    assert {row["name"] for row in rows} >= {"cbam", "se", "static"}
+    assert next(row for row in rows if row["name"] == "se")["parameters"] == 2 * 256 * 16 + 256 + 16
+    assert "option reduction = 16" in attngraft("attentions", "cbam")[1]
+
+
+def test_sites_as_table_and_plan(attngraft):
+    code, out, _ = attngraft("sites", "small-cnn", "--attention", "se@block2.*")
+    assert code == 0
+    assert "block2.3" in out
+    plan = json.loads(attngraft("sites", "small-cnn", "--where", "pool", "--json")[1])
+    assert plan["attention"] == "cbam"
+    assert [site["channels"] for site in plan["sites"]] == [32, 64, 128]
+
+
+def test_fit_predict_and_report(attngraft, images, tmp_path):
+    run = tmp_path / "run"
+    code, out, err = attngraft("fit", images, "--backbone", "small-cnn", "--attention", "eca", "--run-dir", run, *SMALL)
+    assert code == 0, err
+    assert "top-1" in out
+    assert (run / "report.html").is_file()
+    assert "<b>light</b>" not in (run / "report.html").read_text(encoding="utf-8")
+    code, out, _ = attngraft("predict", run, images / "dark", "--top", 2, "--output", "json")
+    assert code == 0
+    assert len(json.loads(out)) == 12
+    code, out, _ = attngraft("predict", run, images / "dark" / "0.png")
+    assert out.splitlines()[0] == "image,class_1,probability_1"
+    (run / "report.html").unlink()
+    assert attngraft("report", run)[0] == 0
+    assert (run / "report.html").is_file()
+
+
+def test_compare_prints_a_sentence_and_writes_a_page(attngraft, images, tmp_path):
+    arguments = (
+        "compare",
+        images,
+        "--backbone",
+        "small-cnn",
+        "--attention",
+        "se",
+        "--seeds",
+        2,
+        "--run-dir",
+        tmp_path / "c",
+    )
+    code, out, err = attngraft(*arguments, *SMALL)
+    assert code == 0, err
+    assert "95 % interval" in out
+    assert (tmp_path / "c/report.html").is_file()
+    code, out, _ = attngraft(*arguments, *SMALL, "--json")
+    assert code == 0
+    assert json.loads(out)["status"] == "finished"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("attentions", "cbma"), "did you mean 'cbam'"),
+        (("sites", "timm:resnt18"), "did you mean 'resnet18'"),
+        (("sites", "small-cnn", "--attention", "cbam@blokc1"), "did you mean 'block1'"),
+        (("compare", "nowhere", "--backbone", "small-cnn"), "nowhere"),
+        (("compare", "cluttered-digits", "--backbone", "small-cnn", "--recipe", "scrach"), "did you mean 'scratch'"),
+        (("compare", "cluttered-digits", "--backbone", "small-cnn", "--set", "clip_nrm=1"), "did you mean 'clip_norm'"),
+        (("compare", "cluttered-digits", "--backbone", "small-cnn", "--attention", "se:reducton=4"), "'reduction'"),
+        (("predict", "nowhere", "x.png"), "nowhere"),
+        (("report", "nowhere"), "nowhere"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_exit_with_2(attngraft, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = attngraft(*arguments)
+    assert code == 2
+    assert out == ""
+    assert words in err
+    assert "Traceback" not in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_option_names_the_nearest(attngraft):
+    code, _, err = attngraft("compare", "cluttered-digits", "--backbone", "small-cnn", "--sedes", "3")
+    assert code == 2
+    assert "--seeds" in err
+
+
+def test_importing_is_light():
+    """What is only needed later is imported later: these would cost seconds at every start."""
+    script = "import attngraft, attngraft.cli, sys; print(*[m for m in sys.modules])"
+    loaded = set(
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not loaded & {"torchvision", "timm", "matplotlib", "scipy.stats", "sklearn", "jinja2", "tensorboard"}

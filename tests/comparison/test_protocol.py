@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import attngraft as ag
+from attngraft.comparison import compare
+from attngraft.comparison.bench import fresh_backbone
+from attngraft.comparison.variants import parse_variants
+from attngraft.errors import AttngraftError, ConfigError, RunError
+from attngraft.reporting import write_report
+from attngraft.training import PREDICTIONS_FILE, Evaluation, RunFolder
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return ag.load(folder).state_dict()
+
+
+def assert_same_runs(one: Path, other: Path) -> None:
+    runs = sorted(p.parent.relative_to(one) for p in one.glob("runs/*/*/run.json"))
+    assert runs
+    for run in runs:
+        theirs = weights(other / run)
+        assert all(torch.equal(tensor, theirs[name]) for name, tensor in weights(one / run).items())
+        assert np.array_equal(
+            Evaluation.read(one / run / PREDICTIONS_FILE).probabilities,
+            Evaluation.read(other / run / PREDICTIONS_FILE).probabilities,
+        )
+
+
+def test_everything_is_in_the_document(finished):
+    document = json.loads((finished.run_dir / "comparison.json").read_text())
+    assert document == json.loads(finished.to_json())
+    assert document["status"] == "finished"
+    assert [row["name"] for row in document["variants"]] == ["none", "se", "none (other seeds)", "static"]
+    for row in document["variants"]:
+        assert len(row["top1_per_seed"]) == len(row["train_time_s"]) == len(row["runs"]) == 2
+        assert row["latency_ms"]["n"] >= 10
+        assert row["latency_ms"]["median"] > 0
+    assert set(finished.verdicts) == {"se", "none (other seeds)", "static"}
+    assert "price at 3 sites" in str(finished)
+
+
+def test_effects_are_the_differences_of_the_kept_predictions(finished):
+    def correct(slug: str, seed: int) -> np.ndarray:
+        return Evaluation.read(finished.run_dir / f"runs/{slug}/seed-{seed}" / PREDICTIONS_FILE).correct
+
+    by_pair = {(e["variant"], e["against"]): e for e in finished.effects}
+    assert set(by_pair) == {
+        ("se", "none"),
+        ("none (other seeds)", "none"),
+        ("static", "none"),
+        ("se", "static"),
+    }
+    for (variant, against), effect in by_pair.items():
+        slugs = {"none (other seeds)": "none_other_seeds"}
+        gains = [correct(slugs.get(variant, variant), seed).mean() - correct(against, seed).mean() for seed in (0, 1)]
+        assert effect["mean"] == pytest.approx(np.mean(gains), abs=1e-12)
+        assert effect["low"] <= effect["mean"] <= effect["high"]
+        assert effect["seeds"] == 2
+        assert sum(row["images"] for row in effect["per_class"]) == effect["images"] == 60
+
+
+def test_costs_are_counted_and_not_only_measured(finished):
+    rows = {row["name"]: row for row in finished.document["variants"]}
+    attention = sum(p.numel() for c in (32, 64, 128) for p in ag.create_attention("se", c).parameters())
+    assert rows["se"]["parameters_added"] == attention
+    assert rows["static"]["parameters_added"] == 32 + 64 + 128
+    assert rows["none"]["parameters_added"] == rows["none (other seeds)"]["parameters_added"] == 0
+
+
+def test_one_seed_gives_every_variant_the_same_start(settings):
+    plain, grown = (
+        variant.grow(
+            fresh_backbone(settings["backbone"], 10, False, 7),
+            variant.plan(fresh_backbone(settings["backbone"], 2, False, 0), (3, 16, 16)),
+            7,
+        )
+        for variant in parse_variants(["cbam"], [])
+    )
+    common = plain.state_dict()
+    assert all(torch.equal(common[name], tensor) for name, tensor in grown.state_dict().items() if name in common)
+    x = torch.randn(4, 3, 16, 16)
+    assert torch.equal(plain.eval()(x), grown.eval()(x))
+
+
+def test_the_second_self_of_the_baseline_has_other_seeds(finished):
+    seeds = [RunFolder(finished.run_dir / f"runs/none_other_seeds/seed-{s}").read()["seed"] for s in (0, 1)]
+    assert seeds == [1000, 1001]
+
+
+def test_a_finished_comparison_is_not_done_again(finished, digits, settings):
+    before = {name: data for name, data in snapshot(finished.run_dir).items() if name.startswith("runs")}
+    again = compare(
+        digits, attentions=["se", "none"], controls=["static"], seeds=2, run_dir=finished.run_dir, **settings
+    )
+    after = {name: data for name, data in snapshot(finished.run_dir).items() if name.startswith("runs")}
+    assert before == after
+    assert again.verdicts == finished.verdicts
+
+
+def test_more_seeds_and_variants_keep_what_is_there(tmp_path, digits, settings):
+    compare(digits, attentions=["eca"], seeds=1, run_dir=tmp_path, **settings)
+    before = snapshot(tmp_path / "runs")
+    larger = compare(digits, attentions=["eca", "simam"], seeds=2, run_dir=tmp_path, **settings)
+    after = snapshot(tmp_path / "runs")
+    assert all(after[name] == data for name, data in before.items())
+    assert len(larger.document["variants"]) == 3
+    assert larger.document["seeds"] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"epochs": 2}, "recipe"),
+        ({"image_size": 24}, "preprocessing"),
+        ({"backbone": "resnet18-32"}, "backbone"),
+        ({"precision": "bf16"}, "precision"),
+    ],
+)
+def test_another_request_is_refused_and_nothing_changes(finished, digits, settings, change, word):
+    before = snapshot(finished.run_dir)
+    with pytest.raises(RunError, match=word):
+        compare(digits, attentions=["se"], seeds=2, run_dir=finished.run_dir, **(settings | change))
+    assert snapshot(finished.run_dir) == before
+
+
+def test_other_images_are_refused(finished, settings):
+    other = ag.load_data("cluttered-digits", image_size=16, limit=50)
+    with pytest.raises(RunError, match="other images"):
+        compare(other, attentions=["se"], seeds=2, run_dir=finished.run_dir, **settings)
+
+
+def test_a_folder_with_other_files_is_refused(tmp_path, digits, settings):
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(RunError, match=r"no comparison\.json"):
+        compare(digits, attentions=["se"], seeds=1, run_dir=tmp_path, **settings)
+    assert (tmp_path / "thesis.txt").read_text() == "years of work"
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"attentions": ["cbma"]}, "did you mean 'cbam'"),
+        ({"attentions": ["cbam@blocck1"]}, "did you mean 'block1'"),
+        ({"recipe": "three-fase"}, "did you mean 'three-phase'"),
+        ({"seeds": 0}, "at least 1"),
+        ({"seeds": [1, 1]}, "different numbers"),
+        ({"batch_sise": 3}, "did you mean 'batch_size'"),
+        ({"pretrained": True}, "no published weights"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(tmp_path, digits, settings, change, match):
+    request = {"attentions": ["se"], "seeds": 1, "run_dir": tmp_path / "new", **settings} | change
+    with pytest.raises(AttngraftError, match=match):
+        compare(digits, **request)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_grafted_run_is_no_baseline(tmp_path, finished, digits, settings):
+    grafted = str(finished.run_dir / "runs/se/seed-0")
+    with pytest.raises(ConfigError, match="grafts already"):
+        compare(digits, attentions=["eca"], seeds=1, run_dir=tmp_path, **(settings | {"backbone": grafted}))
+
+
+def test_a_plain_run_can_be_the_backbone(tmp_path, finished, digits, settings):
+    plain = str(finished.run_dir / "runs/none/seed-0")
+    result = compare(digits, attentions=["eca"], seeds=1, run_dir=tmp_path, **(settings | {"backbone": plain}))
+    assert result.verdicts == {"eca": "one seed"}
+
+
+def test_samples_show_what_changed(finished):
+    kept = {s["file"] for s in finished.document["samples"]}
+    assert all((finished.run_dir / file).is_file() for file in kept)
+    for sample in finished.document["samples"]:
+        right = [sum(guess == sample["label"] for guess in sample[key]) for key in ("before", "after")]
+        assert (right[1] > right[0]) == (sample["direction"] == "fixed")
+        assert sample["variant"] == "se"
+
+
+def test_the_report_stands_on_the_folder_alone(finished):
+    page = write_report(finished.run_dir).read_text(encoding="utf-8")
+    assert "se" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+import attngraft as ag
+from attngraft.comparison import compare
+data = ag.load_data("cluttered-digits", image_size=16, limit=60)
+compare(data, backbone="small-cnn", attentions=["se"], seeds=2, recipe="one-cycle", epochs=4, image_size=16,
+        batch_size=10, precision="fp32+contiguous", device="cpu", run_dir=sys.argv[1])
+"""
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder)], stderr=subprocess.PIPE)
+
+
+def finish(process: subprocess.Popen[bytes]) -> None:
+    _, messages = process.communicate(timeout=120)
+    assert process.returncode == 0, messages.decode()
+
+
+def wait_for(condition, process: subprocess.Popen[bytes], limit_s: float = 120) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert process.poll() is None, process.communicate()[1].decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
+def test_a_comparison_that_was_stopped_ends_with_the_same_bits(tmp_path, number):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    reference = start(whole)
+    process = start(broken)
+    wait_for(lambda: any(broken.glob("runs/se/seed-0/checkpoints/*.safetensors")), process)
+    process.send_signal(number)
+    process.communicate()
+    assert process.returncode != 0
+    finish(reference)
+    assert not (broken / "runs/se/seed-1").exists() or not (broken / "runs/se/seed-1/model.safetensors").exists()
+    finish(start(broken))
+    assert_same_runs(whole, broken)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import attngraft as ag
+from attngraft.errors import DataError, GraftError, RunError
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        pixels = rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        (folder / f"{number % 2}").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / f"{number % 2}" / f"{number}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return ag.graft(ag.create_backbone("small-cnn", num_classes=3), "cbam").eval()
+
+
+def test_a_saved_model_predicts_with_its_class_names(tmp_path, photos, model):
+    ag.save(model, tmp_path, classes=("ant", "bee", "cat"))
+    found = ag.predict(tmp_path, photos)
+    assert found.classes == ("ant", "bee", "cat")
+    assert len(found.ids) == 5
+    assert np.allclose(found.probabilities.sum(1), 1, atol=1e-6)
+    assert np.allclose(found.probabilities, ag.predict(model, photos, batch_size=2).probabilities, atol=1e-6)
+
+
+def test_files_keep_the_order_in_which_they_were_named(photos, model):
+    files = [photos / "1/3.png", photos / "0/0.png"]
+    assert ag.predict(model, files).ids == tuple(map(str, files))
+
+
+def test_csv_and_json_say_the_same(photos, model):
+    found = ag.predict(model, photos)
+    rows = list(csv.DictReader(io.StringIO(found.to_csv(2))))
+    objects = json.loads(found.to_json(2))
+    for row, entry, best in zip(rows, objects, found.top(2), strict=True):
+        assert row["image"] == entry["image"]
+        assert row["class_1"] == entry["top"][0]["class"] == best[0][0]
+        assert float(row["probability_2"]) == pytest.approx(best[1][1], abs=1e-6)
+        assert best[0][1] >= best[1][1]
+
+
+def test_more_classes_than_there_are_is_all_of_them(photos, model):
+    assert len(ag.predict(model, photos).to_csv(9).splitlines()[0].split(",")) == 1 + 2 * 3
+
+
+def test_a_broken_file_stops_or_is_skipped_and_named(tmp_path, photos, model):
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"<html>not an image</html>")
+    with pytest.raises(DataError, match=r"broken\.jpg"):
+        ag.predict(model, [photos, broken])
+    found = ag.predict(model, [photos, broken], skip_broken=True)
+    assert len(found.ids) == 5
+    assert found.skipped[0][0] == str(broken)
+    with pytest.raises(DataError, match="none of the images"):
+        ag.predict(model, [broken], skip_broken=True)
+
+
+def test_what_is_not_there_is_said(tmp_path, photos, model):
+    with pytest.raises(DataError, match="there is no"):
+        ag.predict(model, tmp_path / "nothing.png")
+    with pytest.raises(RunError, match="there is no"):
+        ag.predict(tmp_path / "no-run", photos)
+
+
+def test_a_dead_graft_is_never_measured(photos, model):
+    dead = ag.graft(ag.ungraft(model), "cbam")
+    next(m for m in dead.modules() if hasattr(m, "graft"))._forward_hooks.clear()
+    with pytest.raises(GraftError, match="not live"):
+        ag.predict(dead, photos)
