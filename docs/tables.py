@@ -17,7 +17,7 @@ CHANNELS, SIZE = 256, 14
 
 def attention_table() -> str:
     """The table of attentions in Markdown."""
-    lines = [f"| name | what it does | parameters | MACs | source |\n|---|---|---:|---:|---|"]
+    lines = ["| name | what it does | parameters | MACs | source |\n|---|---|---:|---:|---|"]
     for row in attention_rows(CHANNELS, SIZE):
         paper = row["source"].partition(";")[0]
         source = "" if row["control"] else re.sub(r"arXiv:(\d+\.\d+)", r"[arXiv:\1](https://arxiv.org/abs/\1)", paper)

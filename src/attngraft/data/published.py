@@ -5,9 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import socket
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import DataError
+from ..network import is_reachable
 
-_CONNECT_TIMEOUT_S = 6.0
 _READ_TIMEOUT_S = 30.0
 
 
@@ -124,7 +121,7 @@ def _open(name: str, published: PublishedSet, root: Path, *, train: bool, downlo
 
 def _download(name: str, published: PublishedSet, fetch: Callable[[], Any]) -> Any:
     advice = f"get {name} on a machine with internet access and put its files into the folder {published.folder}"
-    if not _answers(published.url):
+    if not is_reachable(published.url):
         raise DataError(f"{name} cannot be downloaded, {published.url} does not answer: {advice} below the data root.")
     try:
         with _quietly(), _read_timeout():
@@ -132,25 +129,6 @@ def _download(name: str, published: PublishedSet, fetch: Callable[[], Any]) -> A
     except Exception as error:  # the network, the disk or a changed file: torchvision raises many kinds
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"the download of {name} failed ({reason}): {advice} below the data root.") from error
-
-
-def _answers(url: str) -> bool:
-    """Whether a server responds at all. In a thread, because looking up a name may hang beyond any timeout."""
-    outcome: list[bool] = []
-
-    def ask() -> None:
-        try:
-            with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=_CONNECT_TIMEOUT_S):
-                outcome.append(True)
-        except urllib.error.HTTPError:
-            outcome.append(True)
-        except Exception:  # no network, no name, a broken proxy: all mean no
-            outcome.append(False)
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(_CONNECT_TIMEOUT_S)
-    return bool(outcome and outcome[0])
 
 
 @contextlib.contextmanager

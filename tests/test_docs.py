@@ -1,0 +1,92 @@
+"""The documentation says what the code does: generated tables are current, links lead somewhere, examples run."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import attngraft as ag
+from attngraft.cli import VERBS
+from attngraft.training import load_recipe
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def tables():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs/tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", tables().FILES)
+def test_generated_tables_are_current(name):
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert text == tables().with_tables(text), "run make docs"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_between_pages_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def test_every_verb_has_a_page():
+    assert all((ROOT / f"docs/{verb}.md").is_file() for verb in VERBS)
+
+
+def test_the_changelog_and_the_licence_are_there():
+    assert "Unreleased" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert "MIT" in (ROOT / "LICENSE").read_text(encoding="utf-8")
+
+
+def test_examples_are_valid_recipes():
+    recipes = sorted((ROOT / "examples").glob("*.toml"))
+    assert recipes
+    for path in recipes:
+        assert load_recipe(path).epochs >= 1
+
+
+def test_recipes_in_the_documentation_are_valid(tmp_path):
+    found = re.findall(r"```toml\n(.*?)```", (ROOT / "docs/fit.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert found
+    for number, text in enumerate(found):
+        path = tmp_path / f"{number}.toml"
+        path.write_text(text)
+        assert load_recipe(path).epochs >= 1
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    """With a small backbone in place of the downloaded one and small settings; every line is executed."""
+    code = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert code is not None
+    text = (
+        code.group(1).replace('"timm:resnet18", pretrained=True', '"small-cnn"').replace("timm:resnet18", "small-cnn")
+    )
+    small = 'epochs=3, image_size=16, batch_size=5, precision="fp32"'
+    text = text.replace("seed=0)", f"seed=0, {small})").replace("seeds=3", f"seeds=2, {small}")
+    rng = np.random.default_rng(0)
+    for number in range(25):
+        path = tmp_path / f"photos/class{number % 5}/{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)).save(path)
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        names: dict = {}
+        exec(text, names)
+    finally:
+        torch.set_num_threads(threads)
+    assert isinstance(names["verdict"], ag.Comparison)
+    assert (tmp_path / "runs/cmp/report.html").is_file()
