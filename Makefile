@@ -10,8 +10,8 @@ DEMO_DIR ?= demo-run
 .PHONY: demo test slow check format docs clean
 
 demo: $(STAMPS)/demo
-	OMP_WAIT_POLICY=passive $(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 --attention cbam \
-		--controls static --seeds 3 --recipe three-phase --epochs 6 --image-size 64 --run-dir $(DEMO_DIR)
+	OMP_WAIT_POLICY=passive $(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 \
+		--attention cbam --seeds 3 --recipe examples/cluttered-digits.toml --image-size 64 --run-dir $(DEMO_DIR)
 
 test: $(STAMPS)/dev
 	$(BIN)/python -m pytest -n 2

@@ -45,7 +45,10 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        text = json.dumps(value, indent=1)  # a folder name in an old encoding is no UTF-8: \udc.. keeps it
+    write_text(path, text + "\n")
 
 
 def read_json(path: Path) -> Any:

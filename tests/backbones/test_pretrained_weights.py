@@ -31,7 +31,9 @@ def cache(asked, tmp_path):
     from torchvision import models
 
     def put(name, state):
-        file = tmp_path / "torch" / "hub" / "checkpoints" / models.get_model_weights(name).DEFAULT.url.rsplit("/", 1)[-1]
+        file = (
+            tmp_path / "torch" / "hub" / "checkpoints" / models.get_model_weights(name).DEFAULT.url.rsplit("/", 1)[-1]
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
         torch.save(state, file) if isinstance(state, dict) else file.write_bytes(state)
         return file
@@ -107,7 +109,7 @@ def test_cached_weights_with_auxiliary_heads_load_and_lose_them(cache):
 @pytest.mark.parametrize("content", [b"half a download", {"unrelated": torch.zeros(2)}])
 def test_a_damaged_download_is_one_sentence(cache, content):
     cache("shufflenet_v2_x0_5", content)
-    with pytest.raises(BackboneError, match="cannot be loaded .*: delete the file from the cache") as caught:
+    with pytest.raises(BackboneError, match=r"cannot be loaded .*: delete the file from the cache") as caught:
         ag.create_backbone("torchvision:shufflenet_v2_x0_5", pretrained=True)
     assert "\n" not in str(caught.value)
 

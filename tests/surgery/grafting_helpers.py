@@ -29,8 +29,8 @@ def settle_(model: nn.Module, seed: int = 0) -> nn.Module:
             ):
                 if tensor is not None:
                     tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
-    for parameter in model.parameters():
-        if parameter.numel() == 1 and not parameter.any():
+    for name, parameter in model.named_parameters():
+        if not name.endswith("bias") and not parameter.any():
             parameter.data.fill_(0.5)  # NFNets start with every residual branch multiplied by zero
     return model
 

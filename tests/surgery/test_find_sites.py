@@ -182,7 +182,7 @@ def test_an_empty_place_is_refused(resnet18, where):
 
 def test_nothing_found_says_what_to_try():
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4))
-    with pytest.raises(GraftError, match="no site found with where='auto'.*try where='stage'"):
+    with pytest.raises(GraftError, match=r"no site found with where='auto'.*try where='stage'"):
         ag.find_sites(model, input_size=(3, 4, 4))
 
 
@@ -193,7 +193,7 @@ def test_a_glob_of_modules_that_cannot_host_says_why(resnet18):
 
 @pytest.mark.parametrize("size", [(0, 8, 8), (3, 8), (3, -1, 8)])
 def test_a_senseless_input_size_is_refused(resnet18, size):
-    with pytest.raises(GraftError, match="input_size is .*expected"):
+    with pytest.raises(GraftError, match=r"input_size is .*expected"):
         ag.find_sites(resnet18, input_size=size)
 
 

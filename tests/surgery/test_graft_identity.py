@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from grafting_helpers import assert_same_function, image_batch, outcome, settle_, stir_grafts_
 
@@ -44,7 +46,12 @@ SLOW_BACKBONES = [
         )
     ),
 ]  # fmt: skip
-SIDE = {"timm:visformer_tiny": 224, "timm:inception_v4": 128, "timm:inception_resnet_v2": 128, "torchvision:inception_v3": 128}
+SIDE = {
+    "timm:visformer_tiny": 224,
+    "timm:inception_v4": 128,
+    "timm:inception_resnet_v2": 128,
+    "torchvision:inception_v3": 128,
+}
 
 
 @pytest.mark.parametrize(("spec", "attention"), FAST_PAIRS)
@@ -73,12 +80,12 @@ def test_identity_across_the_families_of_timm_and_torchvision(spec, where):
     side = SIDE.get(spec, 96)
     size = (3, side, side)
     backbone = settle_(ag.create_backbone(spec, num_classes=7))
-    try:
+    # "pool" may honestly find nothing; the two others must always find a place
+    plan = None
+    with contextlib.suppress(*[GraftError] if where == "pool" else []):
         plan = ag.plan_graft(backbone, "cbam", where=where, input_size=size)
-    except GraftError as error:
-        # "pool" may honestly find nothing; the two others must always find a place
-        assert where == "pool", error
-        pytest.skip(str(error))
+    if plan is None:
+        pytest.skip("no pooling and no downsampling with a host before it")
     x = image_batch(2, *size)
     for attention in ("cbam", "global-context"):
         grown = ag.graft(backbone, attention, where=where, input_size=size)

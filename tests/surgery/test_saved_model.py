@@ -268,5 +268,5 @@ def test_a_run_of_a_model_of_ones_own_is_no_backbone(tmp_path):
 
 
 def test_a_folder_without_a_run_is_no_backbone(tmp_path):
-    with pytest.raises(RunError, match="there is no .*model.safetensors"):
+    with pytest.raises(RunError, match=r"there is no .*model\.safetensors"):
         ag.create_backbone(str(tmp_path))

@@ -36,3 +36,17 @@ def test_a_signal_that_is_ignored_stays_ignored():
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_a_second_termination_waits_for_the_step_too():
+    with Interrupts() as interrupts:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert interrupts.requested
+
+
+def test_handlers_are_put_back_after_an_error():
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(ValueError, match="inside"), Interrupts():
+        raise ValueError("inside")
+    assert signal.getsignal(signal.SIGINT) is before

@@ -11,7 +11,7 @@ import typer
 from ..backbones import create_backbone, has_pretrained, preprocessing_of
 from ..comparison import Variant, parse_variant
 from ..reporting import run_summary, write_report
-from ..training import Resume, RunFolder, fit, open_data, resolve_settings
+from ..training import Reading, Resume, RunFolder, fit, open_data, resolve_settings, watched
 from . import options
 from .output import collect_overrides, console, data_lines, print_json
 
@@ -62,7 +62,8 @@ def run(
         pretrained = has_pretrained(backbone) and settings.recipe.name != "scratch"
     preprocessing = preprocessing_of(create_backbone(backbone, num_classes=2), settings.data.image_size)
     side = preprocessing.image_size
-    dataset = open_data(data, settings.data, image_size=side, recipe=settings.recipe)
+    with watched(None) as shown:
+        dataset = open_data(data, settings.data, image_size=side, recipe=settings.recipe, progress=Reading(shown))
     torch.manual_seed(seed)
     model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=pretrained)
     variant.grow(model, variant.plan(model, (3, side, side)), seed)

@@ -22,7 +22,18 @@ from ..environment import hardware, versions
 from ..errors import ConfigError
 from ..files import write_json
 from ..surgery import GraftPlan
-from ..training import FitResult, Progress, Recipe, fit, join_world, open_data, resolve_settings, titled, watched
+from ..training import (
+    FitResult,
+    Progress,
+    Reading,
+    Recipe,
+    fit,
+    join_world,
+    open_data,
+    resolve_settings,
+    titled,
+    watched,
+)
 from .bench import Bench, fresh_backbone
 from .columns import columns, price
 from .outcome import Answers, effects
@@ -104,7 +115,7 @@ def compare(
         preprocessing = preprocessing_of(template, settings.data.image_size)
         plans = _plans(variants, template, preprocessing)
         dataset = open_data(
-            data, settings.data, image_size=preprocessing.image_size, recipe=settings.recipe, progress=None
+            data, settings.data, image_size=preprocessing.image_size, recipe=settings.recipe, progress=Reading(shown)
         )
         request = describe_request(backbone, pretrained, settings, variants, chosen_seeds, dataset, preprocessing)
         fresh_backbone(backbone, len(dataset.classes), pretrained, 0)  # weights that cannot be had: say so now

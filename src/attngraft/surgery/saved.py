@@ -163,7 +163,7 @@ def _file_in(path: Path) -> Path:
 
 def _is_saved_model(spec: str) -> bool:
     path = Path(spec)
-    return path.is_dir() or spec.endswith(".safetensors")
+    return bool(spec) and (path.is_dir() or spec.endswith(".safetensors"))
 
 
 def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:

@@ -4,7 +4,7 @@ from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
 from .fit import FitResult, fit
 from .precision import Precision, choose_precision, parse_precision
-from .progress import Progress, Silent, titled, watched
+from .progress import Progress, Reading, Silent, titled, watched
 from .recipe import Phase, Recipe, load_recipe, recipes
 from .run import Resume, RunFolder, describe_data
 from .settings import DataSettings, MachineSettings, Settings, open_data, resolve_settings
@@ -18,6 +18,7 @@ __all__ = [
     "Phase",
     "Precision",
     "Progress",
+    "Reading",
     "Recipe",
     "Resume",
     "RunFolder",

@@ -12,9 +12,11 @@ from ..errors import BackboneError, ConfigError, DataError
 from .distributed import World
 from .evaluate import in_eval_mode
 from .job import batch_size
-from .phases import dissect, trainable_names
+from .phases import dissect, parameter_groups, trainable_names
 from .recipe import Recipe
 from .settings import Settings
+
+HIGHEST_LR = 1e30
 
 
 def check_fit(model: nn.Module, dataset: Dataset, settings: Settings, image_size: int, world: World) -> None:
@@ -62,9 +64,12 @@ def check_validation(dataset: Dataset, recipe: Recipe) -> None:
 
 
 def check_phases(model: nn.Module, recipe: Recipe, image_size: int) -> None:
-    """Raise ConfigError where a phase would train nothing."""
+    """Raise ConfigError where a phase would train nothing, or at a rate that single precision does not hold."""
     anatomy = dissect(model, (3, image_size, image_size))
     for phase in recipe.phases:
+        highest = max((group.lr for group in parameter_groups(model, anatomy, phase, recipe)), default=0.0)
+        if highest > HIGHEST_LR:
+            raise ConfigError(f"phase '{phase.name}' has a learning rate of {highest:.3g}: lower lr or lr_scale.")
         if not trainable_names(anatomy, phase):
             raise ConfigError(
                 f"phase '{phase.name}' trains {', '.join(phase.train)}, of which this model has nothing: "

@@ -22,7 +22,7 @@ from .board import Board
 from .checkpoint import read_newest, remove_checkpoints
 from .checks import check_fit
 from .distributed import World, join_world
-from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
+from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate, in_eval_mode
 from .job import Job
 from .loop import Trainer
 from .precision import Precision, choose_precision, parse_precision
@@ -234,7 +234,7 @@ def _keep_last_good(
 ) -> str:
     """Save the weights from before the step that failed, or of the newest checkpoint; says which these are."""
     kept, which = True, "the weights from before"
-    if not _is_finite(model):
+    if not job.world.share(_is_sound(model, job)):
         checkpoint = read_newest(run.checkpoints)
         kept, which = checkpoint is not None, "the weights of the last checkpoint"
         if checkpoint is not None:
@@ -246,8 +246,14 @@ def _keep_last_good(
     return f"{which} are in {run.path / LAST_GOOD_FILE}" if kept else "there are no good weights to keep"
 
 
-def _is_finite(model: nn.Module) -> bool:
-    return all(bool(torch.isfinite(t).all()) for t in model.state_dict().values() if t.is_floating_point())
+def _is_sound(model: nn.Module, job: Job) -> bool:
+    """Whether all weights are finite, and so is what they make of noise: weights that blew up may still be numbers."""
+    if not all(bool(torch.isfinite(t).all()) for t in model.state_dict().values() if t.is_floating_point()):
+        return False
+    size = job.preprocessing.image_size
+    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(job.device)
+    with torch.no_grad(), in_eval_mode(model):
+        return bool(torch.isfinite(model(noise)).all())
 
 
 def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], trainer: Trainer) -> FitResult:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data import Loader, build_transform, make_loader
-from ..errors import RunError
+from ..errors import AttngraftError, RunError
 from .checkpoint import (
     Checkpoint,
     Position,
@@ -244,11 +244,17 @@ class Trainer:
         return self.job.world.any(time.monotonic() - self._saved_at > 60 * self.job.checkpoint_minutes)
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint from the main process."""
+        """Write a checkpoint from the main process; where it cannot, all processes stop."""
         self._saved_at = time.monotonic()
+        problem = None
         if self.job.world.is_main:
-            write_checkpoint(self.job.checkpoints, self._state(optimizer))
-        self.job.world.wait()
+            try:
+                write_checkpoint(self.job.checkpoints, self._state(optimizer))
+            except AttngraftError as error:
+                problem = error
+        problem = self.job.world.share(problem)
+        if problem is not None:
+            raise problem
 
     def _state(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}

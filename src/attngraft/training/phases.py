@@ -36,7 +36,7 @@ class Anatomy:
 
     Attributes:
         parts: parameter name -> "head", "grafts" or the number of its resolution stage (0 is at the input).
-        stages: how many resolution stages there are.
+        stages: how many resolution stages with parameters there are.
     """
 
     parts: dict[str, str | int]
@@ -46,7 +46,8 @@ class Anatomy:
 def dissect(model: nn.Module, input_size: tuple[int, int, int]) -> Anatomy:
     """Assign every parameter to the head, the grafts or a stage of the backbone.
 
-    A stage is all that works at one resolution, found by running the model once without weights.
+    A stage is all that works at one resolution, found by running the model once without weights. Resolutions at
+    which nothing is learned, such as that of a last pooling, do not count.
     """
     stage_of, stages = _stages(model, input_size)
     head = find_head(model)
@@ -59,7 +60,9 @@ def dissect(model: nn.Module, input_size: tuple[int, int, int]) -> Anatomy:
             parts[name] = "head"
         else:
             parts[name] = _nearest_stage(owner, stage_of, stages)
-    return Anatomy(parts, stages)
+    learning = sorted({part for part in parts.values() if isinstance(part, int)})
+    numbered = {name: part if isinstance(part, str) else learning.index(part) for name, part in parts.items()}
+    return Anatomy(numbered, len(learning))
 
 
 def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase) -> None:

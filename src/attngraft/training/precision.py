@@ -64,9 +64,9 @@ def parse_precision(text: str) -> Precision | None:
 
 def choose_precision(model: nn.Module, *, image_size: int, batch_size: int, device: torch.device) -> Precision:
     """Time a few training steps of a copy of the model in each candidate and take the fastest."""
-    batch = torch.rand(min(batch_size, 16), 3, image_size, image_size, device=device)
     best, best_time = CANDIDATES[0], float("inf")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        batch = torch.rand(min(batch_size, 16), 3, image_size, image_size, device=device)
         for candidate in CANDIDATES:
             try:
                 elapsed = _time_step(_stepper(model, batch, candidate))

@@ -108,11 +108,17 @@ class _Titled:
         self._inner.stop()
 
 
+def titled(progress: Progress, title: str) -> Progress:
+    """The same progress under another title."""
+    return _Titled(progress, title)
+
+
 class Reading:
     """Shows the reading of images, given as (done, total) in all."""
 
     def __init__(self, progress: Progress) -> None:
-        self._progress, self._done = progress, 0
+        self._progress = progress
+        self._done = 0
 
     def __call__(self, done: int, total: int) -> None:
         if self._done == 0:
@@ -121,8 +127,3 @@ class Reading:
         self._done = done
         if done >= total:
             self._progress.stop()
-
-
-def titled(progress: Progress, title: str) -> Progress:
-    """The same progress under another title."""
-    return _Titled(progress, title)

@@ -1,0 +1,112 @@
+"""Training in processes of their own: killed without warning, and several that train together."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_resume import RECIPES
+from training_children import plain_network
+from training_helpers import (
+    PREPROCESSING,
+    assert_same_run,
+    coloured_squares,
+    contents,
+    droppy_model,
+    run_fit,
+    short_recipe,
+    small_model,
+)
+
+from attngraft.surgery import load
+from attngraft.training import evaluate
+from attngraft.training.checkpoint import read_newest
+from attngraft.training.evaluate import Evaluation
+
+HERE = Path(__file__).parent
+
+
+def run_child(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    command = [sys.executable, *launcher, str(HERE / "training_children.py"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.parametrize(
+    "name", ["adamw-ema", *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name != "adamw-ema")]
+)
+def test_killed_at_a_random_step_and_run_again(tmp_path: Path, name: str):
+    step = random.randint(1, 8)
+    child = run_child("killed", str(tmp_path / "run"), str(step), name)
+    assert child.returncode == -9, child.stderr
+    if step > 1:
+        checkpoint = read_newest(tmp_path / "run" / "checkpoints")
+        assert checkpoint is not None
+        assert checkpoint.position.global_step == step - 1, step
+    data = coloured_squares(val=12)
+    resumed = run_fit(droppy_model(), data, tmp_path / "run", recipe=RECIPES[name])
+    whole = run_fit(droppy_model(), data, tmp_path / "whole", recipe=RECIPES[name])
+    assert_same_run(resumed, whole)
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which two processes have trained."""
+    folder = tmp_path_factory.mktemp("together")
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    child = run_child("together", str(folder), launcher=launcher)
+    assert child.returncode == 0, child.stderr
+    return folder
+
+
+def of_rank(folder: Path, rank: int) -> dict[str, np.ndarray]:
+    with np.load(folder / f"rank{rank}.npz") as arrays:
+        return dict(arrays)
+
+
+def test_two_processes_leave_one_set_of_files(together: Path):
+    for name in ("plain", "norm"):
+        assert sorted(contents(together / name)) == [
+            "metrics.jsonl",
+            "model.safetensors",
+            "predictions.safetensors",
+            "run.json",
+        ]
+
+
+def test_both_processes_return_the_same(together: Path):
+    first, second = of_rank(together, 0), of_rank(together, 1)
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        assert np.array_equal(array, second[name]), name
+
+
+def test_two_processes_learn_what_one_learns(together: Path, tmp_path: Path):
+    data = coloured_squares(test=70)
+    alone = run_fit(plain_network(), data, tmp_path / "run", recipe=short_recipe(ema_decay=0.5), image_size=16)
+    found = of_rank(together, 0)
+    for name, tensor in alone.model.state_dict().items():
+        assert np.allclose(tensor.numpy(), found[f"plain/{name}"], atol=1e-5), name
+    assert np.allclose(alone.evaluation.probabilities, found["plain/probabilities"], atol=1e-5)
+
+
+def test_the_predictions_are_those_of_the_saved_model(together: Path):
+    """Every process has its own BatchNorm statistics until they are aligned."""
+    model = load(together / "norm", backbone=small_model())
+    written = Evaluation.read(together / "norm" / "predictions.safetensors")
+    again = evaluate(model, coloured_squares(test=70).test, PREPROCESSING)
+    assert np.allclose(written.probabilities, again.probabilities, atol=1e-6)
+
+
+def test_a_refusal_and_a_failure_reach_all_processes(together: Path):
+    for rank in (0, 1):
+        refused, failed = of_rank(together, rank)["messages"].tolist()
+        assert "another recipe" in refused
+        assert "the loss is nan at step 2 (epoch 1)" in failed
+        assert "last-good.safetensors" in failed
+    assert "stopped_because" in (together / "failed" / "run.json").read_text()

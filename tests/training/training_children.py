@@ -1,0 +1,76 @@
+"""What tests run in processes of their own: `python training_children.py TASK FOLDER ...`."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from training_helpers import AtStep, coloured_squares, droppy_model, run_fit, short_recipe, small_model
+
+from attngraft.errors import RunError, TrainingError
+from attngraft.training import join_world
+
+
+def killed(folder: Path, step: str, recipe: str) -> None:
+    """Train, and be killed after a step."""
+    from test_resume import RECIPES
+
+    watcher = AtStep(int(step), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    run_fit(
+        droppy_model(),
+        coloured_squares(val=12),
+        folder,
+        recipe=RECIPES[recipe],
+        checkpoint_minutes=0.0,
+        progress=watcher,
+    )
+
+
+def plain_network() -> nn.Module:
+    """Without BatchNorm, so that the result does not depend on how a batch is shared."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(3), nn.Flatten(), nn.Linear(54, 3)
+    )
+
+
+class Fails(nn.Sequential):
+    """Returns no number on its second training batch in the second process."""
+
+    seen = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += self.training
+        fails = self.training and self.seen == 2 and join_world().rank == 1
+        return super().forward(x) * (float("nan") if fails else 1.0)
+
+
+def together(folder: Path) -> None:
+    """Several fits in two processes; each process writes down what it got."""
+    world, data = join_world(), coloured_squares(test=70)
+    told = {}
+    for name, model in (("plain", plain_network()), ("norm", small_model())):
+        result = run_fit(model, data, folder / name, recipe=short_recipe(ema_decay=0.5), image_size=16)
+        told[f"{name}/probabilities"] = result.evaluation.probabilities
+        told |= {f"{name}/{key}": tensor.numpy() for key, tensor in result.model.state_dict().items()}
+    # a refusal and a failure in one process end all of them, with the same words
+    messages = []
+    try:
+        run_fit(plain_network(), data, folder / "plain", recipe=short_recipe(3), image_size=16)
+    except RunError as error:
+        messages.append(str(error))
+    try:
+        run_fit(Fails(*plain_network()), data, folder / "failed", recipe=short_recipe(), image_size=16)
+    except TrainingError as error:
+        messages.append(str(error))
+    np.savez(folder / f"rank{world.rank}.npz", messages=np.array(messages), **told)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"killed": killed, "together": together}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
