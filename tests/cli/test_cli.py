@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -159,3 +162,25 @@ def test_importing_is_light():
         subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     )
     assert not loaded & {"torchvision", "timm", "matplotlib", "scipy.stats", "sklearn", "jinja2", "tensorboard"}
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path):
+    command = [sys.executable, "-m", "attngraft", "fit", "cluttered-digits", "--backbone", "small-cnn"]
+    command += ["--recipe", "scratch", "--limit", "100", "--run-dir", str(tmp_path / "run")]
+    command += list(map(str, ("--image-size", 16, "--epochs", 40, "--batch-size", 10, "--precision", "fp32")))
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default_interrupt)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("run/checkpoints/*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, messages = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert messages.strip() == "interrupted: what was done is saved, and the same command goes on from there."
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert json.loads((tmp_path / "run/run.json").read_text())["status"] == "finished"
+
+
+def default_interrupt() -> None:
+    """What a terminal gives its programs; a test runner in the background may ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -62,9 +62,9 @@ def test_boxes_lie_around_the_digit(data: Dataset) -> None:
     assert (boxes >= 0).all()
     assert (boxes <= 64).all()
     width, height = boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]
-    assert 10 < width.mean() < 30
-    assert ((height >= 14) & (height <= 40)).all()
-    assert (width <= 40).all()
+    assert 15 < width.mean() < 35
+    assert ((height >= 18) & (height <= 46)).all()
+    assert (width <= 46).all()
 
 
 def test_a_box_holds_the_ink(monkeypatch: pytest.MonkeyPatch) -> None:

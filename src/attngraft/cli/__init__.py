@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import sys
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import typer
 
 from ..errors import AttngraftError
 from . import attentions, compare, fit, predict, report, sites
-from .output import USER_ERROR, error_console
+from .output import INTERRUPTED, USER_ERROR, error_console
 
 app = typer.Typer(
     name="attngraft",
@@ -27,17 +28,29 @@ VERBS: dict[str, Callable[..., None]] = {
     "predict": predict.run,
     "report": report.run,
 }
+
+
+def guarded(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with the user's errors as one sentence and exit code 2, and Ctrl-C as one sentence and 130."""
+
+    @functools.wraps(verb)
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            verb(*args, **kwargs)
+        except (AttngraftError, OSError) as error:
+            error_console().print(f"error: {error}", markup=False, soft_wrap=True)
+            raise typer.Exit(USER_ERROR) from None
+        except KeyboardInterrupt:
+            error_console().print("interrupted: what was done is saved, and the same command goes on from there.")
+            raise typer.Exit(INTERRUPTED) from None
+
+    return call
+
+
 for name, verb in VERBS.items():
-    app.command(name)(verb)
+    app.command(name)(guarded(verb))
 
 
 def main() -> None:
-    """Run the command line; errors of the user are one sentence and exit code 2."""
-    try:
-        app()
-    except (AttngraftError, OSError) as error:
-        error_console().print(f"error: {error}", markup=False, soft_wrap=True)
-        sys.exit(USER_ERROR)
-    except KeyboardInterrupt:
-        error_console().print("interrupted: what was done is saved, and the same command goes on from there.")
-        sys.exit(130)
+    """Run the command line."""
+    app()

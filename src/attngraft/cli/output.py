@@ -13,6 +13,7 @@ from rich.console import Console
 
 from ..config import parse_assignment
 
+INTERRUPTED = 130  # as shells say it
 USER_ERROR = 2  # the exit code of everything that the user can mend, a full disk among them
 
 

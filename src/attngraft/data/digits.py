@@ -17,8 +17,8 @@ from .splits import hash64
 CANVAS = 64
 TRAIN_COUNT = 1000
 TEST_COUNT = 400
-_FRAGMENTS = (2, 6)  # at least, below
-_DIGIT_SIDE = (26, 39)
+_FRAGMENTS = (2, 5)  # at least, below
+_DIGIT_SIDE = (32, 45)
 _INK_IN_BOX = 64
 
 

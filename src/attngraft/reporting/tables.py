@@ -79,11 +79,11 @@ def _cells(document: Mapping[str, Any], variant: Mapping[str, Any]) -> tuple[str
 
 def _costs(variant: Mapping[str, Any], base: Mapping[str, Any]) -> list[str]:
     """Of the baseline in numbers, of the others in percent on top."""
-    median, base_median = ((row.get("latency_ms") or {}).get("median") for row in (variant, base))
+    median, base_median = (finite((row.get("latency_ms") or {}).get("median")) for row in (variant, base))
     if variant["name"] == base["name"]:
-        latency = f"{decimal(median, 1)} ms" if finite(median) is not None else "n/a"
+        latency = f"{decimal(median, 1)} ms" if median is not None else "n/a"
         return [count(variant.get("parameters")), latency]
-    added = None if finite(median) is None or finite(base_median) is None else median - base_median
+    added = None if median is None or base_median is None else median - base_median
     return [
         share(variant.get("parameters_added"), base.get("parameters")),
         share(added, base_median),
