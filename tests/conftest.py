@@ -1,0 +1,15 @@
+"""One thread for every test and every process that a test starts.
+
+Maps as small as those of the tests lose more to waking threads than they gain, most of all where several test workers
+share two cores, and sums keep one order.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, and for subprocesses
+
+import torch
+
+torch.set_num_threads(1)
