@@ -2,11 +2,11 @@
 
 from importlib import metadata as _metadata
 
-from .attention import Attention, Gates, attentions, create_attention
+from .attention import Attention, attentions, create_attention
 from .backbones import create_backbone
 from .comparison import Comparison, compare
 from .data import load_data
-from .deployment import Predictions, predict
+from .deployment import predict
 from .errors import AttngraftError
 from .reporting import write_report as report
 from .surgery import (
@@ -32,9 +32,7 @@ __all__ = [
     "AttngraftError",
     "Comparison",
     "FitResult",
-    "Gates",
     "GraftPlan",
-    "Predictions",
     "Site",
     "attentions",
     "compare",

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from attngraft.attention import create_attention
+from attngraft.errors import ConfigError
 
 
 def parameters(name, channels, **options):
@@ -9,8 +10,18 @@ def parameters(name, channels, **options):
 
 
 @pytest.mark.parametrize("channels", [64, 100, 256, 2048])
-def test_has_the_parameters_of_cbam_without_its_spatial_half(channels):
-    assert parameters("capacity", channels) == parameters("cbam", channels) - parameters("cbam-spatial", channels)
+@pytest.mark.parametrize("like", ["cbam", "se", "bam", "ese", "global-context", "coord"])
+def test_comes_as_close_to_another_attentions_parameters_as_its_width_allows(channels, like):
+    wanted = parameters(like, channels)
+    gap = abs(parameters("capacity", channels, like=like) - wanted)
+    hidden = create_attention("capacity", channels, like=like).reduce.out_channels
+    for other in {max(1, hidden - 1), hidden + 1}:
+        assert gap <= abs(parameters("capacity", channels, hidden=other) - wanted)
+
+
+def test_an_unknown_attention_to_match_names_the_nearest():
+    with pytest.raises(ConfigError, match="did you mean 'cbam'"):
+        create_attention("capacity", 8, like="cbma")
 
 
 def test_hidden_sets_the_width():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import attngraft as ag
 from attngraft.comparison import compare
@@ -213,11 +214,11 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def finish(process: subprocess.Popen[bytes]) -> None:
-    _, messages = process.communicate(timeout=120)
+    _, messages = process.communicate(timeout=600)
     assert process.returncode == 0, messages.decode()
 
 
-def wait_for(condition, process: subprocess.Popen[bytes], limit_s: float = 120) -> None:
+def wait_for(condition, process: subprocess.Popen[bytes], limit_s: float = 600) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert process.poll() is None, process.communicate()[1].decode()
@@ -239,3 +240,55 @@ def test_a_comparison_that_was_stopped_ends_with_the_same_bits(tmp_path, number)
     assert not (broken / "runs/se/seed-1").exists() or not (broken / "runs/se/seed-1/model.safetensors").exists()
     finish(start(broken))
     assert_same_runs(whole, broken)
+
+
+def test_a_variant_that_was_tried_stays_a_column(tmp_path, digits, settings):
+    compare(digits, attentions=["se", "eca"], seeds=1, run_dir=tmp_path, **settings)
+    later = compare(digits, attentions=["simam"], controls=["static"], seeds=1, run_dir=tmp_path, **settings)
+    assert [row["name"] for row in later.document["variants"]] == ["none", "se", "eca", "simam", "static"]
+
+
+def test_repeated_looks_are_counted_and_said(tmp_path, digits, settings):
+    first = compare(digits, attentions=["se"], seeds=1, run_dir=tmp_path, **settings)
+    assert first.document["looks"] == [[0]]
+    again = compare(digits, attentions=["se"], seeds=1, run_dir=tmp_path, **settings)
+    assert again.document["looks"] == [[0]]
+    more = compare(digits, attentions=["se"], seeds=2, run_dir=tmp_path, **settings)
+    assert more.document["looks"] == [[0], [0, 1]]
+    assert "looked at 2 times" in str(more)
+    assert "looked at" not in str(first)
+
+
+def test_renamed_test_images_are_other_images(tmp_path, settings):
+    rng = np.random.default_rng(0)
+    root = tmp_path / "data"
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            (root / split / label).mkdir(parents=True)
+            for number in range(6):
+                pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(root / split / label / f"{number}.png")
+    small = settings | {"batch_size": 4}
+    compare(root, attentions=["se"], seeds=1, run_dir=tmp_path / "run", **small)
+    (root / "test/a/0.png").rename(root / "test/a/9.png")
+    with pytest.raises(RunError, match="other images"):
+        compare(root, attentions=["se", "eca"], seeds=1, run_dir=tmp_path / "run", **small)
+
+
+def test_the_capacity_control_is_matched_to_the_first_attention(tmp_path, digits, settings):
+    result = compare(digits, attentions=["bam"], controls=["capacity"], seeds=1, run_dir=tmp_path, **settings)
+    added = {row["name"]: row["parameters_added"] for row in result.document["variants"]}
+    assert added["capacity"] == pytest.approx(added["bam"], rel=0.2)
+
+
+def test_a_trained_model_knows_its_size_and_its_classes(finished, digits, tmp_path):
+    run = finished.run_dir / "runs/se/seed-0"
+    files = []
+    for number in range(4):
+        files.append(tmp_path / f"{number}.png")
+        Image.fromarray(digits.test.image(number).permute(1, 2, 0).numpy()).save(files[-1])
+    by_folder, by_model = ag.predict(run, files), ag.predict(ag.load(run), files)
+    assert by_folder.classes == by_model.classes == digits.classes
+    assert np.array_equal(by_folder.probabilities, by_model.probabilities)
+    kept = Evaluation.read(run / PREDICTIONS_FILE).probabilities[:4]
+    assert np.allclose(by_folder.probabilities, kept, atol=1e-5)

@@ -12,6 +12,7 @@ from scipy.special import ndtr, stdtrit
 
 from attngraft.comparison.statistics import (
     Effect,
+    at_corrected_level,
     crossed_effect,
     error_of_mean,
     holm,
@@ -338,3 +339,17 @@ def test_control_clause(effect, words):
 )
 def test_non_inferiority_clause(effect, words):
     assert non_inferiority_clause(effect) == words
+
+
+def test_with_several_comparisons_the_forecasts_are_made_at_the_corrected_level():
+    """Otherwise a corrected verdict would contradict its own sentence."""
+    rng = np.random.default_rng(3)
+    difference = rng.choice([-1.0, 0.0, 1.0], p=[0.05, 0.88, 0.07], size=(5, 1000))
+    effect = crossed_effect(difference)
+    assert effect.p_value < 0.05
+    alone, among = smallest_detectable(effect), smallest_detectable(at_corrected_level(effect, 20))
+    assert among > alone
+    assert needed(at_corrected_level(effect, 20)).more_seeds > needed(effect).more_seeds
+    verdict = judge(effect, min(1.0, 20 * effect.p_value), name="cbam", comparisons=20)
+    if verdict.kind == "no evidence":
+        assert f"{100 * among:.1f} points" in verdict.sentence

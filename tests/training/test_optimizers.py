@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_helpers import small_model
 
-from attngraft.training import Phase, Recipe
+from attngraft.training import Phase, Recipe, load_recipe
 from attngraft.training.optimizers import Plateau, build_optimizer, rate_factor, set_rates_
 from attngraft.training.phases import dissect, parameter_groups
 
@@ -27,7 +27,7 @@ def scheduler_factors(make, steps: int) -> list[float]:
 
 
 def factors(phase: Phase, steps: int) -> list[float]:
-    return [rate_factor(phase, step / steps) for step in range(steps)]
+    return [rate_factor(phase, step / steps, 1 / steps) for step in range(steps)]
 
 
 def test_constant_is_constant():
@@ -84,11 +84,23 @@ def test_one_cycle_is_the_one_of_pytorch():
 
 def test_warmup_rises_from_nothing_and_the_rest_starts_at_the_top():
     phase = Phase("p", schedule="cosine", warmup=0.5)
-    assert factors(phase, 8) == pytest.approx([0, 0.25, 0.5, 0.75, 1, 0.8535533906, 0.5, 0.1464466094])
+    assert factors(phase, 8) == pytest.approx([0.25, 0.5, 0.75, 1, 1, 0.8535533906, 0.5, 0.1464466094])
+
+
+def test_a_phase_of_a_single_step_trains_at_its_full_rate():
+    for schedule in ("constant", "cosine", "step", "multistep", "plateau"):
+        assert factors(Phase("p", schedule=schedule, warmup=0.1), 1) == [1.0]
+
+
+def test_the_scratch_recipe_drops_after_one_and_two_thirds():
+    phase = load_recipe("scratch").phases[0]
+    assert factors(phase, 3) == pytest.approx([1, 0.1, 0.01])
+    assert factors(phase, 60)[19:21] == pytest.approx([1, 0.1])
+    assert factors(phase, 60)[39:41] == pytest.approx([0.1, 0.01])
 
 
 def test_warmup_before_a_constant_rate():
-    assert factors(Phase("p", schedule="constant", warmup=0.5), 4) == pytest.approx([0, 0.5, 1, 1])
+    assert factors(Phase("p", schedule="constant", warmup=0.5), 4) == pytest.approx([0.5, 1, 1, 1])
 
 
 def test_plateau_waits_and_starts_its_count_anew():

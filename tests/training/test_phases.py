@@ -13,7 +13,7 @@ from attngraft.backbones import create_backbone
 from attngraft.surgery import graft, grafts
 from attngraft.training import Phase, Recipe, load_recipe
 from attngraft.training.optimizers import build_optimizer
-from attngraft.training.phases import apply_phase_, dissect, parameter_groups, trainable_names
+from attngraft.training.phases import apply_phase_, dissect, parameter_groups, set_modes_, trainable_names
 
 MODELS = {
     "small-cnn": 32,
@@ -208,3 +208,29 @@ def test_a_phase_undoes_the_freezing_of_the_one_before():
     apply_phase_(model, anatomy, Phase("all"))
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(module.training for module in model.modules())
+
+
+def test_modules_without_parameters_go_with_what_follows_in_a_network_frozen_in_part():
+    model = nn.Sequential(
+        nn.BatchNorm2d(3, affine=False),
+        nn.Conv2d(3, 4, 3),
+        nn.Dropout2d(0.5),
+        nn.Conv2d(4, 4, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.5),
+        nn.Linear(4, 2),
+    )
+    model.requires_grad_(False)
+    model[7].requires_grad_(True)
+    set_modes_(model)
+    assert [module.training for module in model] == [False, False, False, False, True, True, True, True]
+
+
+def test_both_of_two_heads_are_the_head():
+    import timm
+
+    model = timm.create_model("repvit_m0_9", num_classes=3)
+    parts = dissect(model, (3, 64, 64)).parts
+    heads = {name for name, part in parts.items() if part == "head"}
+    assert {name for name in parts if name.startswith(("head.head.", "head.head_dist."))} <= heads

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .contract import Attention, AttentionEntry, Gates, Init, check_positive, register
+from .contract import ATTENTIONS, Attention, AttentionEntry, Gates, Init, check_positive, register
 from .layers import zero_
 
 
@@ -18,8 +19,9 @@ class Capacity(Attention):
     Args:
         channels: C of the input, >= 1.
         init: "identity" or "paper".
-        hidden: width of the bottleneck; None takes C // 16, which has as many parameters as CBAM, up to
-            the 100 of CBAM's spatial half.
+        hidden: width of the bottleneck; None takes the one whose parameters come closest to those of `like`.
+        like: attention with its default options to match in parameters. A bottleneck of width 1 already has
+            3C + 1, so attentions with fewer parameters (ECA, triplet, ...) cannot be matched.
 
     Shape:
         (B, C, *) -> (B, C, *), dtype kept.
@@ -32,9 +34,11 @@ class Capacity(Attention):
 
     any_rank = True
 
-    def __init__(self, channels: int, *, init: Init = "identity", hidden: int | None = None) -> None:
+    def __init__(
+        self, channels: int, *, init: Init = "identity", hidden: int | None = None, like: str = "cbam"
+    ) -> None:
         super().__init__(channels, init)
-        hidden = max(1, channels // 16) if hidden is None else hidden
+        hidden = _width_like(like, channels) if hidden is None else hidden
         check_positive(hidden=hidden)
         self.reduce = nn.Conv1d(channels, hidden, 1)
         self.expand = nn.Conv1d(hidden, channels, 1)
@@ -45,11 +49,18 @@ class Capacity(Attention):
         return Gates(offset=offset.unflatten(2, x.shape[2:]))
 
 
+def _width_like(name: str, channels: int) -> int:
+    """The width at which 2 * width * C + width + C parameters come closest to those of an attention."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        wanted = sum(p.numel() for p in ATTENTIONS[name].build(channels, init="identity").parameters())
+    return max(1, round((wanted - channels) / (2 * channels + 1)))
+
+
 register(
     AttentionEntry(
         name="capacity",
         build=Capacity,
-        summary="control: a residual 1x1 bottleneck with about as many parameters as CBAM",
+        summary="control: a residual 1x1 bottleneck with about as many parameters as an attention",
         source="a control of this library",
         control=True,
     )

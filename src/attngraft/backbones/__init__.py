@@ -2,7 +2,15 @@
 
 from .builtin import BUILTIN
 from .create import SOURCES, BackboneSource, create_backbone, has_pretrained
-from .describe import BackboneInfo, backbone_info, find_head, note_backbone_, preprocessing_of, replace_head_
+from .describe import (
+    BackboneInfo,
+    backbone_info,
+    find_head,
+    find_heads,
+    note_backbone_,
+    preprocessing_of,
+    replace_head_,
+)
 
 __all__ = [
     "BUILTIN",
@@ -12,6 +20,7 @@ __all__ = [
     "backbone_info",
     "create_backbone",
     "find_head",
+    "find_heads",
     "has_pretrained",
     "note_backbone_",
     "preprocessing_of",

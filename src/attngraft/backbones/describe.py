@@ -69,6 +69,23 @@ def find_head(model: nn.Module, num_classes: int | None = None) -> str:
     return found[-1]
 
 
+def find_heads(model: nn.Module) -> tuple[str, ...]:
+    """Paths of all modules that turn features into logits; several for networks that average two heads.
+
+    timm's models name them (`get_classifier`); elsewhere it is the one that `find_head` finds.
+    """
+    ask = getattr(model, "get_classifier", None)
+    named = ask() if callable(ask) else None
+    modules = list(named) if isinstance(named, (tuple, list)) else [named]
+    known = {id(module): path for path, module in model.named_modules()}
+    found = tuple(
+        known[id(m)]
+        for m in modules
+        if isinstance(m, nn.Module) and known.get(id(m)) and next(m.parameters(), None) is not None
+    )
+    return found or (find_head(model),)
+
+
 def replace_head_(model: nn.Module, num_classes: int) -> None:
     """Put a freshly initialised layer with num_classes outputs in place of the head."""
     path = find_head(model)

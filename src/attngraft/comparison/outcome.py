@@ -10,7 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..training import Evaluation
-from .statistics import Effect, crossed_effect, holm, needed, per_class_effects, smallest_detectable
+from .statistics import (
+    Effect,
+    at_corrected_level,
+    crossed_effect,
+    holm,
+    needed,
+    per_class_effects,
+    smallest_detectable,
+)
 from .variants import BASELINE, Variant
 from .verdicts import control_clause, judge
 
@@ -80,13 +88,14 @@ def _entry(
     tail: str,
 ) -> dict[str, Any]:
     verdict = judge(item.effect, p_adjusted, name=item.variant, against=item.against, comparisons=comparisons)
-    needs = needed(item.effect)
+    strict = at_corrected_level(item.effect, comparisons)
+    needs = needed(strict)
     return {
         "variant": item.variant,
         "against": item.against,
         **item.effect.to_json(),
         "p_adjusted": p_adjusted,
-        "smallest_detectable": smallest_detectable(item.effect),
+        "smallest_detectable": smallest_detectable(strict),
         "needed_seeds": needs.more_seeds,
         "needed_images": needs.images,
         "verdict": verdict.kind,

@@ -20,7 +20,7 @@ from ..config import Preprocessing, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
 from ..errors import ConfigError
-from ..files import write_json
+from ..files import read_json, write_json
 from ..surgery import GraftPlan
 from ..training import (
     FitResult,
@@ -37,9 +37,9 @@ from ..training import (
 from .bench import Bench, fresh_backbone
 from .columns import columns, price
 from .outcome import Answers, effects
-from .record import COMPARISON_FILE, describe_request, open_comparison
+from .record import COMPARISON_FILE, describe_request, earlier_variants, open_comparison
 from .samples import write_samples
-from .variants import BASELINE, Variant, parse_variants
+from .variants import BASELINE, Variant, matched_controls, parse_variants, with_earlier
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,15 @@ class Comparison:
         return json.dumps(self.document, indent=1, ensure_ascii=False)
 
     def __str__(self) -> str:
-        return "\n".join(e["sentence"] for e in self.effects if e["against"] == BASELINE)
+        sentences = [e["sentence"] for e in self.effects if e["against"] == BASELINE]
+        looks = self.document.get("looks", [])
+        if len(looks) > 1:
+            counts = ", then ".join(str(len(seeds)) for seeds in looks)
+            sentences.append(
+                f"This comparison was looked at {len(looks)} times (with {counts} seeds): each look adds a chance of a "
+                "false alarm, which the intervals do not account for."
+            )
+        return "\n".join(sentences)
 
 
 def compare(
@@ -106,7 +114,8 @@ def compare(
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     settings = resolve_settings(recipe, overrides)
-    variants, chosen_seeds = parse_variants(attentions, controls), _seeds(seeds)
+    chosen_seeds, folder = _seeds(seeds), Path(run_dir)
+    variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
     if pretrained is None:
         pretrained = has_pretrained(backbone) and settings.recipe.name != "scratch"
     world, device = join_world(), settings.machine.resolve_device()
@@ -119,7 +128,6 @@ def compare(
         )
         request = describe_request(backbone, pretrained, settings, variants, chosen_seeds, dataset, preprocessing)
         fresh_backbone(backbone, len(dataset.classes), pretrained, 0)  # weights that cannot be had: say so now
-        folder = Path(run_dir)
         precision = world.share(
             open_comparison(folder, request, settings, template, preprocessing, device) if world.is_main else None
         )
@@ -191,10 +199,17 @@ def _conclude(
         ),
         "hardware": hardware(),
         "versions": versions(),
+        "looks": _looks(bench.folder, seeds),
         "samples": write_samples(bench.folder, bench.dataset, variants, answers),
     }
     write_json(bench.folder / COMPARISON_FILE, document)
     return document
+
+
+def _looks(folder: Path, seeds: Sequence[int]) -> list[list[int]]:
+    """The sets of seeds that this comparison was concluded with, this one last."""
+    earlier = read_json(folder / COMPARISON_FILE).get("looks", [])
+    return earlier if earlier and earlier[-1] == list(seeds) else [*earlier, list(seeds)]
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

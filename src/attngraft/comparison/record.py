@@ -14,11 +14,12 @@ from ..config import Preprocessing, from_dict, to_dict
 from ..data import Dataset
 from ..errors import RunError
 from ..files import read_json, write_json
-from ..training import Precision, Settings, choose_precision, describe_data, parse_precision
-from .variants import BASELINE, Variant
+from ..training import PREDICTIONS_FILE, Precision, Settings, choose_precision, describe_data, parse_precision
+from .variants import BASELINE, Variant, again, parse_variant
 
 COMPARISON_FILE = "comparison.json"
 COMPARISON_FORMAT = 1
+AGAIN_SLUG = again().slug
 
 
 def describe_request(
@@ -41,8 +42,24 @@ def describe_request(
         "preprocessing": to_dict(preprocessing),
         "seeds": list(seeds),
         "baseline": BASELINE,
-        "requested": [variant.name for variant in variants],
+        "requested": [{"name": v.name, "role": v.role, "slug": v.slug} for v in variants],
     }
+
+
+def earlier_variants(folder: Path) -> tuple[Variant, ...]:
+    """Variants that were trained in this folder before.
+
+    They stay columns of the comparison: leaving out what did not look good would make the rest look better.
+    """
+    path = folder / COMPARISON_FILE
+    found = read_json(path) if path.is_file() else {}
+    rows = found.get("requested", []) if isinstance(found, dict) else []
+    done = [row for row in rows if any(folder.glob(f"runs/{row['slug']}/seed-*/{PREDICTIONS_FILE}"))]
+    return tuple(
+        parse_variant(BASELINE if row["slug"] == AGAIN_SLUG else row["name"], row["role"])
+        for row in done
+        if row["role"] != "baseline"
+    )
 
 
 FIXED = ("backbone", "pretrained", "recipe", "preprocessing")
@@ -75,7 +92,15 @@ def open_comparison(
         found = {}
     if found.get("status") != "finished":
         write_json(
-            path, {**request, "status": "partial", "precision": to_dict(precision), "variants": [], "effects": []}
+            path,
+            {
+                **request,
+                "status": "partial",
+                "precision": to_dict(precision),
+                "variants": [],
+                "effects": [],
+                "looks": found.get("looks", []),
+            },
         )
     return precision
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -159,6 +159,14 @@ def smallest_detectable(effect: Effect, power: float = 0.8) -> float:
         return max(effect.high - effect.mean, effect.mean - effect.low)
     error, df = np.array([effect.standard_error]), np.array([effect.degrees_of_freedom])
     return float(_detectable(error, df, effect.confidence, power)[0])
+
+
+def at_corrected_level(effect: Effect, comparisons: int) -> Effect:
+    """The effect with the confidence that one of several comparisons needs (Bonferroni, Holm's first step).
+
+    Only for forecasts: its interval is not computed anew.
+    """
+    return replace(effect, confidence=1 - (1 - effect.confidence) / max(comparisons, 1))
 
 
 def needed(effect: Effect, power: float = 0.8) -> Needed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
@@ -87,7 +87,7 @@ def parse_variant(text: str, role: Role = "attention") -> Variant:
     if name == BASELINE:
         if separator or options:
             raise ConfigError(f"variant '{text}': the plain backbone takes no place and no options.")
-        return Variant(f"{BASELINE} (other seeds)", BASELINE, role="attention", seed_offset=AGAIN_OFFSET)
+        return again()
     if name not in ATTENTIONS:
         raise ConfigError(f"unknown attention '{name}': {nearest(name, [*ATTENTIONS, BASELINE])}")
     known = {*attention_options(name), "init"}
@@ -95,6 +95,26 @@ def parse_variant(text: str, role: Role = "attention") -> Variant:
         if option not in known:
             raise ConfigError(f"unknown option '{option}' in variant '{text}': {nearest(option, known)}")
     return Variant(text.strip(), name, where or "auto", options, "control" if ATTENTIONS[name].control else role)
+
+
+def again() -> Variant:
+    """The plain backbone once more with other seeds, for an A/A comparison."""
+    return Variant(f"{BASELINE} (other seeds)", BASELINE, role="attention", seed_offset=AGAIN_OFFSET)
+
+
+def with_earlier(variants: Sequence[Variant], earlier: Sequence[Variant]) -> tuple[Variant, ...]:
+    """The variants asked for and those that were there before, the baseline first."""
+    known = {variant.slug for variant in variants}
+    return (variants[0], *(v for v in earlier if v.slug not in known), *variants[1:])
+
+
+def matched_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """Let a capacity control without options have as many parameters as the first attention."""
+    first = next((v.attention for v in variants if v.role == "attention" and not v.is_plain), None)
+    return tuple(
+        replace(v, options={"like": first}) if v.attention == "capacity" and not v.options and first else v
+        for v in variants
+    )
 
 
 def parse_variants(attentions: Sequence[str], controls: Sequence[str]) -> tuple[Variant, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .statistics import Effect, Needed, needed, smallest_detectable
+from .statistics import Effect, Needed, at_corrected_level, needed, smallest_detectable
 
 Kind = Literal["helps", "hurts", "no evidence", "one seed"]
 
@@ -103,8 +103,9 @@ def _no_evidence_sentence(effect: Effect, name: str, versus: str, comparisons: i
     start = f"no evidence that {name} helps or hurts{versus}: {_points_with_interval(effect)}"
     if effect.p_value <= 1 - effect.confidence:
         start += f"; its own interval excludes 0, but not after correction for {comparisons} comparisons"
-    start += _detectable_clause(effect, power)
-    return start + _settling(needed(effect, power), effect) + non_inferiority_clause(effect)
+    strict = at_corrected_level(effect, comparisons)
+    start += _detectable_clause(strict, power)
+    return start + _settling(needed(strict, power), effect) + non_inferiority_clause(effect)
 
 
 def _detectable_clause(effect: Effect, power: float) -> str:

@@ -204,6 +204,6 @@ def _fingerprint(classes: tuple[str, ...], sets: dict[str, ImageSet]) -> str:
     digest.update("\0".join(classes).encode("utf-8", "surrogatepass"))
     for name in ("train", "val", "test"):
         images = sets.get(name)
-        rows = sorted(zip(images.pixel_hashes, images.labels.tolist(), strict=True)) if images else []
+        rows = zip(images.pixel_hashes, images.labels.tolist(), strict=True) if images else ()
         digest.update(f"\n{name}:".encode() + ",".join(f"{pixels}={label}" for pixels, label in rows).encode())
     return digest.hexdigest()

@@ -77,7 +77,8 @@ class Dataset:
         classes: class names; a label is an index into them. Those of a folder are sorted.
         train, val, test: the splits; val is None where there is none.
         report: what was noticed while loading.
-        fingerprint: hash of classes, split membership, labels and pixels; file names and order do not enter.
+        fingerprint: hash of classes, split membership, labels, pixels and their order; file names do not enter, but
+            order does, because augmentation and the pairing of a comparison go by position.
         mirrorable: False where a mirrored image means something else, as with digits.
     """
 

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..backbones import preprocessing_of
-from ..config import Preprocessing, from_dict
+from ..config import Preprocessing
 from ..data import build_transform, list_images, read_image
 from ..errors import DataError
-from ..surgery import check_live, describe, load
-from ..training import RunFolder
+from ..surgery import check_live, classes_of, load
 
 
 @dataclass(frozen=True)
@@ -107,15 +106,9 @@ def predict(
 
 
 def _open(run_or_model: str | Path | nn.Module) -> tuple[nn.Module, tuple[str, ...], Preprocessing]:
-    """Model, class names and preprocessing; a run knows at which size it was trained."""
-    if isinstance(run_or_model, nn.Module):
-        return run_or_model, (), preprocessing_of(run_or_model)
-    path = Path(run_or_model)
-    model = load(path)
-    preprocessing = preprocessing_of(model)
-    if path.suffix != ".safetensors" and (path / "run.json").is_file():
-        preprocessing = from_dict(Preprocessing, RunFolder(path).read()["preprocessing"], where="preprocessing")
-    return model, describe(path).classes, preprocessing
+    """Model, class names and preprocessing; a trained model knows the size that it was trained at."""
+    model = run_or_model if isinstance(run_or_model, nn.Module) else load(run_or_model)
+    return model, classes_of(model), preprocessing_of(model)
 
 
 def _read(

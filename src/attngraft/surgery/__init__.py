@@ -2,7 +2,7 @@
 
 from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, ungraft, ungraft_
 from .plan import GraftPlan, plan_graft
-from .saved import SavedModel, describe, load, save
+from .saved import SavedModel, classes_of, describe, load, note_classes_, save
 from .sites import Site, find_sites, search_sites
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "SavedModel",
     "Site",
     "check_live",
+    "classes_of",
     "describe",
     "find_sites",
     "graft",
@@ -17,6 +18,7 @@ __all__ = [
     "graft_plan",
     "grafts",
     "load",
+    "note_classes_",
     "plan_graft",
     "reattach_",
     "save",

@@ -31,6 +31,7 @@ from .plan import GraftPlan
 
 MODEL_FILE = "model.safetensors"
 MODEL_FORMAT = 1
+CLASSES_ATTRIBUTE = "attngraft_classes"
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
     Args:
         model: a backbone, grafted or not.
         path: a file ending in .safetensors, or a folder that will hold `model.safetensors`.
-        classes: class names in the order of the logits.
+        classes: class names in the order of the logits; those that the model knows where not given.
 
     Raises:
         GraftError: a graft is not live.
@@ -67,7 +68,7 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
         "format": MODEL_FORMAT,
         "backbone": asdict(info) if info else None,
         "plan": json.loads(plan.to_json()) if plan else None,
-        "classes": list(classes),
+        "classes": list(classes or classes_of(model)),
     }
     target = _file_in(Path(path))
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
@@ -104,7 +105,18 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"the weights in {file} do not fit the model that its header describes ({reason}).") from error
-    return model.eval()
+    return note_classes_(model.eval(), saved.classes)
+
+
+def note_classes_(model: nn.Module, classes: Sequence[str]) -> nn.Module:
+    """Note on the model what its logits are called."""
+    setattr(model, CLASSES_ATTRIBUTE, tuple(classes))
+    return model
+
+
+def classes_of(model: nn.Module) -> tuple[str, ...]:
+    """What the model's logits are called; empty where unknown."""
+    return tuple(getattr(model, CLASSES_ATTRIBUTE, ()))
 
 
 def describe(path: str | Path) -> SavedModel:

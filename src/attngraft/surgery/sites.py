@@ -124,18 +124,21 @@ def split_where(where: Where) -> list[str]:
 
 
 def _auto(record: Trace, notes: list[str]) -> list[Site]:
-    sites = _residual(record, notes)
-    if sites:
-        notes.append(f"auto chose 'residual': {len(sites)} residual branches were found")
-        return sites
-    sites = _pool(record, notes)
-    if len(sites) >= 2:
-        notes.append(
-            "auto chose 'pool': the backbone has no residual sums, but poolings between groups of convolutions"
-        )
-        return sites
-    notes.append("auto chose 'stage': the backbone has neither residual sums nor poolings between groups of layers")
-    return _stage(record, notes)
+    residual = _residual(record, notes)
+    if len(residual) >= 2:
+        notes.append(f"auto chose 'residual': {len(residual)} residual branches were found")
+        return residual
+    found = "no residual sums" if not residual else "one residual sum only"
+    pool = _pool(record, notes)
+    if len(pool) >= 2:
+        notes.append(f"auto chose 'pool': the backbone has {found}, but poolings between groups of layers")
+        return pool
+    stage = _stage(record, notes)
+    if len(stage) <= len(residual):
+        notes.append("auto chose 'residual': the backbone is a single residual block")
+        return residual
+    notes.append(f"auto chose 'stage': the backbone has {found} and no poolings between groups of layers")
+    return stage
 
 
 def _residual(record: Trace, notes: list[str]) -> list[Site]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import backbone_info, preprocessing_of
+from ..backbones import backbone_info, note_backbone_, preprocessing_of
 from ..config import Preprocessing, from_dict, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
 from ..errors import ConfigError, RunError, TrainingError
-from ..surgery import check_live, graft_plan, load, save, ungraft_
+from ..surgery import check_live, graft_plan, load, note_classes_, save, ungraft_
 from .board import Board
 from .checkpoint import read_newest, remove_checkpoints
 from .checks import check_fit
@@ -102,6 +102,7 @@ def fit(
         check_fit(model, dataset, settings, size, world)
         description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant)
         run = RunFolder(Path(run_dir))
+        _note_training_(model, dataset, preprocessing)
         description = _open(run, description, resume, world)
         model.to(device)
         if description["status"] == "finished":
@@ -115,6 +116,14 @@ def fit(
             dataset, preprocessing, settings, seed, from_dict(Precision, description["precision"]), device, world, run
         )
         return _train(model, job, run, description, shown, settings)
+
+
+def _note_training_(model: nn.Module, dataset: Dataset, preprocessing: Preprocessing) -> None:
+    """Let the model say how it is trained, so that what is saved can be used without the run's settings."""
+    info = backbone_info(model)
+    if info is not None:
+        note_backbone_(model, replace(info, preprocessing=preprocessing))
+    note_classes_(model, dataset.classes)
 
 
 def describe_run(

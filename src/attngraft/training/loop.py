@@ -233,8 +233,9 @@ class Trainer:
 
     def _rate_at(self, phase: Phase, step: int) -> float:
         """Part of the highest rates that is in force at a step of the present epoch."""
-        progress = (self.position.epoch * self.steps_per_epoch + step) / (phase.epochs * self.steps_per_epoch)
-        return rate_factor(phase, progress) * self.position.drop
+        total = phase.epochs * self.steps_per_epoch
+        progress = (self.position.epoch * self.steps_per_epoch + step) / total
+        return rate_factor(phase, progress, 1 / total) * self.position.drop
 
     def _must_stop(self, interrupts: Interrupts) -> bool:
         """Whether any process was asked to stop; all of them stop at the same step."""

@@ -32,28 +32,30 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], recipe: 
     return torch.optim.AdamW(settings, lr=1.0)
 
 
-def rate_factor(phase: Phase, progress: float) -> float:
+def rate_factor(phase: Phase, progress: float, step: float = 0.0) -> float:
     """Part of the highest rate at `progress` (0 to 1) through the phase; plateau drops are applied elsewhere.
+
+    Args:
+        phase: what is trained how.
+        progress: part of the phase that is done before the step.
+        step: part of the phase that the step is. A linear warmup ends its rise within the step, so that the first
+            step does something, and a phase of a single step trains.
 
     >>> rate_factor(Phase("p", schedule="cosine", epochs=2), 0.5)
     0.5
     """
     if progress < phase.warmup:
-        start = 0.04 if phase.schedule == "one-cycle" else 0.0
-        return start + (1 - start) * _rise(phase, progress / phase.warmup)
+        if phase.schedule == "one-cycle":  # along half a cosine (Smith & Topin, arXiv:1708.07120, as in PyTorch)
+            return 0.04 + 0.96 * 0.5 * (1 - math.cos(math.pi * progress / phase.warmup))
+        return min(1.0, (progress + step) / phase.warmup)
     after = (progress - phase.warmup) / (1 - phase.warmup)
     if phase.schedule in {"cosine", "one-cycle"}:
         return round(0.5 * (1 + math.cos(math.pi * after)), 12)
     if phase.schedule == "multistep":
-        return phase.gamma ** sum(progress >= milestone for milestone in phase.milestones)
+        return phase.gamma ** sum(progress + 1e-6 >= milestone for milestone in phase.milestones)
     if phase.schedule == "step":
         return phase.gamma ** int(progress * phase.epochs / phase.step_epochs + 1e-9)
     return 1.0
-
-
-def _rise(phase: Phase, part: float) -> float:
-    """Linear, but along half a cosine in one-cycle (Smith & Topin, arXiv:1708.07120, as in PyTorch)."""
-    return 0.5 * (1 - math.cos(math.pi * part)) if phase.schedule == "one-cycle" else part
 
 
 def set_rates_(optimizer: torch.optim.Optimizer, factor: float) -> float:

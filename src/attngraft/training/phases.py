@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..backbones import find_head
+from ..backbones import find_heads
 from ..surgery.sites import resolve_input
 from ..surgery.trace import trace
 from .recipe import Phase, Recipe, check_part
@@ -50,13 +50,13 @@ def dissect(model: nn.Module, input_size: tuple[int, int, int]) -> Anatomy:
     which nothing is learned, such as that of a last pooling, do not count.
     """
     stage_of, stages = _stages(model, input_size)
-    head = find_head(model)
+    heads = find_heads(model)
     parts: dict[str, str | int] = {}
     for name, _ in model.named_parameters():
         owner = name.rpartition(".")[0]
         if "graft" in name.split("."):
             parts[name] = "grafts"
-        elif owner == head or owner.startswith(f"{head}."):
+        elif any(owner == head or owner.startswith(f"{head}.") for head in heads):
             parts[name] = "head"
         else:
             parts[name] = _nearest_stage(owner, stage_of, stages)
@@ -76,20 +76,38 @@ def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase) -> None:
 def set_modes_(model: nn.Module) -> None:
     """Train mode where something is trained, eval mode where all is frozen.
 
-    Frozen BatchNorm then keeps its statistics, and frozen dropout and stochastic depth do nothing. Grafts are
-    judged by themselves: a trained graft does not wake the frozen module that hosts it.
+    Frozen BatchNorm then keeps its statistics, and frozen dropout and stochastic depth do nothing. A module without
+    parameters goes with the module around it, and where that is frozen in part, with the next layer that has
+    parameters: dropout before the head is the head's. Grafts are judged by themselves: a trained graft does not wake
+    the frozen module that hosts it.
     """
-    _set_mode(model, inherited=True)
+    _set_mode(model, None, _followed_by_training(model))
 
 
-def _set_mode(module: nn.Module, inherited: bool) -> None:
-    own = _own_parameters(module)
-    module.training = any(p.requires_grad for p in own) if own else inherited
+def _set_mode(module: nn.Module, around: bool | None, followed: dict[nn.Module, bool]) -> None:
+    """`around` is the mode of the module around it, None where that is frozen in part."""
+    trained = {p.requires_grad for p in _own_parameters(module)}
+    if trained:
+        module.training = True in trained
+        around = module.training if len(trained) == 1 else None
+    else:
+        module.training = followed[module] if around is None else around
     for name, child in module.named_children():
         if name == "graft":
             child.train(any(p.requires_grad for p in child.parameters()))
         else:
-            _set_mode(child, inherited=module.training)
+            _set_mode(child, around, followed)
+
+
+def _followed_by_training(model: nn.Module) -> dict[nn.Module, bool]:
+    """For every module whether the next layer with parameters, in the model's order, is trained."""
+    followed, after = {}, True
+    for path, module in reversed(list(model.named_modules())):
+        if "graft" not in path.split("."):
+            followed[module] = after
+            own = list(module.parameters(recurse=False))
+            after = any(p.requires_grad for p in own) if own else after
+    return followed
 
 
 def _own_parameters(module: nn.Module) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, TrainingError, nearest
 
 MARGIN = 0.95  # leave the plainer setting only for a gain of more than 5 %
 
@@ -70,9 +70,13 @@ def choose_precision(model: nn.Module, *, image_size: int, batch_size: int, devi
         for candidate in CANDIDATES:
             try:
                 elapsed = _time_step(_stepper(model, batch, candidate))
-            except RuntimeError:
+            except (RuntimeError, ValueError) as error:  # ValueError: BatchNorm on a single value per channel
                 if candidate == CANDIDATES[0]:
-                    raise
+                    reason = " ".join(str(error).split())[:200]
+                    raise TrainingError(
+                        f"the model cannot train on {len(batch)} images of {image_size} px ({reason}): "
+                        "choose a larger batch_size or image_size."
+                    ) from error
                 continue  # an operation of the model that this device lacks in bf16
             if elapsed < MARGIN * best_time:
                 best, best_time = candidate, elapsed

@@ -63,7 +63,7 @@ class Stepper:
         images, targets = self._inputs(batch, at)
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         with job.precision.autocast(job.device):
-            logits = parallel(images)
+            logits = self._forward(parallel, images)
         loss = self.criterion(logits.float(), targets)
         value = float(loss.detach())
         self._require_finite("the loss", value, batch, at, statistics)
@@ -75,6 +75,16 @@ class Stepper:
             self.average.update_parameters(self.model)
         correct = int((logits.detach().argmax(1).cpu() == batch.labels).sum())
         return StepNumbers(value, correct, len(batch.labels))
+
+    def _forward(self, parallel: nn.Module, images: Tensor) -> Tensor:
+        try:
+            return parallel(images)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainingError(
+                f"BatchNorm cannot train on {len(images)} image with one position: choose a larger batch_size."
+            ) from None
 
     def _inputs(self, batch: Batch, at: Position) -> tuple[Tensor, Tensor]:
         recipe, device = self.job.recipe, self.job.device
