@@ -17,7 +17,9 @@ def keep(run_dir: Path, name: str) -> Path:
     document.pop("samples")
     document["data"].pop("skipped")
     if document["command"]:
-        document["command"] = " ".join(Path(word).name if word.startswith("/") else word for word in document["command"].split())
+        document["command"] = " ".join(
+            Path(word).name if word.startswith("/") else word for word in document["command"].split()
+        )
     target = RESULTS / f"{name}.json"
     target.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return target
