@@ -36,10 +36,10 @@ docs: $(STAMPS)/dev
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --quiet --upgrade pip
 
 $(STAMPS)/%: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$*]"
+	$(BIN)/python -m pip install --quiet --quiet --constraint constraints.txt --editable ".[$*]"
 	mkdir -p $(STAMPS)
 	touch $@
 
