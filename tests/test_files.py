@@ -9,6 +9,7 @@ import sys
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from attngraft import files
 from attngraft.errors import RunError
@@ -143,3 +144,16 @@ def test_what_is_not_json_is_a_sentence(tmp_path, content):
 def test_a_folder_is_not_a_file(tmp_path):
     with pytest.raises(RunError, match="cannot be read"):
         read_json(tmp_path)
+
+
+def test_a_full_disk_is_one_sentence_whoever_finds_out(tmp_path):
+    """safetensors raises an error of its own where the disk is full."""
+    (tmp_path / "kept").write_text("old")
+
+    def full(_: object) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with pytest.raises(RunError, match="No space left"):
+        write_atomically(tmp_path / "kept", full)
+    assert (tmp_path / "kept").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]

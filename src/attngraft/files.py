@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from .errors import RunError
 
 
@@ -29,10 +31,9 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
         _flush(path.parent)
-    except OSError as error:
-        raise RunError(
-            f"{path} cannot be written ({error.strerror or error}): free space or choose another folder."
-        ) from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise RunError(f"{path} cannot be written ({reason}): free space or choose another folder.") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import attngraft as ag
 from attngraft.comparison import compare
 from attngraft.comparison.bench import fresh_backbone
 from attngraft.comparison.variants import parse_variants
-from attngraft.errors import AttngraftError, ConfigError, RunError
+from attngraft.errors import AttngraftError, ConfigError, RunError, TrainingError
 from attngraft.reporting import write_report
 from attngraft.training import PREDICTIONS_FILE, Evaluation, RunFolder
 
@@ -292,3 +292,16 @@ def test_a_trained_model_knows_its_size_and_its_classes(finished, digits, tmp_pa
     assert np.array_equal(by_folder.probabilities, by_model.probabilities)
     kept = Evaluation.read(run / PREDICTIONS_FILE).probabilities[:4]
     assert np.allclose(by_folder.probabilities, kept, atol=1e-5)
+
+
+def test_seeds_that_were_looked_at_stay(tmp_path, digits, settings):
+    compare(digits, attentions="se", seeds=2, run_dir=tmp_path, **settings)
+    fewer = compare(digits, attentions="se", seeds=1, run_dir=tmp_path, **settings)
+    assert fewer.document["seeds"] == [0, 1]
+
+
+def test_a_diverged_network_has_no_verdict(tmp_path, digits, settings):
+    wild = settings | {"lr_scale": 1e30, "batch_size": 60}  # one step: the loss before it was finite
+    with pytest.raises(TrainingError, match="not finite"):
+        compare(digits, attentions=["se"], seeds=1, run_dir=tmp_path, **wild)
+    assert json.loads((tmp_path / "comparison.json").read_text())["status"] == "partial"

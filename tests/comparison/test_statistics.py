@@ -251,17 +251,23 @@ def test_needed_finds_the_lever_that_helps():
     assert more_seeds is not None
     assert 0 < more_seeds < 30
     assert images is None  # the seeds' share of the variance stays, whatever the images
-    images_noisy = make_effect(0.01, -0.01, 0.03, seed_variance=0.0, image_variance=0.05)
+    images_noisy = make_effect(0.01, -0.01, 0.03, seed_variance=1e-9, image_variance=0.05)
     more_seeds, images = needed(images_noisy)
     assert more_seeds is None
     assert images is not None
     assert images > 400
 
 
+def test_nothing_is_promised_from_images_where_the_seed_variance_was_estimated_as_nothing():
+    lucky = make_effect(0.01, -0.01, 0.03, seeds=3, seed_variance=0.0, image_variance=0.05)
+    assert needed(lucky).images is None
+
+
 def test_needed_is_enough_by_its_own_forecast():
     effect = crossed_effect(draw(seeds=3, images=200, gain=0.02))
     more_seeds, images = needed(effect)
-    for seeds, count in ((3 + more_seeds, 200), (3, images)):
+    assert more_seeds is not None
+    for seeds, count in ((3 + more_seeds, 200), *(((3, images),) if images else ())):
         residual = effect.residual_variance
         squares = (residual + count * effect.seed_variance, residual + seeds * effect.image_variance, residual)
         error, df = (float(value) for value in error_of_mean(*map(np.float64, squares), seeds, count))

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 import attngraft as ag
-from attngraft.errors import DataError, GraftError, RunError
+from attngraft.errors import ConfigError, DataError, GraftError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +84,30 @@ def test_a_dead_graft_is_never_measured(photos, model):
     next(m for m in dead.modules() if hasattr(m, "graft"))._forward_hooks.clear()
     with pytest.raises(GraftError, match="not live"):
         ag.predict(dead, photos)
+
+
+class Own(nn.Module):
+    """A network that attngraft did not create."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.head = nn.Linear(8, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.conv(x)).mean((2, 3)))
+
+
+def test_an_own_network_remembers_how_it_was_trained(tmp_path, photos):
+    result = ag.fit(
+        Own(), photos, run_dir=tmp_path, recipe="one-cycle", epochs=1, image_size=24, batch_size=2, precision="fp32"
+    )
+    loaded = ag.load(tmp_path, backbone=Own())
+    wanted, found = ag.predict(result.model, photos), ag.predict(loaded, photos)
+    assert wanted.classes == found.classes == ("0", "1")
+    assert np.array_equal(wanted.probabilities, found.probabilities)
+
+
+def test_a_device_that_is_not_there_is_said(photos, model):
+    with pytest.raises(ConfigError, match="cannot be used"):
+        ag.predict(model, photos, device="cuda:99")

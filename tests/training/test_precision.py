@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from training_helpers import small_model
 
-from attngraft.errors import ConfigError
+from attngraft.errors import ConfigError, TrainingError
 from attngraft.training import Precision, choose_precision, parse_precision
 from attngraft.training.precision import CANDIDATES
 
@@ -90,5 +90,5 @@ def test_a_format_that_the_model_cannot_take_is_left_out(monkeypatch: pytest.Mon
 
 
 def test_a_model_that_does_not_run_at_all_says_so():
-    with pytest.raises(RuntimeError):
+    with pytest.raises(TrainingError, match="cannot train on 2 images"):
         choose_precision(nn.Linear(5, 3), image_size=16, batch_size=2, device=CPU)

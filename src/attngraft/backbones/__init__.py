@@ -8,6 +8,8 @@ from .describe import (
     find_head,
     find_heads,
     note_backbone_,
+    note_preprocessing_,
+    noted_preprocessing,
     preprocessing_of,
     replace_head_,
 )
@@ -23,6 +25,8 @@ __all__ = [
     "find_heads",
     "has_pretrained",
     "note_backbone_",
+    "note_preprocessing_",
+    "noted_preprocessing",
     "preprocessing_of",
     "replace_head_",
 ]

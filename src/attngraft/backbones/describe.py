@@ -11,6 +11,7 @@ from ..config import Preprocessing
 from ..errors import BackboneError
 
 INFO_ATTRIBUTE = "attngraft_backbone"
+PREPROCESSING_ATTRIBUTE = "attngraft_preprocessing"
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,26 @@ def note_backbone_(model: nn.Module, info: BackboneInfo) -> nn.Module:
 
 def preprocessing_of(model: nn.Module, image_size: int | None = None) -> Preprocessing:
     """How the model wants its images, at another size where one is given."""
-    info = backbone_info(model)
-    found = info.preprocessing if info is not None else Preprocessing()
+    found = noted_preprocessing(model) or Preprocessing()
     return replace(found, image_size=image_size) if image_size else found
+
+
+def note_preprocessing_(model: nn.Module, preprocessing: Preprocessing) -> nn.Module:
+    """Note on the model how it was trained to get its images, wherever it was built."""
+    info = backbone_info(model)
+    if info is not None:
+        note_backbone_(model, replace(info, preprocessing=preprocessing))
+    setattr(model, PREPROCESSING_ATTRIBUTE, preprocessing)
+    return model
+
+
+def noted_preprocessing(model: nn.Module) -> Preprocessing | None:
+    """How the model gets its images; None where nobody noted it."""
+    info = backbone_info(model)
+    if info is not None:
+        return info.preprocessing
+    noted = getattr(model, PREPROCESSING_ATTRIBUTE, None)
+    return noted if isinstance(noted, Preprocessing) else None
 
 
 def find_head(model: nn.Module, num_classes: int | None = None) -> str:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from importlib import metadata
+from typing import Annotated, Any
 
 import typer
 
 from ..errors import AttngraftError
 from . import attentions, compare, fit, predict, report, sites
-from .output import INTERRUPTED, USER_ERROR, error_console
+from .output import INTERRUPTED, USER_ERROR, console, error_console
 
 app = typer.Typer(
     name="attngraft",
     help="Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped.",
     no_args_is_help=True,
+    invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -28,6 +30,16 @@ VERBS: dict[str, Callable[..., None]] = {
     "predict": predict.run,
     "report": report.run,
 }
+
+
+@app.callback()
+def options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+) -> None:
+    """Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped."""
+    if version:
+        console().print(metadata.version("attngraft"))
+        raise typer.Exit
 
 
 def guarded(verb: Callable[..., None]) -> Callable[..., None]:

@@ -15,8 +15,10 @@ from .output import console, print_json
 
 def run(
     name: Annotated[str | None, typer.Argument(help="Show one attention with its options.")] = None,
-    channels: Annotated[int, typer.Option(help="Channels of the feature map that the costs are given for.")] = 256,
-    size: Annotated[int, typer.Option(help="Height and width of that feature map.")] = 14,
+    channels: Annotated[
+        int, typer.Option(min=1, help="Channels of the feature map that the costs are given for.")
+    ] = 256,
+    size: Annotated[int, typer.Option(min=1, help="Height and width of that feature map.")] = 14,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """List the attentions with their parameters, multiply-accumulates and sources."""

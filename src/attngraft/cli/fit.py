@@ -11,6 +11,7 @@ import typer
 from ..backbones import create_backbone, has_pretrained, preprocessing_of
 from ..comparison import Variant, parse_variant
 from ..reporting import run_summary, write_report
+from ..surgery import graft_plan
 from ..training import Reading, Resume, RunFolder, fit, open_data, resolve_settings, watched
 from . import options
 from .output import collect_overrides, console, data_lines, print_json
@@ -67,9 +68,8 @@ def run(
     torch.manual_seed(seed)
     model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=pretrained)
     variant.grow(model, variant.plan(model, (3, side, side)), seed)
-    result = fit(
-        model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=variant.name, **overrides
-    )
+    name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
+    result = fit(model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=name, **overrides)
     description = RunFolder(result.run_dir).read()
     page = write_report(result.run_dir)
     if as_json:

@@ -20,7 +20,7 @@ def run(
     output: Annotated[str, typer.Option(help="csv or json.")] = "csv",
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 32,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be read.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, mps.")] = "cpu",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "cpu",
 ) -> None:
     """Print the most probable classes of images."""
     if output not in ("csv", "json"):

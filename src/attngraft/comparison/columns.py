@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import median
 from typing import Any
 
 import torch
@@ -88,7 +89,7 @@ def price(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     parameters = 100 * row["parameters_added"] / base["parameters"]
     macs = 100 * row["macs_added"] / base["macs"]
     latency = 100 * (row["latency_ms"]["median"] / base["latency_ms"]["median"] - 1)
-    training = 100 * (sum(row["train_time_s"]) / sum(base["train_time_s"]) - 1)
+    training = 100 * (median(row["train_time_s"]) / median(base["train_time_s"]) - 1)
     return (
         f"; its price at {row['sites']} sites: {parameters:+.1f} % parameters, {macs:+.1f} % multiply-accumulates, "
         f"{latency:+.0f} % latency, {training:+.0f} % training time"

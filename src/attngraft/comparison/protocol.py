@@ -32,14 +32,15 @@ from ..training import (
     open_data,
     resolve_settings,
     titled,
+    warm_up,
     watched,
 )
 from .bench import Bench, fresh_backbone
 from .columns import columns, price
 from .outcome import Answers, effects
-from .record import COMPARISON_FILE, describe_request, earlier_variants, open_comparison
+from .record import COMPARISON_FILE, describe_request, earlier_variants, open_comparison, with_earlier_seeds
 from .samples import write_samples
-from .variants import BASELINE, Variant, matched_controls, parse_variants, with_earlier
+from .variants import BASELINE, Variant, matched_controls, parse_variants, split_variants, with_earlier
 
 
 @dataclass(frozen=True)
@@ -83,8 +84,8 @@ def compare(
     data: str | Path | Dataset,
     *,
     backbone: str,
-    attentions: Sequence[str],
-    controls: Sequence[str] = (),
+    attentions: str | Sequence[str],
+    controls: str | Sequence[str] = (),
     seeds: int | Sequence[int] = 3,
     recipe: str | Path | Recipe = "three-phase",
     pretrained: bool | None = None,
@@ -114,7 +115,9 @@ def compare(
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     settings = resolve_settings(recipe, overrides)
-    chosen_seeds, folder = _seeds(seeds), Path(run_dir)
+    folder = Path(run_dir)
+    chosen_seeds = with_earlier_seeds(folder, _seeds(seeds))
+    attentions, controls = _listed(attentions), _listed(controls)
     variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
     if pretrained is None:
         pretrained = has_pretrained(backbone) and settings.recipe.name != "scratch"
@@ -132,6 +135,13 @@ def compare(
             open_comparison(folder, request, settings, template, preprocessing, device) if world.is_main else None
         )
         bench = Bench(backbone, pretrained, settings, dataset, preprocessing, precision, folder, device, world)
+        warm_up(
+            template,
+            precision,
+            image_size=preprocessing.image_size,
+            batch_size=settings.recipe.batch_size,
+            device=device,
+        )
         results = _run_all(bench, variants, plans, chosen_seeds, shown)
         shown.stop()
         document = _conclude(bench, variants, plans, chosen_seeds, results, request, command)
@@ -204,6 +214,11 @@ def _conclude(
     }
     write_json(bench.folder / COMPARISON_FILE, document)
     return document
+
+
+def _listed(variants: str | Sequence[str]) -> list[str]:
+    """A sequence of variants, also where they were given as one text."""
+    return split_variants(variants) if isinstance(variants, str) else list(variants)
 
 
 def _looks(folder: Path, seeds: Sequence[int]) -> list[list[int]]:

@@ -62,6 +62,14 @@ def earlier_variants(folder: Path) -> tuple[Variant, ...]:
     )
 
 
+def with_earlier_seeds(folder: Path, seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds that the folder was concluded with, and the new ones: none is left out again either."""
+    path = folder / COMPARISON_FILE
+    found = read_json(path) if path.is_file() else {}
+    looks = found.get("looks") or [[]] if isinstance(found, dict) else [[]]
+    return tuple(dict.fromkeys([*looks[-1], *seeds]))
+
+
 FIXED = ("backbone", "pretrained", "recipe", "preprocessing")
 
 

@@ -172,7 +172,9 @@ def at_corrected_level(effect: Effect, comparisons: int) -> Effect:
 def needed(effect: Effect, power: float = 0.8) -> Needed:
     """How many more seeds, or how many images, would find a true effect of the observed size.
 
-    A forecast from the estimated variance components, with the given power. With one seed nothing can be said.
+    A forecast from the estimated variance components, with the given power. With one seed nothing can be said. Where
+    the variance between seeds was estimated as 0, which a few seeds often do by chance, nothing is said about images:
+    if it is not 0, no number of images need suffice.
     """
     if effect.method != "crossed" or effect.mean == 0.0:
         return Needed(None, None)
@@ -183,7 +185,7 @@ def needed(effect: Effect, power: float = 0.8) -> Needed:
     total = _first_settled(effect, np.full_like(images, effect.seeds), images, power)
     return Needed(
         None if more is None else int(seeds[more]) - effect.seeds,
-        None if total is None else int(images[total]),
+        None if total is None or effect.seed_variance <= 0 else int(images[total]),
     )
 
 

@@ -20,6 +20,7 @@ from ..config import Preprocessing
 from ..data import build_transform, list_images, read_image
 from ..errors import DataError
 from ..surgery import check_live, classes_of, load
+from ..training import MachineSettings
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def predict(
     *,
     batch_size: int = 32,
     skip_broken: bool = False,
-    device: str | torch.device = "cpu",
+    device: str = "cpu",
 ) -> Predictions:
     """Classify image files.
 
@@ -80,23 +81,24 @@ def predict(
         images: a file, a folder (searched through), or several of them.
         batch_size: images per forward pass.
         skip_broken: leave out files that cannot be read, and report them, instead of stopping.
-        device: where to compute.
+        device: where to compute: "auto", "cpu", "cuda", "mps".
 
     Raises:
         DataError: no images, or one that cannot be read.
         RunError: as for `load`.
     """
+    where = MachineSettings(device=device).resolve_device()
     model, classes, preprocessing = _open(run_or_model)
     check_live(model)
     paths = list_images([images] if isinstance(images, (str, Path)) else images)
-    model = model.to(device).eval()
+    model = model.to(where).eval()
     names: list[str] = []
     rows: list[NDArray[np.float32]] = []
     skipped: list[tuple[str, str]] = []
     for batch in _batches(_read(paths, preprocessing, skip_broken, skipped), batch_size):
         names += [name for name, _ in batch]
         with torch.no_grad():
-            logits = model(torch.stack([image for _, image in batch]).to(device))
+            logits = model(torch.stack([image for _, image in batch]).to(where))
         rows.append(logits.float().softmax(1).cpu().numpy())
     if not rows:
         raise DataError("none of the images can be read: give at least one image file.")

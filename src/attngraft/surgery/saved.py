@@ -21,9 +21,11 @@ from ..backbones import (
     backbone_info,
     create_backbone,
     note_backbone_,
+    note_preprocessing_,
+    noted_preprocessing,
     replace_head_,
 )
-from ..config import from_dict
+from ..config import Preprocessing, from_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
 from ..files import write_atomically
 from .graft import check_live, graft_, graft_plan, uncompiled
@@ -42,11 +44,13 @@ class SavedModel:
         backbone: what to build; None for a model that attngraft did not create.
         plan: the grafts; None for a plain backbone.
         classes: class names in the order of the logits; empty where unknown.
+        preprocessing: how it was trained to get its images; None where unknown.
     """
 
     backbone: BackboneInfo | None
     plan: GraftPlan | None
     classes: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
 
 
 def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> Path:
@@ -63,10 +67,11 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
     """
     model = uncompiled(model)
     check_live(model)
-    plan, info = graft_plan(model), backbone_info(model)
+    plan, info, known = graft_plan(model), backbone_info(model), noted_preprocessing(model)
     header = {
         "format": MODEL_FORMAT,
         "backbone": asdict(info) if info else None,
+        "preprocessing": asdict(known) if known else None,
         "plan": json.loads(plan.to_json()) if plan else None,
         "classes": list(classes or classes_of(model)),
     }
@@ -105,6 +110,8 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
     except (RuntimeError, SafetensorError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"the weights in {file} do not fit the model that its header describes ({reason}).") from error
+    if saved.preprocessing is not None:
+        note_preprocessing_(model, saved.preprocessing)
     return note_classes_(model.eval(), saved.classes)
 
 
@@ -146,11 +153,12 @@ def describe(path: str | Path) -> SavedModel:
 def _parse_header(header: dict[str, Any]) -> SavedModel:
     if header["format"] != MODEL_FORMAT:
         raise ValueError(f"format {header['format']!r}, this version reads {MODEL_FORMAT}")
-    info, plan = header["backbone"], header["plan"]
+    info, plan, wanted = header["backbone"], header["plan"], header.get("preprocessing")
     return SavedModel(
         backbone=from_dict(BackboneInfo, info, where="backbone") if info else None,
         plan=GraftPlan.from_dict(plan) if plan else None,
         classes=tuple(str(name) for name in header["classes"]),
+        preprocessing=from_dict(Preprocessing, wanted, where="preprocessing") if wanted else None,
     )
 
 
@@ -190,6 +198,7 @@ def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn
     if num_classes is not None and num_classes != info.num_classes:
         replace_head_(model, num_classes)
         info = replace(info, num_classes=num_classes)
+    info = replace(info, weights=f"the run {Path(spec).name}")
     return note_backbone_(model.train(), info)  # in the mode of every other fresh backbone
 
 

@@ -3,7 +3,7 @@
 from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
 from .fit import FitResult, fit
-from .precision import Precision, choose_precision, parse_precision
+from .precision import Precision, choose_precision, parse_precision, warm_up
 from .progress import Progress, Reading, Silent, titled, watched
 from .recipe import Phase, Recipe, load_recipe, recipes
 from .run import Resume, RunFolder, describe_data
@@ -36,5 +36,6 @@ __all__ = [
     "recipes",
     "resolve_settings",
     "titled",
+    "warm_up",
     "watched",
 ]

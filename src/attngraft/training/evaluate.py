@@ -18,7 +18,7 @@ from torch import nn
 
 from ..config import Preprocessing
 from ..data import ImageSet, build_transform, make_loader
-from ..errors import RunError
+from ..errors import RunError, TrainingError
 from ..files import write_atomically
 from ..surgery import check_live
 from .distributed import World
@@ -152,6 +152,10 @@ def evaluate(
     for positions, found in world.gather((mine, np.concatenate(parts) if parts else ())):
         rows.update(zip(positions, found, strict=True))
     probabilities = np.stack([rows[position] for position in range(len(images))])
+    if not np.isfinite(probabilities).all():
+        raise TrainingError(
+            "the model's answers are not finite, so it has diverged: lower the learning rate (lr_scale)."
+        )
     return Evaluation(probabilities, np.asarray(images.labels, dtype=np.int64), images.ids)
 
 

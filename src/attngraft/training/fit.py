@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import backbone_info, note_backbone_, preprocessing_of
+from ..backbones import backbone_info, note_preprocessing_, preprocessing_of
 from ..config import Preprocessing, from_dict, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
@@ -120,9 +120,7 @@ def fit(
 
 def _note_training_(model: nn.Module, dataset: Dataset, preprocessing: Preprocessing) -> None:
     """Let the model say how it is trained, so that what is saved can be used without the run's settings."""
-    info = backbone_info(model)
-    if info is not None:
-        note_backbone_(model, replace(info, preprocessing=preprocessing))
+    note_preprocessing_(model, preprocessing)
     note_classes_(model, dataset.classes)
 
 

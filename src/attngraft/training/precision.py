@@ -83,6 +83,13 @@ def choose_precision(model: nn.Module, *, image_size: int, batch_size: int, devi
     return best
 
 
+def warm_up(model: nn.Module, precision: Precision, *, image_size: int, batch_size: int, device: torch.device) -> None:
+    """Take a step with a copy of the model, so that the first run that is timed does not pay for a cold start."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        batch = torch.rand(min(batch_size, 16), 3, image_size, image_size, device=device)
+        _time_step(_stepper(model, batch, precision), repeats=1)
+
+
 def _stepper(model: nn.Module, batch: torch.Tensor, precision: Precision) -> Callable[[], None]:
     """A function that runs one forward and backward pass of a copy of the model."""
     device = batch.device
