@@ -105,7 +105,7 @@ def test_an_own_network_remembers_how_it_was_trained(tmp_path, photos):
     loaded = ag.load(tmp_path, backbone=Own())
     wanted, found = ag.predict(result.model, photos), ag.predict(loaded, photos)
     assert wanted.classes == found.classes == ("0", "1")
-    assert np.array_equal(wanted.probabilities, found.probabilities)
+    assert np.allclose(wanted.probabilities, found.probabilities, atol=1e-5)  # the layouts in memory differ
 
 
 def test_a_device_that_is_not_there_is_said(photos, model):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .contract import ATTENTIONS, Attention, AttentionEntry, Gates, Init, check_positive, register
+from .contract import ATTENTIONS, Attention, AttentionEntry, Gates, Init, check_choice, check_positive, register
 from .layers import zero_
 
 
@@ -27,7 +27,7 @@ class Capacity(Attention):
         (B, C, *) -> (B, C, *), dtype kept.
 
     Raises:
-        ConfigError: channels < 1 or hidden < 1.
+        ConfigError: channels < 1, hidden < 1, or an unknown attention to match.
 
     Source: a control of this library.
     """
@@ -38,6 +38,7 @@ class Capacity(Attention):
         self, channels: int, *, init: Init = "identity", hidden: int | None = None, like: str = "cbam"
     ) -> None:
         super().__init__(channels, init)
+        check_choice("like", like, tuple(sorted(ATTENTIONS)))
         hidden = _width_like(like, channels) if hidden is None else hidden
         check_positive(hidden=hidden)
         self.reduce = nn.Conv1d(channels, hidden, 1)
