@@ -8,11 +8,11 @@ from typing import Annotated
 import torch
 import typer
 
-from ..backbones import create_backbone, has_pretrained, preprocessing_of
+from ..backbones import create_backbone, preprocessing_of
 from ..comparison import Variant, parse_variant
 from ..reporting import run_summary, write_report
 from ..surgery import graft_plan
-from ..training import Reading, Resume, RunFolder, fit, open_data, resolve_settings, watched
+from ..training import Reading, Resume, RunFolder, fit, open_data, resolve_settings, starts_pretrained, watched
 from . import options
 from .output import collect_overrides, console, data_lines, print_json
 
@@ -59,14 +59,13 @@ def run(
     )
     settings = resolve_settings(recipe, overrides)
     variant = Variant("none", "none") if attention == "none" else parse_variant(attention)
-    if pretrained is None:
-        pretrained = has_pretrained(backbone) and settings.recipe.name != "scratch"
     preprocessing = preprocessing_of(create_backbone(backbone, num_classes=2), settings.data.image_size)
     side = preprocessing.image_size
     with watched(None) as shown:
         dataset = open_data(data, settings.data, image_size=side, recipe=settings.recipe, progress=Reading(shown))
+    weights = starts_pretrained(pretrained, backbone, settings.recipe)
     torch.manual_seed(seed)
-    model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=pretrained)
+    model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=weights)
     variant.grow(model, variant.plan(model, (3, side, side)), seed)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
     result = fit(model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=name, **overrides)

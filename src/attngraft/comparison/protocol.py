@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones import has_pretrained, preprocessing_of
+from ..backbones import preprocessing_of
 from ..config import Preprocessing, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
@@ -31,6 +31,7 @@ from ..training import (
     join_world,
     open_data,
     resolve_settings,
+    starts_pretrained,
     titled,
     warm_up,
     watched,
@@ -119,8 +120,7 @@ def compare(
     chosen_seeds = with_earlier_seeds(folder, _seeds(seeds))
     attentions, controls = _listed(attentions), _listed(controls)
     variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
-    if pretrained is None:
-        pretrained = has_pretrained(backbone) and settings.recipe.name != "scratch"
+    pretrained = starts_pretrained(pretrained, backbone, settings.recipe)
     world, device = join_world(), settings.machine.resolve_device()
     with watched(progress) as shown:
         template = fresh_backbone(backbone, 2, False, 0)

@@ -51,9 +51,7 @@ def earlier_variants(folder: Path) -> tuple[Variant, ...]:
 
     They stay columns of the comparison: leaving out what did not look good would make the rest look better.
     """
-    path = folder / COMPARISON_FILE
-    found = read_json(path) if path.is_file() else {}
-    rows = found.get("requested", []) if isinstance(found, dict) else []
+    rows = _earlier(folder).get("requested", [])
     done = [row for row in rows if any(folder.glob(f"runs/{row['slug']}/seed-*/{PREDICTIONS_FILE}"))]
     return tuple(
         parse_variant(BASELINE if row["slug"] == AGAIN_SLUG else row["name"], row["role"])
@@ -64,10 +62,15 @@ def earlier_variants(folder: Path) -> tuple[Variant, ...]:
 
 def with_earlier_seeds(folder: Path, seeds: Sequence[int]) -> tuple[int, ...]:
     """The seeds that the folder was concluded with, and the new ones: none is left out again either."""
+    looks = _earlier(folder).get("looks") or [[]]
+    return tuple(dict.fromkeys([*looks[-1], *seeds]))
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """What the folder says so far; nothing where it is new. Whether it may be continued is checked on opening."""
     path = folder / COMPARISON_FILE
     found = read_json(path) if path.is_file() else {}
-    looks = found.get("looks") or [[]] if isinstance(found, dict) else [[]]
-    return tuple(dict.fromkeys([*looks[-1], *seeds]))
+    return found if isinstance(found, dict) else {}
 
 
 FIXED = ("backbone", "pretrained", "recipe", "preprocessing")

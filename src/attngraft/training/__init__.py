@@ -7,7 +7,7 @@ from .precision import Precision, choose_precision, parse_precision, warm_up
 from .progress import Progress, Reading, Silent, titled, watched
 from .recipe import Phase, Recipe, load_recipe, recipes
 from .run import Resume, RunFolder, describe_data
-from .settings import DataSettings, MachineSettings, Settings, open_data, resolve_settings
+from .settings import DataSettings, MachineSettings, Settings, open_data, resolve_settings, starts_pretrained
 
 __all__ = [
     "PREDICTIONS_FILE",
@@ -35,6 +35,7 @@ __all__ = [
     "parse_precision",
     "recipes",
     "resolve_settings",
+    "starts_pretrained",
     "titled",
     "warm_up",
     "watched",

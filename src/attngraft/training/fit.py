@@ -102,8 +102,8 @@ def fit(
         check_fit(model, dataset, settings, size, world)
         description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant)
         run = RunFolder(Path(run_dir))
-        _note_training_(model, dataset, preprocessing)
         description = _open(run, description, resume, world)
+        _note_training_(model, dataset, preprocessing)
         model.to(device)
         if description["status"] == "finished":
             return _finished(run, model, description)

@@ -10,14 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ..data import Dataset
 from ..errors import ConfigError, RunError
 from ..files import read_json, write_json, write_text
 
 RUN_FORMAT = 1
-RESUMES = ("auto", "never", "must")
 Resume = Literal["auto", "never", "must"]
 
 # what must be equal for a run to be continued; what is left out may differ between machines
@@ -79,7 +78,7 @@ class RunFolder:
             RunError: the folder belongs to something else, and nothing is changed; or `resume` forbids.
             ConfigError: an unknown value of `resume`.
         """
-        if resume not in RESUMES:
+        if resume not in get_args(Resume):
             raise ConfigError(f"resume is {resume!r}: expected auto, never or must.")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: choose a folder for the run.")

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from ..backbones import has_pretrained
 from ..config import from_dict
 from ..data import Dataset, load_data
 from ..environment import default_device, usable_cores
@@ -131,6 +132,11 @@ def resolve_settings(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) 
         from_dict(DataSettings, sorted_options["data"], where="data options"),
         from_dict(MachineSettings, sorted_options["machine"], where="machine options"),
     )
+
+
+def starts_pretrained(asked: bool | None, backbone: str, recipe: Recipe) -> bool:
+    """Whether training starts from published weights; where nobody says, yes if there are any and it is not "scratch"."""
+    return asked if asked is not None else has_pretrained(backbone) and recipe.name != "scratch"
 
 
 def open_data(
