@@ -12,6 +12,7 @@ from .reference import (
     strip_max,
     strip_pool,
 )
+from .selection import using
 
 __all__ = [
     "apply_gates",
@@ -24,4 +25,5 @@ __all__ = [
     "spatial_pool",
     "strip_max",
     "strip_pool",
+    "using",
 ]
