@@ -70,6 +70,7 @@ class Attention(nn.Module):
         return y if gates.offset is None else y + gates.offset.to(y.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = kernels.enter(x)
         return self.apply_gates(x, self.gates(x))
 
     def sigmoid_gate(self, logits: Tensor) -> Tensor:

@@ -1,17 +1,18 @@
 """The few primitives every attention is made of. Attention modules call them through this package only."""
 
-from .reference import (
+from .primitives import (
     apply_gates,
-    broadcast_gates,
     channel_max,
     channel_mean,
     channel_moments,
     channel_norm,
     channel_pool,
+    enter,
     spatial_pool,
     strip_max,
     strip_pool,
 )
+from .reference import broadcast_gates
 from .selection import using
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "channel_moments",
     "channel_norm",
     "channel_pool",
+    "enter",
     "spatial_pool",
     "strip_max",
     "strip_pool",

@@ -60,9 +60,7 @@ class PoolGradient:
 class Passes(Protocol):
     """A backend. Every function reads each big tensor once unless it says otherwise."""
 
-    def pool_lanes(
-        self, x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares
-    ) -> Pooled:
+    def pool_lanes(self, x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
         """Reduce each row of x * lane_gate over its lanes: (B, R, L), (B, L) -> (B, R) each.
 
         "squares" other than "none" comes without a gate. `ties` implies `maximum`.

@@ -1,0 +1,224 @@
+"""The passes on processors, compiled by Numba on first use and cached on disk; see passes.py for the contract."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .passes import Pooled, PoolGradient, Squares
+from .threads import run_loop
+
+DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+SQUARES: dict[Squares, int] = {"none": 0, "raw": 1, "centred": 2}
+WIDTH = 1024  # lanes of a task that accumulates: its accumulators stay in the first cache
+CENTRED_WIDTH = 64  # lanes of a task that reads its block twice: the block stays in the second cache
+ENOUGH_TASKS = 32
+FEWEST_ROWS = 64  # of a split
+
+
+@functools.cache
+def unavailable() -> str | None:
+    """Why these kernels cannot run here, in one sentence; None if they can."""
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed: pip install 'attngraft[fast]' brings the fast kernels for processors."
+    try:
+        _compiled("scale_fp32")
+    except Exception as error:  # Numba fails in many ways on machines it does not know or may not write to
+        return f"Numba cannot compile or cache here ({type(error).__name__}: {error})"
+    return None
+
+
+def pool_lanes(x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
+    batch, rows, lanes = x.shape
+    out = _outputs((batch, rows), maximum, ties, squares)
+    gate = _gate(lane_gate, x, lanes)
+    switches = (int(maximum), int(ties), SQUARES[squares])
+    _run(
+        "pool_lanes",
+        x,
+        _addresses(x, gate, out.total, out.maximum, out.ties, out.squares),
+        (batch, rows, lanes, *switches),
+    )
+    return out
+
+
+def pool_rows(x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
+    batch, rows, lanes = x.shape
+    width = WIDTH if squares == "none" else CENTRED_WIDTH
+    splits = _splits(batch * -(-lanes // width), rows) if squares == "none" else 1
+    out = _outputs((batch * splits, lanes), maximum, ties, squares)
+    gate = _gate(row_gate, x, rows)
+    switches = (int(maximum), int(ties), SQUARES[squares])
+    _run(
+        "pool_rows",
+        x,
+        _addresses(x, gate, out.total, out.maximum, out.ties, out.squares),
+        (batch, rows, lanes, *switches, splits, width),
+    )
+    return _join(out, batch, splits)
+
+
+def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
+    batch, rows, lanes = x.shape
+    y = torch.empty_like(x)
+    gates = _gate(row_gate, x, rows), _gate(lane_gate, x, lanes)
+    _run("scale", x, _addresses(x, y, *gates), (batch, rows, lanes))
+    return y
+
+
+def gate_sums(
+    x: Tensor, grad: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, *, rows: bool, lanes: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    batch, n_rows, n_lanes = x.shape
+    splits = _splits(batch, n_rows)
+    by_row = _empty(batch, n_rows) if rows else None
+    by_lane = _empty(batch * splits, n_lanes) if lanes else None
+    gates = _gate(row_gate, x, n_rows), _gate(lane_gate, x, n_lanes)
+    addresses = _addresses(x, grad, *gates, by_row, by_lane)
+    _run("gate_sums", x, addresses, (batch, n_rows, n_lanes, splits, int(rows), int(lanes)))
+    return by_row, None if by_lane is None else _join_sums(by_lane, batch, splits)
+
+
+def weigh_lanes(x: Tensor, pooled: PoolGradient) -> Tensor:
+    if pooled.maximum is None:
+        return pool_lanes(x, pooled.weight, maximum=False, ties=False, squares="none").total
+    batch, rows, lanes = x.shape
+    by_row = _empty(batch, rows)
+    gate = _gate(pooled.gate, x, rows)
+    addresses = _addresses(x, gate, pooled.weight, pooled.maximum, pooled.share, by_row)
+    _run("weigh_lanes", x, addresses, (batch, rows, lanes))
+    return by_row
+
+
+def weigh_rows(x: Tensor, pooled: PoolGradient) -> Tensor:
+    if pooled.maximum is None:
+        return pool_rows(x, pooled.weight, maximum=False, ties=False, squares="none").total
+    batch, rows, lanes = x.shape
+    splits = _splits(batch, rows)
+    by_lane = _empty(batch * splits, lanes)
+    gate = _gate(pooled.gate, x, lanes)
+    addresses = _addresses(x, gate, pooled.weight, pooled.maximum, pooled.share, by_lane)
+    _run("weigh_rows", x, addresses, (batch, rows, lanes, splits))
+    return _join_sums(by_lane, batch, splits)
+
+
+def input_gradient(
+    like: Tensor,
+    *,
+    x: Tensor | None = None,
+    grad: Tensor | None = None,
+    row_gate: Tensor | None = None,
+    lane_gate: Tensor | None = None,
+    over_rows: PoolGradient | None = None,
+    over_lanes: PoolGradient | None = None,
+    row_factor: Tensor | None = None,
+    lane_factor: Tensor | None = None,
+) -> Tensor:
+    batch, rows, lanes = like.shape
+    out = torch.empty_like(like)
+    row_parts = _neutral(like, rows)
+    lane_parts = _neutral(like, lanes)
+    parts = (
+        *(_gate(row_gate, like, rows), _gate(lane_gate, like, lanes)),
+        *_gradient_parts(over_rows, row_parts, lane_parts),
+        *_gradient_parts(over_lanes, lane_parts, row_parts),
+        *(
+            row_parts.zeros if row_factor is None else row_factor,
+            lane_parts.zeros if lane_factor is None else lane_factor,
+        ),
+    )
+    maxima = any(pooled is not None and pooled.maximum is not None for pooled in (over_rows, over_lanes))
+    factors = row_factor is not None or lane_factor is not None
+    addresses = _addresses(like if x is None else x, like if grad is None else grad, out, *parts)
+    switches = (int(grad is not None), int(maxima), int(factors))
+    _run("input_gradient", like, addresses, (batch, rows, lanes, *switches))
+    return out
+
+
+def _run(loop: str, x: Tensor, addresses: Sequence[int], sizes: Sequence[int]) -> None:
+    run_loop(_compiled(f"{loop}_{DTYPES[x.dtype]}").address, (*addresses, *sizes))
+
+
+@functools.cache
+def _compiled(loop: str) -> Any:
+    """A loop, compiled for this processor or read from Numba's cache."""
+    from numba import cfunc, types
+
+    from . import numba_gradients, numba_pools
+
+    function = getattr(numba_pools, loop, None) or getattr(numba_gradients, loop)
+    compiled = cfunc(types.void(types.voidptr), cache=True)(function)
+    return compiled
+
+
+@dataclass(frozen=True)
+class _Neutral:
+    """Numbers that change nothing, (B, n) each: gates 1, weights 0, maxima that nothing equals."""
+
+    ones: Tensor
+    zeros: Tensor
+    nan: Tensor
+
+
+def _neutral(x: Tensor, n: int) -> _Neutral:
+    batch = x.shape[0]
+    return _Neutral(*(x.new_full((batch, n), value, dtype=torch.float32) for value in (1.0, 0.0, math.nan)))
+
+
+def _gradient_parts(pooled: PoolGradient | None, elements: _Neutral, lines: _Neutral) -> tuple[Tensor, ...]:
+    if pooled is None:
+        return elements.ones, lines.zeros, lines.nan, lines.zeros
+    return (
+        elements.ones if pooled.gate is None else pooled.gate,
+        pooled.weight,
+        lines.nan if pooled.maximum is None else pooled.maximum,
+        lines.zeros if pooled.share is None else pooled.share,
+    )
+
+
+def _outputs(shape: tuple[int, int], maximum: bool, ties: bool, squares: Squares) -> Pooled:
+    wanted = (maximum, ties, squares != "none")
+    return Pooled(_empty(*shape), *(_empty(*shape) if is_wanted else None for is_wanted in wanted))
+
+
+def _addresses(*tensors: Tensor | None) -> tuple[int, ...]:
+    return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+
+
+def _gate(gate: Tensor | None, x: Tensor, n: int) -> Tensor:
+    return x.new_ones(x.shape[0], n, dtype=torch.float32) if gate is None else gate
+
+
+def _empty(*shape: int) -> Tensor:
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _splits(tasks: int, rows: int) -> int:
+    """Into how many parts to split the rows: a function of the shape, never of the number of threads."""
+    return max(1, min(-(-ENOUGH_TASKS // tasks), rows // FEWEST_ROWS))
+
+
+def _join(parts: Pooled, batch: int, splits: int) -> Pooled:
+    """One result per image from those of its splits."""
+    if splits == 1:
+        return parts
+    total = _join_sums(parts.total, batch, splits)
+    if parts.maximum is None:
+        return Pooled(total)
+    found = parts.maximum.view(batch, splits, -1)
+    maximum = found.amax(1)
+    if parts.ties is None:
+        return Pooled(total, maximum)
+    ties = parts.ties.view(batch, splits, -1)
+    return Pooled(total, maximum, (ties * (found == maximum.unsqueeze(1))).sum(1))
+
+
+def _join_sums(parts: Tensor, batch: int, splits: int) -> Tensor:
+    return parts if splits == 1 else parts.view(batch, splits, -1).sum(1)

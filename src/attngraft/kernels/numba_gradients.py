@@ -1,0 +1,320 @@
+"""Gates and gradients as Numba loops; see numba_pools for how they are started and why rows go by fours."""
+
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from .numba_intrinsics import argument, bf16, fp32, load, next_task, reload, store
+from .numba_pools import ROWS_PER_TASK, ZERO, fill, plain, reducing
+
+
+def scale_fp32(a):
+    _scale(fp32(argument(a, 1)), fp32(argument(a, 2)), a)
+
+
+def scale_bf16(a):
+    _scale(bf16(argument(a, 1)), bf16(argument(a, 2)), a)
+
+
+def gate_sums_fp32(a):
+    _gate_sums(fp32(argument(a, 1)), fp32(argument(a, 2)), a)
+
+
+def gate_sums_bf16(a):
+    _gate_sums(bf16(argument(a, 1)), bf16(argument(a, 2)), a)
+
+
+def weigh_lanes_fp32(a):
+    _weigh_lanes(fp32(argument(a, 1)), a)
+
+
+def weigh_lanes_bf16(a):
+    _weigh_lanes(bf16(argument(a, 1)), a)
+
+
+def weigh_rows_fp32(a):
+    _weigh_rows(fp32(argument(a, 1)), a)
+
+
+def weigh_rows_bf16(a):
+    _weigh_rows(bf16(argument(a, 1)), a)
+
+
+def input_gradient_fp32(a):
+    _input_gradient(fp32(argument(a, 1)), fp32(argument(a, 2)), fp32(argument(a, 3)), a)
+
+
+def input_gradient_bf16(a):
+    _input_gradient(bf16(argument(a, 1)), bf16(argument(a, 2)), bf16(argument(a, 3)), a)
+
+
+@plain
+def _scale(x, y, a):
+    row_gate, lane_gate = fp32(argument(a, 3)), fp32(argument(a, 4))
+    batch, rows, lanes = argument(a, 5), argument(a, 6), argument(a, 7)
+    blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
+    while True:
+        task = next_task(a)
+        if task >= batch * blocks:
+            break
+        image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
+        for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
+            _scale_row(x, y, row * lanes, load(row_gate, row), lane_gate, image * lanes, lanes)
+
+
+@reducing
+def _scale_row(x, y, at, g, lane_gate, gates, n):
+    for lane in range(n):
+        store(y, at + lane, load(x, at + lane) * (g * load(lane_gate, gates + lane)))
+
+
+@plain
+def _gate_sums(x, grad, a):
+    row_gate, lane_gate, by_row, by_lane = (
+        fp32(argument(a, 3)),
+        fp32(argument(a, 4)),
+        fp32(argument(a, 5)),
+        fp32(argument(a, 6)),
+    )
+    batch, rows, lanes, splits = argument(a, 7), argument(a, 8), argument(a, 9), argument(a, 10)
+    with_rows, with_lanes = argument(a, 11), argument(a, 12)
+    while True:
+        part = next_task(a)
+        if part >= batch * splits:
+            break
+        image, split = part // splits, part % splits
+        row, last = image * rows + rows * split // splits, image * rows + rows * (split + 1) // splits
+        gates, to = image * lanes, part * lanes
+        if with_lanes:
+            fill(by_lane, to, lanes, ZERO)
+        if not with_lanes:
+            while row < last:
+                store(by_row, row, _product_sum(x, grad, row * lanes, lane_gate, gates, lanes))
+                row += 1
+        elif not with_rows:
+            while row + 4 <= last:
+                _add_four_products(x, grad, row * lanes, lanes, row_gate, row, by_lane, to)
+                row += 4
+            while row < last:
+                _add_product(x, grad, row * lanes, lanes, load(row_gate, row), by_lane, to)
+                row += 1
+        else:
+            while row + 2 <= last:
+                s0, s1 = _two_rows_both_ways(x, grad, row * lanes, lanes, row_gate, row, lane_gate, gates, by_lane, to)
+                store(by_row, row, s0)
+                store(by_row, row + 1, s1)
+                row += 2
+            while row < last:
+                found = _row_both_ways(x, grad, row * lanes, lanes, load(row_gate, row), lane_gate, gates, by_lane, to)
+                store(by_row, row, found)
+                row += 1
+
+
+@reducing
+def _product_sum(x, grad, at, lane_gate, gates, n):
+    total = ZERO
+    for lane in range(n):
+        total += load(x, at + lane) * load(grad, at + lane) * load(lane_gate, gates + lane)
+    return total
+
+
+@reducing
+def _add_product(x, grad, at, n, g, by_lane, to):
+    for lane in range(n):
+        store(by_lane, to + lane, reload(by_lane, to + lane) + load(x, at + lane) * load(grad, at + lane) * g)
+
+
+@reducing
+def _add_four_products(x, grad, at, n, row_gate, row, by_lane, to):
+    g0, g1 = load(row_gate, row), load(row_gate, row + 1)
+    g2, g3 = load(row_gate, row + 2), load(row_gate, row + 3)
+    for lane in range(n):
+        one = at + lane
+        p0, p1 = load(x, one) * load(grad, one) * g0, load(x, one + n) * load(grad, one + n) * g1
+        p2, p3 = (
+            load(x, one + 2 * n) * load(grad, one + 2 * n) * g2,
+            load(x, one + 3 * n) * load(grad, one + 3 * n) * g3,
+        )
+        store(by_lane, to + lane, reload(by_lane, to + lane) + ((p0 + p1) + (p2 + p3)))
+
+
+@reducing
+def _row_both_ways(x, grad, at, n, g, lane_gate, gates, by_lane, to):
+    total = ZERO
+    for lane in range(n):
+        product = load(x, at + lane) * load(grad, at + lane)
+        total += product * load(lane_gate, gates + lane)
+        store(by_lane, to + lane, reload(by_lane, to + lane) + product * g)
+    return total
+
+
+@reducing
+def _two_rows_both_ways(x, grad, at, n, row_gate, row, lane_gate, gates, by_lane, to):
+    g0, g1 = load(row_gate, row), load(row_gate, row + 1)
+    s0, s1 = ZERO, ZERO
+    for lane in range(n):
+        one, two = at + lane, at + n + lane
+        p0, p1 = load(x, one) * load(grad, one), load(x, two) * load(grad, two)
+        gate = load(lane_gate, gates + lane)
+        s0 += p0 * gate
+        s1 += p1 * gate
+        store(by_lane, to + lane, reload(by_lane, to + lane) + (p0 * g0 + p1 * g1))
+    return s0, s1
+
+
+@plain
+def _weigh_lanes(x, a):
+    gate, weight, maximum, share, by_row = (
+        fp32(argument(a, 2)),
+        fp32(argument(a, 3)),
+        fp32(argument(a, 4)),
+        fp32(argument(a, 5)),
+        fp32(argument(a, 6)),
+    )
+    batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
+    blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
+    while True:
+        task = next_task(a)
+        if task >= batch * blocks:
+            break
+        image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
+        for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
+            store(
+                by_row,
+                row,
+                _weigh_row(x, row * lanes, load(gate, row), weight, maximum, share, image * lanes, lanes),
+            )
+
+
+@reducing
+def _weigh_row(x, at, g, weight, maximum, share, pooled, n):
+    total = ZERO
+    for lane in range(n):
+        value = load(x, at + lane)
+        arrives = load(share, pooled + lane) if value * g == load(maximum, pooled + lane) else ZERO
+        total += value * (load(weight, pooled + lane) + arrives)
+    return total
+
+
+@plain
+def _weigh_rows(x, a):
+    gate, weight, maximum, share, by_lane = (
+        fp32(argument(a, 2)),
+        fp32(argument(a, 3)),
+        fp32(argument(a, 4)),
+        fp32(argument(a, 5)),
+        fp32(argument(a, 6)),
+    )
+    batch, rows, lanes, splits = argument(a, 7), argument(a, 8), argument(a, 9), argument(a, 10)
+    while True:
+        part = next_task(a)
+        if part >= batch * splits:
+            break
+        image, split = part // splits, part % splits
+        row, last = image * rows + rows * split // splits, image * rows + rows * (split + 1) // splits
+        gates, to = image * lanes, part * lanes
+        fill(by_lane, to, lanes, ZERO)
+        while row + 2 <= last:
+            _weigh_two_rows(x, row * lanes, lanes, gate, gates, weight, maximum, share, row, by_lane, to)
+            row += 2
+        while row < last:
+            _weigh_one_row(x, row * lanes, lanes, gate, gates, weight, maximum, share, row, by_lane, to)
+            row += 1
+
+
+@reducing
+def _weigh_one_row(x, at, n, gate, gates, weight, maximum, share, row, by_lane, to):
+    w, m, s = load(weight, row), load(maximum, row), load(share, row)
+    for lane in range(n):
+        value = load(x, at + lane)
+        arrives = s if value * load(gate, gates + lane) == m else ZERO
+        store(by_lane, to + lane, reload(by_lane, to + lane) + value * (w + arrives))
+
+
+@reducing
+def _weigh_two_rows(x, at, n, gate, gates, weight, maximum, share, row, by_lane, to):
+    w0, m0, s0 = load(weight, row), load(maximum, row), load(share, row)
+    w1, m1, s1 = load(weight, row + 1), load(maximum, row + 1), load(share, row + 1)
+    for lane in range(n):
+        g = load(gate, gates + lane)
+        v0, v1 = load(x, at + lane), load(x, at + n + lane)
+        a0, a1 = s0 if v0 * g == m0 else ZERO, s1 if v1 * g == m1 else ZERO
+        store(by_lane, to + lane, reload(by_lane, to + lane) + (v0 * (w0 + a0) + v1 * (w1 + a1)))
+
+
+class Parts(NamedTuple):
+    """Pointers to everything small that an input gradient may be made of; those that are absent point to neutral
+    numbers."""
+
+    row_gate: Any
+    lane_gate: Any
+    rows_gate: Any
+    rows_weight: Any
+    rows_maximum: Any
+    rows_share: Any
+    lanes_gate: Any
+    lanes_weight: Any
+    lanes_maximum: Any
+    lanes_share: Any
+    row_factor: Any
+    lane_factor: Any
+
+
+@plain
+def _input_gradient(x, grad, out, a):
+    parts = Parts(
+        fp32(argument(a, 4)),
+        fp32(argument(a, 5)),
+        fp32(argument(a, 6)),
+        fp32(argument(a, 7)),
+        fp32(argument(a, 8)),
+        fp32(argument(a, 9)),
+        fp32(argument(a, 10)),
+        fp32(argument(a, 11)),
+        fp32(argument(a, 12)),
+        fp32(argument(a, 13)),
+        fp32(argument(a, 14)),
+        fp32(argument(a, 15)),
+    )
+    batch, rows, lanes = argument(a, 16), argument(a, 17), argument(a, 18)
+    with_grad, with_maxima, with_factors = argument(a, 19) != 0, argument(a, 20) != 0, argument(a, 21) != 0
+    blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
+    while True:
+        task = next_task(a)
+        if task >= batch * blocks:
+            break
+        image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
+        for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
+            # The three usual cases are spelt out so that the switches are constants and the loops stay vectors.
+            if with_grad and not with_maxima and not with_factors:
+                _gradient_row(x, grad, out, row, image * lanes, lanes, parts, True, False, False)
+            elif with_grad and with_maxima and not with_factors:
+                _gradient_row(x, grad, out, row, image * lanes, lanes, parts, True, True, False)
+            elif with_grad and with_factors and not with_maxima:
+                _gradient_row(x, grad, out, row, image * lanes, lanes, parts, True, False, True)
+            else:
+                _gradient_row(x, grad, out, row, image * lanes, lanes, parts, with_grad, with_maxima, with_factors)
+
+
+@reducing
+def _gradient_row(x, grad, out, row, lane_at, n, parts, with_grad, with_maxima, with_factors):
+    at = row * n
+    row_gate, rows_gate, row_factor = load(parts.row_gate, row), load(parts.rows_gate, row), load(parts.row_factor, row)
+    lanes_weight, lanes_maximum = load(parts.lanes_weight, row), load(parts.lanes_maximum, row)
+    lanes_share = load(parts.lanes_share, row)
+    for lane in range(n):
+        here = lane_at + lane
+        rows_weight, lanes_gate = load(parts.rows_weight, here), load(parts.lanes_gate, here)
+        over_rows, over_lanes = rows_weight, lanes_weight
+        value = load(x, at + lane) if with_maxima or with_factors else ZERO
+        if with_maxima:
+            over_rows += load(parts.rows_share, here) if value * rows_gate == load(parts.rows_maximum, here) else ZERO
+            over_lanes += lanes_share if value * lanes_gate == lanes_maximum else ZERO
+        total = rows_gate * over_rows + lanes_gate * over_lanes
+        if with_grad:
+            total += load(grad, at + lane) * (row_gate * load(parts.lane_gate, here))
+        if with_factors:
+            total += value * (row_factor + load(parts.lane_factor, here))
+        store(out, at + lane, total)

@@ -1,0 +1,137 @@
+"""What Numba lacks for the loops: typed raw pointers, bf16, tagged loads and stores, an atomic task counter.
+
+The loops work on addresses, not on NumPy arrays: NumPy has no bf16, and LLVM gives up vectorising where it
+would have to compare ten arrays for overlap at run time. Here the caller promises that outputs overlap no
+input, and the loads and stores say so to LLVM.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+FP32 = types.CPointer(types.float32)
+BF16 = types.CPointer(types.uint16)  # the upper half of a float32
+
+_I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+_SCOPE = "attngraft.inputs"
+
+
+@intrinsic
+def argument(_: Any, arguments: Any, index: Any) -> Any:
+    """The index-th 64-bit integer behind the pointer that the loop was started with."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        base = builder.bitcast(values[0], _I64.as_pointer())
+        return builder.load(builder.gep(base, [values[1]]))
+
+    return types.int64(types.voidptr, types.int64), codegen
+
+
+@intrinsic
+def next_task(_: Any, arguments: Any) -> Any:
+    """Take a number from the counter in argument 0: every thread draws its tasks there."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        _prefer_wide_vectors(builder)
+        counter = builder.bitcast(values[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", counter, ir.Constant(_I64, 1), "monotonic")
+
+    return types.int64(types.voidptr), codegen
+
+
+@intrinsic
+def fp32(_: Any, address: Any) -> Any:
+    """An address as a pointer to fp32."""
+    return FP32(types.int64), _as_pointer(FP32)
+
+
+@intrinsic
+def bf16(_: Any, address: Any) -> Any:
+    """An address as a pointer to bf16."""
+    return BF16(types.int64), _as_pointer(BF16)
+
+
+@intrinsic
+def load(_: Any, pointer: Any, index: Any) -> Any:
+    """Element `index` of an input, as fp32."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = builder.load(builder.gep(values[0], [values[1]], inbounds=True))
+        _tag(value, builder, "alias.scope")
+        return _widen(builder, value) if pointer.dtype == types.uint16 else value
+
+    return types.float32(pointer, types.int64), codegen
+
+
+@intrinsic
+def reload(_: Any, pointer: Any, index: Any) -> Any:
+    """Element `index` of an output in fp32 that this loop also writes."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = builder.load(builder.gep(values[0], [values[1]], inbounds=True))
+        _tag(value, builder, "noalias")
+        return value
+
+    return types.float32(FP32, types.int64), codegen
+
+
+@intrinsic
+def store(_: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write an fp32 value to element `index` of an output, rounded to nearest even in bf16."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        place = builder.gep(values[0], [values[1]], inbounds=True)
+        number = _narrow(builder, values[2]) if pointer.dtype == types.uint16 else values[2]
+        _tag(builder.store(number, place), builder, "noalias")
+        return context.get_dummy_value()
+
+    return types.void(pointer, types.int64, types.float32), codegen
+
+
+@intrinsic
+def larger(_: Any, left: Any, right: Any) -> Any:
+    """The larger of two numbers; which one where one is NaN is left open, and that lets LLVM use one instruction."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        flags = ("nnan", "nsz")
+        is_larger = builder.fcmp_ordered(">", values[0], values[1], flags=flags)
+        return builder.select(is_larger, values[0], values[1], flags=flags)
+
+    return types.float32(types.float32, types.float32), codegen
+
+
+def _as_pointer(pointer: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(pointer))
+
+    return codegen
+
+
+def _widen(builder: Any, half: Any) -> Any:
+    return builder.bitcast(builder.shl(builder.zext(half, _I32), ir.Constant(_I32, 16)), _F32)
+
+
+def _narrow(builder: Any, value: Any) -> Any:
+    """Round to nearest even by adding to the bits that fall away; a NaN would overflow there and is set apart."""
+    bits = builder.bitcast(value, _I32)
+    odd = builder.and_(builder.lshr(bits, ir.Constant(_I32, 16)), ir.Constant(_I32, 1))
+    rounded = builder.add(builder.add(bits, odd), ir.Constant(_I32, 0x7FFF))
+    is_nan = builder.fcmp_unordered("uno", value, value)
+    rounded = builder.select(is_nan, ir.Constant(_I32, 0x7FC00000), rounded)
+    return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), _I16)
+
+
+def _tag(instruction: Any, builder: Any, kind: str) -> None:
+    """Inputs are in one alias scope and whatever touches outputs is outside of it."""
+    module = builder.module
+    domain = module.add_metadata([_SCOPE + ".domain"])
+    instruction.set_metadata(kind, module.add_metadata([module.add_metadata([_SCOPE, domain])]))
+
+
+def _prefer_wide_vectors(builder: Any) -> None:
+    """512-bit vectors where the processor has them: LLVM's default of 256 costs up to half the speed here."""
+    set.add(builder.function.attributes, '"prefer-vector-width"="512"')  # llvmlite knows no free-form attributes

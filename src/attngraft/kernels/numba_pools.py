@@ -1,0 +1,287 @@
+"""Pools as Numba loops. Each takes one pointer to 64-bit integers: a task counter, addresses, sizes, switches.
+
+Threads draw tasks from the counter; which thread takes which task changes nothing, since every number is
+reduced within one task, in an order that depends on the shape alone. Rows are taken four at a time where
+lanes accumulate, so that the accumulators move fewer bytes than x.
+"""
+
+# Numba infers types itself and reads no annotations.
+# mypy: ignore-errors
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from .numba_intrinsics import argument, bf16, fp32, larger, load, next_task, reload, store
+
+ROWS_PER_TASK = 64
+ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
+CENTRED = 2
+
+plain = njit(error_model="numpy")
+# Sums may be taken in any fixed order. Products stay as they are: maxima are found again by comparing them.
+reducing = njit(error_model="numpy", fastmath={"reassoc", "nsz"}, forceinline=True)
+
+
+def pool_lanes_fp32(a):
+    _pool_lanes(fp32(argument(a, 1)), a)
+
+
+def pool_lanes_bf16(a):
+    _pool_lanes(bf16(argument(a, 1)), a)
+
+
+def pool_rows_fp32(a):
+    _pool_rows(fp32(argument(a, 1)), a)
+
+
+def pool_rows_bf16(a):
+    _pool_rows(bf16(argument(a, 1)), a)
+
+
+@plain
+def _pool_lanes(x, a):
+    gate, total, maximum = fp32(argument(a, 2)), fp32(argument(a, 3)), fp32(argument(a, 4))
+    ties, squares = fp32(argument(a, 5)), fp32(argument(a, 6))
+    batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
+    with_maximum, with_ties, with_squares = argument(a, 10), argument(a, 11), argument(a, 12)
+    blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
+    while True:
+        task = next_task(a)
+        if task >= batch * blocks:
+            break
+        image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
+        gates = image * lanes
+        for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
+            at = row * lanes
+            if with_maximum:
+                found, largest = _total_and_maximum(x, at, gate, gates, lanes)
+                count = ZERO
+                if not is_finite(found):
+                    largest, count = _exact_maximum(x, at, 1, gate, gates, lanes)
+                elif with_ties:
+                    count = _count_ties(x, at, gate, gates, lanes, largest)
+                store(maximum, row, largest)
+                if with_ties:
+                    store(ties, row, count)
+            else:
+                found = _total(x, at, gate, gates, lanes)
+            store(total, row, found)
+            if with_squares:
+                centre = found / np.float32(lanes) if with_squares == CENTRED else ZERO
+                store(squares, row, _squares(x, at, lanes, centre))
+
+
+@plain
+def _pool_rows(x, a):
+    gate, total, maximum = fp32(argument(a, 2)), fp32(argument(a, 3)), fp32(argument(a, 4))
+    ties, squares = fp32(argument(a, 5)), fp32(argument(a, 6))
+    batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
+    with_maximum, with_ties, with_squares = argument(a, 10), argument(a, 11), argument(a, 12)
+    splits, width = argument(a, 13), argument(a, 14)
+    blocks = (lanes + width - 1) // width
+    while True:
+        task = next_task(a)
+        if task >= batch * splits * blocks:
+            break
+        part, lane = task // blocks, (task % blocks) * width
+        image, split = part // splits, part % splits
+        n, to = min(width, lanes - lane), part * lanes + lane
+        first, last = rows * split // splits, rows * (split + 1) // splits
+        at, gates = image * rows * lanes + first * lanes + lane, image * rows + first
+        fill(total, to, n, ZERO)
+        if with_ties:
+            fill(maximum, to, n, LOWEST)
+            fill(ties, to, n, ZERO)
+            _total_maximum_ties(x, at, lanes, last - first, gate, gates, total, maximum, ties, to, n)
+        elif with_maximum:
+            fill(maximum, to, n, LOWEST)
+            _total_maximum(x, at, lanes, last - first, gate, gates, total, maximum, to, n)
+        else:
+            add_rows(x, at, lanes, last - first, gate, gates, total, to, n)
+        if with_maximum:
+            for index in range(n):
+                if not is_finite(reload(total, to + index)):
+                    largest, count = _exact_maximum(x, at + index, lanes, gate, gates, last - first)
+                    store(maximum, to + index, largest)
+                    if with_ties:
+                        store(ties, to + index, count)
+        if with_squares:
+            fill(squares, to, n, ZERO)
+            scale = ONE / np.float32(rows) if with_squares == CENTRED else ZERO
+            for row in range(last - first):
+                _add_squares(x, at + row * lanes, total, scale, squares, to, n)
+
+
+# One row, over its lanes
+
+
+@reducing
+def _total(x, at, gate, gates, n):
+    total = ZERO
+    for lane in range(n):
+        total += load(x, at + lane) * load(gate, gates + lane)
+    return total
+
+
+@reducing
+def _total_and_maximum(x, at, gate, gates, n):
+    total, maximum = ZERO, LOWEST
+    for lane in range(n):
+        value = load(x, at + lane) * load(gate, gates + lane)
+        total += value
+        maximum = larger(value, maximum)
+    return total, maximum
+
+
+@reducing
+def _count_ties(x, at, gate, gates, n, maximum):
+    ties = np.int32(0)
+    for lane in range(n):
+        ties += np.int32(load(x, at + lane) * load(gate, gates + lane) == maximum)
+    return np.float32(ties)
+
+
+@reducing
+def _squares(x, at, n, centre):
+    squares = ZERO
+    for lane in range(n):
+        deviation = load(x, at + lane) - centre
+        squares += deviation * deviation
+    return squares
+
+
+@plain
+def _exact_maximum(x, at, step, gate, gates, n):
+    """A NaN is the maximum, and nothing equals it."""
+    maximum, ties = LOWEST, ZERO
+    for index in range(n):
+        value = load(x, at + index * step) * load(gate, gates + index)
+        if value != value:
+            return value, ZERO
+        if value > maximum:
+            maximum, ties = value, ONE
+        elif value == maximum:
+            ties += ONE
+    return maximum, ties
+
+
+# A block of lanes, over its rows
+
+
+@plain
+def add_rows(x, at, step, rows, gate, gates, total, to, n):
+    row = 0
+    while row + 4 <= rows:
+        _add_four(x, at + row * step, step, gate, gates + row, total, to, n)
+        row += 4
+    while row < rows:
+        _add_one(x, at + row * step, load(gate, gates + row), total, to, n)
+        row += 1
+
+
+@plain
+def _total_maximum(x, at, step, rows, gate, gates, total, maximum, to, n):
+    row = 0
+    while row + 4 <= rows:
+        _add_four_and_maximum(x, at + row * step, step, gate, gates + row, total, maximum, to, n)
+        row += 4
+    while row < rows:
+        _add_one_and_maximum(x, at + row * step, load(gate, gates + row), total, maximum, to, n)
+        row += 1
+
+
+@plain
+def _total_maximum_ties(x, at, step, rows, gate, gates, total, maximum, ties, to, n):
+    row = 0
+    while row + 4 <= rows:
+        _add_four_and_ties(x, at + row * step, step, gate, gates + row, total, maximum, ties, to, n)
+        row += 4
+    while row < rows:
+        _add_one_and_ties(x, at + row * step, load(gate, gates + row), total, maximum, ties, to, n)
+        row += 1
+
+
+@reducing
+def _add_one(x, at, g, total, to, n):
+    for lane in range(n):
+        store(total, to + lane, reload(total, to + lane) + load(x, at + lane) * g)
+
+
+@reducing
+def _add_four(x, at, step, gate, gates, total, to, n):
+    g0, g1, g2, g3 = load(gate, gates), load(gate, gates + 1), load(gate, gates + 2), load(gate, gates + 3)
+    for lane in range(n):
+        one = at + lane
+        v0, v1 = load(x, one) * g0, load(x, one + step) * g1
+        v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
+        store(total, to + lane, reload(total, to + lane) + ((v0 + v1) + (v2 + v3)))
+
+
+@reducing
+def _add_one_and_maximum(x, at, g, total, maximum, to, n):
+    for lane in range(n):
+        value = load(x, at + lane) * g
+        store(total, to + lane, reload(total, to + lane) + value)
+        store(maximum, to + lane, larger(value, reload(maximum, to + lane)))
+
+
+@reducing
+def _add_four_and_maximum(x, at, step, gate, gates, total, maximum, to, n):
+    g0, g1, g2, g3 = load(gate, gates), load(gate, gates + 1), load(gate, gates + 2), load(gate, gates + 3)
+    for lane in range(n):
+        one = at + lane
+        v0, v1 = load(x, one) * g0, load(x, one + step) * g1
+        v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
+        store(total, to + lane, reload(total, to + lane) + ((v0 + v1) + (v2 + v3)))
+        four = larger(larger(v0, v1), larger(v2, v3))
+        store(maximum, to + lane, larger(four, reload(maximum, to + lane)))
+
+
+@reducing
+def _add_one_and_ties(x, at, g, total, maximum, ties, to, n):
+    for lane in range(n):
+        value, before = load(x, at + lane) * g, reload(maximum, to + lane)
+        largest = larger(value, before)
+        kept = reload(ties, to + lane) if before == largest else ZERO
+        store(total, to + lane, reload(total, to + lane) + value)
+        store(ties, to + lane, kept + (ONE if value == largest else ZERO))
+        store(maximum, to + lane, largest)
+
+
+@reducing
+def _add_four_and_ties(x, at, step, gate, gates, total, maximum, ties, to, n):
+    g0, g1, g2, g3 = load(gate, gates), load(gate, gates + 1), load(gate, gates + 2), load(gate, gates + 3)
+    for lane in range(n):
+        one = at + lane
+        v0, v1 = load(x, one) * g0, load(x, one + step) * g1
+        v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
+        before = reload(maximum, to + lane)
+        largest = larger(larger(larger(v0, v1), larger(v2, v3)), before)
+        kept = reload(ties, to + lane) if before == largest else ZERO
+        first = (ONE if v0 == largest else ZERO) + (ONE if v1 == largest else ZERO)
+        second = (ONE if v2 == largest else ZERO) + (ONE if v3 == largest else ZERO)
+        store(total, to + lane, reload(total, to + lane) + ((v0 + v1) + (v2 + v3)))
+        store(ties, to + lane, kept + (first + second))
+        store(maximum, to + lane, largest)
+
+
+@reducing
+def _add_squares(x, at, total, scale, squares, to, n):
+    for lane in range(n):
+        deviation = load(x, at + lane) - reload(total, to + lane) * scale
+        store(squares, to + lane, reload(squares, to + lane) + deviation * deviation)
+
+
+@plain
+def fill(pointer, at, n, value):
+    """Set n numbers."""
+    for index in range(n):
+        store(pointer, at + index, value)
+
+
+@plain
+def is_finite(value):
+    """Neither NaN nor an infinity."""
+    return value - value == ZERO

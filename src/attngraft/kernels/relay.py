@@ -1,0 +1,150 @@
+"""Autograd for the passes: whatever flows back to a map is collected first and written once.
+
+An attention uses its input x several times, to pool it and to scale it. Left to itself, autograd would write a
+gradient of x's size for each use and add them up. Here x goes through an entrance. In the backward pass
+every use leaves the small tensors that its gradient is made of at the entrance, which autograd visits last,
+and there one pass writes the sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from .layout import Reading, from_matrices, matrix_shape
+from .passes import Passes, PoolGradient
+
+
+class Like(NamedTuple):
+    """What must be known of x to write its gradient."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of the gradient of x: arguments of `Passes.input_gradient`, for one reading of x."""
+
+    reading: Reading
+    x: Tensor | None = None
+    grad: Tensor | None = None
+    row_gate: Tensor | None = None
+    lane_gate: Tensor | None = None
+    over_rows: PoolGradient | None = None
+    over_lanes: PoolGradient | None = None
+    row_factor: Tensor | None = None
+    lane_factor: Tensor | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The arguments that are there."""
+        named = ((entry.name, getattr(self, entry.name)) for entry in fields(self)[1:])
+        return {name: value for name, value in named if value is not None}
+
+    def joined(self, other: Part) -> Part | None:
+        """Both in one, or None where both need the same place."""
+        mine, others = self.given(), other.given()
+        both = (mine.keys() & others.keys()) - {"x"}
+        if self.reading is not other.reading or {"row_factor", "lane_factor"} <= mine.keys() | others.keys():
+            return None
+        joint = {name: _joined_pools(mine[name], others[name]) for name in both if name.startswith("over_")}
+        if len(joint) < len(both) or None in joint.values():
+            return None
+        return replace(self, **{**mine, **others, **joint})
+
+
+def _joined_pools(one: PoolGradient, other: PoolGradient) -> PoolGradient | None:
+    """Plain weights add up."""
+    if one.gate is None and other.gate is None and (one.maximum is None or other.maximum is None):
+        with_maximum = other if one.maximum is None else one
+        return replace(with_maximum, weight=one.weight + other.weight)
+    return None
+
+
+@dataclass
+class Pending:
+    """Parts that wait at an entrance, one list for each run of autograd that is under way.
+
+    A run that asks for the gradients of some parameters only never reaches the entrance; what it left here must
+    not leak into the next one, so each run has its own list and only the last run's is kept.
+    """
+
+    run: int = -1
+    parts: list[Part] = field(default_factory=list)
+
+    def add(self, part: Part) -> None:
+        self._start(torch._C._current_graph_task_id())
+        self.parts.append(part)
+
+    def take(self) -> list[Part]:
+        self._start(torch._C._current_graph_task_id())
+        parts, self.parts = self.parts, []
+        return parts
+
+    def _start(self, run: int) -> None:
+        if run != self.run:
+            self.run, self.parts = run, []
+
+
+class Entrance(Function):
+    """The identity whose backward pass sums up what the uses of x have left."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, passes: Passes) -> Tensor:
+        ctx.pending, ctx.passes, ctx.like = Pending(), passes, Like(x.shape, x.dtype)
+        ctx.set_materialize_grads(False)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:  # type: ignore[override]
+        return write_gradient(ctx.passes, ctx.pending.take(), ctx.like, grad), None
+
+
+def pending_of(x: Tensor) -> Pending | None:
+    """Where uses of x leave their parts; None unless x has come through an entrance."""
+    return getattr(x.grad_fn, "pending", None)
+
+
+def write_gradient(passes: Passes, parts: Sequence[Part], like: Like, rest: Tensor | None = None) -> Tensor | None:
+    """The sum of all parts, and of what came the usual way, for an x like that."""
+    for part in _joined(parts):
+        whole = _write(passes, part, like)
+        rest = whole if rest is None else rest + whole
+    return rest
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    result: list[Part] = []
+    for part in parts:
+        for index, other in enumerate(result):
+            both = other.joined(part)
+            if both is not None:
+                result[index] = both
+                break
+        else:
+            result.append(part)
+    return result
+
+
+def _write(passes: Passes, part: Part, like: Like) -> Tensor:
+    big = part.grad if part.grad is not None else part.x
+    matrices = _spread(part, like) if big is None else passes.input_gradient(big, **part.given())
+    return from_matrices(matrices, part.reading, like.shape)
+
+
+def _spread(part: Part, like: Like) -> Tensor:
+    """Gradients of means are constant along what was pooled: views do, no pass is needed."""
+    total: Tensor | None = None
+    for pooled, across in ((part.over_rows, 1), (part.over_lanes, 2)):
+        if pooled is not None:
+            weight = pooled.weight.unsqueeze(across)
+            if pooled.gate is not None:
+                weight = weight * pooled.gate.unsqueeze(3 - across)
+            total = weight if total is None else total + weight
+    assert total is not None, "a part without x, gradient and pools is no part"
+    return total.to(like.dtype).expand(matrix_shape(like.shape, part.reading))

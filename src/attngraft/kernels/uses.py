@@ -1,0 +1,201 @@
+"""The two uses of a feature map, pooling and scaling, with hand-written gradients in terms of the passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from . import plain
+from .layout import Reading, as_matrices, from_matrices, matrix_shape, own_tensor
+from .passes import Passes, PoolGradient, Squares
+from .relay import Part, Pending
+
+PLAIN = cast(Passes, plain)
+Gradients = tuple["Tensor | None", ...]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """Which pool of x: over "rows" or "lanes" of a reading, and what it finds besides the mean."""
+
+    reading: Reading
+    over: Literal["rows", "lanes"]
+    maximum: bool = False
+    squares: Squares = "none"
+
+    def count(self, shape: torch.Size) -> int:
+        """How many numbers are pooled into one."""
+        return matrix_shape(shape, self.reading)[1 if self.over == "rows" else 2]
+
+    def results(
+        self, passes: Passes, x: Tensor, gate: Tensor | None, *, ties: bool = False
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Mean, maximum or squares, and ties, each where it was asked for."""
+        pool = passes.pool_rows if self.over == "rows" else passes.pool_lanes
+        found = pool(as_matrices(x, self.reading), gate, maximum=self.maximum, ties=ties, squares=self.squares)
+        mean = found.total / self.count(x.shape)
+        return mean, found.maximum if self.maximum else found.squares, found.ties
+
+    def part(self, x: Tensor | None, gradient: PoolGradient, factor: Tensor | None) -> Part:
+        """The share of x's gradient."""
+        needs_x = gradient.maximum is not None or factor is not None
+        matrices = as_matrices(x, self.reading) if x is not None and needs_x else None
+        if self.over == "rows":
+            return Part(self.reading, matrices, over_rows=gradient, lane_factor=factor)
+        return Part(self.reading, matrices, over_lanes=gradient, row_factor=factor)
+
+
+@dataclass(frozen=True)
+class PoolMemory:
+    """What the backward pass of a pool needs; x only where the gradient depends on it."""
+
+    shape: torch.Size
+    x: Tensor | None
+    gate: Tensor | None
+    mean: Tensor
+    maximum: Tensor | None
+    ties: Tensor | None
+
+
+def pool_gradients(
+    reduction: Reduction, passes: Passes, memory: PoolMemory, grads: Gradients, *, wants_gate: bool
+) -> tuple[Part, Tensor | None]:
+    """The share of x's gradient and the gate's gradient, from those of the mean and of the maximum or squares."""
+    grad_mean, grad_second = grads
+    zeros = torch.zeros_like(memory.mean)
+    gradient = PoolGradient((zeros if grad_mean is None else grad_mean) / reduction.count(memory.shape), memory.gate)
+    factor = None
+    if grad_second is not None and reduction.maximum:
+        assert memory.ties is not None
+        gradient = replace(gradient, maximum=memory.maximum, share=grad_second / memory.ties)
+    elif grad_second is not None:
+        factor = 2 * grad_second
+        if reduction.squares == "centred":
+            gradient = replace(gradient, weight=gradient.weight - factor * memory.mean)
+    gradient = replace(gradient, weight=gradient.weight.contiguous())
+    grad_gate = None
+    if wants_gate and memory.x is not None:
+        weigh = passes.weigh_lanes if reduction.over == "rows" else passes.weigh_rows
+        grad_gate = weigh(as_matrices(memory.x, reduction.reading), gradient)
+    return reduction.part(memory.x, gradient, factor), grad_gate
+
+
+class PoolUse(Function):
+    """(B, C, *) and a gate or None -> mean, and maximum or squares or None; all small tensors are fp32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, gate: Tensor | None, reduction: Reduction, passes: Passes, pending: Pending | None
+    ) -> tuple[Tensor, Tensor | None]:
+        mean, second, ties = reduction.results(passes, x, gate, ties=reduction.maximum)
+        ctx.reduction, ctx.passes, ctx.pending, ctx.shape = reduction, passes, pending, x.shape
+        ctx.set_materialize_grads(False)
+        depends_on_x = second is not None or gate is not None
+        ctx.save_for_backward(x if depends_on_x else None, gate, mean, second if reduction.maximum else None, ties)
+        return mean, second
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Gradients:  # type: ignore[override]
+        memory = PoolMemory(ctx.shape, *ctx.saved_tensors)
+        reduction: Reduction = ctx.reduction
+        if all(grad is None for grad in grads):
+            return None, None, None, None, None
+        if torch.is_grad_enabled() and memory.x is not None:  # somebody wants gradients of gradients
+            found = _gradients_of(
+                lambda *inputs: reduction.results(PLAIN, *inputs)[:2],
+                (memory.x, memory.gate),
+                grads,
+                ctx.needs_input_grad,
+            )
+            return *found, None, None, None
+        wants_x, wants_gate, *_ = ctx.needs_input_grad
+        part, grad_gate = pool_gradients(reduction, ctx.passes, memory, grads, wants_gate=wants_gate)
+        if wants_x:
+            ctx.pending.add(part)
+        return None, grad_gate, None, None, None
+
+
+class ScaleUse(Function):
+    """(B, C, *) times a row gate and a lane gate; absent gates are None, gates are fp32."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        row_gate: Tensor | None,
+        lane_gate: Tensor | None,
+        reading: Reading,
+        passes: Passes,
+        pending: Pending | None,
+    ) -> Tensor:
+        ctx.reading, ctx.passes, ctx.pending, ctx.shape = reading, passes, pending, x.shape
+        # A gate's gradient is made of x; without one to learn, x need not be kept.
+        wants_gates = any(gate is not None and gate.requires_grad for gate in (row_gate, lane_gate))
+        ctx.save_for_backward(x if wants_gates else None, row_gate, lane_gate)
+        return scaled(passes, x, row_gate, lane_gate, reading)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
+        x, row_gate, lane_gate = ctx.saved_tensors
+        reading: Reading = ctx.reading
+        wants_x, *wants_gates = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled():
+            if x is None:  # linear in x, and the gates are constants
+                return _scaled_plainly(grad, row_gate, lane_gate, reading), None, None, None, None, None
+            found = _gradients_of(
+                lambda x, rows, lanes: (_scaled_plainly(x, rows, lanes, reading),),
+                (x, row_gate, lane_gate),
+                (grad,),
+                [wants_x, *wants_gates],
+            )
+            return *found, None, None, None
+        part, by_row, by_lane = scale_gradients(reading, ctx.passes, x, row_gate, lane_gate, grad, wants_gates)
+        if wants_x:
+            ctx.pending.add(part)
+        return None, by_row, by_lane, None, None, None
+
+
+def scaled(passes: Passes, x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, reading: Reading) -> Tensor:
+    """`Passes.scale` of a map (B, C, *)."""
+    return own_tensor(from_matrices(passes.scale(as_matrices(x, reading), row_gate, lane_gate), reading, x.shape))
+
+
+def _scaled_plainly(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, reading: Reading) -> Tensor:
+    return from_matrices(plain.scale(as_matrices(x, reading), row_gate, lane_gate), reading, x.shape)
+
+
+def scale_gradients(
+    reading: Reading,
+    passes: Passes,
+    x: Tensor | None,
+    row_gate: Tensor | None,
+    lane_gate: Tensor | None,
+    grad: Tensor,
+    wanted: Sequence[bool],
+) -> tuple[Part, Tensor | None, Tensor | None]:
+    """The share of x's gradient, and the gradients of the gates that want one; x is None where none does."""
+    matrices = as_matrices(grad, reading)
+    part = Part(reading, grad=matrices, row_gate=row_gate, lane_gate=lane_gate)
+    if x is None:
+        return part, None, None
+    rows, lanes = wanted
+    sums = passes.gate_sums(as_matrices(x, reading), matrices, row_gate, lane_gate, rows=rows, lanes=lanes)
+    return part, *sums
+
+
+def _gradients_of(
+    function: Callable[..., Gradients], inputs: Gradients, grads: Gradients, wanted: Sequence[bool]
+) -> Gradients:
+    """Gradients with respect to the inputs that want one, themselves differentiable."""
+    with torch.enable_grad():
+        pairs = [(out, grad) for out, grad in zip(function(*inputs), grads, strict=True) if grad is not None]
+        chosen = {i: tensor for i, tensor in enumerate(inputs) if tensor is not None and wanted[i]}
+        outputs, grad_outputs = zip(*pairs, strict=True)
+        found = torch.autograd.grad(outputs, list(chosen.values()), grad_outputs, create_graph=True, allow_unused=True)
+    by_index = dict(zip(chosen, found, strict=True))
+    return tuple(by_index.get(index) for index in range(len(inputs)))
