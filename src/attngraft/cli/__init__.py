@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import AttngraftError
-from . import attentions, compare, fit, predict, report, sites
+from . import attentions, bench, compare, fit, predict, report, sites
 from .output import INTERRUPTED, USER_ERROR, console, error_console
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "compare": compare.run,
     "predict": predict.run,
     "report": report.run,
+    "bench": bench.run,
 }
 
 

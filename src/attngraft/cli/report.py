@@ -1,4 +1,4 @@
-"""attngraft report: build the page of a run or a comparison again."""
+"""attngraft report: build the page of a run, a comparison or a bench again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from ..reporting import write_report
 from .output import console
 
 
-def run(folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run or of a comparison.")]) -> None:
+def run(
+    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, of a comparison or of a bench.")],
+) -> None:
     """Write report.html again from what is in the folder."""
     console().print(f"report: {write_report(folder)}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .huge_pages import empty_like
 from .passes import Pooled, PoolGradient, Squares
 from .threads import run_loop
 
@@ -67,7 +68,7 @@ def pool_rows(x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, 
 
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
     batch, rows, lanes = x.shape
-    y = torch.empty_like(x)
+    y = empty_like(x)
     gates = _gate(row_gate, x, rows), _gate(lane_gate, x, lanes)
     _run("scale", x, _addresses(x, y, *gates), (batch, rows, lanes))
     return y
@@ -122,7 +123,7 @@ def input_gradient(
     lane_factor: Tensor | None = None,
 ) -> Tensor:
     batch, rows, lanes = like.shape
-    out = torch.empty_like(like)
+    out = empty_like(like)
     row_parts = _neutral(like, rows)
     lane_parts = _neutral(like, lanes)
     parts = (

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .numba_intrinsics import argument, bf16, fp32, load, next_task, reload, store
-from .numba_pools import ROWS_PER_TASK, ZERO, fill, plain, reducing
+from .numba_intrinsics import argument, bf16, fp32, load, next_task
+from .numba_pools import ROWS_PER_TASK, ZERO, plain, reducing
+from .numba_pools import fill_total as fill
+from .numba_pools import reload_total as reload
+from .numba_pools import store_total as store
 
 
 def scale_fp32(a):
@@ -101,11 +104,11 @@ def _gate_sums(x, grad, a):
                 _add_product(x, grad, row * lanes, lanes, load(row_gate, row), by_lane, to)
                 row += 1
         else:
-            while row + 2 <= last:
-                s0, s1 = _two_rows_both_ways(x, grad, row * lanes, lanes, row_gate, row, lane_gate, gates, by_lane, to)
-                store(by_row, row, s0)
-                store(by_row, row + 1, s1)
-                row += 2
+            while row + 4 <= last:
+                sums = _four_rows_both_ways(x, grad, row * lanes, lanes, row_gate, row, lane_gate, gates, by_lane, to)
+                for index in range(4):
+                    store(by_row, row + index, sums[index])
+                row += 4
             while row < last:
                 found = _row_both_ways(x, grad, row * lanes, lanes, load(row_gate, row), lane_gate, gates, by_lane, to)
                 store(by_row, row, found)
@@ -151,17 +154,22 @@ def _row_both_ways(x, grad, at, n, g, lane_gate, gates, by_lane, to):
 
 
 @reducing
-def _two_rows_both_ways(x, grad, at, n, row_gate, row, lane_gate, gates, by_lane, to):
+def _four_rows_both_ways(x, grad, at, n, row_gate, row, lane_gate, gates, by_lane, to):
     g0, g1 = load(row_gate, row), load(row_gate, row + 1)
-    s0, s1 = ZERO, ZERO
+    g2, g3 = load(row_gate, row + 2), load(row_gate, row + 3)
+    s0, s1, s2, s3 = ZERO, ZERO, ZERO, ZERO
     for lane in range(n):
-        one, two = at + lane, at + n + lane
-        p0, p1 = load(x, one) * load(grad, one), load(x, two) * load(grad, two)
+        one = at + lane
+        p0, p1 = load(x, one) * load(grad, one), load(x, one + n) * load(grad, one + n)
+        two = one + 2 * n
+        p2, p3 = load(x, two) * load(grad, two), load(x, two + n) * load(grad, two + n)
         gate = load(lane_gate, gates + lane)
         s0 += p0 * gate
         s1 += p1 * gate
-        store(by_lane, to + lane, reload(by_lane, to + lane) + (p0 * g0 + p1 * g1))
-    return s0, s1
+        s2 += p2 * gate
+        s3 += p3 * gate
+        store(by_lane, to + lane, reload(by_lane, to + lane) + ((p0 * g0 + p1 * g1) + (p2 * g2 + p3 * g3)))
+    return s0, s1, s2, s3
 
 
 @plain

@@ -17,7 +17,8 @@ FP32 = types.CPointer(types.float32)
 BF16 = types.CPointer(types.uint16)  # the upper half of a float32
 
 _I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
-_SCOPE = "attngraft.inputs"
+INPUT = "input"
+SCOPES = (INPUT, "total", "maximum", "ties", "squares")
 
 
 @intrinsic
@@ -61,35 +62,39 @@ def load(_: Any, pointer: Any, index: Any) -> Any:
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         value = builder.load(builder.gep(values[0], [values[1]], inbounds=True))
-        _tag(value, builder, "alias.scope")
+        _tag(value, builder, INPUT)
         return _widen(builder, value) if pointer.dtype == types.uint16 else value
 
     return types.float32(pointer, types.int64), codegen
 
 
-@intrinsic
-def reload(_: Any, pointer: Any, index: Any) -> Any:
-    """Element `index` of an output in fp32 that this loop also writes."""
+def output(name: str) -> tuple[Any, Any]:
+    """How a loop reads back and writes one of its outputs: `reload(pointer, index)`, `store(pointer, index, value)`.
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        value = builder.load(builder.gep(values[0], [values[1]], inbounds=True))
-        _tag(value, builder, "noalias")
-        return value
+    Outputs of different names overlap neither each other nor an input. Values are fp32; bf16 is written rounded
+    to nearest even.
+    """
 
-    return types.float32(FP32, types.int64), codegen
+    @intrinsic
+    def reload(_: Any, pointer: Any, index: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            value = builder.load(builder.gep(values[0], [values[1]], inbounds=True))
+            _tag(value, builder, name)
+            return value
 
+        return types.float32(FP32, types.int64), codegen
 
-@intrinsic
-def store(_: Any, pointer: Any, index: Any, value: Any) -> Any:
-    """Write an fp32 value to element `index` of an output, rounded to nearest even in bf16."""
+    @intrinsic
+    def store(_: Any, pointer: Any, index: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+            place = builder.gep(values[0], [values[1]], inbounds=True)
+            number = _narrow(builder, values[2]) if pointer.dtype == types.uint16 else values[2]
+            _tag(builder.store(number, place), builder, name)
+            return context.get_dummy_value()
 
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        place = builder.gep(values[0], [values[1]], inbounds=True)
-        number = _narrow(builder, values[2]) if pointer.dtype == types.uint16 else values[2]
-        _tag(builder.store(number, place), builder, "noalias")
-        return context.get_dummy_value()
+        return types.void(pointer, types.int64, types.float32), codegen
 
-    return types.void(pointer, types.int64, types.float32), codegen
+    return reload, store
 
 
 @intrinsic
@@ -125,11 +130,14 @@ def _narrow(builder: Any, value: Any) -> Any:
     return builder.trunc(builder.lshr(rounded, ir.Constant(_I32, 16)), _I16)
 
 
-def _tag(instruction: Any, builder: Any, kind: str) -> None:
-    """Inputs are in one alias scope and whatever touches outputs is outside of it."""
+def _tag(instruction: Any, builder: Any, name: str) -> None:
+    """Put a load or store into the alias scope of that name, and outside of all others."""
     module = builder.module
-    domain = module.add_metadata([_SCOPE + ".domain"])
-    instruction.set_metadata(kind, module.add_metadata([module.add_metadata([_SCOPE, domain])]))
+    domain = module.add_metadata(["attngraft"])
+    scopes = {scope: module.add_metadata([f"attngraft.{scope}", domain]) for scope in SCOPES}
+    instruction.set_metadata("alias.scope", module.add_metadata([scopes[name]]))
+    others = [scope for other, scope in scopes.items() if other != name]
+    instruction.set_metadata("noalias", module.add_metadata(others))
 
 
 def _prefer_wide_vectors(builder: Any) -> None:

@@ -13,7 +13,12 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .numba_intrinsics import argument, bf16, fp32, larger, load, next_task, reload, store
+from .numba_intrinsics import argument, bf16, fp32, larger, load, next_task, output
+
+reload_total, store_total = output("total")
+reload_maximum, store_maximum = output("maximum")
+reload_ties, store_ties = output("ties")
+reload_squares, store_squares = output("squares")
 
 ROWS_PER_TASK = 64
 ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
@@ -22,6 +27,19 @@ CENTRED = 2
 plain = njit(error_model="numpy")
 # Sums may be taken in any fixed order. Products stay as they are: maxima are found again by comparing them.
 reducing = njit(error_model="numpy", fastmath={"reassoc", "nsz"}, forceinline=True)
+
+
+def _filler(store):
+    @plain
+    def fill(pointer, at, n, value):
+        for index in range(n):
+            store(pointer, at + index, value)
+
+    return fill
+
+
+fill_total, fill_maximum = _filler(store_total), _filler(store_maximum)
+fill_ties, fill_squares = _filler(store_ties), _filler(store_squares)
 
 
 def pool_lanes_fp32(a):
@@ -52,25 +70,42 @@ def _pool_lanes(x, a):
         if task >= batch * blocks:
             break
         image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
+        row, last = image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)
         gates = image * lanes
-        for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
-            at = row * lanes
-            if with_maximum:
-                found, largest = _total_and_maximum(x, at, gate, gates, lanes)
-                count = ZERO
-                if not is_finite(found):
-                    largest, count = _exact_maximum(x, at, 1, gate, gates, lanes)
-                elif with_ties:
-                    count = _count_ties(x, at, gate, gates, lanes, largest)
-                store(maximum, row, largest)
+        if with_maximum:
+            while row + 2 <= last:
+                at = row * lanes
+                t0, m0, t1, m1 = _two_totals_and_maxima(x, at, gate, gates, lanes)
+                c0, c1 = ZERO, ZERO
                 if with_ties:
-                    store(ties, row, count)
-            else:
-                found = _total(x, at, gate, gates, lanes)
-            store(total, row, found)
+                    c0, c1 = _count_ties_of_two(x, at, gate, gates, lanes, m0, m1)
+                if not is_finite(t0):
+                    m0, c0 = _exact_maximum(x, at, 1, gate, gates, lanes)
+                if not is_finite(t1):
+                    m1, c1 = _exact_maximum(x, at + lanes, 1, gate, gates, lanes)
+                store_total(total, row, t0)
+                store_total(total, row + 1, t1)
+                store_maximum(maximum, row, m0)
+                store_maximum(maximum, row + 1, m1)
+                if with_ties:
+                    store_ties(ties, row, c0)
+                    store_ties(ties, row + 1, c1)
+                if with_squares:
+                    _store_squares(x, row, lanes, t0, squares, with_squares)
+                    _store_squares(x, row + 1, lanes, t1, squares, with_squares)
+                row += 2
+        while row < last:
+            at = row * lanes
+            found = _total(x, at, gate, gates, lanes)
+            store_total(total, row, found)
+            if with_maximum:
+                largest, count = _exact_maximum(x, at, 1, gate, gates, lanes)
+                store_maximum(maximum, row, largest)
+                if with_ties:
+                    store_ties(ties, row, count)
             if with_squares:
-                centre = found / np.float32(lanes) if with_squares == CENTRED else ZERO
-                store(squares, row, _squares(x, at, lanes, centre))
+                _store_squares(x, row, lanes, found, squares, with_squares)
+            row += 1
 
 
 @plain
@@ -90,25 +125,25 @@ def _pool_rows(x, a):
         n, to = min(width, lanes - lane), part * lanes + lane
         first, last = rows * split // splits, rows * (split + 1) // splits
         at, gates = image * rows * lanes + first * lanes + lane, image * rows + first
-        fill(total, to, n, ZERO)
+        fill_total(total, to, n, ZERO)
         if with_ties:
-            fill(maximum, to, n, LOWEST)
-            fill(ties, to, n, ZERO)
+            fill_maximum(maximum, to, n, LOWEST)
+            fill_ties(ties, to, n, ZERO)
             _total_maximum_ties(x, at, lanes, last - first, gate, gates, total, maximum, ties, to, n)
         elif with_maximum:
-            fill(maximum, to, n, LOWEST)
+            fill_maximum(maximum, to, n, LOWEST)
             _total_maximum(x, at, lanes, last - first, gate, gates, total, maximum, to, n)
         else:
             add_rows(x, at, lanes, last - first, gate, gates, total, to, n)
         if with_maximum:
             for index in range(n):
-                if not is_finite(reload(total, to + index)):
+                if not is_finite(reload_total(total, to + index)):
                     largest, count = _exact_maximum(x, at + index, lanes, gate, gates, last - first)
-                    store(maximum, to + index, largest)
+                    store_maximum(maximum, to + index, largest)
                     if with_ties:
-                        store(ties, to + index, count)
+                        store_ties(ties, to + index, count)
         if with_squares:
-            fill(squares, to, n, ZERO)
+            fill_squares(squares, to, n, ZERO)
             scale = ONE / np.float32(rows) if with_squares == CENTRED else ZERO
             for row in range(last - first):
                 _add_squares(x, at + row * lanes, total, scale, squares, to, n)
@@ -126,21 +161,32 @@ def _total(x, at, gate, gates, n):
 
 
 @reducing
-def _total_and_maximum(x, at, gate, gates, n):
-    total, maximum = ZERO, LOWEST
+def _two_totals_and_maxima(x, at, gate, gates, n):
+    t0, t1, m0, m1 = ZERO, ZERO, LOWEST, LOWEST
     for lane in range(n):
-        value = load(x, at + lane) * load(gate, gates + lane)
-        total += value
-        maximum = larger(value, maximum)
-    return total, maximum
+        g = load(gate, gates + lane)
+        v0, v1 = load(x, at + lane) * g, load(x, at + n + lane) * g
+        t0 += v0
+        t1 += v1
+        m0 = larger(v0, m0)
+        m1 = larger(v1, m1)
+    return t0, m0, t1, m1
 
 
 @reducing
-def _count_ties(x, at, gate, gates, n, maximum):
-    ties = np.int32(0)
+def _count_ties_of_two(x, at, gate, gates, n, m0, m1):
+    c0, c1 = np.int32(0), np.int32(0)
     for lane in range(n):
-        ties += np.int32(load(x, at + lane) * load(gate, gates + lane) == maximum)
-    return np.float32(ties)
+        g = load(gate, gates + lane)
+        c0 += np.int32(load(x, at + lane) * g == m0)
+        c1 += np.int32(load(x, at + n + lane) * g == m1)
+    return np.float32(c0), np.float32(c1)
+
+
+@plain
+def _store_squares(x, row, n, total, squares, kind):
+    centre = total / np.float32(n) if kind == CENTRED else ZERO
+    store_squares(squares, row, _squares(x, row * n, n, centre))
 
 
 @reducing
@@ -206,7 +252,7 @@ def _total_maximum_ties(x, at, step, rows, gate, gates, total, maximum, ties, to
 @reducing
 def _add_one(x, at, g, total, to, n):
     for lane in range(n):
-        store(total, to + lane, reload(total, to + lane) + load(x, at + lane) * g)
+        store_total(total, to + lane, reload_total(total, to + lane) + load(x, at + lane) * g)
 
 
 @reducing
@@ -216,15 +262,15 @@ def _add_four(x, at, step, gate, gates, total, to, n):
         one = at + lane
         v0, v1 = load(x, one) * g0, load(x, one + step) * g1
         v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
-        store(total, to + lane, reload(total, to + lane) + ((v0 + v1) + (v2 + v3)))
+        store_total(total, to + lane, reload_total(total, to + lane) + ((v0 + v1) + (v2 + v3)))
 
 
 @reducing
 def _add_one_and_maximum(x, at, g, total, maximum, to, n):
     for lane in range(n):
         value = load(x, at + lane) * g
-        store(total, to + lane, reload(total, to + lane) + value)
-        store(maximum, to + lane, larger(value, reload(maximum, to + lane)))
+        store_total(total, to + lane, reload_total(total, to + lane) + value)
+        store_maximum(maximum, to + lane, larger(value, reload_maximum(maximum, to + lane)))
 
 
 @reducing
@@ -234,20 +280,20 @@ def _add_four_and_maximum(x, at, step, gate, gates, total, maximum, to, n):
         one = at + lane
         v0, v1 = load(x, one) * g0, load(x, one + step) * g1
         v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
-        store(total, to + lane, reload(total, to + lane) + ((v0 + v1) + (v2 + v3)))
+        store_total(total, to + lane, reload_total(total, to + lane) + ((v0 + v1) + (v2 + v3)))
         four = larger(larger(v0, v1), larger(v2, v3))
-        store(maximum, to + lane, larger(four, reload(maximum, to + lane)))
+        store_maximum(maximum, to + lane, larger(four, reload_maximum(maximum, to + lane)))
 
 
 @reducing
 def _add_one_and_ties(x, at, g, total, maximum, ties, to, n):
     for lane in range(n):
-        value, before = load(x, at + lane) * g, reload(maximum, to + lane)
+        value, before = load(x, at + lane) * g, reload_maximum(maximum, to + lane)
         largest = larger(value, before)
-        kept = reload(ties, to + lane) if before == largest else ZERO
-        store(total, to + lane, reload(total, to + lane) + value)
-        store(ties, to + lane, kept + (ONE if value == largest else ZERO))
-        store(maximum, to + lane, largest)
+        kept = reload_ties(ties, to + lane) if before == largest else ZERO
+        store_total(total, to + lane, reload_total(total, to + lane) + value)
+        store_ties(ties, to + lane, kept + (ONE if value == largest else ZERO))
+        store_maximum(maximum, to + lane, largest)
 
 
 @reducing
@@ -257,28 +303,21 @@ def _add_four_and_ties(x, at, step, gate, gates, total, maximum, ties, to, n):
         one = at + lane
         v0, v1 = load(x, one) * g0, load(x, one + step) * g1
         v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
-        before = reload(maximum, to + lane)
+        before = reload_maximum(maximum, to + lane)
         largest = larger(larger(larger(v0, v1), larger(v2, v3)), before)
-        kept = reload(ties, to + lane) if before == largest else ZERO
+        kept = reload_ties(ties, to + lane) if before == largest else ZERO
         first = (ONE if v0 == largest else ZERO) + (ONE if v1 == largest else ZERO)
         second = (ONE if v2 == largest else ZERO) + (ONE if v3 == largest else ZERO)
-        store(total, to + lane, reload(total, to + lane) + ((v0 + v1) + (v2 + v3)))
-        store(ties, to + lane, kept + (first + second))
-        store(maximum, to + lane, largest)
+        store_total(total, to + lane, reload_total(total, to + lane) + ((v0 + v1) + (v2 + v3)))
+        store_ties(ties, to + lane, kept + (first + second))
+        store_maximum(maximum, to + lane, largest)
 
 
 @reducing
 def _add_squares(x, at, total, scale, squares, to, n):
     for lane in range(n):
-        deviation = load(x, at + lane) - reload(total, to + lane) * scale
-        store(squares, to + lane, reload(squares, to + lane) + deviation * deviation)
-
-
-@plain
-def fill(pointer, at, n, value):
-    """Set n numbers."""
-    for index in range(n):
-        store(pointer, at + index, value)
+        deviation = load(x, at + lane) - reload_total(total, to + lane) * scale
+        store_squares(squares, to + lane, reload_squares(squares, to + lane) + deviation * deviation)
 
 
 @plain

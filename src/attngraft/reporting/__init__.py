@@ -5,25 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..files import write_text
+from .bench_page import bench_page
+from .bench_tables import bench_notes, bench_tables
 from .comparison_page import comparison_page
-from .folder import folder_kind, read_comparison, read_run
+from .folder import folder_kind, read_bench, read_comparison, read_run
 from .run_page import run_page
 from .tables import comparison_table, run_summary
 
-__all__ = ["comparison_table", "run_summary", "write_report"]
+__all__ = ["bench_notes", "bench_tables", "comparison_table", "run_summary", "write_report"]
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write ``report.html`` into the folder of a run or of a comparison and return its path.
+    """Write ``report.html`` into the folder of a run, a comparison or a bench and return its path.
 
     Reads only the folder. Runs, predictions or images that are missing are left out, and the page says so.
 
     Raises:
-        RunError: the folder is neither, its main document is damaged, or the page cannot be written.
+        RunError: the folder is none of these, its main document is damaged, or the page cannot be written.
     """
     folder = Path(run_dir)
-    if folder_kind(folder) == "comparison":
+    kind = folder_kind(folder)
+    if kind == "comparison":
         page = comparison_page(folder, read_comparison(folder))
+    elif kind == "bench":
+        page = bench_page(read_bench(folder))
     else:
         page = run_page(folder, read_run(folder))
     path = folder / "report.html"

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RunError
-from .shape import COMPARISON, OPTIONAL_COMPARISON, OPTIONAL_RUN, RUN, require
+from .shape import BENCH, COMPARISON, OPTIONAL_BENCH, OPTIONAL_COMPARISON, OPTIONAL_RUN, RUN, require
 
 THUMBNAIL_SIZE = 176  # pixels of the longer side: 8 KB each as JPEG
 MOST_PIXELS = 50_000_000
@@ -34,19 +34,24 @@ class Predictions:
         return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
 
 
-def folder_kind(run_dir: Path) -> Literal["comparison", "run"]:
+def folder_kind(run_dir: Path) -> Literal["comparison", "run", "bench"]:
     """Which report a folder gets.
 
     Raises:
-        RunError: the folder holds neither a comparison nor a run.
+        RunError: the folder holds neither a comparison nor a run nor a bench.
     """
     if not run_dir.is_dir():
-        raise RunError(f"no folder {run_dir}: give the folder of a run or of a comparison.")
+        raise RunError(f"no folder {run_dir}: give the folder of a run, of a comparison or of a bench.")
     if (run_dir / "comparison.json").is_file():
         return "comparison"
     if (run_dir / "run.json").is_file():
         return "run"
-    raise RunError(f"{run_dir} has neither comparison.json nor run.json: give the folder of a run or a comparison.")
+    if (run_dir / "bench.json").is_file():
+        return "bench"
+    raise RunError(
+        f"{run_dir} has neither comparison.json nor run.json nor bench.json: "
+        "give the folder of a run, a comparison or a bench."
+    )
 
 
 def read_comparison(run_dir: Path) -> dict[str, Any]:
@@ -57,6 +62,11 @@ def read_comparison(run_dir: Path) -> dict[str, Any]:
 def read_run(run_dir: Path) -> dict[str, Any]:
     """run.json, checked."""
     return check_run(_read_json(run_dir / "run.json"), str(run_dir / "run.json"))
+
+
+def read_bench(run_dir: Path) -> dict[str, Any]:
+    """bench.json, checked."""
+    return check_bench(_read_json(run_dir / "bench.json"), str(run_dir / "bench.json"))
 
 
 def check_comparison(document: Any, where: str = "comparison.json") -> dict[str, Any]:
@@ -75,6 +85,15 @@ def check_run(document: Any, where: str = "run.json") -> dict[str, Any]:
     """The document itself where it has all that a report needs; a RunError where not."""
     require(document, RUN, where)
     require(document, OPTIONAL_RUN, where, optional=True)
+    return document
+
+
+def check_bench(document: Any, where: str = "bench.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, BENCH, where)
+    require(document, OPTIONAL_BENCH, where, optional=True)
+    if document["kind"] != "bench":
+        raise RunError(f"{where} is of the kind '{document['kind'][:40]}': expected a bench.")
     return document
 
 

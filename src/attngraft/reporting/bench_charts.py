@@ -1,0 +1,94 @@
+"""The charts of a bench: bars of ratios, with quartiles, around 1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .bench_numbers import COMPETITORS, LIMIT, NETWORKS, OURS, Row, entry, feature_map, network, quartiles, significant
+from .drawing import INK, MUTED, Chart, LegendItem, draw, series_color
+from .numbers import shortened
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SERIES = {"timm": 2, "torch.compile": 4, "reference": 3, LIMIT: 0}
+NETWORK_SERIES = {OURS: 1, "timm": 2}
+BAR = 0.19  # inches
+Bars = Sequence[tuple[str, Mapping[str, Any]]]  # label of a group -> name of a bar -> spread
+
+
+def speedup_chart(rows: Sequence[Row], title: str) -> Chart | None:
+    """Time of every competitor relative to attngraft's, feature map by feature map."""
+    names = (*COMPETITORS, LIMIT)
+    bars = [(feature_map(row), {name: entry(row, name).get("speedup") for name in names}) for row in rows]
+    return _ratio_chart(bars, SERIES, title, "time relative to attngraft")
+
+
+def network_chart(rows: Sequence[Row], title: str) -> Chart | None:
+    """Time of grafted networks relative to the plain ones."""
+    names = [name for name in NETWORKS if name in NETWORK_SERIES]
+    bars = [
+        (f"{shortened(row['backbone'], 24)}, {shortened(row['attention'], 14)}", _over_plain(row, names))
+        for row in rows
+    ]
+    note = "Time divided by the plain network's, medians of paired ratios; thin lines: quartiles. 1 is free of charge."
+    return _ratio_chart(bars, NETWORK_SERIES, title, "time relative to the plain network", note)
+
+
+def _over_plain(row: Row, names: Sequence[str]) -> dict[str, Any]:
+    return {name: entry(row, name).get("over_plain") for name in names}
+
+
+def _ratio_chart(bars: Bars, series: Mapping[str, int], title: str, label: str) -> Chart | None:
+    bars = [(group, {name: spread for name, spread in found.items() if spread}) for group, found in bars]
+    shown = [name for name in series if any(name in found for _, found in bars)]
+    if not shown:
+        return None
+    legend = tuple(LegendItem(name, series[name]) for name in shown)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        row, middles = 0.0, []
+        for _, found in bars:
+            first = row
+            for item in legend:
+                if item.label in found:
+                    _bar(axes, row, found[item.label], series_color(item.series))
+                    row += 1
+            middles.append((first + max(row - 1, first)) / 2)
+            row += 0.7
+        axes.axvline(1, color=INK, linewidth=1.0, zorder=0.9)  # behind the numbers
+        axes.set_yticks(middles, [group for group, _ in bars])
+        axes.set_ylim(row - 0.7 - 0.3, -0.7)
+        axes.set_xlim(0, axes.get_xlim()[1] * 1.06)
+        axes.grid(False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlabel(label)
+
+    count = sum(len(found) + 0.7 for _, found in bars)
+    return Chart(draw(paint, 0.8 + BAR * count), title, _told(bars), legend=legend)
+
+
+def _bar(axes: Axes, row: float, spread: Mapping[str, Any], color: str) -> None:
+    axes.barh(row, spread["median"], 0.8, color=color)
+    axes.plot([spread["q1"], spread["q3"]], [row, row], color=INK, linewidth=0.9)
+    right = max(spread["median"], spread["q3"])
+    axes.annotate(
+        significant(spread["median"]),
+        (right, row),
+        (3, 0),
+        textcoords="offset points",
+        va="center",
+        color=MUTED,
+        fontsize=8,
+    )
+
+
+def _told(bars: Bars) -> str:
+    return "; ".join(
+        f"{group}: "
+        + ", ".join(f"{name} {significant(spread['median'])} ({quartiles(spread)})" for name, spread in found.items())
+        for group, found in bars
+    )
