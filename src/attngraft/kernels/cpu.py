@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .huge_pages import empty_like
-from .passes import Pooled, PoolGradient, Squares
+from .passes import Pooled, PoolGradient, Remade, Squares
 from .threads import run_loop
 
+REMAKES = True
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SQUARES: dict[Squares, int] = {"none": 0, "raw": 1, "centred": 2}
 WIDTH = 1024  # lanes of a task that accumulates: its accumulators stay in the first cache
@@ -75,37 +76,41 @@ def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tenso
 
 
 def gate_sums(
-    x: Tensor, grad: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, *, rows: bool, lanes: bool
+    x: Tensor | Remade, grad: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, *, rows: bool, lanes: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    batch, n_rows, n_lanes = x.shape
+    if not rows and not lanes:
+        return None, None
+    batch, n_rows, n_lanes = grad.shape
     splits = _splits(batch, n_rows)
     by_row = _empty(batch, n_rows) if rows else None
     by_lane = _empty(batch * splits, n_lanes) if lanes else None
-    gates = _gate(row_gate, x, n_rows), _gate(lane_gate, x, n_lanes)
-    addresses = _addresses(x, grad, *gates, by_row, by_lane)
+    gates = _gate(row_gate, grad, n_rows), _gate(lane_gate, grad, n_lanes)
+    addresses = _addresses(_source(x), grad, *gates, by_row, by_lane)
     _run("gate_sums", x, addresses, (batch, n_rows, n_lanes, splits, int(rows), int(lanes)))
     return by_row, None if by_lane is None else _join_sums(by_lane, batch, splits)
 
 
-def weigh_lanes(x: Tensor, pooled: PoolGradient) -> Tensor:
-    if pooled.maximum is None:
+def weigh_lanes(x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
+    if pooled.maximum is None and isinstance(x, Tensor):
         return pool_lanes(x, pooled.weight, maximum=False, ties=False, squares="none").total
-    batch, rows, lanes = x.shape
+    source = _source(x)
+    batch, rows, lanes = source.shape
     by_row = _empty(batch, rows)
-    gate = _gate(pooled.gate, x, rows)
-    addresses = _addresses(x, gate, pooled.weight, pooled.maximum, pooled.share, by_row)
+    parts = _gradient_parts(pooled, _neutral(source, rows), _neutral(source, lanes))
+    addresses = _addresses(source, *parts, by_row)
     _run("weigh_lanes", x, addresses, (batch, rows, lanes))
     return by_row
 
 
-def weigh_rows(x: Tensor, pooled: PoolGradient) -> Tensor:
-    if pooled.maximum is None:
+def weigh_rows(x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
+    if pooled.maximum is None and isinstance(x, Tensor):
         return pool_rows(x, pooled.weight, maximum=False, ties=False, squares="none").total
-    batch, rows, lanes = x.shape
+    source = _source(x)
+    batch, rows, lanes = source.shape
     splits = _splits(batch, rows)
     by_lane = _empty(batch * splits, lanes)
-    gate = _gate(pooled.gate, x, lanes)
-    addresses = _addresses(x, gate, pooled.weight, pooled.maximum, pooled.share, by_lane)
+    parts = _gradient_parts(pooled, _neutral(source, lanes), _neutral(source, rows))
+    addresses = _addresses(source, *parts, by_lane)
     _run("weigh_rows", x, addresses, (batch, rows, lanes, splits))
     return _join_sums(by_lane, batch, splits)
 
@@ -113,7 +118,7 @@ def weigh_rows(x: Tensor, pooled: PoolGradient) -> Tensor:
 def input_gradient(
     like: Tensor,
     *,
-    x: Tensor | None = None,
+    x: Tensor | Remade | None = None,
     grad: Tensor | None = None,
     row_gate: Tensor | None = None,
     lane_gate: Tensor | None = None,
@@ -137,14 +142,19 @@ def input_gradient(
     )
     maxima = any(pooled is not None and pooled.maximum is not None for pooled in (over_rows, over_lanes))
     factors = row_factor is not None or lane_factor is not None
-    addresses = _addresses(like if x is None else x, like if grad is None else grad, out, *parts)
+    addresses = _addresses(like if x is None else _source(x), like if grad is None else grad, out, *parts)
     switches = (int(grad is not None), int(maxima), int(factors))
-    _run("input_gradient", like, addresses, (batch, rows, lanes, *switches))
+    _run("input_gradient", like if x is None else x, addresses, (batch, rows, lanes, *switches))
     return out
 
 
-def _run(loop: str, x: Tensor, addresses: Sequence[int], sizes: Sequence[int]) -> None:
-    run_loop(_compiled(f"{loop}_{DTYPES[x.dtype]}").address, (*addresses, *sizes))
+def _run(loop: str, x: Tensor | Remade, addresses: Sequence[int], sizes: Sequence[int]) -> None:
+    if isinstance(x, Remade):
+        kind = "by_lane" if x.by_lane else "by_row"
+        compiled = _compiled(f"{loop}_{kind}_{DTYPES[x.source.dtype]}")
+        run_loop(compiled.address, (*addresses, *sizes, *_addresses(x.slope, x.offset)))
+    else:
+        run_loop(_compiled(f"{loop}_{DTYPES[x.dtype]}").address, (*addresses, *sizes))
 
 
 @functools.cache
@@ -156,7 +166,7 @@ def _compiled(loop: str) -> Any:
 
     function = getattr(numba_pools, loop, None) or getattr(numba_gradients, loop)
     compiled = cfunc(types.void(types.voidptr), cache=True)(function)
-    return compiled
+    return compiled  # kept: its machine code lives as long as it does
 
 
 @dataclass(frozen=True)
@@ -191,6 +201,10 @@ def _outputs(shape: tuple[int, int], maximum: bool, ties: bool, squares: Squares
 
 def _addresses(*tensors: Tensor | None) -> tuple[int, ...]:
     return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+
+
+def _source(x: Tensor | Remade) -> Tensor:
+    return x.source if isinstance(x, Remade) else x
 
 
 def _gate(gate: Tensor | None, x: Tensor, n: int) -> Tensor:

@@ -6,7 +6,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from .numba_intrinsics import argument, bf16, fp32, load, next_task
+from numba import types
+from numba.extending import overload
+
+from .numba_intrinsics import argument, bf16, fp32, load, next_task, remade
 from .numba_pools import ROWS_PER_TASK, ZERO, plain, reducing
 from .numba_pools import fill_total as fill
 from .numba_pools import reload_total as reload
@@ -21,12 +24,58 @@ def scale_bf16(a):
     _scale(bf16(argument(a, 1)), bf16(argument(a, 2)), a)
 
 
+class ByRow(NamedTuple):
+    """x that is made anew from what it was computed of: `rounded(fma(pointer, slope, offset))`, one pair a row."""
+
+    pointer: Any
+    slope: Any
+    offset: Any
+
+
+class ByLane(NamedTuple):
+    """The same with one slope and one offset a lane."""
+
+    pointer: Any
+    slope: Any
+    offset: Any
+
+
+def value(x, row, lane, at):
+    """Element `at` of x, which is in that row and lane; all three count on through the images."""
+    raise NotImplementedError
+
+
+@overload(value)
+def _value_of(x, row, lane, at):
+    if isinstance(x, types.CPointer):
+        return lambda x, row, lane, at: load(x, at)
+    if x.instance_class is ByRow:
+        return lambda x, row, lane, at: remade(x.pointer, at, load(x.slope, row), load(x.offset, row))
+    return lambda x, row, lane, at: remade(x.pointer, at, load(x.slope, lane), load(x.offset, lane))
+
+
 def gate_sums_fp32(a):
     _gate_sums(fp32(argument(a, 1)), fp32(argument(a, 2)), a)
 
 
 def gate_sums_bf16(a):
     _gate_sums(bf16(argument(a, 1)), bf16(argument(a, 2)), a)
+
+
+def gate_sums_by_row_fp32(a):
+    _gate_sums(ByRow(fp32(argument(a, 1)), fp32(argument(a, 13)), fp32(argument(a, 14))), fp32(argument(a, 2)), a)
+
+
+def gate_sums_by_row_bf16(a):
+    _gate_sums(ByRow(bf16(argument(a, 1)), fp32(argument(a, 13)), fp32(argument(a, 14))), bf16(argument(a, 2)), a)
+
+
+def gate_sums_by_lane_fp32(a):
+    _gate_sums(ByLane(fp32(argument(a, 1)), fp32(argument(a, 13)), fp32(argument(a, 14))), fp32(argument(a, 2)), a)
+
+
+def gate_sums_by_lane_bf16(a):
+    _gate_sums(ByLane(bf16(argument(a, 1)), fp32(argument(a, 13)), fp32(argument(a, 14))), bf16(argument(a, 2)), a)
 
 
 def weigh_lanes_fp32(a):
@@ -37,6 +86,22 @@ def weigh_lanes_bf16(a):
     _weigh_lanes(bf16(argument(a, 1)), a)
 
 
+def weigh_lanes_by_row_fp32(a):
+    _weigh_lanes(ByRow(fp32(argument(a, 1)), fp32(argument(a, 10)), fp32(argument(a, 11))), a)
+
+
+def weigh_lanes_by_row_bf16(a):
+    _weigh_lanes(ByRow(bf16(argument(a, 1)), fp32(argument(a, 10)), fp32(argument(a, 11))), a)
+
+
+def weigh_lanes_by_lane_fp32(a):
+    _weigh_lanes(ByLane(fp32(argument(a, 1)), fp32(argument(a, 10)), fp32(argument(a, 11))), a)
+
+
+def weigh_lanes_by_lane_bf16(a):
+    _weigh_lanes(ByLane(bf16(argument(a, 1)), fp32(argument(a, 10)), fp32(argument(a, 11))), a)
+
+
 def weigh_rows_fp32(a):
     _weigh_rows(fp32(argument(a, 1)), a)
 
@@ -45,12 +110,64 @@ def weigh_rows_bf16(a):
     _weigh_rows(bf16(argument(a, 1)), a)
 
 
+def weigh_rows_by_row_fp32(a):
+    _weigh_rows(ByRow(fp32(argument(a, 1)), fp32(argument(a, 11)), fp32(argument(a, 12))), a)
+
+
+def weigh_rows_by_row_bf16(a):
+    _weigh_rows(ByRow(bf16(argument(a, 1)), fp32(argument(a, 11)), fp32(argument(a, 12))), a)
+
+
+def weigh_rows_by_lane_fp32(a):
+    _weigh_rows(ByLane(fp32(argument(a, 1)), fp32(argument(a, 11)), fp32(argument(a, 12))), a)
+
+
+def weigh_rows_by_lane_bf16(a):
+    _weigh_rows(ByLane(bf16(argument(a, 1)), fp32(argument(a, 11)), fp32(argument(a, 12))), a)
+
+
 def input_gradient_fp32(a):
     _input_gradient(fp32(argument(a, 1)), fp32(argument(a, 2)), fp32(argument(a, 3)), a)
 
 
 def input_gradient_bf16(a):
     _input_gradient(bf16(argument(a, 1)), bf16(argument(a, 2)), bf16(argument(a, 3)), a)
+
+
+def input_gradient_by_row_fp32(a):
+    _input_gradient(
+        ByRow(fp32(argument(a, 1)), fp32(argument(a, 22)), fp32(argument(a, 23))),
+        fp32(argument(a, 2)),
+        fp32(argument(a, 3)),
+        a,
+    )
+
+
+def input_gradient_by_row_bf16(a):
+    _input_gradient(
+        ByRow(bf16(argument(a, 1)), fp32(argument(a, 22)), fp32(argument(a, 23))),
+        bf16(argument(a, 2)),
+        bf16(argument(a, 3)),
+        a,
+    )
+
+
+def input_gradient_by_lane_fp32(a):
+    _input_gradient(
+        ByLane(fp32(argument(a, 1)), fp32(argument(a, 22)), fp32(argument(a, 23))),
+        fp32(argument(a, 2)),
+        fp32(argument(a, 3)),
+        a,
+    )
+
+
+def input_gradient_by_lane_bf16(a):
+    _input_gradient(
+        ByLane(bf16(argument(a, 1)), fp32(argument(a, 22)), fp32(argument(a, 23))),
+        bf16(argument(a, 2)),
+        bf16(argument(a, 3)),
+        a,
+    )
 
 
 @plain
@@ -94,76 +211,81 @@ def _gate_sums(x, grad, a):
             fill(by_lane, to, lanes, ZERO)
         if not with_lanes:
             while row < last:
-                store(by_row, row, _product_sum(x, grad, row * lanes, lane_gate, gates, lanes))
+                store(by_row, row, _product_sum(x, grad, row, lane_gate, gates, lanes))
                 row += 1
         elif not with_rows:
             while row + 4 <= last:
-                _add_four_products(x, grad, row * lanes, lanes, row_gate, row, by_lane, to)
+                _add_four_products(x, grad, row, lanes, row_gate, gates, by_lane, to)
                 row += 4
             while row < last:
-                _add_product(x, grad, row * lanes, lanes, load(row_gate, row), by_lane, to)
+                _add_product(x, grad, row, lanes, row_gate, gates, by_lane, to)
                 row += 1
         else:
             while row + 4 <= last:
-                sums = _four_rows_both_ways(x, grad, row * lanes, lanes, row_gate, row, lane_gate, gates, by_lane, to)
+                sums = _four_rows_both_ways(x, grad, row, lanes, row_gate, lane_gate, gates, by_lane, to)
                 for index in range(4):
                     store(by_row, row + index, sums[index])
                 row += 4
             while row < last:
-                found = _row_both_ways(x, grad, row * lanes, lanes, load(row_gate, row), lane_gate, gates, by_lane, to)
+                found = _row_both_ways(x, grad, row, lanes, row_gate, lane_gate, gates, by_lane, to)
                 store(by_row, row, found)
                 row += 1
 
 
 @reducing
-def _product_sum(x, grad, at, lane_gate, gates, n):
+def _product(x, grad, row, lane, at):
+    return value(x, row, lane, at) * load(grad, at)
+
+
+@reducing
+def _product_sum(x, grad, row, lane_gate, gates, n):
     total = ZERO
     for lane in range(n):
-        total += load(x, at + lane) * load(grad, at + lane) * load(lane_gate, gates + lane)
+        total += _product(x, grad, row, gates + lane, row * n + lane) * load(lane_gate, gates + lane)
     return total
 
 
 @reducing
-def _add_product(x, grad, at, n, g, by_lane, to):
+def _add_product(x, grad, row, n, row_gate, gates, by_lane, to):
+    g = load(row_gate, row)
     for lane in range(n):
-        store(by_lane, to + lane, reload(by_lane, to + lane) + load(x, at + lane) * load(grad, at + lane) * g)
+        product = _product(x, grad, row, gates + lane, row * n + lane)
+        store(by_lane, to + lane, reload(by_lane, to + lane) + product * g)
 
 
 @reducing
-def _add_four_products(x, grad, at, n, row_gate, row, by_lane, to):
+def _add_four_products(x, grad, row, n, row_gate, gates, by_lane, to):
     g0, g1 = load(row_gate, row), load(row_gate, row + 1)
     g2, g3 = load(row_gate, row + 2), load(row_gate, row + 3)
     for lane in range(n):
-        one = at + lane
-        p0, p1 = load(x, one) * load(grad, one) * g0, load(x, one + n) * load(grad, one + n) * g1
-        p2, p3 = (
-            load(x, one + 2 * n) * load(grad, one + 2 * n) * g2,
-            load(x, one + 3 * n) * load(grad, one + 3 * n) * g3,
-        )
+        here, at = gates + lane, row * n + lane
+        p0 = _product(x, grad, row, here, at) * g0
+        p1 = _product(x, grad, row + 1, here, at + n) * g1
+        p2 = _product(x, grad, row + 2, here, at + 2 * n) * g2
+        p3 = _product(x, grad, row + 3, here, at + 3 * n) * g3
         store(by_lane, to + lane, reload(by_lane, to + lane) + ((p0 + p1) + (p2 + p3)))
 
 
 @reducing
-def _row_both_ways(x, grad, at, n, g, lane_gate, gates, by_lane, to):
-    total = ZERO
+def _row_both_ways(x, grad, row, n, row_gate, lane_gate, gates, by_lane, to):
+    g, total = load(row_gate, row), ZERO
     for lane in range(n):
-        product = load(x, at + lane) * load(grad, at + lane)
+        product = _product(x, grad, row, gates + lane, row * n + lane)
         total += product * load(lane_gate, gates + lane)
         store(by_lane, to + lane, reload(by_lane, to + lane) + product * g)
     return total
 
 
 @reducing
-def _four_rows_both_ways(x, grad, at, n, row_gate, row, lane_gate, gates, by_lane, to):
+def _four_rows_both_ways(x, grad, row, n, row_gate, lane_gate, gates, by_lane, to):
     g0, g1 = load(row_gate, row), load(row_gate, row + 1)
     g2, g3 = load(row_gate, row + 2), load(row_gate, row + 3)
     s0, s1, s2, s3 = ZERO, ZERO, ZERO, ZERO
     for lane in range(n):
-        one = at + lane
-        p0, p1 = load(x, one) * load(grad, one), load(x, one + n) * load(grad, one + n)
-        two = one + 2 * n
-        p2, p3 = load(x, two) * load(grad, two), load(x, two + n) * load(grad, two + n)
-        gate = load(lane_gate, gates + lane)
+        here, at = gates + lane, row * n + lane
+        p0, p1 = _product(x, grad, row, here, at), _product(x, grad, row + 1, here, at + n)
+        p2, p3 = _product(x, grad, row + 2, here, at + 2 * n), _product(x, grad, row + 3, here, at + 3 * n)
+        gate = load(lane_gate, here)
         s0 += p0 * gate
         s1 += p1 * gate
         s2 += p2 * gate
@@ -189,20 +311,17 @@ def _weigh_lanes(x, a):
             break
         image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
         for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
-            store(
-                by_row,
-                row,
-                _weigh_row(x, row * lanes, load(gate, row), weight, maximum, share, image * lanes, lanes),
-            )
+            store(by_row, row, _weigh_row(x, row, gate, weight, maximum, share, image * lanes, lanes))
 
 
 @reducing
-def _weigh_row(x, at, g, weight, maximum, share, pooled, n):
-    total = ZERO
+def _weigh_row(x, row, gate, weight, maximum, share, pooled, n):
+    g, total = load(gate, row), ZERO
     for lane in range(n):
-        value = load(x, at + lane)
-        arrives = load(share, pooled + lane) if value * g == load(maximum, pooled + lane) else ZERO
-        total += value * (load(weight, pooled + lane) + arrives)
+        here = pooled + lane
+        found = value(x, row, here, row * n + lane)
+        arrives = load(share, here) if found * g == load(maximum, here) else ZERO
+        total += found * (load(weight, here) + arrives)
     return total
 
 
@@ -225,29 +344,30 @@ def _weigh_rows(x, a):
         gates, to = image * lanes, part * lanes
         fill(by_lane, to, lanes, ZERO)
         while row + 2 <= last:
-            _weigh_two_rows(x, row * lanes, lanes, gate, gates, weight, maximum, share, row, by_lane, to)
+            _weigh_two_rows(x, row, lanes, gate, gates, weight, maximum, share, by_lane, to)
             row += 2
         while row < last:
-            _weigh_one_row(x, row * lanes, lanes, gate, gates, weight, maximum, share, row, by_lane, to)
+            _weigh_one_row(x, row, lanes, gate, gates, weight, maximum, share, by_lane, to)
             row += 1
 
 
 @reducing
-def _weigh_one_row(x, at, n, gate, gates, weight, maximum, share, row, by_lane, to):
+def _weigh_one_row(x, row, n, gate, gates, weight, maximum, share, by_lane, to):
     w, m, s = load(weight, row), load(maximum, row), load(share, row)
     for lane in range(n):
-        value = load(x, at + lane)
-        arrives = s if value * load(gate, gates + lane) == m else ZERO
-        store(by_lane, to + lane, reload(by_lane, to + lane) + value * (w + arrives))
+        found = value(x, row, gates + lane, row * n + lane)
+        arrives = s if found * load(gate, gates + lane) == m else ZERO
+        store(by_lane, to + lane, reload(by_lane, to + lane) + found * (w + arrives))
 
 
 @reducing
-def _weigh_two_rows(x, at, n, gate, gates, weight, maximum, share, row, by_lane, to):
+def _weigh_two_rows(x, row, n, gate, gates, weight, maximum, share, by_lane, to):
     w0, m0, s0 = load(weight, row), load(maximum, row), load(share, row)
     w1, m1, s1 = load(weight, row + 1), load(maximum, row + 1), load(share, row + 1)
     for lane in range(n):
-        g = load(gate, gates + lane)
-        v0, v1 = load(x, at + lane), load(x, at + n + lane)
+        here, at = gates + lane, row * n + lane
+        g = load(gate, here)
+        v0, v1 = value(x, row, here, at), value(x, row + 1, here, at + n)
         a0, a1 = s0 if v0 * g == m0 else ZERO, s1 if v1 * g == m1 else ZERO
         store(by_lane, to + lane, reload(by_lane, to + lane) + (v0 * (w0 + a0) + v1 * (w1 + a1)))
 
@@ -316,13 +436,13 @@ def _gradient_row(x, grad, out, row, lane_at, n, parts, with_grad, with_maxima, 
         here = lane_at + lane
         rows_weight, lanes_gate = load(parts.rows_weight, here), load(parts.lanes_gate, here)
         over_rows, over_lanes = rows_weight, lanes_weight
-        value = load(x, at + lane) if with_maxima or with_factors else ZERO
+        found = value(x, row, here, at + lane) if with_maxima or with_factors else ZERO
         if with_maxima:
-            over_rows += load(parts.rows_share, here) if value * rows_gate == load(parts.rows_maximum, here) else ZERO
-            over_lanes += lanes_share if value * lanes_gate == lanes_maximum else ZERO
+            over_rows += load(parts.rows_share, here) if found * rows_gate == load(parts.rows_maximum, here) else ZERO
+            over_lanes += lanes_share if found * lanes_gate == lanes_maximum else ZERO
         total = rows_gate * over_rows + lanes_gate * over_lanes
         if with_grad:
             total += load(grad, at + lane) * (row_gate * load(parts.lane_gate, here))
         if with_factors:
-            total += value * (row_factor + load(parts.lane_factor, here))
+            total += found * (row_factor + load(parts.lane_factor, here))
         store(out, at + lane, total)

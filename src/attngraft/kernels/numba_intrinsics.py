@@ -68,6 +68,20 @@ def load(_: Any, pointer: Any, index: Any) -> Any:
     return types.float32(pointer, types.int64), codegen
 
 
+@intrinsic
+def remade(_: Any, pointer: Any, index: Any, slope: Any, offset: Any) -> Any:
+    """Element `index` of an input times slope plus offset, rounded once, and again if the input is bf16."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        value = builder.load(builder.gep(values[0], [values[1]], inbounds=True))
+        _tag(value, builder, INPUT)
+        is_half = pointer.dtype == types.uint16
+        value = builder.fma(_widen(builder, value) if is_half else value, values[2], values[3])
+        return _widen(builder, _narrow(builder, value)) if is_half else value
+
+    return types.float32(pointer, types.int64, types.float32, types.float32), codegen
+
+
 def output(name: str) -> tuple[Any, Any]:
     """How a loop reads back and writes one of its outputs: `reload(pointer, index)`, `store(pointer, index, value)`.
 

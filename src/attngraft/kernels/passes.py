@@ -57,8 +57,29 @@ class PoolGradient:
     share: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Remade:
+    """A map x that was not kept: source * slope + offset, rounded once, and once more to source's dtype.
+
+    Only backends whose `REMAKES` is True are given one.
+
+    Attributes:
+        source: (B, R, L).
+        slope: (B, R), or (B, L) where by_lane.
+        offset: the same shape.
+        by_lane: what slope and offset go by.
+    """
+
+    source: Tensor
+    slope: Tensor
+    offset: Tensor
+    by_lane: bool
+
+
 class Passes(Protocol):
     """A backend. Every function reads each big tensor once unless it says otherwise."""
+
+    REMAKES: bool
 
     def pool_lanes(self, x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
         """Reduce each row of x * lane_gate over its lanes: (B, R, L), (B, L) -> (B, R) each.
@@ -73,7 +94,14 @@ class Passes(Protocol):
         """x * (row_gate * lane_gate), in x's dtype; exactly x where both are 1."""
 
     def gate_sums(
-        self, x: Tensor, grad: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, *, rows: bool, lanes: bool
+        self,
+        x: Tensor | Remade,
+        grad: Tensor,
+        row_gate: Tensor | None,
+        lane_gate: Tensor | None,
+        *,
+        rows: bool,
+        lanes: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
         """The gradients of `scale` with respect to its gates; None for one that is not wanted.
 
@@ -81,14 +109,14 @@ class Passes(Protocol):
         x * grad * row_gate. grad has x's shape and dtype.
         """
 
-    def weigh_lanes(self, x: Tensor, pooled: PoolGradient) -> Tensor:
+    def weigh_lanes(self, x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
         """The gradient of `pool_rows` with respect to its row gate: (B, R).
 
         pooled.weight, maximum and share are (B, L), pooled.gate is (B, R) or None (all 1):
         the sum over lanes of x * (weight[l] + (share[l] where x * gate[r] equals maximum[l])).
         """
 
-    def weigh_rows(self, x: Tensor, pooled: PoolGradient) -> Tensor:
+    def weigh_rows(self, x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
         """The gradient of `pool_lanes` with respect to its lane gate: (B, L).
 
         pooled.weight, maximum and share are (B, R), pooled.gate is (B, L) or None (all 1):
@@ -99,7 +127,7 @@ class Passes(Protocol):
         self,
         like: Tensor,
         *,
-        x: Tensor | None = None,
+        x: Tensor | Remade | None = None,
         grad: Tensor | None = None,
         row_gate: Tensor | None = None,
         lane_gate: Tensor | None = None,

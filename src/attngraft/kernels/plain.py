@@ -8,6 +8,8 @@ from torch import Tensor
 
 from .passes import Pooled, PoolGradient, Squares
 
+REMAKES = False
+
 
 def pool_lanes(x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
     return _pool(_gated(x, None, lane_gate), 2, maximum, ties, squares)

@@ -19,6 +19,7 @@ from .choice import is_plain, passes_for
 from .layout import Reading, matrix_shape, reading_of
 from .passes import Passes, Squares
 from .relay import Entrance, pending_of
+from .remaking import normalised
 from .uses import PoolUse, Reduction, ScaleUse
 
 CAN_COMPILE = {
@@ -39,7 +40,9 @@ def enter(x: Tensor) -> Tensor:
     if pending_of(x) is not None or reading_of(x) is None or not is_plain(x):
         return x
     passes = passes_for(x)
-    return x if passes is None else Entrance.apply(x, passes)
+    if passes is None:
+        return x
+    return Entrance.apply(x, passes, normalised(x) if passes.REMAKES else None)
 
 
 def channel_mean(x: Tensor) -> Tensor:

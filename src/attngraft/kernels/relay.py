@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .layout import Reading, from_matrices, matrix_shape
-from .passes import Passes, PoolGradient
+from .passes import Passes, PoolGradient, Remade
+from .remaking import Normalised
 
 
 class Like(NamedTuple):
@@ -32,7 +33,7 @@ class Part:
     """A share of the gradient of x: arguments of `Passes.input_gradient`, for one reading of x."""
 
     reading: Reading
-    x: Tensor | None = None
+    x: Tensor | Remade | None = None
     grad: Tensor | None = None
     row_gate: Tensor | None = None
     lane_gate: Tensor | None = None
@@ -74,6 +75,7 @@ class Pending:
     not leak into the next one, so each run has its own list and only the last run's is kept.
     """
 
+    source: Normalised | None = None  # what x can be made of, so that uses need not keep it
     run: int = -1
     parts: list[Part] = field(default_factory=list)
 
@@ -95,14 +97,14 @@ class Entrance(Function):
     """The identity whose backward pass sums up what the uses of x have left."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, passes: Passes) -> Tensor:
-        ctx.pending, ctx.passes, ctx.like = Pending(), passes, Like(x.shape, x.dtype)
+    def forward(ctx: Any, x: Tensor, passes: Passes, source: Normalised | None) -> Tensor:
+        ctx.pending, ctx.passes, ctx.like = Pending(source), passes, Like(x.shape, x.dtype)
         ctx.set_materialize_grads(False)
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None]:  # type: ignore[override]
-        return write_gradient(ctx.passes, ctx.pending.take(), ctx.like, grad), None
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+        return write_gradient(ctx.passes, ctx.pending.take(), ctx.like, grad), None, None
 
 
 def pending_of(x: Tensor) -> Pending | None:
@@ -133,6 +135,7 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
 
 def _write(passes: Passes, part: Part, like: Like) -> Tensor:
     big = part.grad if part.grad is not None else part.x
+    big = big.source if isinstance(big, Remade) else big
     matrices = _spread(part, like) if big is None else passes.input_gradient(big, **part.given())
     return from_matrices(matrices, part.reading, like.shape)
 

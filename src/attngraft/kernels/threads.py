@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 
+IMPORTED_BY = os.getpid()
 LIBRARIES = ("libtorch_cpu.so", "libtorch_cpu.dylib")
 
 
@@ -28,7 +30,7 @@ def run_loop(address: int, arguments: Sequence[int]) -> None:
     """
     values = (ctypes.c_int64 * (len(arguments) + 1))(0, *arguments)
     threads = torch.get_num_threads()
-    if threads == 1:  # also in workers of a DataLoader: a forked process must not touch its parent's threads
+    if threads == 1 or os.getpid() != IMPORTED_BY:  # a forked process has none of its parent's threads
         _function(address)(ctypes.addressof(values))
     else:
         _start_threads()(address, ctypes.addressof(values), threads)

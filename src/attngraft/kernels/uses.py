@@ -12,10 +12,12 @@ from torch.autograd import Function
 
 from . import plain
 from .layout import Reading, as_matrices, from_matrices, matrix_shape, own_tensor
-from .passes import Passes, PoolGradient, Squares
+from .passes import Passes, PoolGradient, Remade, Squares
 from .relay import Part, Pending
+from .remaking import Normalised
 
 PLAIN = cast(Passes, plain)
+Map = Tensor | Normalised
 Gradients = tuple["Tensor | None", ...]
 
 
@@ -41,10 +43,10 @@ class Reduction:
         mean = found.total / self.count(x.shape)
         return mean, found.maximum if self.maximum else found.squares, found.ties
 
-    def part(self, x: Tensor | None, gradient: PoolGradient, factor: Tensor | None) -> Part:
+    def part(self, x: Map | None, gradient: PoolGradient, factor: Tensor | None) -> Part:
         """The share of x's gradient."""
         needs_x = gradient.maximum is not None or factor is not None
-        matrices = as_matrices(x, self.reading) if x is not None and needs_x else None
+        matrices = _matrices(x, self.reading) if x is not None and needs_x else None
         if self.over == "rows":
             return Part(self.reading, matrices, over_rows=gradient, lane_factor=factor)
         return Part(self.reading, matrices, over_lanes=gradient, row_factor=factor)
@@ -55,7 +57,7 @@ class PoolMemory:
     """What the backward pass of a pool needs; x only where the gradient depends on it."""
 
     shape: torch.Size
-    x: Tensor | None
+    x: Map | None
     gate: Tensor | None
     mean: Tensor
     maximum: Tensor | None
@@ -81,7 +83,7 @@ def pool_gradients(
     grad_gate = None
     if wants_gate and memory.x is not None:
         weigh = passes.weigh_lanes if reduction.over == "rows" else passes.weigh_rows
-        grad_gate = weigh(as_matrices(memory.x, reduction.reading), gradient)
+        grad_gate = weigh(_matrices(memory.x, reduction.reading), gradient)
     return reduction.part(memory.x, gradient, factor), grad_gate
 
 
@@ -96,19 +98,22 @@ class PoolUse(Function):
         ctx.reduction, ctx.passes, ctx.pending, ctx.shape = reduction, passes, pending, x.shape
         ctx.set_materialize_grads(False)
         depends_on_x = second is not None or gate is not None
-        ctx.save_for_backward(x if depends_on_x else None, gate, mean, second if reduction.maximum else None, ties)
+        kept = x if depends_on_x and not _can_be_remade(pending) else None
+        ctx.depends_on_x = depends_on_x
+        ctx.save_for_backward(kept, gate, mean, second if reduction.maximum else None, ties)
         return mean, second
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:  # type: ignore[override]
-        memory = PoolMemory(ctx.shape, *ctx.saved_tensors)
+        x, *small = ctx.saved_tensors
+        memory = PoolMemory(ctx.shape, _recalled(x, ctx.pending) if ctx.depends_on_x else None, *small)
         reduction: Reduction = ctx.reduction
         if all(grad is None for grad in grads):
             return None, None, None, None, None
         if torch.is_grad_enabled() and memory.x is not None:  # somebody wants gradients of gradients
             found = _gradients_of(
                 lambda *inputs: reduction.results(PLAIN, *inputs)[:2],
-                (memory.x, memory.gate),
+                (_with_graph(memory.x), memory.gate),
                 grads,
                 ctx.needs_input_grad,
             )
@@ -136,12 +141,14 @@ class ScaleUse(Function):
         ctx.reading, ctx.passes, ctx.pending, ctx.shape = reading, passes, pending, x.shape
         # A gate's gradient is made of x; without one to learn, x need not be kept.
         wants_gates = any(gate is not None and gate.requires_grad for gate in (row_gate, lane_gate))
-        ctx.save_for_backward(x if wants_gates else None, row_gate, lane_gate)
+        ctx.wants_gates = wants_gates
+        ctx.save_for_backward(x if wants_gates and not _can_be_remade(pending) else None, row_gate, lane_gate)
         return scaled(passes, x, row_gate, lane_gate, reading)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
         x, row_gate, lane_gate = ctx.saved_tensors
+        x = _recalled(x, ctx.pending) if ctx.wants_gates else None
         reading: Reading = ctx.reading
         wants_x, *wants_gates = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
@@ -149,7 +156,7 @@ class ScaleUse(Function):
                 return _scaled_plainly(grad, row_gate, lane_gate, reading), None, None, None, None, None
             found = _gradients_of(
                 lambda x, rows, lanes: (_scaled_plainly(x, rows, lanes, reading),),
-                (x, row_gate, lane_gate),
+                (_with_graph(x), row_gate, lane_gate),
                 (grad,),
                 [wants_x, *wants_gates],
             )
@@ -172,7 +179,7 @@ def _scaled_plainly(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None
 def scale_gradients(
     reading: Reading,
     passes: Passes,
-    x: Tensor | None,
+    x: Map | None,
     row_gate: Tensor | None,
     lane_gate: Tensor | None,
     grad: Tensor,
@@ -184,8 +191,25 @@ def scale_gradients(
     if x is None:
         return part, None, None
     rows, lanes = wanted
-    sums = passes.gate_sums(as_matrices(x, reading), matrices, row_gate, lane_gate, rows=rows, lanes=lanes)
+    sums = passes.gate_sums(_matrices(x, reading), matrices, row_gate, lane_gate, rows=rows, lanes=lanes)
     return part, *sums
+
+
+def _can_be_remade(pending: Pending | None) -> bool:
+    return pending is not None and pending.source is not None
+
+
+def _recalled(x: Tensor | None, pending: Pending | None) -> Map | None:
+    """x as it was kept, or what it can be made of."""
+    return pending.source if x is None and pending is not None else x
+
+
+def _with_graph(x: Map | None) -> Tensor | None:
+    return x.differentiable() if isinstance(x, Normalised) else x
+
+
+def _matrices(x: Map, reading: Reading) -> Tensor | Remade:
+    return x.matrices(reading) if isinstance(x, Normalised) else as_matrices(x, reading)
 
 
 def _gradients_of(
