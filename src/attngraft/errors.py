@@ -18,6 +18,10 @@ class BackboneError(AttngraftError):
     """A backbone cannot be created or its weights cannot be had."""
 
 
+class InputError(AttngraftError, TypeError):
+    """A tensor is of a type that an attention does not take."""
+
+
 class GraftError(AttngraftError):
     """A plan does not fit the model, or grafts are not live."""
 

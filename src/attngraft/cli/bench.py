@@ -17,7 +17,9 @@ from .output import INTERRUPTED, command_line, console, error_console, print_jso
 
 
 def run(
-    part: Annotated[str, typer.Argument(metavar="[PART]", help="modules, models, loop, memory or all.")] = "all",
+    part: Annotated[
+        str, typer.Argument(metavar="[PART]", help="modules, models, loop, memory, several with commas, or all.")
+    ] = "all",
     attention: Annotated[str, typer.Option(help="Attentions, comma-separated.")] = "cbam,se,eca",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or both, comma-separated.")] = "fp32",
     layout: Annotated[str, typer.Option(help="contiguous, channels_last or both, comma-separated.")] = "contiguous",
@@ -44,7 +46,7 @@ def run(
 ) -> None:
     """Measure attention against timm, torch.compile and the cost of moving the data, side by side in one run."""
     settings = BenchSettings(
-        parts=PARTS if part == "all" else (part,),
+        parts=PARTS if part == "all" else _names(part),
         attentions=_names(attention),
         dtypes=_names(dtype),
         layouts=_names(layout),

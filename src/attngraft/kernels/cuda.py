@@ -18,6 +18,7 @@ from torch import Tensor
 
 from .passes import Pooled, PoolGradient, Squares
 
+REMAKES = False
 TILE = 2048  # elements of a tile at most: 16 for each of a program's 128 threads
 REDUCED_LANES = 512  # lanes of a tile at most, by what becomes of them
 KEPT_LANES = 128

@@ -144,9 +144,11 @@ def _pool_rows(x, a):
                         store_ties(ties, to + index, count)
         if with_squares:
             fill_squares(squares, to, n, ZERO)
-            scale = ONE / np.float32(rows) if with_squares == CENTRED else ZERO
             for row in range(last - first):
-                _add_squares(x, at + row * lanes, total, scale, squares, to, n)
+                if with_squares == CENTRED:
+                    _add_centred_squares(x, at + row * lanes, total, ONE / np.float32(rows), squares, to, n)
+                else:
+                    _add_squares(x, at + row * lanes, squares, to, n)
 
 
 # One row, over its lanes
@@ -314,7 +316,14 @@ def _add_four_and_ties(x, at, step, gate, gates, total, maximum, ties, to, n):
 
 
 @reducing
-def _add_squares(x, at, total, scale, squares, to, n):
+def _add_squares(x, at, squares, to, n):
+    for lane in range(n):
+        value = load(x, at + lane)
+        store_squares(squares, to + lane, reload_squares(squares, to + lane) + value * value)
+
+
+@reducing
+def _add_centred_squares(x, at, total, scale, squares, to, n):
     for lane in range(n):
         deviation = load(x, at + lane) - reload_total(total, to + lane) * scale
         store_squares(squares, to + lane, reload_squares(squares, to + lane) + deviation * deviation)

@@ -14,6 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ..errors import InputError
 from . import ops, reference
 from .choice import is_plain, passes_for
 from .layout import Reading, matrix_shape, reading_of
@@ -34,7 +35,14 @@ def enter(x: Tensor) -> Tensor:
 
     An attention calls this once on its input. It changes no value, and nothing at all where gradients are not
     recorded or the reference runs.
+
+    Raises:
+        InputError: x does not hold floating-point numbers.
     """
+    if not x.is_floating_point():
+        raise InputError(
+            f"The feature map is of type {x.dtype}: expected floating-point numbers; convert it with .float()."
+        )
     if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not x.requires_grad:
         return x
     if pending_of(x) is not None or reading_of(x) is None or not is_plain(x):
@@ -185,7 +193,7 @@ def _scale(
         return None
     strips = [gate for gate in (rows, columns) if gate is not None]
     if strips and all(gate.shape[1] == 1 for gate in strips):  # the same for all channels: a spatial gate in two parts
-        spatial = _product(rows, columns, spatial)
+        spatial = _product(rows, columns, spatial).expand(-1, *x.shape[2:])
     elif strips:
         if channel is not None or spatial is not None or call.reading is not Reading.CHANNEL_ROWS:
             return None
@@ -209,7 +217,7 @@ def _gate(gate: Tensor | None, batch: int, n: int) -> Tensor | None:
 
 def _strip_gate(gate: Tensor | None, planes: torch.Size) -> Tensor | None:
     """(B, C or 1, n) -> (B * C, n) as the passes take it."""
-    return None if gate is None else gate.float().expand(*planes, -1).reshape(planes.numel(), -1)
+    return None if gate is None else gate.float().expand(*planes, -1).reshape(planes.numel(), -1).contiguous()
 
 
 def _product(rows: Tensor | None, columns: Tensor | None, spatial: Tensor | None) -> Tensor:

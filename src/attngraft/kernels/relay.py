@@ -8,14 +8,16 @@ and there one pass writes the sum.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from . import plain
 from .layout import Reading, from_matrices, matrix_shape
 from .passes import Passes, PoolGradient, Remade
 from .remaking import Normalised
@@ -47,6 +49,11 @@ class Part:
         named = ((entry.name, getattr(self, entry.name)) for entry in fields(self)[1:])
         return {name: value for name, value in named if value is not None}
 
+    def arrived(self) -> Tensor | None:
+        """A gradient among the arguments."""
+        pooled = self.over_rows or self.over_lanes
+        return self.grad if pooled is None else pooled.weight
+
     def joined(self, other: Part) -> Part | None:
         """Both in one, or None where both need the same place."""
         mine, others = self.given(), other.given()
@@ -69,28 +76,27 @@ def _joined_pools(one: PoolGradient, other: PoolGradient) -> PoolGradient | None
 
 @dataclass
 class Pending:
-    """Parts that wait at an entrance, one list for each run of autograd that is under way.
+    """Parts that wait at an entrance, a list for each run of autograd that is under way.
 
-    A run that asks for the gradients of some parameters only never reaches the entrance; what it left here must
-    not leak into the next one, so each run has its own list and only the last run's is kept.
+    A run that asks for the gradients of some parameters only never reaches the entrance, and runs may go over one
+    graph at the same time: so each has a list of its own, which is gone when the run is.
     """
 
     source: Normalised | None = None  # what x can be made of, so that uses need not keep it
-    run: int = -1
-    parts: list[Part] = field(default_factory=list)
+    parts: dict[int, list[Part]] = field(default_factory=dict)
 
     def add(self, part: Part) -> None:
-        self._start(torch._C._current_graph_task_id())
-        self.parts.append(part)
+        run = torch._C._current_graph_task_id()
+        if run not in self.parts:
+            self.parts[run] = []
+            torch.autograd.Variable._execution_engine.queue_callback(functools.partial(self._forget, run))
+        self.parts[run].append(part)
+
+    def _forget(self, run: int) -> None:
+        self.parts.pop(run, None)
 
     def take(self) -> list[Part]:
-        self._start(torch._C._current_graph_task_id())
-        parts, self.parts = self.parts, []
-        return parts
-
-    def _start(self, run: int) -> None:
-        if run != self.run:
-            self.run, self.parts = run, []
+        return self.parts.pop(torch._C._current_graph_task_id(), [])
 
 
 class Entrance(Function):
@@ -98,18 +104,26 @@ class Entrance(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, passes: Passes, source: Normalised | None) -> Tensor:
-        ctx.pending, ctx.passes, ctx.like = Pending(source), passes, Like(x.shape, x.dtype)
+        ctx.collected, ctx.passes, ctx.like = Pending(source), passes, Like(x.shape, x.dtype)
         ctx.set_materialize_grads(False)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
-        return write_gradient(ctx.passes, ctx.pending.take(), ctx.like, grad), None, None
+        parts = ctx.collected.take()
+        passes = passes_in_backward(ctx, (part.arrived() for part in parts))
+        return write_gradient(passes, parts, ctx.like, grad), None, None
+
+
+def passes_in_backward(ctx: Any, grads: Iterable[Tensor | None]) -> Passes:
+    """The backend of the forward pass, or plain PyTorch for a batch of gradients, which has no address in memory."""
+    in_memory = all(grad is None or torch._C._has_storage(grad) for grad in grads)
+    return ctx.passes if in_memory and not torch._C._are_functorch_transforms_active() else cast(Passes, plain)
 
 
 def pending_of(x: Tensor) -> Pending | None:
     """Where uses of x leave their parts; None unless x has come through an entrance."""
-    return getattr(x.grad_fn, "pending", None)
+    return getattr(x.grad_fn, "collected", None)
 
 
 def write_gradient(passes: Passes, parts: Sequence[Part], like: Like, rest: Tensor | None = None) -> Tensor | None:

@@ -13,7 +13,7 @@ from torch.autograd import Function
 from . import plain
 from .layout import Reading, as_matrices, from_matrices, matrix_shape, own_tensor
 from .passes import Passes, PoolGradient, Remade, Squares
-from .relay import Part, Pending
+from .relay import Part, Pending, passes_in_backward
 from .remaking import Normalised
 
 PLAIN = cast(Passes, plain)
@@ -74,7 +74,9 @@ def pool_gradients(
     factor = None
     if grad_second is not None and reduction.maximum:
         assert memory.ties is not None
-        gradient = replace(gradient, maximum=memory.maximum, share=grad_second / memory.ties)
+        share = grad_second / memory.ties
+        # Nothing ties where the maximum is NaN; as in PyTorch, NaN is then all that flows back to the line.
+        gradient = replace(gradient, weight=gradient.weight + 0 * share, maximum=memory.maximum, share=share)
     elif grad_second is not None:
         factor = 2 * grad_second
         if reduction.squares == "centred":
@@ -106,10 +108,10 @@ class PoolUse(Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> Gradients:  # type: ignore[override]
         x, *small = ctx.saved_tensors
-        memory = PoolMemory(ctx.shape, _recalled(x, ctx.pending) if ctx.depends_on_x else None, *small)
-        reduction: Reduction = ctx.reduction
         if all(grad is None for grad in grads):
             return None, None, None, None, None
+        reduction, passes = ctx.reduction, passes_in_backward(ctx, grads)
+        memory = PoolMemory(ctx.shape, _recalled(x, ctx.pending, passes) if ctx.depends_on_x else None, *small)
         if torch.is_grad_enabled() and memory.x is not None:  # somebody wants gradients of gradients
             found = _gradients_of(
                 lambda *inputs: reduction.results(PLAIN, *inputs)[:2],
@@ -119,7 +121,7 @@ class PoolUse(Function):
             )
             return *found, None, None, None
         wants_x, wants_gate, *_ = ctx.needs_input_grad
-        part, grad_gate = pool_gradients(reduction, ctx.passes, memory, grads, wants_gate=wants_gate)
+        part, grad_gate = pool_gradients(reduction, passes, memory, grads, wants_gate=wants_gate)
         if wants_x:
             ctx.pending.add(part)
         return None, grad_gate, None, None, None
@@ -148,8 +150,8 @@ class ScaleUse(Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
         x, row_gate, lane_gate = ctx.saved_tensors
-        x = _recalled(x, ctx.pending) if ctx.wants_gates else None
-        reading: Reading = ctx.reading
+        reading, passes = ctx.reading, passes_in_backward(ctx, (grad,))
+        x = _recalled(x, ctx.pending, passes) if ctx.wants_gates else None
         wants_x, *wants_gates = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             if x is None:  # linear in x, and the gates are constants
@@ -161,7 +163,7 @@ class ScaleUse(Function):
                 [wants_x, *wants_gates],
             )
             return *found, None, None, None
-        part, by_row, by_lane = scale_gradients(reading, ctx.passes, x, row_gate, lane_gate, grad, wants_gates)
+        part, by_row, by_lane = scale_gradients(reading, passes, x, row_gate, lane_gate, grad, wants_gates)
         if wants_x:
             ctx.pending.add(part)
         return None, by_row, by_lane, None, None, None
@@ -199,9 +201,11 @@ def _can_be_remade(pending: Pending | None) -> bool:
     return pending is not None and pending.source is not None
 
 
-def _recalled(x: Tensor | None, pending: Pending | None) -> Map | None:
-    """x as it was kept, or what it can be made of."""
-    return pending.source if x is None and pending is not None else x
+def _recalled(x: Tensor | None, pending: Pending | None, passes: Passes) -> Map | None:
+    """x as it was kept, or what the backend can make it of, or x made anew."""
+    if x is not None or pending is None or pending.source is None:
+        return x
+    return pending.source if passes.REMAKES else pending.source.differentiable().detach()
 
 
 def _with_graph(x: Map | None) -> Tensor | None:
@@ -209,7 +213,9 @@ def _with_graph(x: Map | None) -> Tensor | None:
 
 
 def _matrices(x: Map, reading: Reading) -> Tensor | Remade:
-    return x.matrices(reading) if isinstance(x, Normalised) else as_matrices(x, reading)
+    if isinstance(x, Normalised) and not torch._C._are_functorch_transforms_active():
+        return x.matrices(reading)
+    return as_matrices(x.differentiable().detach() if isinstance(x, Normalised) else x, reading)
 
 
 def _gradients_of(
@@ -217,6 +223,8 @@ def _gradients_of(
 ) -> Gradients:
     """Gradients with respect to the inputs that want one, themselves differentiable."""
     with torch.enable_grad():
+        # Views, since a gate may itself be computed from x: each gradient is to be with the other input held fixed.
+        inputs = tuple(None if tensor is None else tensor.view_as(tensor) for tensor in inputs)
         pairs = [(out, grad) for out, grad in zip(function(*inputs), grads, strict=True) if grad is not None]
         chosen = {i: tensor for i, tensor in enumerate(inputs) if tensor is not None and wanted[i]}
         outputs, grad_outputs = zip(*pairs, strict=True)

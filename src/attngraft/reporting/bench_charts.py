@@ -29,16 +29,12 @@ def speedup_chart(rows: Sequence[Row], title: str) -> Chart | None:
 def network_chart(rows: Sequence[Row], title: str) -> Chart | None:
     """Time of grafted networks relative to the plain ones."""
     names = [name for name in NETWORKS if name in NETWORK_SERIES]
-    bars = [
-        (f"{shortened(row['backbone'], 24)}, {shortened(row['attention'], 14)}", _over_plain(row, names))
-        for row in rows
-    ]
-    note = "Time divided by the plain network's, medians of paired ratios; thin lines: quartiles. 1 is free of charge."
-    return _ratio_chart(bars, NETWORK_SERIES, title, "time relative to the plain network", note)
+    bars = [(_network_label(row), {name: entry(row, name).get("over_plain") for name in names}) for row in rows]
+    return _ratio_chart(bars, NETWORK_SERIES, title, "time relative to the plain network")
 
 
-def _over_plain(row: Row, names: Sequence[str]) -> dict[str, Any]:
-    return {name: entry(row, name).get("over_plain") for name in names}
+def _network_label(row: Row) -> str:
+    return f"{shortened(network(row), 24)}, {shortened(row['attention'], 14)}"
 
 
 def _ratio_chart(bars: Bars, series: Mapping[str, int], title: str, label: str) -> Chart | None:

@@ -28,25 +28,25 @@ from .folder import check_bench
 from .numbers import MISSING
 from .parts import plain
 
+MODULE_KEYS = ("attention", "direction", "dtype", "layout")
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
 
 def bench_tables(document: Mapping[str, Any]) -> list[Table]:
-    """Tables for rich, one per direction or mode and precision.
+    """Tables for rich, narrow enough for 80 columns.
 
     Raises:
         RunError: the document lacks something or is of another kind.
     """
     checked = check_bench(dict(document))
-    tables = [
-        _modules(key, rows, checked["summaries"])
-        for key, rows in grouped(checked["modules"], ("direction", "dtype", "layout")).items()
-    ]
-    tables += [_models(key, rows) for key, rows in grouped(checked["models"], ("mode", "dtype", "layout")).items()]
-    tables += [_loop(checked["loop"])] if checked["loop"] else []
-    return tables + ([_memory(checked["memory"])] if checked["memory"] else [])
+    modules, models, loop, memory = (checked[part] for part in ("modules", "models", "loop", "memory"))
+    tables = [_modules(key, rows, checked["summaries"]) for key, rows in grouped(modules, MODULE_KEYS).items()]
+    tables += [_models(key, rows) for key, rows in grouped(models, ("mode", "dtype", "layout")).items()]
+    tables += [_loop(loop)] if loop else []
+    return tables + [_memory(key, rows) for key, rows in grouped(memory, ("dtype", "layout")).items()]
 
 
 def bench_notes(document: Mapping[str, Any]) -> list[str]:
@@ -59,60 +59,54 @@ def bench_notes(document: Mapping[str, Any]) -> list[str]:
 
 
 def _modules(key: tuple[str, ...], rows: Sequence[Row], summaries: Sequence[Row]) -> Table:
-    direction, dtype, layout = key
+    attention, direction, dtype, layout = key
     names = competitors(rows)
     table = _table(
-        f"{direction}, {dtype} {layout}, batch {_batches(rows)}, {rounds(rows, 'time_ms')}",
-        "median ms (in brackets: over attngraft's); limit: attngraft's time over the traffic limit",
+        f"{attention} {direction}, {dtype} {layout}, batch {_batches(rows)}, {rounds(rows, 'time_ms')}",
+        "median ms (over attngraft's); limit: attngraft over the traffic limit",
     )
-    _columns(table, ("attention", "map"), (OURS, *names, "limit"))
-    for (attention,), found in grouped(rows, ("attention",)).items():
-        for row in found:
-            cells = [_compared(entry(row, name)) for name in names]
-            ours = median(entry(row, OURS).get("time_ms"))
-            table.add_row(*_texts(attention, feature_map(row), ours, *cells, times(row["over_limit"]["median"])))
-        for summary in summaries if len(found) > 1 else ():
-            if [str(summary[name]) for name in ("attention", "direction", "dtype", "layout")] == [attention, *key]:
-                means = {mean["name"]: f"({times(mean['speedup'])})" for mean in summary["means"]}
-                cells = [means.get(name, MISSING) for name in names]
-                table.add_row(*_texts("", "geometric mean", "", *cells, times(summary["over_limit"])), style="bold")
-        table.add_section()
+    _columns(table, ("feature map",), (OURS, *names, "limit"))
+    for row in rows:
+        cells = [_compared(entry(row, name)) for name in names]
+        ours = median(entry(row, OURS).get("time_ms"))
+        table.add_row(*_texts(feature_map(row), ours, *cells, times(row["over_limit"]["median"])))
+    summary = next((s for s in summaries if tuple(str(s[name]) for name in MODULE_KEYS) == key), None)
+    if summary is not None and len(rows) > 1:
+        means = {mean["name"]: f"({times(mean['speedup'])})" for mean in summary["means"]}
+        cells = [means.get(name, MISSING) for name in names]
+        table.add_row(*_texts("geometric mean", "", *cells, times(summary["over_limit"])), style="bold")
     return table
 
 
 def _models(key: tuple[str, ...], rows: Sequence[Row]) -> Table:
     mode, dtype, layout = key
-    batches = " or ".join(dict.fromkeys(map(batch, rows)))
-    title = f"{mode}, {dtype} {layout}, batch {batches}, {rounds(rows, 'time_ms')}"
-    table = _table(title, "median ms (in brackets: over the plain network's, with quartiles)")
-    _columns(table, ("network", "attention"), NETWORKS)
+    title = f"{mode}, {dtype} {layout}, batch {_inputs(rows)}, {rounds(rows, 'time_ms')}"
+    table = _table(title, "median, and ratios of times with quartiles")
+    _columns(table, ("network", "attention"), ("plain", f"{OURS} / plain", "timm / plain"))
     for row in rows:
-        cells = [_over_plain(entry(row, name)) for name in NETWORKS[1:]]
-        plain_time = median(entry(row, NETWORKS[0]).get("time_ms"))
-        table.add_row(*_texts(network(row), row["attention"], plain_time, *cells))
+        ratios = [ratio(entry(row, name).get("over_plain")) for name in NETWORKS[1:]]
+        plain_time = median(entry(row, NETWORKS[0]).get("time_ms"), " ms")
+        table.add_row(*_texts(network(row), row["attention"], plain_time, *ratios))
     return table
 
 
 def _loop(rows: Sequence[Row]) -> Table:
-    table = _table("fit beside bare training steps, images/s", "ratio: time of fit over bare steps (quartiles)")
-    _columns(table, ("network", "batch", "precision"), ("bare", "loader", "fit", "ratio"))
+    table = _table("fit beside bare training steps, images/s", "fit/bare: ratio of their times")
+    _columns(table, ("network", "batch", "precision"), ("bare", "loader", "fit", "fit/bare"))
     for row in rows:
         rates = [median(row[name]) for name in ("bare", "loader", "fit")]
-        table.add_row(*_texts(network(row), batch(row), setting(row), *rates, ratio(row["over_bare"])))
+        table.add_row(*_texts(network(row), batch(row), setting(row), *rates, times(row["over_bare"]["median"])))
     return table
 
 
-def _memory(rows: Sequence[Row]) -> Table:
-    batches = " or ".join(dict.fromkeys(map(batch, rows)))
-    table = _table(
-        f"memory of a training step, batch {batches}, {rounds(rows, 'peak_bytes')}",
-        "in brackets: more than the plain network; saved: kept by autograd for the backward pass",
-    )
-    _columns(table, ("network", "precision", ""), NETWORKS)
+def _memory(key: tuple[str, ...], rows: Sequence[Row]) -> Table:
+    title = f"memory of a training step, {key[0]} {key[1]}, batch {_inputs(rows)}, {rounds(rows, 'peak_bytes')}"
+    table = _table(title, "in brackets: more than the plain network; saved: kept by autograd for backward")
+    _columns(table, ("network", ""), NETWORKS)
     for row in rows:
         peaks, saved = ([held(entry(row, name), what) for name in NETWORKS] for what in ("peak", "saved"))
-        table.add_row(*_texts(f"{network(row)} {row['attention']}", setting(row), "peak", *peaks))
-        table.add_row(*_texts("", "", "saved", *saved), end_section=True)
+        table.add_row(*_texts(network(row), "peak", *peaks))
+        table.add_row(*_texts(f"+ {row['attention']}", "saved", *saved), end_section=True)
     return table
 
 
@@ -149,7 +143,5 @@ def _compared(found: Row) -> str:
     return f"{median(found['time_ms'])} ({times(middle(found.get('speedup')))})"
 
 
-def _over_plain(found: Row) -> str:
-    if not found.get("time_ms"):
-        return MISSING
-    return f"{median(found['time_ms'])} ({ratio(found.get('over_plain')).replace(' (', ', ').rstrip(')')})"
+def _inputs(rows: Sequence[Row]) -> str:
+    return " or ".join(dict.fromkeys(map(batch, rows)))

@@ -1,0 +1,146 @@
+"""What tests of the kernels run in processes of their own: `python fused_children.py TASK ...`; JSON on the output."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+TASKS: dict[str, Callable[..., Any]] = {}
+
+
+def task(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a function callable by its name; it imports what it needs, in the order that it needs."""
+    TASKS[function.__name__] = function
+    return function
+
+
+def distance_from_reference() -> float:
+    """The largest difference between what runs by default and the reference, forward and backward."""
+    import torch
+    from fused_helpers import awakened, feature_map, outcome
+
+    worst = 0.0
+    for dtype in (torch.float32, torch.bfloat16):
+        for layout in ("contiguous", "channels_last"):
+            x = feature_map(2, 32, 5, 6, dtype=dtype, layout=layout)
+            for name in ("cbam", "coord", "srm", "gct"):
+                module = awakened(name).to(dtype).eval()
+                fast, slow = (
+                    outcome(module, x, choice=choice, watched=list(module.parameters()))
+                    for choice in ("auto", "reference")
+                )
+                differences = ((f.float() - s.float()).abs().max() for f, s in zip(fast, slow, strict=True))
+                worst = max(worst, *map(float, differences))
+    return worst
+
+
+@task
+def without(module: str) -> dict[str, Any]:
+    """Compute where a package cannot be imported, and once more in a compiled graph."""
+    sys.modules[module] = None  # type: ignore[assignment]
+    import torch
+    from fused_helpers import awakened, feature_map
+
+    found = plain()
+    attention, x = awakened("se").eval(), feature_map(2, 32, 5, 6)
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    return {**found, "distance_compiled": float((compiled(x) - attention(x)).detach().abs().max())}
+
+
+@task
+def plain() -> dict[str, Any]:
+    """Compute."""
+    from attngraft.kernels import cpu
+
+    return {"distance": distance_from_reference(), "unavailable": cpu.unavailable()}
+
+
+@task
+def two_uses() -> dict[str, Any]:
+    """Scale and pool a map from four threads at once, and say whether the loops came from the disk."""
+    import torch
+
+    from attngraft import kernels
+    from attngraft.kernels import cpu
+
+    x, gate = torch.arange(24.0).view(1, 2, 3, 4), torch.tensor([[2.0, 3.0]])
+
+    def compute(_: int) -> bool:
+        scaled = torch.equal(kernels.apply_gates(x, channel=gate), x * gate[..., None, None])
+        return scaled and torch.equal(kernels.channel_mean(x), x.mean((2, 3)))
+
+    with ThreadPoolExecutor(4) as pool:
+        right = all(pool.map(compute, range(8)))
+    unavailable = cpu.unavailable()
+    hits = [] if unavailable else [cpu._compiled(loop).cache_hits for loop in ("scale_fp32", "pool_lanes_fp32")]
+    return {"right": right, "unavailable": unavailable, "cache_hits": hits}
+
+
+@task
+def forks() -> dict[str, Any]:
+    """Compute in forked children, with and without threads, and say how each of them ended."""
+    import torch
+
+    from attngraft import kernels
+
+    x = torch.randn(4, 64, 16, 16)
+    expected = kernels.channel_mean(x)
+    ended = {}
+    for threads, in_child in ((1, 1), (2, 1), (2, 2)):
+        torch.set_num_threads(threads)
+        together = torch.equal(kernels.channel_mean(x), expected)
+        child = os.fork()
+        if child == 0:
+            if in_child != threads:
+                torch.set_num_threads(in_child)
+            found = kernels.channel_mean(x)
+            os._exit(0 if together and torch.equal(found, expected) else 1)
+        ended[f"{threads} threads, {in_child} in the child"] = exit_code(child)
+    return {**ended, "parent": torch.equal(kernels.channel_mean(x), expected), "loader": loader()}
+
+
+def exit_code(child: int, timeout_s: float = 20) -> int | str:
+    """Of a child process; a child that hangs is killed."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.02)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "hangs"
+
+
+def loader() -> bool:
+    """Whether forked workers of a DataLoader compute the right thing while the parent does."""
+    import torch
+    from torch.utils.data import DataLoader
+
+    from attngraft import kernels
+
+    class Attended(torch.utils.data.Dataset):
+        def __len__(self) -> int:
+            return 6
+
+        def __getitem__(self, index: int) -> torch.Tensor:
+            x = torch.full((1, 2, 3, 4), float(index))
+            return kernels.apply_gates(x, channel=kernels.channel_mean(x))[0]
+
+    x, right = torch.ones(1, 2, 3, 4), []
+    batches = DataLoader(Attended(), batch_size=1, num_workers=2, multiprocessing_context="fork", timeout=20)
+    for index, batch in enumerate(batches):
+        right += [bool((batch == index * index).all()), torch.equal(kernels.channel_mean(x), torch.ones(1, 2))]
+    return all(right) and len(right) == 12
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parent))
+    json.dump(TASKS[sys.argv[1]](*sys.argv[2:]), sys.stdout)
