@@ -18,7 +18,7 @@ LAYERS = {
     **dict.fromkeys(["attention", "backbones", "data"], 3),
     "surgery": 4,
     "training": 5,
-    **dict.fromkeys(["comparison", "explanation", "deployment"], 6),
+    **dict.fromkeys(["comparison", "explanation", "deployment", "benchmarking"], 6),
     **dict.fromkeys(["continual", "reporting"], 7),
     "cli": 8,
     "__init__": 9,

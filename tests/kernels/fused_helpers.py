@@ -25,6 +25,11 @@ LAYOUTS = ("contiguous", "channels_last")
 PASSES = tuple(name for name, value in vars(Passes).items() if callable(value) and not name.startswith("_"))
 CHILDREN = Path(__file__).with_name("fused_children.py")
 
+SHAPE = (2, 32, 5, 6)
+CONTIGUOUS_ONLY = {"coord"}  # strips run as the reference in channels_last
+FEW = ("cbam", "se", "gct", "srm", "coord", "simam")
+
+of_a_few = pytest.mark.parametrize("name", FEW)
 in_both_layouts = pytest.mark.parametrize("layout", LAYOUTS)
 needs_numba = pytest.mark.skipif(cpu.unavailable() is not None, reason="the fast kernels cannot run here")
 
@@ -148,6 +153,31 @@ def observed_passes() -> Iterator[list[str]]:
         for name in PASSES:
             patch.setattr(cpu, name, watched(name, getattr(cpu, name)))
         yield seen
+
+
+def both_ways(
+    compute: Callable[[nn.Module, Tensor], Any], name: str, layout: str = "contiguous", tolerance: float = 1e-5
+) -> None:
+    """Assert that a computation with an attention and a leaf x gives the same fast and as the reference.
+
+    What it returns is compared; the fast way must really have been fast.
+    """
+    results = []
+    for choice in ("auto", "reference"):
+        module, x = awakened(name).eval(), feature_map(*SHAPE, layout=layout).requires_grad_()
+        with kernels.using(choice), observed_passes() as seen:
+            found = compute(module, x)
+        assert seen or choice == "reference" or (name in CONTIGUOUS_ONLY and layout != "contiguous")
+        results.append([torch.zeros(()) if tensor is None else tensor.detach() for tensor in found])
+    assert_near(*results, tolerance)
+
+
+def leaves(module: nn.Module, x: Tensor) -> list[Tensor]:
+    return [x, *module.parameters()]
+
+
+def grads(module: nn.Module, x: Tensor) -> list[Tensor | None]:
+    return [tensor.grad for tensor in leaves(module, x)]
 
 
 @contextmanager

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
 from fused_helpers import (
+    SHAPE,
     arriving_at,
     assert_near,
     awakened,
+    both_ways,
     feature_map,
+    grads,
     in_both_layouts,
+    leaves,
     needs_numba,
-    observed_passes,
+    of_a_few,
 )
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -27,37 +29,7 @@ from attngraft import kernels
 from attngraft.attention import attentions
 
 pytestmark = needs_numba
-SHAPE = (2, 32, 5, 6)
-CONTIGUOUS_ONLY = {"coord"}  # strips run as the reference in channels_last
-FEW = ("cbam", "se", "gct", "srm", "coord", "simam")
-
-of_a_few = pytest.mark.parametrize("name", FEW)
 every_name = pytest.mark.parametrize("name", attentions())
-
-
-def both_ways(
-    compute: Callable[[nn.Module, Tensor], Any], name: str, layout: str = "contiguous", tolerance: float = 1e-5
-) -> None:
-    """Assert that a computation with an attention and a leaf x gives the same fast and as the reference.
-
-    What it returns is compared; the fast way must really have been fast.
-    """
-    results = []
-    for choice in ("auto", "reference"):
-        module, x = awakened(name).eval(), feature_map(*SHAPE, layout=layout).requires_grad_()
-        with kernels.using(choice), observed_passes() as seen:
-            found = compute(module, x)
-        assert seen or choice == "reference" or (name in CONTIGUOUS_ONLY and layout != "contiguous")
-        results.append([torch.zeros(()) if tensor is None else tensor.detach() for tensor in found])
-    assert_near(*results, tolerance)
-
-
-def leaves(module: nn.Module, x: Tensor) -> list[Tensor]:
-    return [x, *module.parameters()]
-
-
-def grads(module: nn.Module, x: Tensor) -> list[Tensor | None]:
-    return [tensor.grad for tensor in leaves(module, x)]
 
 
 # --- several runs over one graph ---------------------------------------------------------------------------------
@@ -373,147 +345,3 @@ def test_memory_is_freed_when_the_graph_is_dropped() -> None:
     torch.autograd.grad(y, list(module.parameters()), arriving_at(y))
     del y
     assert freed
-
-
-# --- behind a batch normalisation, whose output need not be kept -------------------------------------------------
-
-
-def normalisation() -> nn.BatchNorm2d:
-    """A layer with weights of its own."""
-    layer = nn.BatchNorm2d(32)
-    with torch.no_grad():
-        layer.weight.copy_(feature_map(32, seed=8))
-        layer.bias.copy_(feature_map(32, seed=9))
-    return layer
-
-
-Between = Callable[[Tensor], Any]
-BETWEEN: dict[str, Between] = {
-    "nothing": lambda x: x,
-    "a value set": lambda x: x.detach()[:, :, 2, 3].fill_(7),  # beyond autograd, as masks and clamps do it
-    "a value added": lambda x: x[:, :, 2, 3].add_(1),
-    "relu": lambda x: x.relu_(),
-    "relu of all": lambda x: torch.no_grad()(x.clamp_)(min=0),
-}
-
-
-@of_a_few
-@in_both_layouts
-@pytest.mark.parametrize("between", BETWEEN)
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
-def test_behind_a_normalisation(name: str, layout: str, between: str, training: bool) -> None:
-    def compute(module: nn.Module, x: Tensor) -> list[Tensor | None]:
-        layer = normalisation().train(training)
-        inner = layer(x)
-        BETWEEN[between](inner)
-        y = module(inner)
-        y.backward(arriving_at(y))
-        return [y, *grads(module, x), *grads(layer, x)]
-
-    both_ways(compute, name, layout)
-
-
-@of_a_few
-def test_behind_a_normalisation_in_bf16(name: str) -> None:
-    results = []
-    for choice in ("auto", "reference"):
-        module, layer, x = awakened(name).eval(), normalisation(), feature_map(*SHAPE).requires_grad_()
-        with kernels.using(choice), torch.autocast("cpu", torch.bfloat16):
-            y = module(layer(x.bfloat16()))
-        y.backward(arriving_at(y))
-        results.append([y.detach(), x.grad])
-    assert_near(*results, 5e-2)
-
-
-@of_a_few
-def test_behind_a_normalisation_runs_may_repeat_and_be_partial(name: str) -> None:
-    def compute(module: nn.Module, x: Tensor) -> list[Tensor | None]:
-        layer = normalisation()
-        y = module(layer(x))
-        alone = torch.autograd.grad(y, list(module.parameters()), arriving_at(y), retain_graph=True)
-        wanted = [x, *layer.parameters(), *module.parameters()]
-        first = torch.autograd.grad(y, wanted, arriving_at(y, 1), retain_graph=True)
-        return [*alone, *first, *torch.autograd.grad(y, wanted, arriving_at(y, 2))]
-
-    both_ways(compute, name)
-
-
-@of_a_few
-@in_both_layouts
-def test_behind_a_normalisation_double_backward(name: str, layout: str) -> None:
-    def compute(module: nn.Module, x: Tensor) -> list[Tensor | None]:
-        layer = normalisation()
-        wanted = [x, *layer.parameters(), *module.parameters()]
-        y = module(layer(x))
-        first = torch.autograd.grad(y.square().sum(), wanted, create_graph=True)
-        penalty = sum(gradient.square().sum() for gradient in first) / 100
-        return [*first, *torch.autograd.grad(penalty, wanted, allow_unused=True)]
-
-    both_ways(compute, name, layout, tolerance=1e-4)
-
-
-@pytest.mark.parametrize("where", ["both", "normalisation", "attention"])
-@pytest.mark.parametrize("use_reentrant", [False, True])
-def test_behind_a_normalisation_with_checkpoints(where: str, use_reentrant: bool) -> None:
-    def compute(module: nn.Module, x: Tensor) -> list[Tensor | None]:
-        layer = normalisation()
-        parts = {"both": [nn.Sequential(layer, module)]}.get(where, [layer, module])
-        y = x * 1
-        for part in parts:
-            kept = where in ("both", "normalisation" if part is layer else "attention")
-            y = checkpoint(part, y, use_reentrant=use_reentrant) if kept else part(y)
-        y.backward(arriving_at(y))
-        return [y, *grads(module, x), *grads(layer, x), layer.running_mean, layer.running_var]
-
-    both_ways(compute, "cbam")
-
-
-@pytest.mark.parametrize("where", ["both", "normalisation", "attention"])
-@in_both_layouts
-def test_behind_a_normalisation_with_saved_tensors_elsewhere(where: str, layout: str) -> None:
-    def packed(tensor: Tensor) -> Tensor:
-        return tensor.detach().contiguous().double()
-
-    def compute(module: nn.Module, x: Tensor) -> list[Tensor | None]:
-        layer, y = normalisation(), x * 1
-        for part in (layer, module):
-            with contextlib.ExitStack() as stack:
-                if where in ("both", "normalisation" if part is layer else "attention"):
-                    stack.enter_context(torch.autograd.graph.saved_tensors_hooks(packed, Tensor.float))
-                y = part(y)
-        y.backward(arriving_at(y))
-        return [y, *grads(module, x), *grads(layer, x)]
-
-    both_ways(compute, "cbam", layout)
-
-
-def test_behind_a_normalisation_whose_own_backward_pass_is_over() -> None:
-    def compute(module: nn.Module, x: Tensor) -> list[Tensor | None]:
-        inner = normalisation()(x)
-        y = module(inner)
-        inner.square().mean().backward()  # frees what the normalisation kept
-        return [x.grad, *torch.autograd.grad(y, list(module.parameters()), arriving_at(y))]
-
-    both_ways(compute, "cbam")
-
-
-def test_behind_a_normalisation_whose_parameters_have_moved() -> None:
-    def compute(module: nn.Module, x: Tensor) -> list[Tensor | None]:
-        layer = normalisation()
-        y = module(layer(x))
-        with torch.no_grad():
-            layer.bias.add_(1)
-        y.backward(arriving_at(y))
-        return [y, *grads(module, x), *grads(layer, x)]
-
-    both_ways(compute, "cbam")
-
-
-def test_behind_a_normalisation_whose_input_has_changed_raises() -> None:
-    for choice in ("auto", "reference"):
-        with kernels.using(choice):
-            source = feature_map(*SHAPE).requires_grad_() * 2
-            y = awakened("cbam").eval()(normalisation()(source))
-            source.add_(1)
-            with pytest.raises(RuntimeError, match="inplace"):
-                y.sum().backward()

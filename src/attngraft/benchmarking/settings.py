@@ -47,10 +47,10 @@ class BenchSettings:
         device: "auto", "cpu", "cuda", ...
         quick: fewer shapes, backbones and repeats, smaller batches.
         compile: measure torch.compile of timm's modules too.
-        batch_size: images per batch, 32 or, where it must be quick, 8.
+        batch_size: images per batch: 32, with `quick` 8.
         repeats: timed rounds.
         image_size: input of the models in pixels; the backbone's own.
-        backbones: of the parts models and memory (there the last ResNet-50, or the last one).
+        backbones: of the parts models and memory, the first one of loop too; three of timm, for memory ResNet-50.
         shapes: feature maps (C, H, W) of the part modules; those of ResNet-50.
         loops: what the part loop trains on.
     """

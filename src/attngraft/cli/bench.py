@@ -18,7 +18,7 @@ from .output import INTERRUPTED, command_line, console, error_console, print_jso
 
 def run(
     part: Annotated[
-        str, typer.Argument(metavar="[PART]", help="modules, models, loop, memory, several with commas, or all.")
+        str, typer.Argument(metavar="PART", help="modules, models, loop, memory, several with commas, or all.")
     ] = "all",
     attention: Annotated[str, typer.Option(help="Attentions, comma-separated.")] = "cbam,se,eca",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or both, comma-separated.")] = "fp32",

@@ -31,7 +31,7 @@ def unavailable() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed: pip install 'attngraft[fast]' brings the fast kernels for processors."
     try:
-        _compiled("scale_fp32")
+        _cached("scale_fp32")
     except Exception as error:  # Numba fails in many ways on machines it does not know or may not write to
         return f"Numba cannot compile or cache here ({type(error).__name__}: {error})"
     return None
@@ -160,13 +160,19 @@ def _run(loop: str, x: Tensor | Remade, addresses: Sequence[int], sizes: Sequenc
 @functools.cache
 def _compiled(loop: str) -> Any:
     """A loop, compiled for this processor or read from Numba's cache."""
+    try:
+        return _cached(loop)
+    except Exception:  # a damaged or full cache folder fails in many ways; compiling anew fails in none of them
+        return _cached(loop, cache=False)
+
+
+def _cached(loop: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
     from . import numba_gradients, numba_pools
 
     function = getattr(numba_pools, loop, None) or getattr(numba_gradients, loop)
-    compiled = cfunc(types.void(types.voidptr), cache=True)(function)
-    return compiled  # kept: its machine code lives as long as it does
+    return cfunc(types.void(types.voidptr), cache=cache)(function)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ class Pending:
     graph at the same time: so each has a list of its own, which is gone when the run is.
     """
 
-    source: Normalised | None = None  # what x can be made of, so that uses need not keep it
+    recipe: Normalised | None = None  # how x can be made of something that is kept anyway
     parts: dict[int, list[Part]] = field(default_factory=dict)
 
     def add(self, part: Part) -> None:
@@ -103,8 +103,8 @@ class Entrance(Function):
     """The identity whose backward pass sums up what the uses of x have left."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, passes: Passes, source: Normalised | None) -> Tensor:
-        ctx.collected, ctx.passes, ctx.like = Pending(source), passes, Like(x.shape, x.dtype)
+    def forward(ctx: Any, x: Tensor, passes: Passes, recipe: Normalised | None) -> Tensor:
+        ctx.collected, ctx.passes, ctx.like = Pending(recipe), passes, Like(x.shape, x.dtype)
         ctx.set_materialize_grads(False)
         return x.view_as(x)
 

@@ -22,53 +22,59 @@ EDGE = 2  # positions at either end that are compared: the vectors' beginning an
 
 @dataclass(frozen=True)
 class Normalised:
-    """The output of a batch normalisation in training mode.
+    """How the output of a batch normalisation in training mode follows from its input.
+
+    The input is not held here: a use of x keeps it as it would have kept x, and normalisation holds the same memory.
 
     Attributes:
-        node: the node of the autograd graph, which keeps its input until its own backward pass is done.
-        bias: the parameter; the node has the others.
+        node: the normalisation in the autograd graph.
+        weight: its parameters.
+        bias:
         slope: (C), fp32.
         offset: (C), fp32.
     """
 
     node: Any
+    weight: Tensor
     bias: Tensor
     slope: Tensor
     offset: Tensor
 
-    def matrices(self, reading: Reading) -> Remade:
-        """The map as the passes read it."""
-        source = self.node._saved_input.detach()
+    def input(self) -> Tensor:
+        """What was normalised; to be asked for in the forward pass only."""
+        return self.node._saved_input
+
+    def matrices(self, source: Tensor, reading: Reading) -> Remade:
+        """The map as the passes read it, from what was normalised."""
         batch, channels = source.shape[:2]
-        lines, by_lane = (batch, channels), reading is Reading.POSITION_ROWS
-        slope, offset = (part.expand(lines) for part in (self.slope, self.offset))
+        slope, offset = (part.expand(batch, channels) for part in (self.slope, self.offset))
         if reading is Reading.PLANES:
             rows = matrix_shape(source.shape, reading)[1]
             slope, offset = (part.reshape(-1, 1).expand(-1, rows) for part in (slope, offset))
-        return Remade(as_matrices(source, reading), slope.contiguous(), offset.contiguous(), by_lane)
+        by_lane = reading is Reading.POSITION_ROWS
+        return Remade(as_matrices(source.detach(), reading), slope.contiguous(), offset.contiguous(), by_lane)
 
-    def differentiable(self) -> Tensor:
+    def differentiable(self, source: Tensor) -> Tensor:
         """The map once more, with a graph: for gradients of gradients."""
-        node = self.node
-        return F.batch_norm(node._saved_input, None, None, node._saved_weight, self.bias, True, 0.0, node._saved_eps)
+        return F.batch_norm(source, None, None, self.weight, self.bias, True, 0.0, self.node._saved_eps)
 
 
 def normalised(x: Tensor) -> Normalised | None:
-    """What x can be made of, None unless x comes straight from a batch normalisation and was remade exactly.
+    """How x can be made anew; None unless x comes straight from a batch normalisation and was remade exactly.
 
     Where hooks pack saved tensors (checkpointing, offloading) nothing is looked at: the hooks decide there.
     """
     node: Any = x.grad_fn
-    if node is None or node.name() != "NativeBatchNormBackward0" or _are_saved_tensors_packed():
+    if node is None or node.name() != "NativeBatchNormBackward0" or x._version or _is_packed(node):
         return None
     bias = _parameter(node, 2)
     if not node._saved_training or node._saved_weight is None or bias is None:
         return None
     source, mean, inverse_deviation = node._saved_input, node._saved_result1, node._saved_result2
-    slope = (inverse_deviation * node._saved_weight).detach()
+    slope = (inverse_deviation * node._saved_weight).detach().float()
     # As PyTorch computes it, in fused multiply-adds; doubles hold the products exactly.
     offset = (bias.detach().double() - mean.double() * slope.double()).float()
-    found = Normalised(node, bias, slope.float(), offset)
+    found = Normalised(node, node._saved_weight, bias, slope, offset)
     return found if _is_exact(x.detach(), source.detach(), found) else None
 
 
@@ -92,5 +98,8 @@ def _parameter(node: Any, index: int) -> Tensor | None:
     return getattr(source, "variable", None)
 
 
-def _are_saved_tensors_packed() -> bool:
-    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+def _is_packed(node: Any) -> bool:
+    """Whether hooks have or will have the saved tensors, of this node or of the nodes to come."""
+    if torch._C._autograd._top_saved_tensors_default_hooks(True) is not None:
+        return True
+    return getattr(node._raw_saved_input, "unpack_hook", None) is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, Union, cast
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ from .relay import Part, Pending, passes_in_backward
 from .remaking import Normalised
 
 PLAIN = cast(Passes, plain)
-Map = Tensor | Normalised
+Map = Union[Tensor, "Recalled"]
 Gradients = tuple["Tensor | None", ...]
 
 
@@ -100,8 +100,7 @@ class PoolUse(Function):
         ctx.reduction, ctx.passes, ctx.pending, ctx.shape = reduction, passes, pending, x.shape
         ctx.set_materialize_grads(False)
         depends_on_x = second is not None or gate is not None
-        kept = x if depends_on_x and not _can_be_remade(pending) else None
-        ctx.depends_on_x = depends_on_x
+        kept = _kept(x, pending) if depends_on_x else None
         ctx.save_for_backward(kept, gate, mean, second if reduction.maximum else None, ties)
         return mean, second
 
@@ -111,7 +110,7 @@ class PoolUse(Function):
         if all(grad is None for grad in grads):
             return None, None, None, None, None
         reduction, passes = ctx.reduction, passes_in_backward(ctx, grads)
-        memory = PoolMemory(ctx.shape, _recalled(x, ctx.pending, passes) if ctx.depends_on_x else None, *small)
+        memory = PoolMemory(ctx.shape, _recalled(x, ctx.pending, passes), *small)
         if torch.is_grad_enabled() and memory.x is not None:  # somebody wants gradients of gradients
             found = _gradients_of(
                 lambda *inputs: reduction.results(PLAIN, *inputs)[:2],
@@ -143,15 +142,14 @@ class ScaleUse(Function):
         ctx.reading, ctx.passes, ctx.pending, ctx.shape = reading, passes, pending, x.shape
         # A gate's gradient is made of x; without one to learn, x need not be kept.
         wants_gates = any(gate is not None and gate.requires_grad for gate in (row_gate, lane_gate))
-        ctx.wants_gates = wants_gates
-        ctx.save_for_backward(x if wants_gates and not _can_be_remade(pending) else None, row_gate, lane_gate)
+        ctx.save_for_backward(_kept(x, pending) if wants_gates else None, row_gate, lane_gate)
         return scaled(passes, x, row_gate, lane_gate, reading)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
         x, row_gate, lane_gate = ctx.saved_tensors
         reading, passes = ctx.reading, passes_in_backward(ctx, (grad,))
-        x = _recalled(x, ctx.pending, passes) if ctx.wants_gates else None
+        x = _recalled(x, ctx.pending, passes)
         wants_x, *wants_gates = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             if x is None:  # linear in x, and the gates are constants
@@ -197,25 +195,33 @@ def scale_gradients(
     return part, *sums
 
 
-def _can_be_remade(pending: Pending | None) -> bool:
-    return pending is not None and pending.source is not None
+@dataclass(frozen=True)
+class Recalled:
+    """x, in the form of what it can be made of."""
+
+    recipe: Normalised
+    source: Tensor
 
 
-def _recalled(x: Tensor | None, pending: Pending | None, passes: Passes) -> Map | None:
-    """x as it was kept, or what the backend can make it of, or x made anew."""
-    if x is not None or pending is None or pending.source is None:
-        return x
-    return pending.source if passes.REMAKES else pending.source.differentiable().detach()
+def _kept(x: Tensor, pending: Pending | None) -> Tensor:
+    """What to keep for the backward pass: x, or what it can be made of."""
+    return x if pending is None or pending.recipe is None else pending.recipe.input()
 
 
-def _with_graph(x: Map | None) -> Tensor | None:
-    return x.differentiable() if isinstance(x, Normalised) else x
+def _recalled(kept: Tensor | None, pending: Pending | None, passes: Passes) -> Map | None:
+    """x from what was kept, as far as the backend needs it."""
+    if kept is None or pending is None or pending.recipe is None:
+        return kept
+    recalled = Recalled(pending.recipe, kept)
+    return recalled if passes.REMAKES else _with_graph(recalled).detach()
+
+
+def _with_graph(x: Map) -> Tensor:
+    return x.recipe.differentiable(x.source) if isinstance(x, Recalled) else x
 
 
 def _matrices(x: Map, reading: Reading) -> Tensor | Remade:
-    if isinstance(x, Normalised) and not torch._C._are_functorch_transforms_active():
-        return x.matrices(reading)
-    return as_matrices(x.differentiable().detach() if isinstance(x, Normalised) else x, reading)
+    return x.recipe.matrices(x.source, reading) if isinstance(x, Recalled) else as_matrices(x, reading)
 
 
 def _gradients_of(

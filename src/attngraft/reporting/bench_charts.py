@@ -46,19 +46,19 @@ def _ratio_chart(bars: Bars, series: Mapping[str, int], title: str, label: str) 
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        row, middles = 0.0, []
+        row, middles, end = 0.0, [], _end_of_axis(bars)
         for _, found in bars:
             first = row
             for item in legend:
                 if item.label in found:
-                    _bar(axes, row, found[item.label], series_color(item.series))
+                    _bar(axes, row, found[item.label], series_color(item.series), end)
                     row += 1
             middles.append((first + max(row - 1, first)) / 2)
             row += 0.7
         axes.axvline(1, color=INK, linewidth=1.0, zorder=0.9)  # behind the numbers
         axes.set_yticks(middles, [group for group, _ in bars])
         axes.set_ylim(row - 0.7 - 0.3, -0.7)
-        axes.set_xlim(0, axes.get_xlim()[1] * 1.06)
+        axes.set_xlim(0, end)
         axes.grid(False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel(label)
@@ -67,16 +67,22 @@ def _ratio_chart(bars: Bars, series: Mapping[str, int], title: str, label: str) 
     return Chart(draw(paint, 0.8 + BAR * count), title, _told(bars), legend=legend)
 
 
-def _bar(axes: Axes, row: float, spread: Mapping[str, Any], color: str) -> None:
+def _end_of_axis(bars: Bars) -> float:
+    """Room for all medians and their numbers; a quartile far off must not squeeze them."""
+    return 1.3 * max(1.0, *(spread["median"] for _, found in bars for spread in found.values()))
+
+
+def _bar(axes: Axes, row: float, spread: Mapping[str, Any], color: str, end: float) -> None:
     axes.barh(row, spread["median"], 0.8, color=color)
     axes.plot([spread["q1"], spread["q3"]], [row, row], color=INK, linewidth=0.9)
-    right = max(spread["median"], spread["q3"])
+    leaves = spread["q3"] >= 0.9 * end  # the thin line runs out of the chart: the number goes above it
+    right = spread["median"] if leaves else max(spread["median"], spread["q3"])
     axes.annotate(
         significant(spread["median"]),
         (right, row),
-        (3, 0),
+        (3, 1 if leaves else 0),
         textcoords="offset points",
-        va="center",
+        va="bottom" if leaves else "center",
         color=MUTED,
         fontsize=8,
     )

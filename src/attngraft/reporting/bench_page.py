@@ -151,7 +151,7 @@ def _model_section(key: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
             network(row),
             row["attention"],
             plain(row["sites"]),
-            batch(row),
+            _unbroken(batch(row)),
             _time(entry(row, "plain")),
             *(
                 text
@@ -176,7 +176,7 @@ def _loop_table(loop: Sequence[Row]) -> Table:
         (
             row["images"],
             network(row),
-            batch(row),
+            _unbroken(batch(row)),
             _unbroken(setting(row)),
             plain(row["workers"]),
             *(median(row[name]) for name in ("bare", "loader", "fit")),
@@ -196,7 +196,7 @@ def _memory_table(memory: Sequence[Row]) -> Table:
         (
             network(row),
             row["attention"],
-            batch(row),
+            _unbroken(batch(row)),
             _unbroken(setting(row)),
             *(held(entry(row, name), what) for what in ("peak", "saved") for name in NETWORKS),
         )

@@ -1,0 +1,201 @@
+"""The page and the tables of a bench, from hand-made numbers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+
+import pytest
+from rich.console import Console
+
+from attngraft.benchmarking.clock import Spread
+from attngraft.benchmarking.loop import loop_row
+from attngraft.benchmarking.memory import MemoryCase, memory_row
+from attngraft.benchmarking.models import MODES, ModelCase, model_row
+from attngraft.benchmarking.modules import DIRECTIONS, ModuleCase, module_row, summarise
+from attngraft.benchmarking.result import BenchResult
+from attngraft.benchmarking.settings import LoopCase
+from attngraft.errors import RunError
+from attngraft.reporting import bench_notes, bench_tables, write_report
+from attngraft.training import Precision
+
+FP32, BF16 = Precision("fp32", "contiguous"), Precision("bf16", "channels_last")
+HOSTILE = "<script>alert(1)</script> $x^2$ [red]"
+
+
+def document(attention="cbam", status="finished"):
+    """What a bench on one machine could have found."""
+    modules = tuple(
+        module_row(
+            ModuleCase(attention, direction, precision, (32, channels, 56, 56)),
+            {"attngraft": (10.0, 11.0), "timm": (31.0, 33.0), "reference": (30.0, 36.0), "copy": (2.0, 2.2)},
+            {"torch.compile": f"failed ({HOSTILE})"},
+            bytes_of_x=10**8,
+        )
+        for precision in (FP32, BF16)
+        for direction in DIRECTIONS
+        for channels in (64, 256)
+    )
+    case = ModelCase("timm:resnet50", attention, FP32, 32, 224)
+    times = {"plain": (1000.0, 1100.0), "attngraft": (1100.0, 1210.0), "timm": (1500.0, 1800.0)}
+    lite = ModelCase("timm:tf_efficientnet_lite0", attention, FP32, 32, 224)
+    models = [model_row(case, mode, times, {}, sites=16) for mode in MODES]
+    models += [
+        model_row(lite, mode, {name: times[name] for name in ("plain", "attngraft")}, {"timm": "has none"}, sites=9)
+        for mode in MODES
+    ]
+    rates = {"bare": (10.0, 10.0), "loader": (1.0, 1.2), "fit": (10.5, 10.7)}
+    loop = loop_row(LoopCase("timm:resnet18", 160, "jpeg", 240, 320), FP32, rates, 32, 16, 0)
+    held = [{"peak_bytes": 3.0e9 * k, "saved_bytes": int(2.7e9 * k), "method": "counted"} for k in (1, 1.2, 1.5)]
+    memory = memory_row(
+        MemoryCase("timm:resnet50", attention, FP32, 32, 224),
+        {"plain": held[:1], "attngraft": held[1:2], "timm": held[2:]},
+    )
+    result = BenchResult(
+        created="2025-01-31T10:00:00+00:00",
+        device="cpu",
+        threads=2,
+        settings={"quick": False},
+        hardware={"cpu": "Xeon 8488C", "cores": 2, "memory_gib": 7.6, "gpu": None, "os": "Linux"},
+        versions={"torch": "2.14.0", "timm": "1.0.20"},
+        status=status,
+        modules=modules,
+        summaries=summarise(modules),
+        models=tuple(models),
+        loop=(loop,),
+        memory=(memory,),
+        command="attngraft bench all",
+    )
+    return result.to_dict()
+
+
+def report(folder, found):
+    (folder / "bench.json").write_text(json.dumps(found))
+    html = write_report(folder).read_text(encoding="utf-8")
+    return html, " ".join(re.sub(r"<[^>]*>", " ", html).replace("\u00a0", " ").split())
+
+
+def shown(found, width=80):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    with console.file:
+        for table in bench_tables(found):
+            console.print(table)
+    return console.export_text()
+
+
+def test_the_page_has_every_part_with_n_quartiles_and_hardware(tmp_path):
+    html, text = report(tmp_path, document())
+    order = ["What attention costs", "Xeon 8488C, 2 threads, 2025-01-31", "Attention modules", "forward+backward"]
+    order += ["cbam, fp32 contiguous", "time relative to attngraft", "cbam, bf16 channels_last", "Networks"]
+    order += ["Training step, fp32 contiguous", "time relative to the plain network", "Memory", "+20.0 %", "+50.0 %"]
+    order += ["What the training loop costs", "Not measured", "How it was measured", "Where it ran", "torch 2.14.0"]
+    places = [text.index(part) for part in [*order, "attngraft bench all"]]
+    assert places == sorted(places)
+    assert "n = 2 rounds" in text
+    assert "10.5 (10.2 to 10.8)" in text
+    assert "timm: has none: timm:tf_efficientnet_lite0 cbam" in text
+    assert "not finished" not in text
+    assert html.count("<svg") == 2 * 2 + 2
+    assert not re.search(r"https?:", html)
+    assert write_report(tmp_path).read_text(encoding="utf-8") == html
+
+
+def test_every_chart_says_its_numbers_in_words(tmp_path):
+    html, _ = report(tmp_path, document())
+    told = re.findall(r'aria-label="(cbam, forward\. [^"]*)"', html)
+    assert len(told) == 2
+    assert "64 x 56 x 56: timm 3.05 (3.02 to 3.08), reference" in told[0]
+    assert "traffic limit 0.400" in told[0]
+
+
+def test_names_and_reasons_are_text(tmp_path):
+    html, _ = report(tmp_path, document(attention=HOSTILE))
+    assert "<script" not in html
+    assert "&lt;script&gt;alert(1)" in html
+    assert "[red]" in shown(document(attention=HOSTILE), 200)
+
+
+def test_a_bench_that_was_stopped_says_so_and_may_be_empty(tmp_path):
+    empty = {**document(status="partial"), "modules": [], "summaries": [], "models": [], "loop": [], "memory": []}
+    assert "not finished (status: partial)" in report(tmp_path, empty)[1]
+    assert shown(empty).strip() == ""
+    assert bench_notes(empty) == []
+
+
+def test_tables_fit_a_terminal_of_80_columns_without_losing_a_number():
+    text = shown(document())
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    for part in ("geometric mean", "(3.05x)", "2.50x", "1.10x (1.10 to 1.10)", "resnet50", "+20.0 %", "n = 2", "1.06x"):
+        assert part in text
+
+
+def test_each_reason_is_told_once_with_its_places():
+    first, second = bench_notes(document())
+    assert first.startswith(f"torch.compile: failed ({HOSTILE}): cbam fp32 contiguous forward; ")
+    assert second == "timm: has none: timm:tf_efficientnet_lite0 cbam"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda d: d.pop("modules"), "has no 'modules'"),
+        (lambda d: d.update(kind="banana"), "of the kind 'banana'"),
+        (lambda d: d["modules"][0].pop("over_limit"), "has no 'over_limit'"),
+        (lambda d: d["models"][0]["entries"][1]["time_ms"].update(median="fast"), "expected a finite number"),
+        (lambda d: d["loop"].append(1), "expected an object"),
+        (lambda d: d["memory"][0]["entries"][0].update(peak_bytes={"median": 1}), "has no 'q1'"),
+    ],
+)
+def test_a_damaged_bench_is_a_run_error_with_the_place(tmp_path, change, words):
+    found = document()
+    change(found)
+    with pytest.raises(RunError, match=words):
+        report(tmp_path, found)
+    with pytest.raises(RunError, match=words):
+        bench_tables(found)
+
+
+def removable(value, path=()):
+    """The paths of all keys and of the first list entries of a document."""
+    items = value.items() if isinstance(value, dict) else enumerate(value[:1])
+    for key, inner in items:
+        yield (*path, key)
+        if isinstance(inner, (dict, list)):
+            yield from removable(inner, (*path, key))
+
+
+@pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.slow)])
+def test_any_entry_may_be_damaged(tmp_path, monkeypatch, every):
+    monkeypatch.setattr("attngraft.reporting.drawing._draw_as_svg", lambda paint, size: "<svg></svg>")
+    original = document()
+    cases = [(p, d) for p in removable(original) for d in (None, "gone", "text", 7, -0.5, math.nan, [], {}, [None])]
+    assert len(cases) > 900
+    for path, damage in cases[::every]:
+        found = json.loads(json.dumps(original))
+        parent = found
+        for key in path[:-1]:
+            parent = parent[key]
+        if damage == "gone":
+            del parent[path[-1]]
+        else:
+            parent[path[-1]] = damage
+        with contextlib.suppress(RunError):
+            report(tmp_path, found)
+        with contextlib.suppress(RunError):
+            shown(found)
+            bench_notes(found)
+
+
+def test_a_competitor_without_a_ratio_is_no_number(tmp_path):
+    found = document()
+    for entry in found["modules"][0]["entries"] + found["models"][0]["entries"]:
+        entry["speedup"] = entry["over_plain"] = None
+    assert "n/a" in report(tmp_path, found)[1]
+    assert "n/a" in shown(found)
+
+
+def test_the_spread_of_a_file_is_the_spread_of_the_bench():
+    assert document()["modules"][0]["entries"][0]["time_ms"] == Spread(10.5, 10.25, 10.75, 2).__dict__
