@@ -63,7 +63,9 @@ class CBAMChannel(Attention):
 
     def channel_gate(self, x: Tensor, spatial: Tensor | None = None) -> Tensor:
         """The gate (B, C) of x, or of x times a spatial gate (B, *)."""
-        outputs = [self.mlp(descriptor) for descriptor in self._descriptors(x, spatial)]
+        descriptors = self._descriptors(x, spatial)
+        # One product for all: the weights, and in the backward pass their gradients, are gone through once.
+        outputs = self.mlp(torch.cat(descriptors)).chunk(len(descriptors))
         logits = reduce(torch.mul if self.combine == "product" else torch.add, outputs)
         return self.sigmoid_gate(logits if self.strength is None else self.strength * logits)
 

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .. import kernels
 from .contract import Init, check_odd, check_positive
 
 
@@ -66,7 +67,7 @@ class MapLogits(nn.Module):
             zero_(self.bn)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.bn(self.conv(maps)).squeeze(1)
+        return self.bn(kernels.convolve_maps(maps, self.conv.weight)).squeeze(1)
 
 
 def hidden_width(channels: int, reduction: int, minimum: int = 1) -> int:

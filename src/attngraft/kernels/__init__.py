@@ -1,5 +1,7 @@
 """The few primitives every attention is made of. Attention modules call them through this package only."""
 
+from .convolution import convolve_maps
+from .memory import empty_cache
 from .primitives import (
     apply_gates,
     channel_max,
@@ -23,6 +25,8 @@ __all__ = [
     "channel_moments",
     "channel_norm",
     "channel_pool",
+    "convolve_maps",
+    "empty_cache",
     "enter",
     "spatial_pool",
     "strip_max",

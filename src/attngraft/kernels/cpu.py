@@ -11,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from .huge_pages import empty_like
+from .memory import empty_like
 from .passes import Pooled, PoolGradient, Remade, Squares
 from .threads import run_loop
 
@@ -148,6 +149,35 @@ def input_gradient(
     return out
 
 
+def convolve(x: Tensor, weight: Tensor) -> Tensor:
+    """Convolution with zeros around: (B, M, H, W), (O, M, k, k) -> (B, O, H, W), all fp32."""
+    batch, inputs, height, width = x.shape
+    outputs, kernel = weight.shape[0], weight.shape[-1]
+    padded, weight = _padded(x, kernel), weight.contiguous()
+    work = _empty(batch * outputs, height * padded.shape[3])
+    y = _empty(batch, outputs, height, width)
+    sizes = (batch, inputs, outputs, height, width, kernel, padded.shape[3], padded.stride(1))
+    _run("convolve", x, _addresses(padded, weight, work, y), sizes)
+    return y
+
+
+def correlate(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
+    """The gradient of `convolve` with respect to its weight: (B, M, H, W), (B, 1, H, W) -> (1, M, k, k)."""
+    batch, inputs, height, _ = x.shape
+    padded = _padded(x, kernel)
+    rows = F.pad(grad, (0, kernel - 1)).contiguous()
+    weights = _empty(batch, inputs, kernel, kernel)
+    sizes = (batch, inputs, height, kernel, padded.shape[3], padded.stride(1))
+    _run("correlate", x, _addresses(padded, rows, weights), sizes)
+    return weights.sum(0, keepdim=True)
+
+
+def _padded(x: Tensor, kernel: int) -> Tensor:
+    """With zeros around, and one row more: the last taps of the last row reach there."""
+    edge = kernel // 2
+    return F.pad(x, (edge, edge, edge, edge + 1)).contiguous()
+
+
 def _run(loop: str, x: Tensor | Remade, addresses: Sequence[int], sizes: Sequence[int]) -> None:
     if isinstance(x, Remade):
         kind = "by_lane" if x.by_lane else "by_row"
@@ -169,15 +199,16 @@ def _compiled(loop: str) -> Any:
 def _cached(loop: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
-    from . import numba_gradients, numba_pools
+    from . import numba_convolution, numba_gradients, numba_pools
 
-    function = getattr(numba_pools, loop, None) or getattr(numba_gradients, loop)
+    modules = (numba_pools, numba_gradients, numba_convolution)
+    function = next(getattr(module, loop) for module in modules if hasattr(module, loop))
     return cfunc(types.void(types.voidptr), cache=cache)(function)
 
 
 @dataclass(frozen=True)
 class _Neutral:
-    """Numbers that change nothing, (B, n) each: gates 1, weights 0, maxima that nothing equals."""
+    """Numbers that change nothing, B * n each: gates 1, weights 0, maxima that nothing equals."""
 
     ones: Tensor
     zeros: Tensor
@@ -186,7 +217,17 @@ class _Neutral:
 
 def _neutral(x: Tensor, n: int) -> _Neutral:
     batch = x.shape[0]
-    return _Neutral(*(x.new_full((batch, n), value, dtype=torch.float32) for value in (1.0, 0.0, math.nan)))
+    return _Neutral(*(_constant(value, batch * n) for value in (1.0, 0.0, math.nan)))
+
+
+def _constant(value: float, count: int) -> Tensor:
+    """At least `count` times the value, to be read only."""
+    return _constants(value, 1 << (count - 1).bit_length())
+
+
+@functools.cache
+def _constants(value: float, count: int) -> Tensor:
+    return torch.full((count,), value, dtype=torch.float32, device="cpu")
 
 
 def _gradient_parts(pooled: PoolGradient | None, elements: _Neutral, lines: _Neutral) -> tuple[Tensor, ...]:
@@ -214,7 +255,7 @@ def _source(x: Tensor | Remade) -> Tensor:
 
 
 def _gate(gate: Tensor | None, x: Tensor, n: int) -> Tensor:
-    return x.new_ones(x.shape[0], n, dtype=torch.float32) if gate is None else gate
+    return _constant(1.0, x.shape[0] * n) if gate is None else gate
 
 
 def _empty(*shape: int) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import plain
-from .layout import Reading, from_matrices, matrix_shape
+from .layout import Reading, from_matrices, matrix_shape, own_tensor
 from .passes import Passes, PoolGradient, Remade
 from .remaking import Normalised
 
@@ -151,7 +151,8 @@ def _write(passes: Passes, part: Part, like: Like) -> Tensor:
     big = part.grad if part.grad is not None else part.x
     big = big.source if isinstance(big, Remade) else big
     matrices = _spread(part, like) if big is None else passes.input_gradient(big, **part.given())
-    return from_matrices(matrices, part.reading, like.shape)
+    gradient = from_matrices(matrices, part.reading, like.shape)
+    return gradient if big is None else own_tensor(gradient)  # so that autograd can keep it without a copy
 
 
 def _spread(part: Part, like: Like) -> Tensor:
