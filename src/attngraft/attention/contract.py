@@ -69,14 +69,35 @@ class Attention(nn.Module):
             y = y * gates.full.to(y.dtype)
         return y if gates.offset is None else y + gates.offset.to(y.dtype)
 
+    def program(self) -> kernels.GateProgram | None:
+        """What forward computes in inference, as data, where that can be said; a subclass does not inherit it."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
+        program = self._program_for(x)
+        if program is not None:
+            return kernels.run_program(x, program)
         x = kernels.enter(x)
         return self.apply_gates(x, self.gates(x))
+
+    def _program_for(self, x: Tensor) -> kernels.GateProgram | None:
+        if self.training or "program" not in type(self).__dict__ or not kernels.takes_programs(x):
+            return None
+        if x.shape[1] != self.channels or any(
+            part._forward_hooks or part._forward_pre_hooks for part in self.children()
+        ):
+            return None  # hooks on the parts are to see what the parts compute
+        return self.program()
 
     def sigmoid_gate(self, logits: Tensor) -> Tensor:
         """sigmoid as published; with init="identity" twice that: 1 at logit 0, range 0 to 2."""
         gate = torch.sigmoid(logits)
-        return 2 * gate if self.init == "identity" else gate
+        return self.gate_factor * gate if self.gate_factor != 1 else gate
+
+    @property
+    def gate_factor(self) -> int:
+        """What a sigmoid is multiplied by."""
+        return 2 if self.init == "identity" else 1
 
     def extra_repr(self) -> str:
         return f"{self.channels}, init={self.init!r}"

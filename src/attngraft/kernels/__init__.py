@@ -1,6 +1,7 @@
 """The few primitives every attention is made of. Attention modules call them through this package only."""
 
 from .convolution import convolve_maps
+from .images import run_program, takes_programs
 from .memory import empty_cache
 from .primitives import (
     apply_gates,
@@ -14,10 +15,15 @@ from .primitives import (
     strip_max,
     strip_pool,
 )
+from .programs import Bottleneck, ChannelGate, GateProgram, SpatialGate, normalisation
 from .reference import broadcast_gates
 from .selection import using
 
 __all__ = [
+    "Bottleneck",
+    "ChannelGate",
+    "GateProgram",
+    "SpatialGate",
     "apply_gates",
     "broadcast_gates",
     "channel_max",
@@ -28,8 +34,11 @@ __all__ = [
     "convolve_maps",
     "empty_cache",
     "enter",
+    "normalisation",
+    "run_program",
     "spatial_pool",
     "strip_max",
     "strip_pool",
+    "takes_programs",
     "using",
 ]

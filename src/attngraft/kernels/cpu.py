@@ -7,7 +7,7 @@ import importlib.util
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,9 +15,11 @@ from torch.nn import functional as F
 
 from .memory import empty_like
 from .passes import Pooled, PoolGradient, Remade, Squares
+from .programs import ChannelGate, GateProgram, SpatialGate
 from .threads import run_loop
 
 REMAKES = True
+BOTTLENECK, TAPS = 1, 2  # kinds of channel gates, as numba_images knows them
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SQUARES: dict[Squares, int] = {"none": 0, "raw": 1, "centred": 2}
 WIDTH = 1024  # lanes of a task that accumulates: its accumulators stay in the first cache
@@ -178,6 +180,75 @@ def _padded(x: Tensor, kernel: int) -> Tensor:
     return F.pad(x, (edge, edge, edge, edge + 1)).contiguous()
 
 
+def gate_images(x: Tensor, shape: torch.Size, program: GateProgram, *, by_channel: bool) -> Tensor:
+    """A whole attention in inference, image by image.
+
+    Args:
+        x: (B, R, L), with channels as rows or, where not by_channel, as lanes.
+        shape: (B, C, H, W).
+        program: what to compute.
+    """
+    batch, channels, height, width = shape
+    y, longest = empty_like(x), max(channels, height * width)
+    channel, spatial = _channel_arguments(program.channel), _spatial_arguments(program.spatial)
+    edge = spatial.kernel // 2
+    padded_width = width + 2 * edge
+    maps = 2 * (height + 2 * edge + 1) * padded_width + height * padded_width
+    size = channels + height * width + 2 * longest + max(maps, channel.width)
+    scratch = _empty(batch, size)
+    arguments = (
+        *(size, batch, channels, height, width, int(by_channel)),
+        *(channel.kind, channel.mean, channel.maximum, channel.factor, *_addresses(*channel.tensors), channel.width),
+        *(*_addresses(spatial.weight), spatial.kernel, *_addresses(spatial.affine), spatial.factor),
+    )
+    _run("gate_images", x, _addresses(x, y, _constant(1.0, longest), scratch), arguments)
+    return y
+
+
+class _ChannelArguments(NamedTuple):
+    kind: int = 0
+    mean: int = 0
+    maximum: int = 0
+    factor: int = 1
+    tensors: tuple[Tensor | None, ...] = (None,) * 4
+    width: int = 0
+
+
+class _SpatialArguments(NamedTuple):
+    weight: Tensor | None = None
+    kernel: int = 0
+    affine: Tensor | None = None
+    factor: int = 1
+
+
+def _channel_arguments(gate: ChannelGate | None) -> _ChannelArguments:
+    if gate is None:
+        return _ChannelArguments()
+    switches = (int(gate.mean), int(gate.maximum), gate.factor)
+    if isinstance(gate.logits, Tensor):
+        taps = _small(gate.logits)
+        return _ChannelArguments(TAPS, *switches, (taps, None, None, None), taps.numel())
+    first, second = _small(gate.logits.first), _small(gate.logits.second)
+    hidden, channels = first.shape
+    biases = (
+        _constant(0.0, n) if bias is None else _small(bias)
+        for bias, n in ((gate.logits.first_bias, hidden), (gate.logits.second_bias, channels))
+    )
+    first_bias, second_bias = biases
+    return _ChannelArguments(BOTTLENECK, *switches, (first, first_bias, second, second_bias), hidden)
+
+
+def _spatial_arguments(gate: SpatialGate | None) -> _SpatialArguments:
+    if gate is None:
+        return _SpatialArguments()
+    affine = torch.cat((gate.scale, gate.shift)).detach().float()
+    return _SpatialArguments(_small(gate.weight), gate.weight.shape[-1], affine, gate.factor)
+
+
+def _small(parameter: Tensor) -> Tensor:
+    return parameter.detach().float().contiguous()
+
+
 def _run(loop: str, x: Tensor | Remade, addresses: Sequence[int], sizes: Sequence[int]) -> None:
     if isinstance(x, Remade):
         kind = "by_lane" if x.by_lane else "by_row"
@@ -199,9 +270,9 @@ def _compiled(loop: str) -> Any:
 def _cached(loop: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
-    from . import numba_convolution, numba_gradients, numba_pools
+    from . import numba_convolution, numba_gradients, numba_images, numba_pools
 
-    modules = (numba_pools, numba_gradients, numba_convolution)
+    modules = (numba_pools, numba_gradients, numba_convolution, numba_images)
     function = next(getattr(module, loop) for module in modules if hasattr(module, loop))
     return cfunc(types.void(types.voidptr), cache=cache)(function)
 

@@ -43,15 +43,20 @@ def _convolve(x, weight, work, y, a):
             for row in range(kernel):
                 at = (image * inputs + source) * plane + row * padded_width
                 taps = ((output * inputs + source) * kernel + row) * kernel
-                tap = 0
-                while tap + 4 <= kernel:
-                    _add_four_taps(x, at + tap, weight, taps + tap, work, to, n)
-                    tap += 4
-                while tap < kernel:
-                    _add_tap(x, at + tap, load(weight, taps + tap), work, to, n)
-                    tap += 1
+                add_row_of_taps(x, at, weight, taps, kernel, work, to, n)
         for row in range(height):
             _copy(work, to + row * padded_width, y, (task * height + row) * width, width)
+
+
+@plain
+def add_row_of_taps(x, at, weight, taps, kernel, work, to, n):
+    tap = 0
+    while tap + 4 <= kernel:
+        _add_four_taps(x, at + tap, weight, taps + tap, work, to, n)
+        tap += 4
+    while tap < kernel:
+        _add_tap(x, at + tap, load(weight, taps + tap), work, to, n)
+        tap += 1
 
 
 @reducing

@@ -181,11 +181,11 @@ def _scale(x, y, a):
             break
         image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
         for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
-            _scale_row(x, y, row * lanes, load(row_gate, row), lane_gate, image * lanes, lanes)
+            scale_row(x, y, row * lanes, load(row_gate, row), lane_gate, image * lanes, lanes)
 
 
 @reducing
-def _scale_row(x, y, at, g, lane_gate, gates, n):
+def scale_row(x, y, at, g, lane_gate, gates, n):
     for lane in range(n):
         store(y, at + lane, load(x, at + lane) * (g * load(lane_gate, gates + lane)))
 

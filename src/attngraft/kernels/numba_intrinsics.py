@@ -69,6 +69,27 @@ def load(_: Any, pointer: Any, index: Any) -> Any:
 
 
 @intrinsic
+def peek(_: Any, pointer: Any, index: Any) -> Any:
+    """Element `index` of fp32 memory that is both written and read; nothing is promised about it."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(builder.gep(values[0], [values[1]], inbounds=True))
+
+    return types.float32(FP32, types.int64), codegen
+
+
+@intrinsic
+def poke(_: Any, pointer: Any, index: Any, value: Any) -> Any:
+    """Write element `index` of such memory."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        builder.store(values[2], builder.gep(values[0], [values[1]], inbounds=True))
+        return context.get_dummy_value()
+
+    return types.void(FP32, types.int64, types.float32), codegen
+
+
+@intrinsic
 def remade(_: Any, pointer: Any, index: Any, slope: Any, offset: Any) -> Any:
     """Element `index` of an input times slope plus offset, rounded once, and again if the input is bf16."""
 

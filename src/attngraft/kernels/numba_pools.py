@@ -75,14 +75,14 @@ def _pool_lanes(x, a):
         if with_maximum:
             while row + 2 <= last:
                 at = row * lanes
-                t0, m0, t1, m1 = _two_totals_and_maxima(x, at, gate, gates, lanes)
+                t0, m0, t1, m1 = two_totals_and_maxima(x, at, gate, gates, lanes)
                 c0, c1 = ZERO, ZERO
                 if with_ties:
                     c0, c1 = _count_ties_of_two(x, at, gate, gates, lanes, m0, m1)
                 if not is_finite(t0):
-                    m0, c0 = _exact_maximum(x, at, 1, gate, gates, lanes)
+                    m0, c0 = exact_maximum(x, at, 1, gate, gates, lanes)
                 if not is_finite(t1):
-                    m1, c1 = _exact_maximum(x, at + lanes, 1, gate, gates, lanes)
+                    m1, c1 = exact_maximum(x, at + lanes, 1, gate, gates, lanes)
                 store_total(total, row, t0)
                 store_total(total, row + 1, t1)
                 store_maximum(maximum, row, m0)
@@ -96,10 +96,10 @@ def _pool_lanes(x, a):
                 row += 2
         while row < last:
             at = row * lanes
-            found = _total(x, at, gate, gates, lanes)
+            found = total_over_lanes(x, at, gate, gates, lanes)
             store_total(total, row, found)
             if with_maximum:
-                largest, count = _exact_maximum(x, at, 1, gate, gates, lanes)
+                largest, count = exact_maximum(x, at, 1, gate, gates, lanes)
                 store_maximum(maximum, row, largest)
                 if with_ties:
                     store_ties(ties, row, count)
@@ -132,13 +132,13 @@ def _pool_rows(x, a):
             _total_maximum_ties(x, at, lanes, last - first, gate, gates, total, maximum, ties, to, n)
         elif with_maximum:
             fill_maximum(maximum, to, n, LOWEST)
-            _total_maximum(x, at, lanes, last - first, gate, gates, total, maximum, to, n)
+            total_and_maximum_over_rows(x, at, lanes, last - first, gate, gates, total, maximum, to, n)
         else:
             add_rows(x, at, lanes, last - first, gate, gates, total, to, n)
         if with_maximum:
             for index in range(n):
                 if not is_finite(reload_total(total, to + index)):
-                    largest, count = _exact_maximum(x, at + index, lanes, gate, gates, last - first)
+                    largest, count = exact_maximum(x, at + index, lanes, gate, gates, last - first)
                     store_maximum(maximum, to + index, largest)
                     if with_ties:
                         store_ties(ties, to + index, count)
@@ -155,7 +155,7 @@ def _pool_rows(x, a):
 
 
 @reducing
-def _total(x, at, gate, gates, n):
+def total_over_lanes(x, at, gate, gates, n):
     total = ZERO
     for lane in range(n):
         total += load(x, at + lane) * load(gate, gates + lane)
@@ -163,7 +163,7 @@ def _total(x, at, gate, gates, n):
 
 
 @reducing
-def _two_totals_and_maxima(x, at, gate, gates, n):
+def two_totals_and_maxima(x, at, gate, gates, n):
     t0, t1, m0, m1 = ZERO, ZERO, LOWEST, LOWEST
     for lane in range(n):
         g = load(gate, gates + lane)
@@ -201,7 +201,7 @@ def _squares(x, at, n, centre):
 
 
 @plain
-def _exact_maximum(x, at, step, gate, gates, n):
+def exact_maximum(x, at, step, gate, gates, n):
     """A NaN is the maximum, and nothing equals it."""
     maximum, ties = LOWEST, ZERO
     for index in range(n):
@@ -230,7 +230,7 @@ def add_rows(x, at, step, rows, gate, gates, total, to, n):
 
 
 @plain
-def _total_maximum(x, at, step, rows, gate, gates, total, maximum, to, n):
+def total_and_maximum_over_rows(x, at, step, rows, gate, gates, total, maximum, to, n):
     row = 0
     while row + 4 <= rows:
         _add_four_and_maximum(x, at + row * step, step, gate, gates + row, total, maximum, to, n)

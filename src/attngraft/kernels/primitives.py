@@ -9,7 +9,7 @@ import functools
 import importlib.util
 import math
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from .layout import Reading, matrix_shape, reading_of
 from .passes import Passes, Squares
 from .relay import Entrance, pending_of
 from .remaking import normalised
-from .uses import PoolUse, Reduction, ScaleUse
+from .uses import PoolUse, Reduction, ScaleUse, scaled
 
 CAN_COMPILE = {
     "cpu": importlib.util.find_spec("numba") is not None,
@@ -152,7 +152,7 @@ def _call(x: Tensor) -> _Call | None:
 
 def _pool(
     x: Tensor, over: Over, gate: Tensor | None = None, *, maximum: bool = False, squares: Squares = "none"
-) -> tuple[Tensor, Tensor] | None:
+) -> Any:
     """Mean, and maximum or squares, as fp32 (B, lines); None where the reference has to run."""
     call = _call(x)
     if call is None:
@@ -165,6 +165,8 @@ def _pool(
     if call.passes is None:
         mean, second, _ = ops.pool(x, gate, reduction.reading.name, reduction.over, maximum, squares)
         return mean, second
+    if not torch.is_grad_enabled():
+        return reduction.results(call.passes, x, gate)[:2]
     x = enter(x)
     return PoolUse.apply(x, gate, reduction, call.passes, pending_of(x))
 
@@ -206,6 +208,8 @@ def _scale(
         row_gate, lane_gate = (_gate(gate, batch, n) for gate, n in zip(by_layout, (n_rows, n_lanes), strict=True))
     if call.passes is None:
         return ops.scale(x, row_gate, lane_gate, call.reading.name)
+    if not torch.is_grad_enabled():
+        return scaled(call.passes, x, row_gate, lane_gate, call.reading)
     x = enter(x)
     return ScaleUse.apply(x, row_gate, lane_gate, call.reading, call.passes, pending_of(x))
 
