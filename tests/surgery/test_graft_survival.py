@@ -86,7 +86,9 @@ def test_compile_in_train_mode_has_the_same_gradients(grown, x):
     expected = {name: p.grad for name, p in eager.named_parameters()}
     assert any(".graft." in name for name in expected)
     for name, parameter in grown.named_parameters():
-        torch.testing.assert_close(parameter.grad, expected[name], rtol=1e-4, atol=1e-5, msg=name)
+        # Batch statistics of three images amplify rounding: eager gradients are 1e-4 from those in fp64 themselves.
+        allowed = 4e-4 * float(expected[name].abs().max())
+        torch.testing.assert_close(parameter.grad, expected[name], rtol=0, atol=allowed, msg=name)
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ class CBAMChannel(Attention):
         """The gate (B, C) of x, or of x times a spatial gate (B, *)."""
         descriptors = self._descriptors(x, spatial)
         # One product for all: the weights, and in the backward pass their gradients, are gone through once.
-        outputs = self.mlp(torch.cat(descriptors)).chunk(len(descriptors))
+        outputs = self.mlp(torch.stack(descriptors)).unbind()
         logits = reduce(torch.mul if self.combine == "product" else torch.add, outputs)
         return self.sigmoid_gate(logits if self.strength is None else self.strength * logits)
 

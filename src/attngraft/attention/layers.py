@@ -33,7 +33,7 @@ class ChannelMLP(nn.Module):
     """Linear, ReLU, Linear over channel descriptors; the last layer is zero with init="identity".
 
     Shape:
-        (B, C) -> (B, C).
+        (*, C) -> (*, C).
     """
 
     def __init__(self, channels: int, reduction: int, init: Init, *, bias: bool = True) -> None:

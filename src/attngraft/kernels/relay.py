@@ -152,7 +152,9 @@ def _write(passes: Passes, part: Part, like: Like) -> Tensor:
     big = big.source if isinstance(big, Remade) else big
     matrices = _spread(part, like) if big is None else passes.input_gradient(big, **part.given())
     gradient = from_matrices(matrices, part.reading, like.shape)
-    return gradient if big is None else own_tensor(gradient)  # so that autograd can keep it without a copy
+    if big is None or not torch._C._has_storage(gradient):
+        return gradient
+    return own_tensor(gradient)  # autograd keeps it without a copy
 
 
 def _spread(part: Part, like: Like) -> Tensor:
