@@ -83,11 +83,10 @@ class Attention(nn.Module):
     def _program_for(self, x: Tensor) -> kernels.GateProgram | None:
         if self.training or "program" not in type(self).__dict__ or not kernels.takes_programs(x):
             return None
-        if x.shape[1] != self.channels or any(
-            part._forward_hooks or part._forward_pre_hooks for part in self.children()
-        ):
+        parts = [part for part in self.modules() if part is not self]
+        if any(part.training or part._forward_hooks or part._forward_pre_hooks for part in parts):
             return None  # hooks on the parts are to see what the parts compute
-        return self.program()
+        return self.program() if x.shape[1] == self.channels else None
 
     def sigmoid_gate(self, logits: Tensor) -> Tensor:
         """sigmoid as published; with init="identity" twice that: 1 at logit 0, range 0 to 2."""

@@ -79,7 +79,7 @@ def normalised(x: Tensor) -> Normalised | None:
 
 
 def _is_exact(x: Tensor, source: Tensor, found: Normalised) -> bool:
-    """Compare a few positions of every channel: another build of PyTorch may round elsewhere."""
+    """Compare a few positions of every channel, few enough for one thread: another build of PyTorch may round elsewhere."""
     if source.dtype != x.dtype or reading_of(source) is not reading_of(x):
         return False
     some, same = (_edges(values.flatten(2)) for values in (source, x))
@@ -88,7 +88,8 @@ def _is_exact(x: Tensor, source: Tensor, found: Normalised) -> bool:
 
 
 def _edges(values: Tensor) -> Tensor:
-    """(B, C, N) -> the first and the last positions."""
+    """(B, C, N) -> the first and the last positions of the first and the last image."""
+    values = values[:: max(1, len(values) - 1)]
     return torch.cat((values[:, :, :EDGE], values[:, :, -EDGE:]), 2)
 
 
