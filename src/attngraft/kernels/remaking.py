@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from .layout import Reading, as_matrices, matrix_shape, reading_of
 from .passes import Remade
 
+WORTH_IT = 2**20  # bytes of a map: looking at a smaller one takes longer than its memory is worth
 EDGE = 2  # positions at either end that are compared: the vectors' beginning and what is left over behind them
 
 
@@ -65,7 +66,13 @@ def normalised(x: Tensor) -> Normalised | None:
     Where hooks pack saved tensors (checkpointing, offloading) nothing is looked at: the hooks decide there.
     """
     node: Any = x.grad_fn
-    if node is None or node.name() != "NativeBatchNormBackward0" or x._version or _is_packed(node):
+    if (
+        node is None
+        or x.nbytes < WORTH_IT
+        or node.name() != "NativeBatchNormBackward0"
+        or x._version
+        or _is_packed(node)
+    ):
         return None
     bias = _parameter(node, 2)
     if not node._saved_training or node._saved_weight is None or bias is None:
