@@ -3,34 +3,19 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
 from attngraft.benchmarking import BenchResult
 from attngraft.cli import bench as verb
-from attngraft.cli import main
 
 SMALL = ("--attention", "eca", "--shapes", "8x6x6,8x3x3", "--batch-size", 2, "--repeats", 2, "--device", "cpu")
 ARGUMENTS = ("bench", "modules", *SMALL, "--no-compile")
 
 
 @pytest.fixture
-def attngraft(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["attngraft", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "80")
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+def columns():
+    return 80
 
 
 def test_a_bench_prints_a_table_and_leaves_json_and_a_page(attngraft, tmp_path):

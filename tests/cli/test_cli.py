@@ -11,25 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attngraft.cli import VERBS, main
-
-
-@pytest.fixture
-def attngraft(monkeypatch, capsys):
-    """Run the command line in this process: (exit code, standard output, standard error)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["attngraft", *map(str, arguments)])
-        monkeypatch.setenv("COLUMNS", "100")
-        try:
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = int(stop.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
+from attngraft.cli import VERBS
 
 
 @pytest.fixture(scope="module")

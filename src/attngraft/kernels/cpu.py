@@ -15,11 +15,10 @@ from torch.nn import functional as F
 
 from .memory import empty_like
 from .passes import Pooled, PoolGradient, Remade, Squares
-from .programs import ChannelGate, GateProgram, SpatialGate
+from .programs import BOTTLENECK, TAPS, ChannelGate, GateProgram, SpatialGate
 from .threads import run_loop
 
 REMAKES = True
-BOTTLENECK, TAPS = 1, 2  # kinds of channel gates, as numba_images knows them
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SQUARES: dict[Squares, int] = {"none": 0, "raw": 1, "centred": 2}
 WIDTH = 1024  # lanes of a task that accumulates: its accumulators stay in the first cache

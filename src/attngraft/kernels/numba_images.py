@@ -30,8 +30,8 @@ from .numba_pools import (
     total_over_lanes,
     two_totals_and_maxima,
 )
+from .programs import BOTTLENECK
 
-BOTTLENECK = 1  # the kinds of channel gates: none, this, and taps along the channels
 FLOAT = 4  # bytes
 
 

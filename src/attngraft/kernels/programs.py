@@ -12,6 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..errors import ConfigError
 
+BOTTLENECK, TAPS = 1, 2  # what the logits of a channel gate are made by, as a number for compiled loops
+
 
 @dataclass(frozen=True)
 class Bottleneck:

@@ -139,7 +139,7 @@ class ScaleUse(Function):
         passes: Passes,
         pending: Pending | None,
     ) -> Tensor:
-        ctx.reading, ctx.passes, ctx.pending, ctx.shape = reading, passes, pending, x.shape
+        ctx.reading, ctx.passes, ctx.pending = reading, passes, pending
         # A gate's gradient is made of x; without one to learn, x need not be kept.
         wants_gates = any(gate is not None and gate.requires_grad for gate in (row_gate, lane_gate))
         ctx.save_for_backward(_kept(x, pending) if wants_gates else None, row_gate, lane_gate)
