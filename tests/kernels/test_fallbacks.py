@@ -176,7 +176,7 @@ def test_nothing_asked_for_means_fast(value: str, monkeypatch: pytest.MonkeyPatc
 
 def test_an_unknown_choice_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with (
-        pytest.raises(ConfigError, match="kernels are 'refrence': did you mean 'reference'"),
+        pytest.raises(ConfigError, match="kernels: 'refrence' is not a choice of kernels; did you mean 'reference'"),
         kernels.using("refrence"),  # type: ignore[arg-type]
     ):
         pass

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .memory import empty_like
 from .passes import Pooled, PoolGradient, Remade, Squares
@@ -154,29 +153,29 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     """Convolution with zeros around: (B, M, H, W), (O, M, k, k) -> (B, O, H, W), all fp32."""
     batch, inputs, height, width = x.shape
     outputs, kernel = weight.shape[0], weight.shape[-1]
-    padded, weight = _padded(x, kernel), weight.contiguous()
-    work = _empty(batch * outputs, height * padded.shape[3])
-    y = _empty(batch, outputs, height, width)
-    sizes = (batch, inputs, outputs, height, width, kernel, padded.shape[3], padded.stride(1))
-    _run("convolve", x, _addresses(padded, weight, work, y), sizes)
+    x, weight, y = x.contiguous(), weight.contiguous(), _empty(batch, outputs, height, width)
+    scratch = _scratch_for_threads(_padded_size(height, width, kernel) * inputs + height * (width + kernel - 1))
+    sizes = (0, batch, inputs, outputs, height, width, kernel)
+    _run("convolve", x, _addresses(x, weight, y, scratch), sizes)
     return y
 
 
 def correlate(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     """The gradient of `convolve` with respect to its weight: (B, M, H, W), (B, 1, H, W) -> (1, M, k, k)."""
-    batch, inputs, height, _ = x.shape
-    padded = _padded(x, kernel)
-    rows = F.pad(grad, (0, kernel - 1)).contiguous()
-    weights = _empty(batch, inputs, kernel, kernel)
-    sizes = (batch, inputs, height, kernel, padded.shape[3], padded.stride(1))
-    _run("correlate", x, _addresses(padded, rows, weights), sizes)
+    batch, inputs, height, width = x.shape
+    x, grad, weights = x.contiguous(), grad.contiguous(), _empty(batch, inputs, kernel, kernel)
+    scratch = _scratch_for_threads(_padded_size(height, width, kernel) + height * (width + kernel - 1))
+    _run("correlate", x, _addresses(x, grad, weights, scratch), (0, batch, inputs, height, width, kernel))
     return weights.sum(0, keepdim=True)
 
 
-def _padded(x: Tensor, kernel: int) -> Tensor:
-    """With zeros around, and one row more: the last taps of the last row reach there."""
-    edge = kernel // 2
-    return F.pad(x, (edge, edge, edge, edge + 1)).contiguous()
+def _padded_size(height: int, width: int, kernel: int) -> int:
+    """As in numba_convolution."""
+    return (height + kernel) * (width + kernel - 1)
+
+
+def _scratch_for_threads(size: int) -> Tensor:
+    return _empty(torch.get_num_threads(), size)
 
 
 def gate_images(x: Tensor, shape: torch.Size, program: GateProgram, *, by_channel: bool) -> Tensor:

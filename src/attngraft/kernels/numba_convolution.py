@@ -8,13 +8,15 @@ computed in the padding's columns is left behind when the result is copied.
 
 from __future__ import annotations
 
-from .numba_intrinsics import argument, fp32, load, next_task
-from .numba_pools import ZERO, plain, reducing, reload_total, store_maximum, store_total
+from .numba_intrinsics import argument, fp32, load, next_number, peek, poke
+from .numba_pools import ZERO, plain, reducing, reload_total, store_total
 from .numba_pools import fill_total as fill
+
+FLOAT = 4  # bytes
 
 
 def convolve_fp32(a):
-    _convolve(fp32(argument(a, 1)), fp32(argument(a, 2)), fp32(argument(a, 3)), fp32(argument(a, 4)), a)
+    _convolve(fp32(argument(a, 1)), fp32(argument(a, 2)), fp32(argument(a, 3)), a)
 
 
 def correlate_fp32(a):
@@ -22,30 +24,49 @@ def correlate_fp32(a):
 
 
 @plain
-def _convolve(x, weight, work, y, a):
-    batch, inputs, outputs = argument(a, 5), argument(a, 6), argument(a, 7)
-    height, width, kernel, padded_width, plane = (
-        argument(a, 8),
-        argument(a, 9),
-        argument(a, 10),
-        argument(a, 11),
-        argument(a, 12),
-    )
-    n = height * padded_width
+def _convolve(x, weight, y, a):
+    batch, inputs, outputs = argument(a, 6), argument(a, 7), argument(a, 8)
+    height, width, kernel = argument(a, 9), argument(a, 10), argument(a, 11)
+    edge, padded_width = kernel // 2, width + kernel - 1
+    plane, n = padded_size(height, width, kernel), height * padded_width
+    padded = _own_scratch(a, inputs * plane + n)
+    sums = inputs * plane
     while True:
-        task = next_task(a)
-        if task >= batch * outputs:
+        image = next_number(a, 0)
+        if image >= batch:
             break
-        image, output = task // outputs, task % outputs
-        to = task * n
-        fill(work, to, n, ZERO)
         for source in range(inputs):
-            for row in range(kernel):
-                at = (image * inputs + source) * plane + row * padded_width
-                taps = ((output * inputs + source) * kernel + row) * kernel
-                add_row_of_taps(x, at, weight, taps, kernel, work, to, n)
-        for row in range(height):
-            _copy(work, to + row * padded_width, y, (task * height + row) * width, width)
+            to = source * plane + edge * padded_width + edge
+            _copy_rows(x, (image * inputs + source) * height * width, width, padded, to, padded_width, height, width)
+        for output in range(outputs):
+            fill(padded, sums, n, ZERO)
+            for source in range(inputs):
+                for row in range(kernel):
+                    taps = ((output * inputs + source) * kernel + row) * kernel
+                    add_row_of_taps(padded, source * plane + row * padded_width, weight, taps, kernel, padded, sums, n)
+            to = (image * outputs + output) * height * width
+            _copy_rows(padded, sums, padded_width, y, to, width, height, width)
+
+
+@plain
+def padded_size(height, width, kernel):
+    """Of a map with zeros around, and one row more: the last taps of the last row reach there."""
+    return (height + kernel) * (width + kernel - 1)
+
+
+@plain
+def _own_scratch(a, size):
+    """This thread's part of the scratch memory, filled with zeros."""
+    scratch = fp32(argument(a, 4) + FLOAT * size * next_number(a, 5))
+    fill(scratch, 0, size, ZERO)
+    return scratch
+
+
+@plain
+def _copy_rows(x, at, step, y, to, to_step, rows, n):
+    for row in range(rows):
+        for index in range(n):
+            poke(y, to + row * to_step + index, peek(x, at + row * step + index))
 
 
 @plain
@@ -74,31 +95,28 @@ def _add_four_taps(x, at, weight, taps, work, to, n):
         store_total(work, to + index, reload_total(work, to + index) + sums)
 
 
-@reducing
-def _copy(work, at, y, to, n):
-    for index in range(n):
-        store_maximum(y, to + index, reload_total(work, at + index))
-
-
 @plain
 def _correlate(x, grad, weights, a):
-    batch, inputs, height, kernel, padded_width, plane = (
-        argument(a, 4),
-        argument(a, 5),
+    batch, inputs, height, width, kernel = (
         argument(a, 6),
         argument(a, 7),
         argument(a, 8),
         argument(a, 9),
+        argument(a, 10),
     )
-    n = height * padded_width
+    edge, padded_width = kernel // 2, width + kernel - 1
+    plane, n = padded_size(height, width, kernel), height * padded_width
+    padded = _own_scratch(a, plane + n)
     while True:
-        task = next_task(a)
+        task = next_number(a, 0)
         if task >= batch * inputs:
             break
         image = task // inputs
+        _copy_rows(x, task * height * width, width, padded, edge * padded_width + edge, padded_width, height, width)
+        _copy_rows(grad, image * height * width, width, padded, plane, padded_width, height, width)
         for tap in range(kernel * kernel):
-            at = task * plane + (tap // kernel) * padded_width + tap % kernel
-            store_total(weights, task * kernel * kernel + tap, _dot(x, at, grad, image * n, n))
+            at = (tap // kernel) * padded_width + tap % kernel
+            store_total(weights, task * kernel * kernel + tap, _dot(padded, at, padded, plane, n))
 
 
 @reducing

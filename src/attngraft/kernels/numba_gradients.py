@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from numba import types
 from numba.extending import overload
 
-from .numba_intrinsics import argument, bf16, fp32, load, next_task, remade
+from .numba_intrinsics import argument, bf16, fp32, load, next_number, remade
 from .numba_pools import ROWS_PER_TASK, ZERO, plain, reducing
 from .numba_pools import fill_total as fill
 from .numba_pools import reload_total as reload
@@ -176,7 +176,7 @@ def _scale(x, y, a):
     batch, rows, lanes = argument(a, 5), argument(a, 6), argument(a, 7)
     blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
     while True:
-        task = next_task(a)
+        task = next_number(a, 0)
         if task >= batch * blocks:
             break
         image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
@@ -201,7 +201,7 @@ def _gate_sums(x, grad, a):
     batch, rows, lanes, splits = argument(a, 7), argument(a, 8), argument(a, 9), argument(a, 10)
     with_rows, with_lanes = argument(a, 11), argument(a, 12)
     while True:
-        part = next_task(a)
+        part = next_number(a, 0)
         if part >= batch * splits:
             break
         image, split = part // splits, part % splits
@@ -306,7 +306,7 @@ def _weigh_lanes(x, a):
     batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
     blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
     while True:
-        task = next_task(a)
+        task = next_number(a, 0)
         if task >= batch * blocks:
             break
         image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
@@ -336,7 +336,7 @@ def _weigh_rows(x, a):
     )
     batch, rows, lanes, splits = argument(a, 7), argument(a, 8), argument(a, 9), argument(a, 10)
     while True:
-        part = next_task(a)
+        part = next_number(a, 0)
         if part >= batch * splits:
             break
         image, split = part // splits, part % splits
@@ -410,7 +410,7 @@ def _input_gradient(x, grad, out, a):
     with_grad, with_maxima, with_factors = argument(a, 19) != 0, argument(a, 20) != 0, argument(a, 21) != 0
     blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
     while True:
-        task = next_task(a)
+        task = next_number(a, 0)
         if task >= batch * blocks:
             break
         image, first = task // blocks, (task % blocks) * ROWS_PER_TASK

@@ -12,9 +12,9 @@ import math
 
 import numpy as np
 
-from .numba_convolution import add_row_of_taps
+from .numba_convolution import FLOAT, add_row_of_taps, padded_size
 from .numba_gradients import scale_row
-from .numba_intrinsics import argument, bf16, fp32, load, next_task, peek, poke
+from .numba_intrinsics import argument, bf16, fp32, load, next_number, peek, poke
 from .numba_pools import (
     LOWEST,
     ONE,
@@ -31,8 +31,6 @@ from .numba_pools import (
     two_totals_and_maxima,
 )
 from .programs import BOTTLENECK
-
-FLOAT = 4  # bytes
 
 
 def gate_images_fp32(a):
@@ -58,7 +56,7 @@ def _gate_images(x, y, a):
     rows, lanes = (channels, positions) if by_channel else (positions, channels)
     longest = max(channels, positions)
     while True:
-        image = next_task(a)
+        image = next_number(a, 0)
         if image >= batch:
             break
         at = image * channels * positions
@@ -187,7 +185,7 @@ def _weigh_positions(total, maximum, rest, space, channels, height, width, a):
     kernel, factor = argument(a, 21), np.float32(argument(a, 23))
     edge = kernel // 2
     padded_width = width + 2 * edge
-    plane = (height + 2 * edge + 1) * padded_width
+    plane = padded_size(height, width, kernel)
     n = height * padded_width
     for index in range(2 * plane):
         poke(rest, index, ZERO)

@@ -33,15 +33,15 @@ def argument(_: Any, arguments: Any, index: Any) -> Any:
 
 
 @intrinsic
-def next_task(_: Any, arguments: Any) -> Any:
-    """Take a number from the counter in argument 0: every thread draws its tasks there."""
+def next_number(_: Any, arguments: Any, index: Any) -> Any:
+    """Take a number from the counter that the index-th argument is: every thread gets another one."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         _prefer_wide_vectors(builder)
-        counter = builder.bitcast(values[0], _I64.as_pointer())
-        return builder.atomic_rmw("add", counter, ir.Constant(_I64, 1), "monotonic")
+        counters = builder.bitcast(values[0], _I64.as_pointer())
+        return builder.atomic_rmw("add", builder.gep(counters, [values[1]]), ir.Constant(_I64, 1), "monotonic")
 
-    return types.int64(types.voidptr), codegen
+    return types.int64(types.voidptr, types.int64), codegen
 
 
 @intrinsic

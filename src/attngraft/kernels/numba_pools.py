@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .numba_intrinsics import argument, bf16, fp32, larger, load, next_task, output
+from .numba_intrinsics import argument, bf16, fp32, larger, load, next_number, output
 
 reload_total, store_total = output("total")
 reload_maximum, store_maximum = output("maximum")
@@ -66,7 +66,7 @@ def _pool_lanes(x, a):
     with_maximum, with_ties, with_squares = argument(a, 10), argument(a, 11), argument(a, 12)
     blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
     while True:
-        task = next_task(a)
+        task = next_number(a, 0)
         if task >= batch * blocks:
             break
         image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
@@ -117,7 +117,7 @@ def _pool_rows(x, a):
     splits, width = argument(a, 13), argument(a, 14)
     blocks = (lanes + width - 1) // width
     while True:
-        task = next_task(a)
+        task = next_number(a, 0)
         if task >= batch * splits * blocks:
             break
         part, lane = task // blocks, (task % blocks) * width

@@ -23,7 +23,7 @@ def using(choice: Choice) -> Iterator[None]:
 
     The environment variable ATTNGRAFT_KERNELS says the same for a whole process; a block wins over it.
     """
-    token = _chosen.set(_checked(choice))
+    token = _chosen.set(_checked(choice, "kernels"))
     try:
         yield
     finally:
@@ -32,11 +32,11 @@ def using(choice: Choice) -> Iterator[None]:
 
 def fast_kernels_wanted() -> bool:
     """Whether the user leaves the choice to the library."""
-    return (_chosen.get() or _checked(os.environ.get(VARIABLE) or "auto")) == "auto"
+    return (_chosen.get() or _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)) == "auto"
 
 
-def _checked(choice: str) -> Choice:
+def _checked(choice: str, source: str) -> Choice:
     for known in CHOICES:
         if choice == known:
             return known
-    raise ConfigError(f"kernels are {choice!r}: {nearest(choice, CHOICES)}")
+    raise ConfigError(f"{source}: {choice!r} is not a choice of kernels; {nearest(choice, CHOICES)}")
