@@ -19,6 +19,7 @@ def keep(folder: Path, name: str) -> Path:
     if kind == "comparison":
         document.pop("samples")
         document["data"].pop("skipped")
+        document["data"].pop("origin", None)
     if document["command"]:
         document["command"] = _without_folders(document["command"])
     target = RESULTS / f"{name}.json"

@@ -35,6 +35,9 @@ class BAM(Attention):
     Source: Park et al., BMVC 2018, arXiv:1807.06514.
     """
 
+    parts = ("channel", "spatial")
+    neutral = 0.0
+
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 16, dilation: int = 4) -> None:
         super().__init__(channels, init)
         check_positive(dilation=dilation)
@@ -48,6 +51,11 @@ class BAM(Attention):
         self.last = nn.Conv2d(hidden, 1, 1)
         if init == "identity":
             zero_(self.fc2)
+
+    @property
+    def limits(self) -> None:
+        """The parts are logits."""
+        return None
 
     def gates(self, x: Tensor) -> Gates:
         channel = self.fc2(F.relu(self.bn(self.fc1(kernels.channel_mean(x)))))

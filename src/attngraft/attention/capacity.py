@@ -33,6 +33,8 @@ class Capacity(Attention):
     """
 
     any_rank = True
+    parts = ("offset",)
+    neutral = 0.0
 
     def __init__(
         self, channels: int, *, init: Init = "identity", hidden: int | None = None, like: str = "cbam"
@@ -44,6 +46,11 @@ class Capacity(Attention):
         self.reduce = nn.Conv1d(channels, hidden, 1)
         self.expand = nn.Conv1d(hidden, channels, 1)
         zero_(self.expand)
+
+    @property
+    def limits(self) -> None:
+        """What is added has no bounds."""
+        return None
 
     def gates(self, x: Tensor) -> Gates:
         offset = self.expand(F.relu(self.reduce(x.flatten(2))))

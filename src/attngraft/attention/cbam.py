@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from typing import Literal
 
 from torch import Tensor
@@ -38,6 +39,8 @@ class CBAM(Attention):
     Source: Woo et al., ECCV 2018, arXiv:1807.06521. Matches the authors' code to 1e-5 (init="paper").
     """
 
+    parts = ("channel", "spatial")
+
     def __init__(
         self,
         channels: int,
@@ -61,11 +64,25 @@ class CBAM(Attention):
         return kernels.GateProgram(channel, self.spatial.spatial_program())
 
     def gates(self, x: Tensor) -> Gates:
-        if self.order == "spatial-channel":
+        return self._gates_in(self.order, x)
+
+    def gates_without(self, x: Tensor, off: Collection[str]) -> Gates:
+        if not off:
+            return self.gates(x)
+        return Gates(
+            channel=None if "channel" in off else self.channel.channel_gate(x),
+            spatial=None if "spatial" in off else self.spatial.spatial_gate(x),
+        )
+
+    def rearranged(self) -> Mapping[str, Callable[[Tensor], Gates]]:
+        return {order: partial(self._gates_in, order) for order in ORDERS if order != self.order}
+
+    def _gates_in(self, order: str, x: Tensor) -> Gates:
+        if order == "spatial-channel":
             spatial = self.spatial.spatial_gate(x)
             return Gates(channel=self.channel.channel_gate(x, spatial), spatial=spatial)
         channel = self.channel.channel_gate(x)
-        seen = channel if self.order == "channel-spatial" else None
+        seen = channel if order == "channel-spatial" else None
         return Gates(channel=channel, spatial=self.spatial.spatial_gate(x, seen))
 
 

@@ -29,6 +29,8 @@ class CBAMSpatial(Attention):
     Source: Woo et al., ECCV 2018, arXiv:1807.06521.
     """
 
+    parts = ("spatial",)
+
     def __init__(self, channels: int, *, init: Init = "identity", kernel_size: int = 7) -> None:
         super().__init__(channels, init)
         self.logits = MapLogits(2, kernel_size, init, momentum=0.01)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -47,9 +47,13 @@ class Attention(nn.Module):
 
     Attributes:
         any_rank: True where (B, C, *) is accepted, not only (B, C, H, W).
+        parts: the fields of `Gates` that it computes.
+        neutral: the value of a part at which it changes nothing.
     """
 
     any_rank: ClassVar[bool] = False
+    parts: ClassVar[tuple[str, ...]] = ("channel",)
+    neutral: ClassVar[float] = 1.0
 
     def __init__(self, channels: int, init: Init) -> None:
         super().__init__()
@@ -61,6 +65,18 @@ class Attention(nn.Module):
     def gates(self, x: Tensor) -> Gates:
         """Compute the gates of x."""
         raise NotImplementedError
+
+    def gates_without(self, x: Tensor, off: Collection[str]) -> Gates:
+        """The gates with some parts switched off, and the others computed as if these did not exist.
+
+        A part that is off is None, which `apply_gates` takes as 1 (an offset as 0). Where one part is computed from
+        what another has weighed, a subclass computes it anew.
+        """
+        return replace(self.gates(x), **dict.fromkeys(off))
+
+    def rearranged(self) -> Mapping[str, Callable[[Tensor], Gates]]:
+        """Other orders in which the same parts could be computed from x, by name; none for most attentions."""
+        return {}
 
     def apply_gates(self, x: Tensor, gates: Gates) -> Tensor:
         """Combine x with gates; the default is the product of all parts, plus the offset."""
@@ -97,6 +113,11 @@ class Attention(nn.Module):
     def gate_factor(self) -> int:
         """What a sigmoid is multiplied by."""
         return 2 if self.init == "identity" else 1
+
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """Between which values its parts lie; None where they are not bounded."""
+        return 0.0, float(self.gate_factor)
 
     def extra_repr(self) -> str:
         return f"{self.channels}, init={self.init!r}"

@@ -30,6 +30,8 @@ class Coord(Attention):
     Source: Hou et al., CVPR 2021, arXiv:2103.02907.
     """
 
+    parts = ("rows", "columns")
+
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 32) -> None:
         super().__init__(channels, init)
         hidden = hidden_width(channels, reduction, minimum=8)

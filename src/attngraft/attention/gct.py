@@ -37,6 +37,11 @@ class GCT(Attention):
         self.gamma = nn.Parameter(torch.zeros(1, channels))
         self.beta = nn.Parameter(torch.zeros(1, channels))
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """1 + tanh."""
+        return 0.0, 2.0
+
     def gates(self, x: Tensor) -> Gates:
         embedding = kernels.channel_norm(x, EPS) * self.alpha  # (B, C)
         scale = self.gamma * (embedding.square().mean(1, keepdim=True) + EPS).rsqrt()

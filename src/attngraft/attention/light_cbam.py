@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from torch import Tensor
 
 from .. import kernels
@@ -29,17 +31,28 @@ class LightCBAM(Attention):
     Source: timm LightCbamModule, after Woo et al., ECCV 2018, arXiv:1807.06521.
     """
 
+    parts = ("channel", "spatial")
+
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 16, kernel_size: int = 7) -> None:
         super().__init__(channels, init)
         self.mlp = ChannelMLP(channels, reduction, init, bias=False)
         self.logits = MapLogits(1, kernel_size, init, momentum=0.1)
 
     def gates(self, x: Tensor) -> Gates:
+        channel = self._channel_gate(x)
+        return Gates(channel=channel, spatial=self._spatial_gate(x, channel))
+
+    def gates_without(self, x: Tensor, off: Collection[str]) -> Gates:
+        channel = None if "channel" in off else self._channel_gate(x)
+        return Gates(channel=channel, spatial=None if "spatial" in off else self._spatial_gate(x, channel))
+
+    def _channel_gate(self, x: Tensor) -> Tensor:
         mean, peak = kernels.channel_pool(x)
-        channel = self.sigmoid_gate(self.mlp((mean + peak) / 2))
+        return self.sigmoid_gate(self.mlp((mean + peak) / 2))
+
+    def _spatial_gate(self, x: Tensor, channel: Tensor | None) -> Tensor:
         mean, peak = kernels.spatial_pool(x, channel)
-        spatial = self.sigmoid_gate(self.logits(((mean + peak) / 2).unsqueeze(1)))
-        return Gates(channel=channel, spatial=spatial)
+        return self.sigmoid_gate(self.logits(((mean + peak) / 2).unsqueeze(1)))
 
 
 register(

@@ -29,6 +29,8 @@ class RowColumn(Attention):
     Source: after strip pooling, Hou et al., CVPR 2020, arXiv:2003.13678, with a single map for all channels.
     """
 
+    parts = ("spatial",)
+
     def __init__(self, channels: int, *, init: Init = "identity", kernel_size: int = 7) -> None:
         super().__init__(channels, init)
         check_odd(kernel_size=kernel_size)

@@ -30,12 +30,20 @@ class SCSE(Attention):
     Source: Roy et al., MICCAI 2018, arXiv:1803.02579.
     """
 
+    parts = ("channel", "spatial")
+    neutral = 0.5
+
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 16) -> None:
         super().__init__(channels, init)
         self.mlp = ChannelMLP(channels, reduction, init)
         self.conv = nn.Conv2d(channels, 1, 1)
         if init == "identity":
             zero_(self.conv)
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """Each half is a plain sigmoid."""
+        return 0.0, 1.0
 
     def gates(self, x: Tensor) -> Gates:
         channel = torch.sigmoid(self.mlp(kernels.channel_mean(x)))

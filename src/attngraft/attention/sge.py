@@ -31,6 +31,8 @@ class SGE(Attention):
     Source: Li et al., 2019, arXiv:1905.09646.
     """
 
+    parts = ("full",)
+
     def __init__(self, channels: int, *, init: Init = "identity", groups: int = 64) -> None:
         super().__init__(channels, init)
         check_positive(groups=groups)

@@ -31,6 +31,7 @@ class SimAM(Attention):
     """
 
     any_rank = True
+    parts = ("full",)
 
     def __init__(self, channels: int, *, init: Init = "identity", e_lambda: float = 1e-4) -> None:
         super().__init__(channels, init)
@@ -38,6 +39,11 @@ class SimAM(Attention):
             raise ConfigError(f"e_lambda is {e_lambda!r}: expected a number > 0.")
         self.e_lambda = e_lambda
         self.strength = nn.Parameter(torch.zeros(1)) if init == "identity" else None
+
+    @property
+    def limits(self) -> None:
+        """The blend of a gate has no bounds."""
+        return None
 
     def gates(self, x: Tensor) -> Gates:
         mean, variance = kernels.channel_moments(x)

@@ -32,6 +32,11 @@ class Static(Attention):
         super().__init__(channels, init)
         self.scale = nn.Parameter(torch.ones(channels))
 
+    @property
+    def limits(self) -> None:
+        """A learned scale has no bounds."""
+        return None
+
     def gates(self, x: Tensor) -> Gates:
         return Gates(channel=self.scale.expand(x.size(0), -1))
 

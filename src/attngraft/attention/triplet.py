@@ -31,6 +31,8 @@ class Triplet(Attention):
     Source: Misra et al., WACV 2021, arXiv:2010.03045.
     """
 
+    parts = ("spatial", "rows", "columns")
+
     def __init__(self, channels: int, *, init: Init = "identity", kernel_size: int = 7) -> None:
         super().__init__(channels, init)
         self.rows = MapLogits(2, kernel_size, init, momentum=0.01)

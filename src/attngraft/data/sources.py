@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from .folders import FolderContents, scan_folder
 from .published import PUBLISHED, PublishedSet, find_imagenet, read_arrays
 from .reading import PIXEL_CAP, printable
 from .store import Progress, decode_array, decode_files, short_side_limit
-from .types import Dataset
+from .types import Dataset, Origin
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,18 @@ def load_data(
         limit=limit,
         progress=progress,
     )
-    if isinstance(source, str) and source in SOURCES:
-        return assemble(SOURCES[source].load(options), options)
+    builtin = isinstance(source, str) and source in SOURCES
     folder = Path(source).expanduser()
+    place = str(source) if builtin else str(folder.absolute())
+    origin = Origin(place, split_seed, val_fraction, test_fraction, limit, skip_broken)
+    if builtin:
+        return replace(assemble(SOURCES[str(source)].load(options), options), origin=origin)
     if isinstance(source, str) and not folder.exists():
         hint = nearest(source, SOURCES)
         raise DataError(
             f"{printable(source)} is neither a folder nor a built-in data source: {hint}.".replace("?.", "?")
         )
-    return assemble(load_folder(folder, options), options)
+    return replace(assemble(load_folder(folder, options), options), origin=origin)
 
 
 def describe_sources() -> tuple[str, ...]:

@@ -80,6 +80,7 @@ class Dataset:
         fingerprint: hash of classes, split membership, labels, pixels and their order; file names do not enter, but
             order does, because augmentation and the pairing of a comparison go by position.
         mirrorable: False where a mirrored image means something else, as with digits.
+        origin: where it was loaded from and how it was split; None for one that was put together by hand.
     """
 
     name: str
@@ -90,3 +91,21 @@ class Dataset:
     report: DataReport
     fingerprint: str
     mirrorable: bool = True
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Enough to load the same data again.
+
+    Attributes:
+        source: name of a built-in data set, or the absolute path of the folder.
+        split_seed, val_fraction, test_fraction, limit, skip_broken: as for `load_data`.
+    """
+
+    source: str
+    split_seed: int = 0
+    val_fraction: float = 0.0
+    test_fraction: float = 0.2
+    limit: int | None = None
+    skip_broken: bool = False

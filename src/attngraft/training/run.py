@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from ..config import to_dict
 from ..data import Dataset
 from ..errors import ConfigError, RunError
 from ..files import read_json, write_json, write_text
@@ -112,6 +113,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     """What a run says about its images."""
     return {
         "name": dataset.name,
+        "origin": to_dict(dataset.origin) if dataset.origin else None,
         "fingerprint": dataset.fingerprint,
         "classes": list(dataset.classes),
         "train_images": len(dataset.train),

@@ -1,0 +1,146 @@
+"""Images to look at with a trained model, whose classes are known already: labelled by their folders, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from .listing import list_images
+from .reading import PIXEL_CAP, printable
+from .sources import SOURCES, data_root, load_data
+from .store import Progress, decode_files, short_side_limit
+from .types import ImageSet
+
+UNLABELLED = -1
+
+
+def load_pictures(
+    source: str | Path | Iterable[str | Path],
+    classes: Sequence[str],
+    *,
+    image_size: int,
+    split_seed: int = 0,
+    skip_broken: bool = False,
+    limit: int | None = None,
+    cache_dir: Path | None = None,
+    root: Path | None = None,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """Read images for a model that knows these classes.
+
+    Args:
+        source: the name of a built-in data set or a folder with train and test folders (its test images, or
+            validation images where it has no others); a folder of class folders (all images; some classes may be
+            missing); image files, or a folder of them without classes (labels are then -1).
+        classes: of the model, in the order of its logits.
+        image_size: side of the model's input in pixels.
+        split_seed: for built-in data sets that are split by chance.
+        skip_broken: leave out files that cannot be read, instead of an error.
+        limit: at most so many images, evenly spread over the source.
+        cache_dir: where decoded images go when they are too many for memory.
+        root: where published data sets lie.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: no images, one that cannot be read, or classes that the model does not know.
+    """
+    if isinstance(source, (str, Path)) and _is_data_set(source):
+        dataset = load_data(
+            source,
+            image_size=image_size,
+            split_seed=split_seed,
+            skip_broken=skip_broken,
+            cache_dir=cache_dir,
+            root=root,
+            progress=progress,
+        )
+        return _thinned(relabelled(dataset.test, dataset.classes, classes), limit)
+    paths = list_images([source] if isinstance(source, (str, Path)) else source)
+    folder = Path(source) if isinstance(source, (str, Path)) and Path(source).is_dir() else None
+    names = [path.relative_to(folder).as_posix() if folder else str(path) for path in paths]
+    chosen = _spread(len(paths), limit)
+    paths, names = tuple(paths[i] for i in chosen), [names[i] for i in chosen]
+    labels = _labels_by_folder(names, classes, folder) if folder else np.full(len(names), UNLABELLED)
+    decoded = decode_files(
+        paths,
+        limit=short_side_limit(image_size),
+        pixel_cap=PIXEL_CAP,
+        cache_dir=cache_dir or data_root() / "decoded",
+        progress=progress,
+    )
+    if decoded.failures and (not skip_broken or not len(decoded.kept)):
+        index, reason = decoded.failures[0]
+        raise DataError(
+            f"{len(decoded.failures)} of {len(paths)} images cannot be read ({printable(names[index])}: {reason}): "
+            "mend or remove them, or leave them out with --skip-broken (skip_broken=True)."
+        )
+    return ImageSet(
+        ids=tuple(names[i] for i in decoded.kept),
+        labels=labels[decoded.kept],
+        pixel_hashes=decoded.hashes,
+        store=decoded.store,
+        rows=np.arange(len(decoded.kept)),
+    )
+
+
+def relabelled(images: ImageSet, own: Sequence[str], known: Sequence[str]) -> ImageSet:
+    """The same images with labels that count the classes of a model.
+
+    Raises:
+        DataError: images of a class that the model does not know.
+    """
+    if tuple(own) == tuple(known):
+        return images
+    present = [own[label] for label in np.unique(images.labels)]
+    _check_known(present, known, "the data")
+    index = {name: number for number, name in enumerate(known)}
+    lookup = np.array([index.get(name, UNLABELLED) for name in own], dtype=np.int64)
+    return ImageSet(images.ids, lookup[images.labels], images.pixel_hashes, images.store, images.rows, images.boxes)
+
+
+def _is_data_set(source: str | Path) -> bool:
+    if isinstance(source, str) and source in SOURCES:
+        return True
+    folder = Path(source)
+    return folder.is_dir() and any((folder / name).is_dir() for name in ("train", "training"))
+
+
+def _labels_by_folder(names: Sequence[str], classes: Sequence[str], folder: Path) -> np.ndarray:
+    """The first folder of each path is its class; where no image lies in a folder, there are no labels."""
+    tops = [name.split("/")[0] if "/" in name else None for name in names]
+    if all(top is None for top in tops):
+        return np.full(len(names), UNLABELLED, dtype=np.int64)
+    loose = next((name for name, top in zip(names, tops, strict=True) if top is None), None)
+    if loose is not None:
+        raise DataError(
+            f"{printable(folder)} has class folders and also {printable(loose)} beside them: "
+            "put every image into the folder of its class, or give a folder of images alone."
+        )
+    _check_known([top for top in tops if top is not None], classes, printable(folder))
+    index = {name: number for number, name in enumerate(classes)}
+    return np.array([index[top] for top in tops if top is not None], dtype=np.int64)
+
+
+def _check_known(found: Iterable[str], known: Sequence[str], where: str) -> None:
+    strange = sorted(set(found) - set(known))
+    if strange:
+        shown, have = (", ".join(repr(name) for name in names[:3]) for names in (strange, list(known)))
+        raise DataError(
+            f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not "
+            f"know ({shown}): it knows {len(known)} ({have}{', ...' if len(known) > 3 else ''}); give images of these."
+        )
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    """At most `limit` positions, evenly spread."""
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [int(i) for i in np.linspace(0, count - 1, limit).round()]
+
+
+def _thinned(images: ImageSet, limit: int | None) -> ImageSet:
+    return images if limit is None or limit >= len(images) else images.select(_spread(len(images), limit))
+
