@@ -243,7 +243,7 @@ def test_unreadable_json_is_a_run_error(tmp_path, text):
 
 
 def test_other_folders_are_a_run_error(tmp_path):
-    with pytest.raises(RunError, match="neither"):
+    with pytest.raises(RunError, match="has none of"):
         write_report(tmp_path)
     with pytest.raises(RunError, match="no folder"):
         write_report(tmp_path / "gone")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import ConfigError, DataError
+from .folders import training_folders
 from .listing import list_images
 from .reading import PIXEL_CAP, printable
 from .sources import SOURCES, data_root, load_data
@@ -46,8 +47,11 @@ def load_pictures(
 
     Raises:
         DataError: no images, one that cannot be read, or classes that the model does not know.
+        ConfigError: limit < 1.
     """
-    if isinstance(source, (str, Path)) and _is_data_set(source):
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}: expected at least 1 image.")
+    if isinstance(source, (str, Path)) and _is_data_set(source, classes):
         dataset = load_data(
             source,
             image_size=image_size,
@@ -58,12 +62,13 @@ def load_pictures(
             progress=progress,
         )
         return _thinned(relabelled(dataset.test, dataset.classes, classes), limit)
-    paths = list_images([source] if isinstance(source, (str, Path)) else source)
-    folder = Path(source) if isinstance(source, (str, Path)) and Path(source).is_dir() else None
+    sources = _paths([source] if isinstance(source, (str, Path)) else source)
+    paths = list_images(sources)
+    folder = sources[0] if isinstance(source, (str, Path)) and sources[0].is_dir() else None
     names = [path.relative_to(folder).as_posix() if folder else str(path) for path in paths]
     chosen = _spread(len(paths), limit)
     paths, names = tuple(paths[i] for i in chosen), [names[i] for i in chosen]
-    labels = _labels_by_folder(names, classes, folder) if folder else np.full(len(names), UNLABELLED)
+    labels = _labels_by_folder(names, classes, folder) if folder else _unlabelled(len(names))
     decoded = decode_files(
         paths,
         limit=short_side_limit(image_size),
@@ -73,9 +78,10 @@ def load_pictures(
     )
     if decoded.failures and (not skip_broken or not len(decoded.kept)):
         index, reason = decoded.failures[0]
+        left_out = "give others" if skip_broken else "or leave them out with --skip-broken (skip_broken=True)"
         raise DataError(
             f"{len(decoded.failures)} of {len(paths)} images cannot be read ({printable(names[index])}: {reason}): "
-            "mend or remove them, or leave them out with --skip-broken (skip_broken=True)."
+            f"mend or remove them, {left_out}."
         )
     return ImageSet(
         ids=tuple(names[i] for i in decoded.kept),
@@ -94,25 +100,44 @@ def relabelled(images: ImageSet, own: Sequence[str], known: Sequence[str]) -> Im
     """
     if tuple(own) == tuple(known):
         return images
-    present = [own[label] for label in np.unique(images.labels)]
+    present = [own[label] for label in np.unique(images.labels) if label != UNLABELLED]
     _check_known(present, known, "the data")
     index = {name: number for number, name in enumerate(known)}
-    lookup = np.array([index.get(name, UNLABELLED) for name in own], dtype=np.int64)
+    # the last entry is for images without a label, which are -1
+    lookup = np.array([*(index.get(name, UNLABELLED) for name in own), UNLABELLED], dtype=np.int64)
     return ImageSet(images.ids, lookup[images.labels], images.pixel_hashes, images.store, images.rows, images.boxes)
 
 
-def _is_data_set(source: str | Path) -> bool:
+def _is_data_set(source: str | Path, classes: Sequence[str]) -> bool:
+    """A built-in source, or a folder with a folder of training images, unless that is one of the classes."""
     if isinstance(source, str) and source in SOURCES:
         return True
-    folder = Path(source)
-    return folder.is_dir() and any((folder / name).is_dir() for name in ("train", "training"))
+    folder = Path(source).expanduser()
+    return folder.is_dir() and any(name not in classes for name in training_folders(folder))
+
+
+def _paths(sources: Iterable[str | Path]) -> list[Path]:
+    """The files and folders as paths.
+
+    Raises:
+        DataError: none, or something else.
+    """
+    found = list(sources)
+    strange = sorted({type(source).__name__ for source in found if not isinstance(source, (str, Path))})
+    if strange or not found:
+        raise DataError(f"got {', '.join(strange) or 'no images'}: give image files or folders.")
+    return [Path(source).expanduser() for source in found]
+
+
+def _unlabelled(count: int) -> np.ndarray:
+    return np.full(count, UNLABELLED, dtype=np.int64)
 
 
 def _labels_by_folder(names: Sequence[str], classes: Sequence[str], folder: Path) -> np.ndarray:
     """The first folder of each path is its class; where no image lies in a folder, there are no labels."""
     tops = [name.split("/")[0] if "/" in name else None for name in names]
     if all(top is None for top in tops):
-        return np.full(len(names), UNLABELLED, dtype=np.int64)
+        return _unlabelled(len(names))
     loose = next((name for name, top in zip(names, tops, strict=True) if top is None), None)
     if loose is not None:
         raise DataError(
@@ -124,7 +149,12 @@ def _labels_by_folder(names: Sequence[str], classes: Sequence[str], folder: Path
     return np.array([index[top] for top in tops if top is not None], dtype=np.int64)
 
 
-def _check_known(found: Iterable[str], known: Sequence[str], where: str) -> None:
+def _check_known(found: Collection[str], known: Sequence[str], where: str) -> None:
+    if found and not known:
+        raise DataError(
+            f"{where} has classes, but the model does not say what its own are called: give images without class "
+            "folders, or tell the model (attngraft.surgery.note_classes_)."
+        )
     strange = sorted(set(found) - set(known))
     if strange:
         shown, have = (", ".join(repr(name) for name in names[:3]) for names in (strange, list(known)))
@@ -143,4 +173,3 @@ def _spread(count: int, limit: int | None) -> list[int]:
 
 def _thinned(images: ImageSet, limit: int | None) -> ImageSet:
     return images if limit is None or limit >= len(images) else images.select(_spread(len(images), limit))
-

@@ -166,4 +166,3 @@ def _folder(subject: Subject, out: str | Path | None) -> Path:
         if not isinstance(found, dict) or found.get("kind") != "explanation":
             raise RunError(f"{folder} has files but no explanation: choose an empty or a new folder.")
     return folder
-

@@ -76,7 +76,9 @@ def open_subject(
         view = view_of(model, own_test_images(folder, description, image_size=_image_size(model)))
         view = view.some(limit) if limit else view
     else:
-        options = {} if isinstance(images, Dataset) or not _is_path(images) else {"limit": limit, "skip_broken": skip_broken}
+        options = (
+            {} if isinstance(images, Dataset) or not _is_path(images) else {"limit": limit, "skip_broken": skip_broken}
+        )
         view = view_of(model, images, **options)
         view = view.some(limit) if limit else view
     model = model.to(device).eval()
@@ -129,7 +131,7 @@ def _image_size(model: nn.Module) -> int:
 
 
 def _is_path(images: Source) -> bool:
-    return isinstance(images, (str, Path)) or (isinstance(images, (list, tuple)))
+    return isinstance(images, (str, Path, list, tuple))
 
 
 def _plain(folder: Path | None, model: nn.Module, view: View, device: torch.device) -> tuple[nn.Module | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ..errors import DataError
 from ..surgery import classes_of
 
 BATCH = 64
-Source = Union[str, Path, Iterable[Union[str, Path]], Dataset, ImageSet, Tensor]
+Source = str | Path | Iterable[str | Path] | Dataset | ImageSet | Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +61,12 @@ class View:
         for batch in make_loader(self.images, transform, batch_size=size):
             yield batch.images.to(device), batch.indices.numpy()
 
+    def inputs(self, model: nn.Module, *, size: int = BATCH) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
+        """As `batches`, on the model's device and in the type of its weights."""
+        weight = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+        for images, positions in self.batches(weight.device, size=size):
+            yield images.to(weight.dtype), positions
+
     def select(self, positions: Iterable[int] | NDArray[np.int64]) -> View:
         """The images at these positions, in this order."""
         chosen = np.asarray(list(positions), dtype=np.int64)
@@ -75,7 +81,9 @@ class View:
 
     def some(self, count: int) -> View:
         """At most so many images, evenly spread."""
-        return self if count >= len(self) else self.select(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+        return (
+            self if count >= len(self) else self.select(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+        )
 
     def input(self, position: int) -> Tensor:
         """One image as the model sees it: (C, H, W) on the CPU."""

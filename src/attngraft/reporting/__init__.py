@@ -8,7 +8,8 @@ from ..files import write_text
 from .bench_page import bench_page
 from .bench_tables import bench_notes, bench_tables
 from .comparison_page import comparison_page
-from .folder import folder_kind, read_bench, read_comparison, read_run
+from .explanation_page import explanation_page
+from .folder import folder_kind, read_bench, read_comparison, read_explanation, read_run
 from .run_page import run_page
 from .tables import comparison_table, run_summary
 
@@ -16,7 +17,7 @@ __all__ = ["bench_notes", "bench_tables", "comparison_table", "run_summary", "wr
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write ``report.html`` into the folder of a run, a comparison or a bench and return its path.
+    """Write ``report.html`` into the folder of a run, a comparison, a bench or an explanation and return its path.
 
     Reads only the folder. Runs, predictions or images that are missing are left out, and the page says so.
 
@@ -29,6 +30,8 @@ def write_report(run_dir: str | Path) -> Path:
         page = comparison_page(folder, read_comparison(folder))
     elif kind == "bench":
         page = bench_page(read_bench(folder))
+    elif kind == "explanation":
+        page = explanation_page(folder, read_explanation(folder))
     else:
         page = run_page(folder, read_run(folder))
     path = folder / "report.html"

@@ -6,7 +6,21 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .drawing import BETTER, INK, MUTED, SHADE, WORSE, Chart, LegendItem, draw, epoch_axis, points_axis, series_color
+from .drawing import (
+    BETTER,
+    INK,
+    MUTED,
+    SHADE,
+    WORSE,
+    Chart,
+    LegendItem,
+    draw,
+    epoch_axis,
+    interval_bar,
+    named_rows,
+    points_axis,
+    series_color,
+)
 from .folder import finite
 from .numbers import interval, percent, points, shortened
 
@@ -31,8 +45,8 @@ def effect_chart(effects: Sequence[Mapping[str, Any]], baseline: str) -> Chart |
             blind = finite(effect.get("smallest_detectable"))
             if blind is not None and effect["verdict"] != "one seed":
                 axes.barh(row, 200 * blind, 0.8, left=-100 * blind, color=SHADE)
-            _interval_bar(axes, row, effect, _verdict_color(effect["verdict"]))
-        _named_rows(axes, names)
+            interval_bar(axes, row, effect, _verdict_color(effect["verdict"]))
+        named_rows(axes, names)
         points_axis(axes, "difference in top-1 (points)")
         _keep_intervals_in_view(axes, effects)
 
@@ -139,8 +153,8 @@ def class_chart(effect: Mapping[str, Any]) -> Chart | None:
         for row, entry in enumerate(shown):
             sure = (finite(entry.get("p_adjusted")) or 1.0) <= 0.05 and effect["verdict"] != "one seed"
             color = (BETTER if entry["mean"] > 0 else WORSE) if sure else MUTED
-            _interval_bar(axes, row, entry, color)
-        _named_rows(axes, names)
+            interval_bar(axes, row, entry, color)
+        named_rows(axes, names)
         points_axis(axes, "difference in top-1 (points)")
 
     told = "; ".join(f"{entry['class']}: {points(entry['mean'])} ({interval(dict(entry))})" for entry in shown)
@@ -158,18 +172,6 @@ def baseline_first(variants: Sequence[Mapping[str, Any]], baseline: str) -> list
 def _effect_name(effect: Mapping[str, Any], baseline: str) -> str:
     name = shortened(effect["variant"], 22)
     return name if effect["against"] == baseline else f"{name} against {shortened(effect['against'], 16)}"
-
-
-def _interval_bar(axes: Axes, row: int, entry: Mapping[str, Any], color: str) -> None:
-    axes.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=color, linewidth=2.2)
-    axes.plot(100 * entry["mean"], row, "o", color=color, markersize=6)
-
-
-def _named_rows(axes: Axes, names: Sequence[str]) -> None:
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(False, axis="y")
-    axes.tick_params(axis="y", length=0)
 
 
 def _keep_intervals_in_view(axes: Axes, effects: Sequence[Mapping[str, Any]]) -> None:

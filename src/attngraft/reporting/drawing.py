@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -104,6 +104,20 @@ def points_axis(axes: Axes, label: str, *, vertical: bool = False) -> None:
     zero = axes.axhline if vertical else axes.axvline
     zero(0, color=INK, linewidth=1.0, zorder=1.5)
     (axes.set_ylabel if vertical else axes.set_xlabel)(label)
+
+
+def interval_bar(axes: Axes, row: int, entry: Mapping[str, Any], color: str) -> None:
+    """A mean and its interval in points, on a row of its own."""
+    axes.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=color, linewidth=2.2)
+    axes.plot(100 * entry["mean"], row, "o", color=color, markersize=6)
+
+
+def named_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Rows from top to bottom with their names."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
 
 
 def epoch_axis(axes: Axes) -> None:

@@ -15,7 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RunError
-from .shape import BENCH, COMPARISON, OPTIONAL_BENCH, OPTIONAL_COMPARISON, OPTIONAL_RUN, RUN, require
+from .shape import (
+    BENCH,
+    COMPARISON,
+    EXPLANATION,
+    OPTIONAL_BENCH,
+    OPTIONAL_COMPARISON,
+    OPTIONAL_EXPLANATION,
+    OPTIONAL_RUN,
+    RUN,
+    require,
+)
 
 THUMBNAIL_SIZE = 176  # pixels of the longer side: 8 KB each as JPEG
 MOST_PIXELS = 50_000_000
@@ -34,23 +44,29 @@ class Predictions:
         return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
 
 
-def folder_kind(run_dir: Path) -> Literal["comparison", "run", "bench"]:
+Kind = Literal["comparison", "run", "bench", "explanation"]
+DOCUMENTS: dict[Kind, str] = {
+    "comparison": "comparison.json",
+    "run": "run.json",
+    "bench": "bench.json",
+    "explanation": "explanation.json",
+}
+
+
+def folder_kind(run_dir: Path) -> Kind:
     """Which report a folder gets.
 
     Raises:
-        RunError: the folder holds neither a comparison nor a run nor a bench.
+        RunError: the folder holds none of the documents that a report is made of.
     """
     if not run_dir.is_dir():
-        raise RunError(f"no folder {run_dir}: give the folder of a run, of a comparison or of a bench.")
-    if (run_dir / "comparison.json").is_file():
-        return "comparison"
-    if (run_dir / "run.json").is_file():
-        return "run"
-    if (run_dir / "bench.json").is_file():
-        return "bench"
+        raise RunError(f"no folder {run_dir}: give the folder of a run, a comparison, a bench or an explanation.")
+    for kind, name in DOCUMENTS.items():
+        if (run_dir / name).is_file():
+            return kind
     raise RunError(
-        f"{run_dir} has neither comparison.json nor run.json nor bench.json: "
-        "give the folder of a run, a comparison or a bench."
+        f"{run_dir} has none of {', '.join(DOCUMENTS.values())}: "
+        "give the folder of a run, a comparison, a bench or an explanation."
     )
 
 
@@ -67,6 +83,11 @@ def read_run(run_dir: Path) -> dict[str, Any]:
 def read_bench(run_dir: Path) -> dict[str, Any]:
     """bench.json, checked."""
     return check_bench(_read_json(run_dir / "bench.json"), str(run_dir / "bench.json"))
+
+
+def read_explanation(run_dir: Path) -> dict[str, Any]:
+    """explanation.json, checked."""
+    return check_explanation(_read_json(run_dir / "explanation.json"), str(run_dir / "explanation.json"))
 
 
 def check_comparison(document: Any, where: str = "comparison.json") -> dict[str, Any]:
@@ -94,6 +115,15 @@ def check_bench(document: Any, where: str = "bench.json") -> dict[str, Any]:
     require(document, OPTIONAL_BENCH, where, optional=True)
     if document["kind"] != "bench":
         raise RunError(f"{where} is of the kind '{document['kind'][:40]}': expected a bench.")
+    return document
+
+
+def check_explanation(document: Any, where: str = "explanation.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, EXPLANATION, where)
+    require(document, OPTIONAL_EXPLANATION, where, optional=True)
+    if document["kind"] != "explanation":
+        raise RunError(f"{where} is of the kind '{document['kind'][:40]}': expected an explanation.")
     return document
 
 
