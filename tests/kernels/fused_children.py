@@ -141,6 +141,41 @@ def loader() -> bool:
     return all(right) and len(right) == 12
 
 
+@task
+def maps_at_the_end_of_memory() -> str:
+    """Run the passes on maps that end at the end of accessible memory: a touch too many ends the process."""
+    import ctypes
+    import mmap
+
+    import numpy as np
+    import torch
+
+    from attngraft.kernels import cpu
+
+    def at_the_end(x: torch.Tensor) -> torch.Tensor:
+        pages = -(-x.nbytes // mmap.PAGESIZE)
+        memory = mmap.mmap(-1, (pages + 1) * mmap.PAGESIZE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        protect = ctypes.CDLL(None).mprotect
+        protect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        assert protect(start + pages * mmap.PAGESIZE, mmap.PAGESIZE, 0) == 0
+        raw = np.frombuffer(memory, np.uint8, x.nbytes, pages * mmap.PAGESIZE - x.nbytes)
+        copy = torch.from_numpy(raw).view(x.dtype).view(x.shape)
+        copy.copy_(x)
+        return copy
+
+    for dtype in (torch.float32, torch.bfloat16):
+        for lanes in (17, 49, 196, 1023):
+            x, grad = (at_the_end(torch.randn(2, 9, lanes).to(dtype)) for _ in range(2))
+            row_gate, lane_gate = at_the_end(torch.rand(2, 9)), at_the_end(torch.rand(2, lanes))
+            for maximum in (False, True):
+                cpu.pool_rows(x, row_gate, maximum=maximum, ties=maximum, squares="none")
+                cpu.pool_lanes(x, lane_gate, maximum=maximum, ties=maximum, squares="none")
+            cpu.gate_sums(x, grad, row_gate, lane_gate, rows=True, lanes=True)
+            cpu.scale(x, row_gate, lane_gate)
+    return "read"
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     json.dump(TASKS[sys.argv[1]](*sys.argv[2:]), sys.stdout)

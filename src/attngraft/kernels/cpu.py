@@ -21,6 +21,7 @@ REMAKES = True
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SQUARES: dict[Squares, int] = {"none": 0, "raw": 1, "centred": 2}
 WIDTH = 1024  # lanes of a task that accumulates: its accumulators stay in the first cache
+VECTOR = 16  # numbers in the widest vector
 CENTRED_WIDTH = 64  # lanes of a task that reads its block twice: the block stays in the second cache
 ENOUGH_TASKS = 32
 FEWEST_ROWS = 64  # of a split
@@ -56,16 +57,17 @@ def pool_rows(x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, 
     batch, rows, lanes = x.shape
     width = WIDTH if squares == "none" else CENTRED_WIDTH
     splits = _splits(batch * -(-lanes // width), rows) if squares == "none" else 1
-    out = _outputs((batch * splits, lanes), maximum, ties, squares)
+    pitch = _pitch(lanes) if squares == "none" else lanes
+    out = _outputs((batch * splits, pitch), maximum, ties, squares)
     gate = _gate(row_gate, x, rows)
     switches = (int(maximum), int(ties), SQUARES[squares])
     _run(
         "pool_rows",
         x,
         _addresses(x, gate, out.total, out.maximum, out.ties, out.squares),
-        (batch, rows, lanes, *switches, splits, width),
+        (batch, rows, lanes, *switches, splits, width, pitch),
     )
-    return _join(out, batch, splits)
+    return _join(_without_padding(out, lanes), batch, splits)
 
 
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
@@ -84,11 +86,12 @@ def gate_sums(
     batch, n_rows, n_lanes = grad.shape
     splits = _splits(batch, n_rows)
     by_row = _empty(batch, n_rows) if rows else None
-    by_lane = _empty(batch * splits, n_lanes) if lanes else None
+    pitch = _pitch(n_lanes)
+    by_lane = _empty(batch * splits, pitch) if lanes else None
     gates = _gate(row_gate, grad, n_rows), _gate(lane_gate, grad, n_lanes)
     addresses = _addresses(_source(x), grad, *gates, by_row, by_lane)
-    _run("gate_sums", x, addresses, (batch, n_rows, n_lanes, splits, int(rows), int(lanes)))
-    return by_row, None if by_lane is None else _join_sums(by_lane, batch, splits)
+    _run("gate_sums", x, addresses, (batch, n_rows, n_lanes, splits, int(rows), int(lanes), pitch))
+    return by_row, None if by_lane is None else _join_sums(by_lane[:, :n_lanes].contiguous(), batch, splits)
 
 
 def weigh_lanes(x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
@@ -329,6 +332,18 @@ def _gate(gate: Tensor | None, x: Tensor, n: int) -> Tensor:
 
 def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
+def _pitch(lanes: int) -> int:
+    """Lanes of an accumulator: in whole vectors where rows are short and what is left over would take long."""
+    return -(-lanes // VECTOR) * VECTOR if VECTOR <= lanes < WIDTH else lanes
+
+
+def _without_padding(out: Pooled, lanes: int) -> Pooled:
+    if out.total.shape[1] == lanes:
+        return out
+    cut = {name: part[:, :lanes].contiguous() for name, part in vars(out).items() if part is not None}
+    return Pooled(**cut)
 
 
 def _splits(tasks: int, rows: int) -> int:

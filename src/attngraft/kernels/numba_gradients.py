@@ -63,19 +63,19 @@ def gate_sums_bf16(a):
 
 
 def gate_sums_by_row_fp32(a):
-    _gate_sums(ByRow(fp32(argument(a, 1)), fp32(argument(a, 13)), fp32(argument(a, 14))), fp32(argument(a, 2)), a)
+    _gate_sums(ByRow(fp32(argument(a, 1)), fp32(argument(a, 14)), fp32(argument(a, 15))), fp32(argument(a, 2)), a)
 
 
 def gate_sums_by_row_bf16(a):
-    _gate_sums(ByRow(bf16(argument(a, 1)), fp32(argument(a, 13)), fp32(argument(a, 14))), bf16(argument(a, 2)), a)
+    _gate_sums(ByRow(bf16(argument(a, 1)), fp32(argument(a, 14)), fp32(argument(a, 15))), bf16(argument(a, 2)), a)
 
 
 def gate_sums_by_lane_fp32(a):
-    _gate_sums(ByLane(fp32(argument(a, 1)), fp32(argument(a, 13)), fp32(argument(a, 14))), fp32(argument(a, 2)), a)
+    _gate_sums(ByLane(fp32(argument(a, 1)), fp32(argument(a, 14)), fp32(argument(a, 15))), fp32(argument(a, 2)), a)
 
 
 def gate_sums_by_lane_bf16(a):
-    _gate_sums(ByLane(bf16(argument(a, 1)), fp32(argument(a, 13)), fp32(argument(a, 14))), bf16(argument(a, 2)), a)
+    _gate_sums(ByLane(bf16(argument(a, 1)), fp32(argument(a, 14)), fp32(argument(a, 15))), bf16(argument(a, 2)), a)
 
 
 def weigh_lanes_fp32(a):
@@ -199,16 +199,17 @@ def _gate_sums(x, grad, a):
         fp32(argument(a, 6)),
     )
     batch, rows, lanes, splits = argument(a, 7), argument(a, 8), argument(a, 9), argument(a, 10)
-    with_rows, with_lanes = argument(a, 11), argument(a, 12)
+    with_rows, with_lanes, pitch = argument(a, 11), argument(a, 12), argument(a, 13)
     while True:
         part = next_number(a, 0)
         if part >= batch * splits:
             break
         image, split = part // splits, part % splits
         row, last = image * rows + rows * split // splits, image * rows + rows * (split + 1) // splits
-        gates, to = image * lanes, part * lanes
+        gates, to = image * lanes, part * pitch
+        wide = pitch if image < batch - 1 else lanes  # as in numba_pools: nothing follows the last image
         if with_lanes:
-            fill(by_lane, to, lanes, ZERO)
+            fill(by_lane, to, pitch, ZERO)
         if not with_lanes:
             while row < last:
                 store(by_row, row, _product_sum(x, grad, row, lane_gate, gates, lanes))
@@ -222,7 +223,7 @@ def _gate_sums(x, grad, a):
                 row += 1
         else:
             while row + 4 <= last:
-                sums = _four_rows_both_ways(x, grad, row, lanes, row_gate, lane_gate, gates, by_lane, to)
+                sums = _four_rows_both_ways(x, grad, row, lanes, wide, row_gate, lane_gate, gates, by_lane, to)
                 for index in range(4):
                     store(by_row, row + index, sums[index])
                 row += 4
@@ -277,19 +278,19 @@ def _row_both_ways(x, grad, row, n, row_gate, lane_gate, gates, by_lane, to):
 
 
 @reducing
-def _four_rows_both_ways(x, grad, row, n, row_gate, lane_gate, gates, by_lane, to):
+def _four_rows_both_ways(x, grad, row, n, wide, row_gate, lane_gate, gates, by_lane, to):
     g0, g1 = load(row_gate, row), load(row_gate, row + 1)
     g2, g3 = load(row_gate, row + 2), load(row_gate, row + 3)
     s0, s1, s2, s3 = ZERO, ZERO, ZERO, ZERO
-    for lane in range(n):
-        here, at = gates + lane, row * n + lane
+    for lane in range(wide):
+        here, at, counts = gates + lane, row * n + lane, lane < n
         p0, p1 = _product(x, grad, row, here, at), _product(x, grad, row + 1, here, at + n)
         p2, p3 = _product(x, grad, row + 2, here, at + 2 * n), _product(x, grad, row + 3, here, at + 3 * n)
         gate = load(lane_gate, here)
-        s0 += p0 * gate
-        s1 += p1 * gate
-        s2 += p2 * gate
-        s3 += p3 * gate
+        s0 += p0 * gate if counts else ZERO
+        s1 += p1 * gate if counts else ZERO
+        s2 += p2 * gate if counts else ZERO
+        s3 += p3 * gate if counts else ZERO
         store(by_lane, to + lane, reload(by_lane, to + lane) + ((p0 * g0 + p1 * g1) + (p2 * g2 + p3 * g3)))
     return s0, s1, s2, s3
 

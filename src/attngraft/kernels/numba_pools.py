@@ -114,7 +114,7 @@ def _pool_rows(x, a):
     ties, squares = fp32(argument(a, 5)), fp32(argument(a, 6))
     batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
     with_maximum, with_ties, with_squares = argument(a, 10), argument(a, 11), argument(a, 12)
-    splits, width = argument(a, 13), argument(a, 14)
+    splits, width, pitch = argument(a, 13), argument(a, 14), argument(a, 15)
     blocks = (lanes + width - 1) // width
     while True:
         task = next_number(a, 0)
@@ -122,7 +122,9 @@ def _pool_rows(x, a):
             break
         part, lane = task // blocks, (task % blocks) * width
         image, split = part // splits, part % splits
-        n, to = min(width, lanes - lane), part * lanes + lane
+        n, to = min(width, lanes - lane), part * pitch + lane
+        # Whole vectors run on into the next row, and what they find there is left behind; nothing follows the last image.
+        n = min(width, pitch - lane) if image < batch - 1 else n
         first, last = rows * split // splits, rows * (split + 1) // splits
         at, gates = image * rows * lanes + first * lanes + lane, image * rows + first
         fill_total(total, to, n, ZERO)
@@ -136,7 +138,7 @@ def _pool_rows(x, a):
         else:
             add_rows(x, at, lanes, last - first, gate, gates, total, to, n)
         if with_maximum:
-            for index in range(n):
+            for index in range(min(n, lanes - lane)):
                 if not is_finite(reload_total(total, to + index)):
                     largest, count = exact_maximum(x, at + index, lanes, gate, gates, last - first)
                     store_maximum(maximum, to + index, largest)

@@ -1,0 +1,52 @@
+"""Short rows are taken in whole vectors that run on into what follows: nothing of it may count, and nothing past the end
+may be touched."""
+
+from __future__ import annotations
+
+import json
+import math
+from importlib.util import find_spec
+
+import pytest
+import torch
+from fused_helpers import run_child
+
+from attngraft.kernels import cpu
+from attngraft.kernels.passes import PoolGradient
+
+pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed")
+LANES = [17, 31, 49, 196, 1023]
+
+
+@pytest.mark.parametrize("lanes", LANES)
+@pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf, 3e38])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_a_row_knows_nothing_of_the_next(lanes: int, strange: float, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, grad = torch.randn(3, 9, lanes).to(dtype), torch.randn(3, 9, lanes).to(dtype)
+    row_gate, lane_gate = torch.rand(3, 9) + 0.5, torch.rand(3, lanes) + 0.5
+    images = [0, 2]
+
+    def results(x: torch.Tensor, grad: torch.Tensor, lane_gate: torch.Tensor) -> list[torch.Tensor]:
+        pooled = cpu.pool_rows(x, row_gate, maximum=True, ties=True, squares="none")
+        plain = cpu.pool_rows(x, row_gate, maximum=False, ties=False, squares="none")
+        by_row, by_lane = cpu.gate_sums(x, grad, row_gate, lane_gate, rows=True, lanes=True)
+        maximum = cpu.pool_lanes(x, lane_gate, maximum=True, ties=True, squares="none")
+        gradient = PoolGradient(torch.ones(3, 9), lane_gate, maximum.maximum, torch.ones(3, 9))
+        weighed = cpu.weigh_rows(x, gradient)
+        assert pooled.maximum is not None
+        assert pooled.ties is not None
+        assert by_row is not None
+        assert by_lane is not None
+        found = [pooled.total, pooled.maximum, pooled.ties, plain.total, by_row, by_lane, weighed]
+        return [value[images] for value in found]
+
+    expected = results(x, grad, lane_gate)
+    x[1], grad[1], lane_gate[1] = strange, strange, strange
+    for found, wanted in zip(results(x, grad, lane_gate), expected, strict=True):
+        assert torch.equal(found, wanted)
+
+
+def test_nothing_is_read_past_the_last_image() -> None:
+    """The maps end where a page ends that may not be touched."""
+    assert json.loads(run_child("maps_at_the_end_of_memory").stdout) == "read"
