@@ -53,7 +53,7 @@ def test_identity_is_exact(name, programs_run):
         for dtype in (torch.float32, torch.bfloat16):
             x = feature_map(IMAGES, 32, 9, 7, layout=layout).to(dtype)
             with torch.no_grad():
-                assert torch.equal(create_attention(name, 32).eval()(x), x)
+                assert torch.equal(create_attention(name, 32).to(dtype).eval()(x), x)
     assert len(programs_run) == 4
 
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
 
 from .. import kernels
 from ..errors import ConfigError, nearest
@@ -15,6 +17,7 @@ from ..registry import Registry
 
 Init = Literal["identity", "paper"]
 INITS: tuple[Init, ...] = ("identity", "paper")
+PLAIN_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)  # whose weights attentions read beside calling them
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,23 @@ class Gates:
     offset: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Reduction:
+    """A smaller attention that, given x times `scale`, returns what the whole one would return for x.
+
+    Attributes:
+        attention: its name in the registry.
+        options: its options.
+        state: its weights.
+        scale: (C,), or one number for all channels.
+    """
+
+    attention: str
+    options: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    scale: Tensor
+
+
 class Attention(nn.Module):
     """A map (B, C, H, W) -> (B, C, H, W) that is `apply_gates(x, gates(x))`; dtype and layout kept.
 
@@ -48,7 +68,8 @@ class Attention(nn.Module):
     Attributes:
         any_rank: True where (B, C, *) is accepted, not only (B, C, H, W).
         parts: the fields of `Gates` that it computes.
-        neutral: the value of a part at which it changes nothing.
+        neutral: x stays as it is where all parts have this value. A single part at it is as good as none, except
+            where parts are mixed in another way than by a product or a sum (BAM, triplet).
     """
 
     any_rank: ClassVar[bool] = False
@@ -78,6 +99,14 @@ class Attention(nn.Module):
         """Other orders in which the same parts could be computed from x, by name; none for most attentions."""
         return {}
 
+    def reduced(self, constant: Mapping[str, Tensor]) -> Reduction | None:
+        """What remains of the attention where some of its parts, not all, are constant; None if no attention does that.
+
+        Args:
+            constant: part -> (C,), or one number.
+        """
+        return None
+
     def apply_gates(self, x: Tensor, gates: Gates) -> Tensor:
         """Combine x with gates; the default is the product of all parts, plus the offset."""
         y = kernels.apply_gates(x, channel=gates.channel, spatial=gates.spatial, rows=gates.rows, columns=gates.columns)
@@ -100,9 +129,19 @@ class Attention(nn.Module):
         if self.training or "program" not in type(self).__dict__ or not kernels.takes_programs(x):
             return None
         parts = [part for part in self.modules() if part is not self]
-        if any(part.training or part._forward_hooks or part._forward_pre_hooks for part in parts):
-            return None  # hooks on the parts are to see what the parts compute
+        if any(part.training or not runs_as_built(part) for part in parts) or not self._has_weights_for(x):
+            return None
         return self.program() if x.shape[1] == self.channels else None
+
+    def _has_weights_for(self, x: Tensor) -> bool:
+        """Whether layers would take x with these weights: ordinary tensors in the same place, of a fitting type."""
+        any_type = torch.is_autocast_enabled(x.device.type)
+        return all(
+            type(weight) in (Tensor, nn.Parameter)
+            and weight.device == x.device
+            and (any_type or weight.dtype == x.dtype or not weight.is_floating_point())
+            for weight in (*self.parameters(), *self.buffers())
+        )
 
     def sigmoid_gate(self, logits: Tensor) -> Tensor:
         """sigmoid as published; with init="identity" twice that: 1 at logit 0, range 0 to 2."""
@@ -121,6 +160,30 @@ class Attention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, init={self.init!r}"
+
+
+def runs_as_built(part: nn.Module) -> bool:
+    """Whether calling the module runs what its class says and nothing else, so that its weights tell all it does.
+
+    Not so for layers that somebody wrapped, replaced by their own, parametrised, pruned, quantised or gave hooks to.
+    """
+    known = type(part) in PLAIN_LAYERS or type(part).__module__.startswith(__package__)
+    watched = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    if not known or watched or "forward" in part.__dict__ or _has_any_global_hook():
+        return False
+    if isinstance(part, (nn.Conv1d, nn.Conv2d)):
+        return _keeps_size(part)
+    return not isinstance(part, _BatchNorm) or part.running_mean is not None
+
+
+def _keeps_size(conv: nn.Conv1d | nn.Conv2d) -> bool:
+    """The convolutions of gates: zeros around a map, and nothing beside the weights."""
+    return (
+        conv.padding == tuple(size // 2 for size in conv.kernel_size)
+        and {*conv.stride, *conv.dilation, conv.groups} == {1}
+        and conv.padding_mode == "zeros"
+        and conv.bias is None
+    )
 
 
 @dataclass(frozen=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import kernels
-from .contract import Init, check_odd, check_positive
+from .contract import Init, check_odd, check_positive, runs_as_built
 
 
 class GateBatchNorm(_BatchNorm):
@@ -71,7 +72,9 @@ class MapLogits(nn.Module):
             zero_(self.bn)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return self.bn(kernels.convolve_maps(maps, self.conv.weight)).squeeze(1)
+        if not torch.compiler.is_compiling() and runs_as_built(self.conv):
+            return self.bn(kernels.convolve_maps(maps, self.conv.weight)).squeeze(1)
+        return self.bn(self.conv(maps)).squeeze(1)
 
 
 def hidden_width(channels: int, reduction: int, minimum: int = 1) -> int:

@@ -28,7 +28,9 @@ def convolve_maps(maps: Tensor, weight: Tensor) -> Tensor:
 
 
 def _is_fast(maps: Tensor, weight: Tensor) -> bool:
-    if torch.compiler.is_compiling() or maps.device.type != "cpu" or not (is_plain(maps) and is_plain(weight)):
+    if torch.compiler.is_compiling() or {maps.device.type, weight.device.type} != {"cpu"}:
+        return False
+    if not (is_plain(maps) and is_plain(weight)):
         return False
     fits = (
         maps.dim() == 4 and maps.shape[1] <= MOST_MAPS and weight.shape[0] == 1 and weight.shape[2] == weight.shape[3]

@@ -24,7 +24,7 @@ WIDTH = 1024  # lanes of a task that accumulates: its accumulators stay in the f
 VECTOR = 16  # numbers in the widest vector
 CENTRED_WIDTH = 64  # lanes of a task that reads its block twice: the block stays in the second cache
 ENOUGH_TASKS = 32
-FEWEST_ROWS = 64  # of a split
+FEWEST_ROWS, MOST_ROWS = 64, 4096  # of a split; a sum of more would lose digits
 
 
 @functools.cache
@@ -58,6 +58,7 @@ def pool_rows(x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, 
     width = WIDTH if squares == "none" else CENTRED_WIDTH
     splits = _splits(batch * -(-lanes // width), rows) if squares == "none" else 1
     pitch = _pitch(lanes) if squares == "none" else lanes
+    scratch = _scratch_for_threads(2 * width)
     out = _outputs((batch * splits, pitch), maximum, ties, squares)
     gate = _gate(row_gate, x, rows)
     switches = (int(maximum), int(ties), SQUARES[squares])
@@ -65,7 +66,7 @@ def pool_rows(x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, 
         "pool_rows",
         x,
         _addresses(x, gate, out.total, out.maximum, out.ties, out.squares),
-        (batch, rows, lanes, *switches, splits, width, pitch),
+        (batch, rows, lanes, *switches, splits, width, pitch, *_addresses(scratch), 0),
     )
     return _join(_without_padding(out, lanes), batch, splits)
 
@@ -195,7 +196,7 @@ def gate_images(x: Tensor, shape: torch.Size, program: GateProgram, *, by_channe
     edge = spatial.kernel // 2
     padded_width = width + 2 * edge
     maps = 2 * (height + 2 * edge + 1) * padded_width + height * padded_width
-    size = channels + height * width + 2 * longest + max(maps, channel.width)
+    size = channels + height * width + 2 * longest + max(maps, channel.width, longest)
     scratch = _empty(batch, size)
     arguments = (
         *(size, batch, channels, height, width, int(by_channel)),
@@ -348,7 +349,8 @@ def _without_padding(out: Pooled, lanes: int) -> Pooled:
 
 def _splits(tasks: int, rows: int) -> int:
     """Into how many parts to split the rows: a function of the shape, never of the number of threads."""
-    return max(1, min(-(-ENOUGH_TASKS // tasks), rows // FEWEST_ROWS))
+    for_threads = min(-(-ENOUGH_TASKS // tasks), rows // FEWEST_ROWS)
+    return max(1, for_threads, -(-rows // MOST_ROWS))
 
 
 def _join(parts: Pooled, batch: int, splits: int) -> Pooled:

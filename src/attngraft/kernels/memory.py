@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
+import os
 import sys
 import threading
 import weakref
@@ -27,7 +28,7 @@ ALIGNMENT = 4096
 Bytes = NDArray[np.uint8]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Block:
     """Memory, and the array that is lent out of it: when that is gone, so is the tensor on top of it."""
 
@@ -88,6 +89,15 @@ def _nothing() -> None:
 
 _GONE: Any = _nothing
 BLOCKS = Blocks()
+
+
+def _unlock() -> None:
+    """In a forked process: the thread that held the lock is not there to let go."""
+    BLOCKS.lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
 
 
 def empty_like(x: Tensor) -> Tensor:

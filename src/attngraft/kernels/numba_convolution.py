@@ -9,10 +9,8 @@ computed in the padding's columns is left behind when the result is copied.
 from __future__ import annotations
 
 from .numba_intrinsics import argument, fp32, load, next_number, peek, poke
-from .numba_pools import ZERO, plain, reducing, reload_total, store_total
+from .numba_pools import FLOAT, ZERO, plain, reducing, reload_total, store_total
 from .numba_pools import fill_total as fill
-
-FLOAT = 4  # bytes
 
 
 def convolve_fp32(a):

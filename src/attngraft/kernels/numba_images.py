@@ -12,13 +12,16 @@ import math
 
 import numpy as np
 
-from .numba_convolution import FLOAT, add_row_of_taps, padded_size
+from .numba_convolution import add_row_of_taps, padded_size
 from .numba_gradients import scale_row
 from .numba_intrinsics import argument, bf16, fp32, load, next_number, peek, poke
 from .numba_pools import (
+    FLOAT,
     LOWEST,
+    MOST_ROWS,
     ONE,
     ZERO,
+    add_part,
     add_rows,
     exact_maximum,
     fill_maximum,
@@ -73,14 +76,14 @@ def _gate_images(x, y, a):
             if by_channel:
                 _pool_along(x, at, rows, lanes, ones, total, maximum, with_maximum)
             else:
-                _pool_across(x, at, rows, lanes, ones, total, maximum, with_maximum)
+                _pool_across(x, at, rows, lanes, ones, total, maximum, rest, with_maximum)
             if kind == BOTTLENECK:
                 _bottleneck(total, maximum, rest, gate, channels, positions, a)
             else:
                 _convolve_channels(total, gate, channels, positions, a)
         if kernel:
             if by_channel:
-                _pool_across(x, at, rows, lanes, gate, total, maximum, True)
+                _pool_across(x, at, rows, lanes, gate, total, maximum, rest, True)
             else:
                 _pool_along(x, at, rows, lanes, gate, total, maximum, True)
             _weigh_positions(total, maximum, rest, space, channels, height, width, a)
@@ -112,13 +115,21 @@ def _pool_along(x, at, rows, lanes, gate, total, maximum, with_maximum):
 
 
 @plain
-def _pool_across(x, at, rows, lanes, gate, total, maximum, with_maximum):
+def _pool_across(x, at, rows, lanes, gate, total, maximum, part, with_maximum):
     fill_total(total, 0, lanes, ZERO)
-    if not with_maximum:
-        add_rows(x, at, lanes, rows, gate, 0, total, 0, lanes)
-        return
     fill_maximum(maximum, 0, lanes, LOWEST)
-    total_and_maximum_over_rows(x, at, lanes, rows, gate, 0, total, maximum, 0, lanes)
+    row = 0
+    while row < rows:
+        rows_now, place = min(MOST_ROWS, rows - row), at + row * lanes
+        fill_total(part, 0, lanes, ZERO)
+        if with_maximum:
+            total_and_maximum_over_rows(x, place, lanes, rows_now, gate, row, part, maximum, 0, lanes)
+        else:
+            add_rows(x, place, lanes, rows_now, gate, row, part, 0, lanes)
+        add_part(part, total, 0, lanes)
+        row += MOST_ROWS
+    if not with_maximum:
+        return
     for index in range(lanes):
         if not is_finite(peek(total, index)):
             largest, _ = exact_maximum(x, at + index, lanes, gate, 0, rows)

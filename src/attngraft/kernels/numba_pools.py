@@ -21,6 +21,9 @@ reload_ties, store_ties = output("ties")
 reload_squares, store_squares = output("squares")
 
 ROWS_PER_TASK = 64
+# Numbers that are added up one after another before their sum is added to the others: a sum of many would lose digits.
+MOST_LANES, MOST_ROWS = 4096, 512
+FLOAT = 4  # bytes
 ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
 CENTRED = 2
 
@@ -115,6 +118,7 @@ def _pool_rows(x, a):
     batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
     with_maximum, with_ties, with_squares = argument(a, 10), argument(a, 11), argument(a, 12)
     splits, width, pitch = argument(a, 13), argument(a, 14), argument(a, 15)
+    scratch = argument(a, 16) + 2 * FLOAT * width * next_number(a, 17)  # of this thread
     blocks = (lanes + width - 1) // width
     while True:
         task = next_number(a, 0)
@@ -128,15 +132,26 @@ def _pool_rows(x, a):
         first, last = rows * split // splits, rows * (split + 1) // splits
         at, gates = image * rows * lanes + first * lanes + lane, image * rows + first
         fill_total(total, to, n, ZERO)
+        if with_maximum:
+            fill_maximum(maximum, to, n, LOWEST)
         if with_ties:
-            fill_maximum(maximum, to, n, LOWEST)
             fill_ties(ties, to, n, ZERO)
-            _total_maximum_ties(x, at, lanes, last - first, gate, gates, total, maximum, ties, to, n)
-        elif with_maximum:
-            fill_maximum(maximum, to, n, LOWEST)
-            total_and_maximum_over_rows(x, at, lanes, last - first, gate, gates, total, maximum, to, n)
-        else:
-            add_rows(x, at, lanes, last - first, gate, gates, total, to, n)
+        part = fp32(scratch - FLOAT * to)  # index `to` is its first number
+        row = first
+        while row < last:
+            rows_now, place, theirs = min(MOST_ROWS, last - row), at + (row - first) * lanes, gates + row - first
+            summed = total if last - first <= MOST_ROWS else part
+            if last - first > MOST_ROWS:
+                fill_total(part, to, n, ZERO)
+            if with_ties:
+                _total_maximum_ties(x, place, lanes, rows_now, gate, theirs, summed, maximum, ties, to, n)
+            elif with_maximum:
+                total_and_maximum_over_rows(x, place, lanes, rows_now, gate, theirs, summed, maximum, to, n)
+            else:
+                add_rows(x, place, lanes, rows_now, gate, theirs, summed, to, n)
+            if last - first > MOST_ROWS:
+                add_part(part, total, to, n)
+            row += MOST_ROWS
         if with_maximum:
             for index in range(min(n, lanes - lane)):
                 if not is_finite(reload_total(total, to + index)):
@@ -146,30 +161,58 @@ def _pool_rows(x, a):
                         store_ties(ties, to + index, count)
         if with_squares:
             fill_squares(squares, to, n, ZERO)
-            for row in range(last - first):
-                if with_squares == CENTRED:
-                    _add_centred_squares(x, at + row * lanes, total, ONE / np.float32(rows), squares, to, n)
-                else:
-                    _add_squares(x, at + row * lanes, squares, to, n)
+            part = fp32(scratch + FLOAT * (width - to))  # not where totals were: loads and stores say they differ
+            row = 0
+            while row < last - first:
+                fill_squares(part, to, n, ZERO)
+                for this in range(row, min(row + MOST_ROWS, last - first)):
+                    if with_squares == CENTRED:
+                        _add_centred_squares(x, at + this * lanes, total, ONE / np.float32(rows), part, to, n)
+                    else:
+                        _add_squares(x, at + this * lanes, part, to, n)
+                _add_part_of_squares(part, squares, to, n)
+                row += MOST_ROWS
 
 
 # One row, over its lanes
 
 
-@reducing
+@plain
 def total_over_lanes(x, at, gate, gates, n):
+    total, lane = ZERO, 0
+    while lane < n:
+        total += _some_total(x, at + lane, gate, gates + lane, min(MOST_LANES, n - lane))
+        lane += MOST_LANES
+    return total
+
+
+@reducing
+def _some_total(x, at, gate, gates, n):
     total = ZERO
     for lane in range(n):
         total += load(x, at + lane) * load(gate, gates + lane)
     return total
 
 
-@reducing
+@plain
 def two_totals_and_maxima(x, at, gate, gates, n):
+    t0, t1, m0, m1, lane = ZERO, ZERO, LOWEST, LOWEST, 0
+    while lane < n:
+        some = _two_of_some(x, at + lane, n, gate, gates + lane, min(MOST_LANES, n - lane))
+        t0 += some[0]
+        m0 = larger(some[1], m0)
+        t1 += some[2]
+        m1 = larger(some[3], m1)
+        lane += MOST_LANES
+    return t0, m0, t1, m1
+
+
+@reducing
+def _two_of_some(x, at, step, gate, gates, n):
     t0, t1, m0, m1 = ZERO, ZERO, LOWEST, LOWEST
     for lane in range(n):
         g = load(gate, gates + lane)
-        v0, v1 = load(x, at + lane) * g, load(x, at + n + lane) * g
+        v0, v1 = load(x, at + lane) * g, load(x, at + step + lane) * g
         t0 += v0
         t1 += v1
         m0 = larger(v0, m0)
@@ -193,8 +236,17 @@ def _store_squares(x, row, n, total, squares, kind):
     store_squares(squares, row, _squares(x, row * n, n, centre))
 
 
-@reducing
+@plain
 def _squares(x, at, n, centre):
+    squares, lane = ZERO, 0
+    while lane < n:
+        squares += _some_squares(x, at + lane, min(MOST_LANES, n - lane), centre)
+        lane += MOST_LANES
+    return squares
+
+
+@reducing
+def _some_squares(x, at, n, centre):
     squares = ZERO
     for lane in range(n):
         deviation = load(x, at + lane) - centre
@@ -315,6 +367,18 @@ def _add_four_and_ties(x, at, step, gate, gates, total, maximum, ties, to, n):
         store_total(total, to + lane, reload_total(total, to + lane) + ((v0 + v1) + (v2 + v3)))
         store_ties(ties, to + lane, kept + (first + second))
         store_maximum(maximum, to + lane, largest)
+
+
+@reducing
+def add_part(part, total, to, n):
+    for lane in range(n):
+        store_total(total, to + lane, reload_total(total, to + lane) + reload_total(part, to + lane))
+
+
+@reducing
+def _add_part_of_squares(part, squares, to, n):
+    for lane in range(n):
+        store_squares(squares, to + lane, reload_squares(squares, to + lane) + reload_squares(part, to + lane))
 
 
 @reducing

@@ -101,7 +101,7 @@ def strip_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     if rows is None or columns is None:
         return reference.strip_pool(x)
     batch, channels = x.shape[:2]
-    return rows[0].to(x.dtype).view(batch, channels, -1), columns[0].to(x.dtype).view(batch, channels, -1)
+    return rows[0].to(x.dtype).view(x.shape[:3]), columns[0].to(x.dtype).view(batch, channels, x.shape[3])
 
 
 def strip_max(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -111,7 +111,7 @@ def strip_max(x: Tensor) -> tuple[Tensor, Tensor]:
     if rows is None or columns is None:
         return reference.strip_max(x)
     batch, channels = x.shape[:2]
-    return rows[1].to(x.dtype).view(batch, channels, -1), columns[1].to(x.dtype).view(batch, channels, -1)
+    return rows[1].to(x.dtype).view(x.shape[:3]), columns[1].to(x.dtype).view(batch, channels, x.shape[3])
 
 
 def apply_gates(
@@ -138,15 +138,18 @@ class _Call:
     passes: Passes | None
 
 
-def _call(x: Tensor) -> _Call | None:
+def _call(x: Tensor, *gates: Tensor | None) -> _Call | None:
     """None where the reference has to run."""
     reading = reading_of(x)
     if reading is None:
         return None
+    if not all(gate is None or (gate.device == x.device and gate.is_floating_point()) for gate in gates):
+        return None
     if torch.compiler.is_compiling():
         takes = CAN_COMPILE.get(x.device.type, False) and x.dtype in (torch.float32, torch.bfloat16)
         return _Call(reading, None) if takes and not torch.compiler.is_exporting() else None
-    passes = passes_for(x) if is_plain(x) else None
+    are_plain = is_plain(x) and all(gate is None or is_plain(gate) for gate in gates)
+    passes = passes_for(x) if are_plain else None
     return None if passes is None else _Call(reading, passes)
 
 
@@ -154,7 +157,7 @@ def _pool(
     x: Tensor, over: Over, gate: Tensor | None = None, *, maximum: bool = False, squares: Squares = "none"
 ) -> Any:
     """Mean, and maximum or squares, as fp32 (B, lines); None where the reference has to run."""
-    call = _call(x)
+    call = _call(x, gate)
     if call is None:
         return None
     reduction = _reduction(call.reading, over, maximum, squares)
@@ -190,7 +193,7 @@ def _scale(
     x: Tensor, channel: Tensor | None, spatial: Tensor | None, rows: Tensor | None, columns: Tensor | None
 ) -> Tensor | None:
     """None where the reference has to run."""
-    call = _call(x)
+    call = _call(x, channel, spatial, rows, columns)
     if call is None:
         return None
     strips = [gate for gate in (rows, columns) if gate is not None]
@@ -216,12 +219,12 @@ def _scale(
 
 def _gate(gate: Tensor | None, batch: int, n: int) -> Tensor | None:
     """(B or 1, *) -> (B, n) as the passes take it."""
-    return None if gate is None else gate.reshape(len(gate), -1).float().expand(batch, n).contiguous()
+    return None if gate is None else gate.flatten(1).float().expand(batch, n).contiguous()
 
 
 def _strip_gate(gate: Tensor | None, planes: torch.Size) -> Tensor | None:
     """(B, C or 1, n) -> (B * C, n) as the passes take it."""
-    return None if gate is None else gate.float().expand(*planes, -1).reshape(planes.numel(), -1).contiguous()
+    return None if gate is None else gate.float().expand(*planes, -1).flatten(0, 1).contiguous()
 
 
 def _product(rows: Tensor | None, columns: Tensor | None, spatial: Tensor | None) -> Tensor:

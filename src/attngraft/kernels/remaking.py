@@ -33,6 +33,7 @@ class Normalised:
         bias:
         slope: (C), fp32.
         offset: (C), fp32.
+        versions: of weight and bias.
     """
 
     node: Any
@@ -40,6 +41,7 @@ class Normalised:
     bias: Tensor
     slope: Tensor
     offset: Tensor
+    versions: tuple[int, int]
 
     def input(self) -> Tensor:
         """What was normalised; to be asked for in the forward pass only."""
@@ -56,7 +58,17 @@ class Normalised:
         return Remade(as_matrices(source.detach(), reading), slope.contiguous(), offset.contiguous(), by_lane)
 
     def differentiable(self, source: Tensor) -> Tensor:
-        """The map once more, with a graph: for gradients of gradients."""
+        """The map once more, with a graph: for gradients of gradients.
+
+        Raises:
+            RuntimeError: as from PyTorch, the parameters were changed in place since the forward pass.
+        """
+        if (self.weight._version, self.bias._version) != self.versions:
+            raise RuntimeError(
+                "one of the variables needed for gradient computation has been modified by an inplace operation: "
+                "weight or bias of the batch normalisation before an attention; compute the gradients before that, "
+                "or within attngraft.kernels.using('reference')."
+            )
         return F.batch_norm(source, None, None, self.weight, self.bias, True, 0.0, self.node._saved_eps)
 
 
@@ -75,13 +87,19 @@ def normalised(x: Tensor) -> Normalised | None:
     ):
         return None
     bias = _parameter(node, 2)
-    if not node._saved_training or node._saved_weight is None or bias is None:
+    if not node._saved_training or bias is None:
         return None
-    source, mean, inverse_deviation = node._saved_input, node._saved_result1, node._saved_result2
-    slope = (inverse_deviation * node._saved_weight).detach().float()
+    try:
+        source, weight = node._saved_input, node._saved_weight
+        mean, inverse_deviation = node._saved_result1, node._saved_result2
+    except RuntimeError:  # changed in place: the backward pass of the normalisation will say so, if there is one
+        return None
+    if weight is None:
+        return None
+    slope = (inverse_deviation * weight).detach().float()
     # As PyTorch computes it, in fused multiply-adds; doubles hold the products exactly.
     offset = (bias.detach().double() - mean.double() * slope.double()).float()
-    found = Normalised(node, node._saved_weight, bias, slope, offset)
+    found = Normalised(node, weight, bias, slope, offset, (weight._version, bias._version))
     return found if _is_exact(x.detach(), source.detach(), found) else None
 
 

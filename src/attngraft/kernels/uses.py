@@ -59,7 +59,7 @@ class PoolMemory:
     shape: torch.Size
     x: Map | None
     gate: Tensor | None
-    mean: Tensor
+    mean: Tensor | None
     maximum: Tensor | None
     ties: Tensor | None
 
@@ -69,8 +69,10 @@ def pool_gradients(
 ) -> tuple[Part, Tensor | None]:
     """The share of x's gradient and the gate's gradient, from those of the mean and of the maximum or squares."""
     grad_mean, grad_second = grads
-    zeros = torch.zeros_like(memory.mean)
-    gradient = PoolGradient((zeros if grad_mean is None else grad_mean) / reduction.count(memory.shape), memory.gate)
+    if grad_mean is None:
+        assert grad_second is not None
+        grad_mean = torch.zeros_like(grad_second)
+    gradient = PoolGradient(grad_mean / reduction.count(memory.shape), memory.gate)
     factor = None
     if grad_second is not None and reduction.maximum:
         assert memory.ties is not None
@@ -80,6 +82,7 @@ def pool_gradients(
     elif grad_second is not None:
         factor = 2 * grad_second
         if reduction.squares == "centred":
+            assert memory.mean is not None
             gradient = replace(gradient, weight=gradient.weight - factor * memory.mean)
     gradient = replace(gradient, weight=gradient.weight.contiguous())
     grad_gate = None
@@ -101,7 +104,8 @@ class PoolUse(Function):
         ctx.set_materialize_grads(False)
         depends_on_x = second is not None or gate is not None
         kept = _kept(x, pending) if depends_on_x else None
-        ctx.save_for_backward(kept, gate, mean, second if reduction.maximum else None, ties)
+        centre = mean if reduction.squares == "centred" else None
+        ctx.save_for_backward(kept, gate, centre, second if reduction.maximum else None, ties)
         return mean, second
 
     @staticmethod
