@@ -1,45 +1,52 @@
-"""Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped."""
+"""Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped.
+
+`__all__` is the face; what functions return (`Comparison`, `FitResult`, `Site`) and rarer tools can be had here too.
+"""
 
 from importlib import metadata as _metadata
 
 from .attention import Attention, attentions, create_attention
 from .backbones import create_backbone
-from .comparison import Comparison, compare
+from .comparison import Comparison as Comparison
+from .comparison import compare
 from .data import load_data
 from .deployment import predict
 from .errors import AttngraftError
+from .explanation import decouple, explain, fold, gates
 from .reporting import write_report as report
 from .surgery import (
     GraftPlan,
-    Site,
     find_sites,
     graft,
     graft_,
     grafts,
     load,
     plan_graft,
-    reattach_,
     save,
     ungraft,
     ungraft_,
 )
-from .training import FitResult, fit
+from .surgery import Site as Site
+from .surgery import reattach_ as reattach_
+from .training import FitResult as FitResult
+from .training import fit
 
 __version__ = _metadata.version("attngraft")
 
 __all__ = [
     "Attention",
     "AttngraftError",
-    "Comparison",
-    "FitResult",
     "GraftPlan",
-    "Site",
     "attentions",
     "compare",
     "create_attention",
     "create_backbone",
+    "decouple",
+    "explain",
     "find_sites",
     "fit",
+    "fold",
+    "gates",
     "graft",
     "graft_",
     "grafts",
@@ -47,7 +54,6 @@ __all__ = [
     "load_data",
     "plan_graft",
     "predict",
-    "reattach_",
     "report",
     "save",
     "ungraft",

@@ -232,6 +232,31 @@ def test_a_mean_may_be_changed_in_place() -> None:
     torch.testing.assert_close(x.grad, torch.full_like(x, 2 / 36))
 
 
+# --- gates of other shapes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [(2, 3, 8), (2, 1, 8), (2, 3, 1), (2, 1, 1), (1, 3, 8)])
+@pytest.mark.parametrize("columns", [(2, 3, 5), (2, 3, 1), None])
+@pytest.mark.parametrize("training", [False, True])
+def test_row_and_column_gates_broadcast(rows: tuple[int, ...], columns: tuple[int, ...] | None, training: bool) -> None:
+    torch.manual_seed(0)
+    x, by_row = torch.randn(2, 3, 8, 5), torch.rand(rows, requires_grad=training)
+    by_column = None if columns is None else torch.rand(columns, requires_grad=training)
+    found = kernels.apply_gates(x, rows=by_row, columns=by_column)
+    with kernels.using("reference"):
+        expected = kernels.apply_gates(x, rows=by_row, columns=by_column)
+    torch.testing.assert_close(found, expected)
+    if training:
+        one, other = (torch.autograd.grad(y.square().sum(), by_row)[0] for y in (found, expected))
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 7), (2, 4, 8)])
+def test_row_gates_of_another_size_are_an_error(shape: tuple[int, ...]) -> None:
+    with pytest.raises(RuntimeError):
+        kernels.apply_gates(torch.randn(2, 3, 8, 5), rows=torch.rand(shape))
+
+
 # --- sums of many numbers, and of none -------------------------------------------------------------------------------------
 
 

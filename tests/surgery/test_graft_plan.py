@@ -95,7 +95,10 @@ def test_any_text_is_a_plan_or_a_config_error(text):
         ('{"format": ' + "1" * 5000 + "}", "this is not a plan in JSON"),
         ("[]", "a plan is an object with 'attention' and 'sites': got list"),
         ("{}", "plan is incomplete"),
-        ('{"format": 2, "attention": "se", "sites": []}', "the plan has format 2: this version reads format 1, update"),
+        (
+            '{"format": 3, "attention": "se", "sites": []}',
+            "the plan has format 3: this version reads formats 1 and 2, u",
+        ),
         ('{"attention": "se", "sites": [3]}', r"plan\.sites\[0\] is 3: expected a table"),
         ('{"attention": "se", "sites": ["layer1"]}', r"plan\.sites\[0\] is 'layer1': expected a table"),
         ('{"attention": "se", "sites": [{"path": "a"}]}', r"plan\.sites\[0\] is incomplete"),

@@ -29,7 +29,7 @@ from . import (  # noqa: F401
     static,
     triplet,
 )
-from .contract import ATTENTIONS, Attention, Gates, Init
+from .contract import ATTENTIONS, Attention, Gates, Init, Reduction
 from .published import load_published, published_state
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Attention",
     "Gates",
     "Init",
+    "Reduction",
     "attention_options",
     "attentions",
     "create_attention",

@@ -17,7 +17,8 @@ class BAM(Attention):
     """Weigh every element by 1 + sigmoid(channel logit * spatial logit), as in the authors' code.
 
     The parts of its `Gates` are logits: channel (B, C) and spatial (B, H, W). A part that is taken out counts
-    as 1 in their product. init="identity" zeroes the last channel layer, so the product is 0 while the spatial
+    as 1 in their product, while at `neutral` one part makes the product 0 whatever the other is; the published gate
+    is then 1.5, as it is never 1. init="identity" zeroes the last channel layer, so the product is 0 while the spatial
     logits stay random and carry the gradient, and uses the gate 2*sigmoid.
 
     Args:

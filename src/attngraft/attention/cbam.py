@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import kernels
 from .cbam_channel import POOLINGS, CBAMChannel
 from .cbam_spatial import CBAMSpatial
-from .contract import Attention, AttentionEntry, Gates, Init, check_choice, register
+from .contract import Attention, AttentionEntry, Gates, Init, Reduction, check_choice, register
 
 ORDERS = ("channel-spatial", "spatial-channel", "parallel")
 
@@ -54,6 +54,7 @@ class CBAM(Attention):
         super().__init__(channels, init)
         check_choice("order", order, ORDERS)
         self.order = order
+        self.reduction = reduction
         self.channel = CBAMChannel(channels, init=init, reduction=reduction, poolings=poolings)
         self.spatial = CBAMSpatial(channels, init=init, kernel_size=kernel_size)
 
@@ -76,6 +77,26 @@ class CBAM(Attention):
 
     def rearranged(self) -> Mapping[str, Callable[[Tensor], Gates]]:
         return {order: partial(self._gates_in, order) for order in ORDERS if order != self.order}
+
+    def reduced(self, constant: Mapping[str, Tensor]) -> Reduction | None:
+        if set(constant) == {"channel"}:
+            return self._spatial_alone(constant["channel"])
+        return self._channel_alone(constant["spatial"]) if set(constant) == {"spatial"} else None
+
+    def _spatial_alone(self, scale: Tensor) -> Reduction | None:
+        if self.order != "channel-spatial" and not bool((scale == 1).all()):
+            return None  # the spatial half must not see the channel gate
+        options = {"kernel_size": self.spatial.logits.conv.kernel_size[0]}
+        return Reduction("cbam-spatial", options, self.spatial.state_dict(), scale)
+
+    def _channel_alone(self, scale: Tensor) -> Reduction | None:
+        if not bool((scale > 0).all()):
+            return None
+        state = self.channel.state_dict()
+        if self.order != "spatial-channel":  # this half sees x without the scale, and its pools grow with x
+            state["mlp.fc1.weight"] = state["mlp.fc1.weight"] / scale.to(state["mlp.fc1.weight"])
+        options = {"reduction": self.reduction, "poolings": "+".join(self.channel.poolings)}
+        return Reduction("cbam-channel", options, state, scale)
 
     def _gates_in(self, order: str, x: Tensor) -> Gates:
         if order == "spatial-channel":

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import AttngraftError
-from . import attentions, bench, compare, fit, predict, report, sites
+from . import attentions, bench, compare, explain, fit, fold, predict, report, sites
 from .output import INTERRUPTED, USER_ERROR, console, error_console
 
 app = typer.Typer(
@@ -27,6 +27,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "sites": sites.run,
     "fit": fit.run,
     "compare": compare.run,
+    "explain": explain.run,
+    "fold": fold.run,
     "predict": predict.run,
     "report": report.run,
     "bench": bench.run,

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from ..config import to_dict
 from ..costs import Latency, count_macs, count_parameters, measure_latency
 from ..surgery import GraftPlan, load
 from ..training import FitResult
@@ -63,7 +62,7 @@ def _column(
         "latency_ms": asdict(latency),
         "train_time_s": [run.train_time_s for run in runs],
         "sites": len(plan.sites) if plan else 0,
-        "plan": to_dict(plan) if plan else None,
+        "plan": plan.to_dict() if plan else None,
         "runs": [bench.run_dir(variant, seed).relative_to(bench.folder).as_posix() for seed in seeds],
     }
 

@@ -38,6 +38,7 @@ from ..training import (
 )
 from .bench import Bench, fresh_backbone
 from .columns import columns, price
+from .factorial import factorial
 from .outcome import Answers, effects
 from .record import COMPARISON_FILE, describe_request, earlier_variants, open_comparison, with_earlier_seeds
 from .samples import write_samples
@@ -197,6 +198,7 @@ def _conclude(
         return {"effects": []}
     answers: Answers = {name: [result.evaluation for result in runs] for name, runs in results.items()}
     rows = columns(bench, variants, plans, seeds, results)
+    halves = factorial(variants, answers)
     document = {
         **request,
         "status": "finished",
@@ -207,6 +209,7 @@ def _conclude(
         "effects": effects(
             variants, answers, bench.dataset.classes, {row["name"]: price(row, rows[0]) for row in rows}
         ),
+        **({"factorial": halves} if halves else {}),
         "hardware": hardware(),
         "versions": versions(),
         "looks": _looks(bench.folder, seeds),

@@ -85,6 +85,11 @@ class _Scan:
     ignored: int
 
 
+def training_folders(root: Path) -> list[str]:
+    """Names of the folders in it that stand for training images, whatever else there is."""
+    return [name for name in _subfolders(root) if _ALIASES.get(name.lower()) == "train"]
+
+
 def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
     """Folder name per split, empty where the folders are classes."""
     found: dict[str, str] = {}

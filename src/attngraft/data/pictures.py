@@ -122,7 +122,7 @@ def _paths(sources: Iterable[str | Path]) -> list[Path]:
     Raises:
         DataError: none, or something else.
     """
-    found = list(sources)
+    found = list(sources) if isinstance(sources, Iterable) else [sources]
     strange = sorted({type(source).__name__ for source in found if not isinstance(source, (str, Path))})
     if strange or not found:
         raise DataError(f"got {', '.join(strange) or 'no images'}: give image files or folders.")

@@ -11,6 +11,7 @@ import torch
 
 from ..config import Preprocessing
 from ..errors import ConfigError, nearest
+from .geometry import Crop, framing
 
 Level = Literal["none", "light", "strong"]
 _LEVELS = ("none", "light", "strong")
@@ -97,11 +98,8 @@ def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) ->
     return functional.resize(image, [height, width], interpolation=InterpolationMode(interpolation), antialias=True)
 
 
-def _centre(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The centre crop of an image that is at least that large; odd margins round as in torchvision."""
-    top = round((image.shape[-2] - height) / 2)
-    left = round((image.shape[-1] - width) / 2)
-    return image[..., top : top + height, left : left + width]
+def _cut(image: torch.Tensor, crop: Crop) -> torch.Tensor:
+    return image[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
 
 
 @dataclass(frozen=True)
@@ -111,14 +109,9 @@ class _ShortSide:
     preprocessing: Preprocessing
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        size = self.preprocessing.image_size
-        short = min(image.shape[-2:])
-        # What lies further out than this is not in the crop; a banner of 10 x 100,000 would take gigabytes.
-        image = _centre(image, min(image.shape[-2], 3 * short), min(image.shape[-1], 3 * short))
-        target = max(size, math.floor(size / self.preprocessing.crop_pct))
-        height, width = (int(target * side / short) for side in image.shape[-2:])
-        resized = _resize(image, height, width, self.preprocessing.interpolation)
-        return _centre(resized, size, size)
+        frame = framing(image.shape[-2], image.shape[-1], self.preprocessing)
+        resized = _resize(_cut(image, frame.first), frame.height, frame.width, self.preprocessing.interpolation)
+        return _cut(resized, frame.second)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from ..training import FitResult, MachineSettings
 from .decouple import decouple
 from .folding import fold
 from .gates import gates
-from .looks import looks
+from .looks import known_boxes, looks
 from .sentences import sentences
 from .subject import Subject, open_subject
 from .view import Source
@@ -93,6 +93,7 @@ def explain(
     say = progress or _silent
     say("reading images")
     subject = open_subject(run, images, device=where, limit=limit, skip_broken=skip_broken)
+    known_boxes(subject.view, boxes)  # refuse what cannot be used before anything is measured
     folder = _folder(subject, out)
     document = _document(subject, command)
     has_grafts, labelled = bool(grafts(subject.model)), subject.view.is_labelled

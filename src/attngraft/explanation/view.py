@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..backbones import preprocessing_of
 from ..config import Preprocessing
 from ..data import UNLABELLED, Dataset, ImageSet, build_transform, load_pictures, make_loader, relabelled
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..surgery import classes_of
 
 BATCH = 64
@@ -33,6 +33,7 @@ class View:
         images: the stored images; None where the view was made of a tensor.
         tensor: (N, C, H, W), images that were prepared already; None elsewhere.
         preprocessing: how stored images become inputs.
+        root: folder that the ids are relative to; None where they are paths, or names of images without files.
     """
 
     ids: tuple[str, ...]
@@ -41,6 +42,7 @@ class View:
     preprocessing: Preprocessing
     images: ImageSet | None = None
     tensor: Tensor | None = None
+    root: Path | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -77,13 +79,20 @@ class View:
             self.preprocessing,
             None if self.images is None else self.images.select(chosen),
             None if self.tensor is None else self.tensor[torch.from_numpy(chosen)],
+            self.root,
         )
 
     def some(self, count: int) -> View:
-        """At most so many images, evenly spread."""
-        return (
-            self if count >= len(self) else self.select(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
-        )
+        """At most so many images, evenly spread.
+
+        Raises:
+            ConfigError: count < 1.
+        """
+        if count < 1:
+            raise ConfigError(f"the number of images is {count}: expected at least 1.")
+        if count >= len(self):
+            return self
+        return self.select(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
 
     def input(self, position: int) -> Tensor:
         """One image as the model sees it: (C, H, W) on the CPU."""
@@ -125,4 +134,15 @@ def view_of(model: nn.Module, source: Source, *, image_size: int | None = None, 
         images = source
     else:
         images = load_pictures(source, classes, image_size=preprocessing.image_size, **options)
-    return View(images.ids, np.asarray(images.labels, dtype=np.int64), classes, preprocessing, images=images)
+    labels = np.asarray(images.labels, dtype=np.int64)
+    if not len(images) or (classes and labels.max() >= len(classes)):
+        got = f"labels up to {labels.max()} for a model of {len(classes)} classes" if len(images) else "no images"
+        raise DataError(f"got {got}: give images of the classes that the model knows.")
+    return View(images.ids, labels, classes, preprocessing, images=images, root=_root(source))
+
+
+def _root(source: Source) -> Path | None:
+    if isinstance(source, Dataset):
+        source = source.origin.source if source.origin else ""
+    folder = Path(source) if isinstance(source, (str, Path)) and source != "" else None
+    return folder if folder is not None and folder.is_dir() else None

@@ -205,7 +205,7 @@ def _scale(
         call = replace(call, reading=Reading.PLANES)
     batch, n_rows, n_lanes = matrix_shape(x.shape, call.reading)
     if call.reading is Reading.PLANES:
-        row_gate, lane_gate = (_strip_gate(gate, x.shape[:2]) for gate in (rows, columns))
+        row_gate, lane_gate = (_strip_gate(gate, x.shape[:2], n) for gate, n in ((rows, n_rows), (columns, n_lanes)))
     else:
         by_layout = (channel, spatial) if call.reading is Reading.CHANNEL_ROWS else (spatial, channel)
         row_gate, lane_gate = (_gate(gate, batch, n) for gate, n in zip(by_layout, (n_rows, n_lanes), strict=True))
@@ -222,9 +222,9 @@ def _gate(gate: Tensor | None, batch: int, n: int) -> Tensor | None:
     return None if gate is None else gate.flatten(1).float().expand(batch, n).contiguous()
 
 
-def _strip_gate(gate: Tensor | None, planes: torch.Size) -> Tensor | None:
-    """(B, C or 1, n) -> (B * C, n) as the passes take it."""
-    return None if gate is None else gate.float().expand(*planes, -1).flatten(0, 1).contiguous()
+def _strip_gate(gate: Tensor | None, planes: torch.Size, n: int) -> Tensor | None:
+    """(B, C or 1, n or 1) -> (B * C, n) as the passes take it."""
+    return None if gate is None else gate.float().expand(*planes, n).flatten(0, 1).contiguous()
 
 
 def _product(rows: Tensor | None, columns: Tensor | None, spatial: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from .parts import (
 )
 from .render import render
 from .run_charts import phases_of
+from .squares import square_tables
 
 MOST_SAMPLES = 18  # of each direction
 Comparison = Mapping[str, Any]
@@ -70,6 +71,7 @@ def _content(run_dir: Path, comparison: Comparison, heading: str) -> dict[str, A
         "variants": [_variant_row(comparison, variant) for variant in _ordered(comparison)],
         "charts": _charts(comparison, curves, phases),
         "effects": _effect_table(comparison),
+        "squares": square_tables(comparison),
         "class_charts": [chart for chart in map(class_chart, _told_effects(comparison)) if chart],
         "classes": _class_table(comparison),
         "confusions": _confusions(comparison, predictions),

@@ -47,7 +47,14 @@ CLASS_RESULT = {"class": str, "top1": NUMBER, "images": NUMBER}
 SAMPLE = {"file": str, "label": str, "before": [str], "after": [str]}
 RECIPE = {"phases": [dict]}
 OPTIONAL_DATA = {"classes": [str], "notes": [str], "skipped": [list], "leaks": [list]}
+INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
+SQUARE = {
+    **dict.fromkeys(("channel", "spatial", "interaction"), INTERVAL),
+    "cells": dict.fromkeys(("none", "channel", "spatial", "both"), NUMBER),
+    "variants": dict.fromkeys(("none", "channel", "spatial", "both"), str),
+}
 OPTIONAL_COMPARISON = {
+    "factorial": Whole({**SQUARE, "others": [SQUARE]}),
     "recipe": RECIPE,
     "hardware": {},
     "versions": {},

@@ -1,13 +1,17 @@
 """Find sites, plan, graft, ungraft, save: everything that changes the shape of a network."""
 
+from .fold import PartFold, fold_grafts
 from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, uncompiled, ungraft, ungraft_
 from .interception import computing, watching
-from .plan import GraftPlan, plan_graft
-from .saved import SavedModel, classes_of, describe, load, note_classes_, save
+from .plan import GraftPlan, Override, plan_graft
+from .saved import FoldNote, SavedModel, classes_of, describe, fold_note, load, note_classes_, note_fold_, save
 from .sites import Site, find_sites, search_sites
 
 __all__ = [
+    "FoldNote",
     "GraftPlan",
+    "Override",
+    "PartFold",
     "SavedModel",
     "Site",
     "check_live",
@@ -15,12 +19,15 @@ __all__ = [
     "computing",
     "describe",
     "find_sites",
+    "fold_grafts",
+    "fold_note",
     "graft",
     "graft_",
     "graft_plan",
     "grafts",
     "load",
     "note_classes_",
+    "note_fold_",
     "plan_graft",
     "reattach_",
     "save",

@@ -68,12 +68,17 @@ def ungraft_(model: nn.Module) -> nn.Module:
     if not hosts:
         raise GraftError("the model has no grafts: nothing to take out.")
     for host in hosts:
-        for number in [n for n, hook in host._forward_hooks.items() if hook is _run_graft]:
-            del host._forward_hooks[number]
-        delattr(host, CHILD)
+        detach_(host)
     if hasattr(model, PLAN_ATTRIBUTE):
         delattr(model, PLAN_ATTRIBUTE)
     return model
+
+
+def detach_(host: nn.Module) -> None:
+    """Take the graft of one host out; the plan is not changed."""
+    for number in [n for n, hook in host._forward_hooks.items() if hook is _run_graft]:
+        del host._forward_hooks[number]
+    delattr(host, CHILD)
 
 
 def grafts(model: nn.Module) -> dict[str, Attention]:
@@ -167,17 +172,23 @@ def _build(model: nn.Module, plan: GraftPlan) -> dict[str, Attention]:
         raise GraftError("the model has grafts already: ungraft it first.")
     if not plan.sites:
         raise GraftError("the plan has no sites: plan with another where=.")
+    paths = [site.path for site in plan.sites]
+    for path in plan.overrides:
+        if path not in paths:
+            raise GraftError(
+                f"the plan has an override for '{path}', which is none of its sites: {nearest(path, paths)}"
+            )
     built = {}
     for site in plan.sites:
         if site.path not in modules:
             raise GraftError(f"the model has no module '{site.path}': {nearest(site.path, modules)}")
         if hasattr(modules[site.path], CHILD):
             raise GraftError(f"'{site.path}' has an attribute named '{CHILD}' of its own: choose another site.")
-        built[site.path] = _like(modules[site.path], model, plan.build(site))
+        built[site.path] = like_host(modules[site.path], model, plan.build(site))
     return built
 
 
-def _like(host: nn.Module, model: nn.Module, attention: Attention) -> Attention:
+def like_host(host: nn.Module, model: nn.Module, attention: Attention) -> Attention:
     """Device, dtype and mode of the host, or of the model where the host has no parameters."""
     for owner in (host, model):
         reference = next((p for p in owner.parameters() if p.is_floating_point()), None)

@@ -17,6 +17,20 @@ from ..errors import ConfigError, GraftError, nearest
 from .sites import Site, Where, resolve_input_size, search_sites
 
 PLAN_FORMAT = 1
+OVERRIDES_FORMAT = 2  # of a plan in which some sites differ
+
+
+@dataclass(frozen=True)
+class Override:
+    """What one site has instead of the plan's attention.
+
+    Attributes:
+        attention: its name in the registry.
+        options: options of that attention.
+    """
+
+    attention: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -31,6 +45,7 @@ class GraftPlan:
         where: the placement that was asked for.
         input_size: (channels, height, width) that the shapes of the sites were found with.
         notes: what is worth knowing about the choice.
+        overrides: site path -> what this site has instead; folding leaves such sites.
     """
 
     attention: str
@@ -40,14 +55,28 @@ class GraftPlan:
     where: str = "auto"
     input_size: tuple[int, int, int] = (3, 224, 224)
     notes: tuple[str, ...] = ()
+    overrides: Mapping[str, Override] = field(default_factory=dict)
+
+    def at(self, path: str) -> Override:
+        """The attention of one site and its options."""
+        return self.overrides.get(path) or Override(self.attention, self.options)
 
     def build(self, site: Site) -> Attention:
         """A new attention for one site."""
-        _check_options(self.attention, self.options)
-        return create_attention(self.attention, site.channels, init=self.init, **self.options)
+        chosen = self.at(site.path)
+        _check_options(chosen.attention, chosen.options)
+        return create_attention(chosen.attention, site.channels, init=self.init, **chosen.options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values; a plan without overrides does not mention them."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if not self.overrides:
+            del values["overrides"]
+        return values
 
     def to_json(self) -> str:
-        return json.dumps({"format": PLAN_FORMAT, **asdict(self)}, indent=1)
+        written = OVERRIDES_FORMAT if self.overrides else PLAN_FORMAT
+        return json.dumps({"format": written, **self.to_dict()}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> GraftPlan:
@@ -69,16 +98,25 @@ class GraftPlan:
             raise ConfigError(f"a plan is an object with 'attention' and 'sites': got {type(values).__name__}.")
         values = dict(values)
         written = values.pop("format", PLAN_FORMAT)
-        if written != PLAN_FORMAT:
+        if written not in (PLAN_FORMAT, OVERRIDES_FORMAT) or isinstance(written, bool):
             raise ConfigError(
-                f"the plan has format {written!r}: this version reads format {PLAN_FORMAT}, update attngraft."
+                f"the plan has format {written!r}: this version reads formats {PLAN_FORMAT} and {OVERRIDES_FORMAT}, "
+                "update attngraft."
             )
+        overrides = values.pop("overrides", {})
+        if not isinstance(overrides, Mapping):
+            raise ConfigError(f"plan.overrides is {overrides!r}: expected a table of sites.")
+        values["overrides"] = {
+            path: from_dict(Override, value, where=f"plan.overrides[{path}]") for path, value in overrides.items()
+        }
         return from_dict(cls, values, where="plan")
 
     def __str__(self) -> str:
         options = "".join(f", {key}={value}" for key, value in self.options.items())
         lines = [f"{self.attention} ({self.init}{options}) at {len(self.sites)} sites, where={self.where}"]
-        lines += [f"  {s.path}: {s.channels} x {s.height} x {s.width}, {s.reason}" for s in self.sites]
+        for s in self.sites:
+            other = f", {self.overrides[s.path].attention} here" if s.path in self.overrides else ""
+            lines.append(f"  {s.path}: {s.channels} x {s.height} x {s.width}, {s.reason}{other}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 

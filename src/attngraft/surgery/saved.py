@@ -34,6 +34,26 @@ from .plan import GraftPlan
 MODEL_FILE = "model.safetensors"
 MODEL_FORMAT = 1
 CLASSES_ATTRIBUTE = "attngraft_classes"
+FOLD_ATTRIBUTE = "attngraft_fold"
+
+
+@dataclass(frozen=True)
+class FoldNote:
+    """What was folded away, and from which model: loading that one again undoes it.
+
+    Attributes:
+        parts: (site, part, what became of it) of every part that changed.
+        tolerance: how much accuracy was allowed to be lost, as a fraction.
+        images: how many images the loss was measured on.
+        source: path of the model that was folded; None for one in memory.
+        sha256: of that file.
+    """
+
+    parts: tuple[tuple[str, str, str], ...]
+    tolerance: float
+    images: int
+    source: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +65,14 @@ class SavedModel:
         plan: the grafts; None for a plain backbone.
         classes: class names in the order of the logits; empty where unknown.
         preprocessing: how it was trained to get its images; None where unknown.
+        folded: what was folded away; None for a model that was not folded.
     """
 
     backbone: BackboneInfo | None
     plan: GraftPlan | None
     classes: tuple[str, ...]
     preprocessing: Preprocessing | None = None
+    folded: FoldNote | None = None
 
 
 def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> Path:
@@ -75,6 +97,9 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
         "plan": json.loads(plan.to_json()) if plan else None,
         "classes": list(classes or classes_of(model)),
     }
+    note = fold_note(model)
+    if note is not None:
+        header["folded"] = asdict(note)
     target = _file_in(Path(path))
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(target, lambda temporary: save_file(tensors, temporary, {"attngraft": json.dumps(header)}))
@@ -112,6 +137,8 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
         raise RunError(f"the weights in {file} do not fit the model that its header describes ({reason}).") from error
     if saved.preprocessing is not None:
         note_preprocessing_(model, saved.preprocessing)
+    if saved.folded is not None:
+        note_fold_(model, saved.folded)
     return note_classes_(model.eval(), saved.classes)
 
 
@@ -124,6 +151,18 @@ def note_classes_(model: nn.Module, classes: Sequence[str]) -> nn.Module:
 def classes_of(model: nn.Module) -> tuple[str, ...]:
     """What the model's logits are called; empty where unknown."""
     return tuple(getattr(model, CLASSES_ATTRIBUTE, ()))
+
+
+def note_fold_(model: nn.Module, note: FoldNote) -> nn.Module:
+    """Note on the model what was folded away."""
+    setattr(model, FOLD_ATTRIBUTE, note)
+    return model
+
+
+def fold_note(model: nn.Module) -> FoldNote | None:
+    """What was folded away; None for a model that was not folded."""
+    note = getattr(uncompiled(model), FOLD_ATTRIBUTE, None)
+    return note if isinstance(note, FoldNote) else None
 
 
 def describe(path: str | Path) -> SavedModel:
@@ -154,11 +193,13 @@ def _parse_header(header: dict[str, Any]) -> SavedModel:
     if header["format"] != MODEL_FORMAT:
         raise ValueError(f"format {header['format']!r}, this version reads {MODEL_FORMAT}")
     info, plan, wanted = header["backbone"], header["plan"], header.get("preprocessing")
+    folded = header.get("folded")
     return SavedModel(
         backbone=from_dict(BackboneInfo, info, where="backbone") if info else None,
         plan=GraftPlan.from_dict(plan) if plan else None,
         classes=tuple(str(name) for name in header["classes"]),
         preprocessing=from_dict(Preprocessing, wanted, where="preprocessing") if wanted else None,
+        folded=from_dict(FoldNote, folded, where="folded") if folded else None,
     )
 
 

@@ -144,7 +144,7 @@ def describe_run(
         "seed": seed,
         "backbone": info.spec if info else type(model).__name__,
         "weights": info.weights if info else None,
-        "plan": to_dict(plan) if plan else None,
+        "plan": plan.to_dict() if plan else None,
         "recipe": to_dict(settings.recipe),
         "data": describe_data(dataset),
         "classes": list(dataset.classes),

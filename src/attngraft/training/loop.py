@@ -26,6 +26,7 @@ from .checkpoint import (
     write_checkpoint,
 )
 from .evaluate import Evaluation, evaluate
+from .gate_record import record_gates
 from .interrupts import Interrupts
 from .job import Job
 from .optimizers import Plateau, build_optimizer, rate_factor, set_rates_
@@ -195,7 +196,26 @@ class Trainer:
         measured = self._evaluate(split)
         if self.job.recipe.needs_validation:
             self._decide(measured.loss)
-        return {"eval_split": split, "eval_loss": measured.loss, "eval_top1": measured.top1}
+        return {
+            "eval_split": split,
+            "eval_loss": measured.loss,
+            "eval_top1": measured.top1,
+            **self._gate_numbers(split),
+        }
+
+    def _gate_numbers(self, split: str) -> dict[str, Any]:
+        """After an evaluation, when all processes have the same buffers."""
+        job = self.job
+        if not job.curve:
+            return {}
+        found = record_gates(
+            self.evaluated,
+            getattr(job.dataset, split),
+            job.preprocessing,
+            precision=job.precision,
+            device=job.device,
+        )
+        return {"gates": found} if found else {}
 
     def _evaluate(self, split: str) -> Evaluation:
         job = self.job

@@ -1,0 +1,160 @@
+"""Some images, what the model answers to them, and where it looks."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ..data import UNLABELLED
+from ..surgery import grafts, uncompiled
+from .answers import Floats, answers, inputs_of
+from .maps import cam_maps, combined_gate_map, gate_maps
+from .overlays import displayed, enlarged, overlay, write_picture
+from .view import View
+
+_NAME = re.compile(r"example-\d{2,}(-gate|-cam|-plain-cam|-site-\d+)?\.png")
+
+
+def choose_examples(
+    probabilities: Floats, labels: NDArray[np.int64], count: int, *, plain: Floats | None = None
+) -> list[int]:
+    """Positions of images that are worth showing, the same at every call.
+
+    In turns: one that the model gets right and the plain network does not (largest gain of the true class first), one
+    that it gets wrong (surest first), and one that it gets right as surely as it usually does; each of another
+    class while there are some. Without labels they are evenly spread.
+
+    Args:
+        probabilities: (N, K), of the model.
+        labels: (N,), -1 where unknown.
+        count: how many; fewer where there are fewer images.
+        plain: (N, K), of the plain network.
+    """
+    total = len(probabilities)
+    if (labels == UNLABELLED).any():
+        return np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int)).tolist() if count else []
+    everyone = np.arange(total)
+    true, right = probabilities[everyone, labels], probabilities.argmax(1) == labels
+    surest = probabilities.max(1)
+    usual = np.median(surest[right]) if right.any() else 0.0
+    queues = [
+        _sorted(everyone[~right], -surest, labels),
+        _sorted(everyone[right], np.abs(surest - usual), labels),
+    ]
+    if plain is not None:
+        gained = right & (plain.argmax(1) != labels)
+        queues.insert(0, _sorted(everyone[gained], plain[everyone, labels] - true, labels))
+    return _in_turns(queues, min(count, total))
+
+
+def examples(
+    model: nn.Module,
+    plain: nn.Module | None,
+    view: View,
+    positions: list[int],
+    folder: Path,
+    *,
+    with_cam: bool = True,
+) -> list[dict[str, Any]]:
+    """Draw images with their maps; pictures of an earlier call are removed from the folder.
+
+    Args:
+        model: the model.
+        plain: the network beside it, or None.
+        view: the images.
+        positions: which of them.
+        folder: where the PNG files go.
+        with_cam: draw Grad-CAM too (see `cam_maps`).
+
+    Returns:
+        For each "id", "label" (a name or None), "prediction" and "plain_prediction" ("class", "probability"), and
+        "files": names in the folder for "image", "gate", "cam" and "plain_cam" (or None) and for each of the "sites".
+    """
+    for old in folder.iterdir() if folder.is_dir() else ():
+        if _NAME.fullmatch(old.name):
+            old.unlink()
+    if not positions:
+        return []
+    chosen = view.select(positions)
+    inputs = inputs_of(model, chosen)
+    size = (int(inputs.shape[2]), int(inputs.shape[3]))
+    sites = gate_maps(model, inputs) if grafts(uncompiled(model)) else {}
+    drawn: dict[str, Floats | None] = {"gate": combined_gate_map(sites, size)}
+    drawn["cam"] = cam_maps(model, inputs) if with_cam else None
+    drawn["plain-cam"] = cam_maps(plain, inputs) if with_cam and plain is not None else None
+    said = answers(model, inputs)
+    plainly = None if plain is None else answers(plain, inputs)
+    found = []
+    for row, image_id in enumerate(chosen.ids):
+        label = int(chosen.labels[row])
+        files = _draw(row, inputs[row], chosen, drawn, sites, folder)
+        found.append(
+            {
+                "id": image_id,
+                "label": None if label == UNLABELLED else _class_name(view.classes, label),
+                "prediction": _prediction(said[row], view.classes),
+                "plain_prediction": None if plainly is None else _prediction(plainly[row], view.classes),
+                "files": files,
+            }
+        )
+    return found
+
+
+def _draw(
+    row: int,
+    image: torch.Tensor,
+    view: View,
+    drawn: Mapping[str, Floats | None],
+    sites: Mapping[str, Floats],
+    folder: Path,
+) -> dict[str, Any]:
+    """Files are numbered: an id may hold anything that a file name must not."""
+    picture, stem = displayed(image, view.preprocessing), f"example-{row:02d}"
+    files: dict[str, Any] = {"image": write_picture(folder / f"{stem}.png", enlarged(picture))}
+    for kind, maps in drawn.items():
+        path = folder / f"{stem}-{kind}.png"
+        files[kind.replace("-", "_")] = None if maps is None else write_picture(path, overlay(picture, maps[row]))
+    files["sites"] = {
+        path: write_picture(folder / f"{stem}-site-{number}.png", overlay(picture, maps[row]))
+        for number, (path, maps) in enumerate(sites.items())
+    }
+    return files
+
+
+def _prediction(probabilities: Floats, classes: tuple[str, ...]) -> dict[str, Any]:
+    best = int(probabilities.argmax())
+    return {"class": _class_name(classes, best), "probability": float(probabilities[best])}
+
+
+def _class_name(classes: tuple[str, ...], index: int) -> str:
+    return classes[index] if index < len(classes) else str(index)
+
+
+def _sorted(positions: NDArray[np.int64], keys: NDArray[Any], labels: NDArray[np.int64]) -> list[int]:
+    """By their keys, but the first of every class before the second of any."""
+    seen: Counter[int] = Counter()
+    turns = {}
+    for position in positions[np.argsort(keys[positions], kind="stable")].tolist():
+        turns[position] = seen[int(labels[position])]
+        seen[int(labels[position])] += 1
+    return sorted(turns, key=turns.__getitem__)
+
+
+def _in_turns(queues: list[list[int]], count: int) -> list[int]:
+    """One of each queue in turn, until there are enough; none twice."""
+    found: list[int] = []
+    while len(found) < count and any(queues):
+        for queue in queues:
+            while queue and queue[0] in found:
+                queue.pop(0)
+            if queue:
+                found.append(queue.pop(0))
+    return found[:count]

@@ -1,0 +1,157 @@
+"""Does a map mark what the model's answer rests on? Measured by taking pixels away, against a random map."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+from ..comparison.statistics import crossed_effect
+from ..errors import ConfigError
+from .answers import answers, inputs_of
+from .perturbation import BLUR, ROAD_FRACTIONS, Curves, perturb
+from .priors import centre_maps, random_maps
+from .view import Source, View
+
+Floats = NDArray[np.float32]
+RANDOM, CENTRE = "random", "centre prior"
+
+
+def faithfulness(
+    model: nn.Module,
+    images: View | Source,
+    maps: Mapping[str, Floats],
+    targets: Sequence[int] | NDArray[Any] | None = None,
+    *,
+    steps: int = 16,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Deletion, insertion and ROAD of each map, beside a random map and a prior for the centre.
+
+    - deletion: the most important pixels are replaced by the blurred image, more and more of them. The area under
+      the probability of the target class is small for a faithful map.
+    - insertion: the image is blurred, and its most important pixels become sharp first. The area is large.
+    - ROAD: the probability without the least important pixels minus that without the most important ones, by half.
+      Missing pixels are imputed from their neighbours, so that their outline tells nothing. It is large.
+
+    Every map is compared image by image with the random map, which is smooth noise. A map is "faithful" where both
+    deletion and insertion are better, with 95 % intervals that exclude 0; "worse than random" where both are worse.
+    Where objects are in the middle, a map may be faithful because it marks the middle of every image: so it is
+    compared with the centre prior too.
+
+    Args:
+        model: a classifier.
+        images: N images.
+        maps: name -> (N, H, W), large where important.
+        targets: (N,), the class whose probability counts; the answer of the model where not given.
+        steps: how many steps from no pixel to all of them.
+        seed: of the random map, of the order of equally important pixels and of the imputation's noise.
+
+    Returns:
+        Plain values: "n", "fractions", "blur" (in sides of the image), "road_fractions", "maps" and "sentence". For
+        each map "map", "deletion" and "insertion" ("curve", "auc", "against_random", "against_centre"), "road" ("mean",
+        "low", "high", "against_random") and "verdict". The baselines come last and are not compared with themselves,
+        nor the random map with the centre.
+
+    Raises:
+        ConfigError: fewer than 2 steps; a map of another shape, or one that is not finite, or named as a baseline.
+
+    Source: Petsiuk et al., BMVC 2018, arXiv:1806.07421; Rong et al., ICML 2022, arXiv:2202.00449.
+    """
+    if steps < 2:
+        raise ConfigError(f"steps is {steps}: expected at least 2.")
+    taken = next((name for name in maps if name in (RANDOM, CENTRE)), None)
+    if taken is not None:
+        raise ConfigError(f"a map is called '{taken}', as one of the baselines is: choose another name.")
+    inputs = inputs_of(model, images)
+    wanted = answers(model, inputs).argmax(1) if targets is None else np.asarray(targets, dtype=np.int64)
+    count, _, height, width = inputs.shape
+    baselines = {
+        CENTRE: centre_maps(count, height, width),
+        RANDOM: random_maps(count, height, width, seed=seed),
+    }
+    fractions = np.linspace(0, 1, steps + 1)
+    found = perturb(model, inputs, {**maps, **baselines}, wanted, fractions, seed=seed)
+    rows = [_row(name, found, fractions) for name in found]
+    return {
+        "n": count,
+        "fractions": fractions.tolist(),
+        "blur": BLUR,
+        "road_fractions": list(ROAD_FRACTIONS),
+        "maps": rows,
+        "sentence": summary(rows, count),
+    }
+
+
+def summary(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+    """One sentence on which maps are faithful; empty where there are baselines only."""
+    named: dict[str, list[str]] = {"faithful": [], "not shown": [], "worse than random": []}
+    for row in rows:
+        if row["map"] not in (RANDOM, CENTRE):
+            beyond = _is_better(row, "against_centre")
+            note = "" if row["verdict"] != "faithful" or beyond else " (not shown to be better than the centre)"
+            named[row["verdict"]].append(row["map"] + note)
+    if not any(named.values()):
+        return ""
+    rest = "".join(f"; {verdict}: {', '.join(named[verdict])}" for verdict in list(named)[1:] if named[verdict])
+    return (
+        "Maps that mark what the answer rests on, better than a random map in deletion and in insertion "
+        f"(95 % intervals, n = {count:,} images): {', '.join(named['faithful']) or 'none'}{rest}."
+    )
+
+
+def interval(values: ArrayLike, *, least: float = 0.0, most: float = 1.0) -> dict[str, float]:
+    """Mean over images with its 95 % interval, cut at what is possible.
+
+    Args:
+        values: (N,), one per image.
+        least, most: the smallest and the largest possible value.
+    """
+    effect = crossed_effect(np.asarray(values, dtype=np.float64)[None], limit=np.inf)
+    return {"mean": effect.mean, "low": max(effect.low, least), "high": min(effect.high, most)}
+
+
+def paired(values: ArrayLike, others: ArrayLike) -> dict[str, float]:
+    """Mean difference over images with its 95 % interval; both (N,) of values from 0 to 1."""
+    difference = np.asarray(values, dtype=np.float64) - np.asarray(others, dtype=np.float64)
+    return interval(difference, least=-1.0)
+
+
+def area(curves: Floats, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, F) -> (N,), the area under each curve by the trapezoidal rule."""
+    widths = np.diff(fractions)
+    return np.asarray(((curves[:, 1:] + curves[:, :-1]) / 2 * widths).sum(1), dtype=np.float64)
+
+
+def _row(name: str, found: Mapping[str, Curves], fractions: NDArray[np.float64]) -> dict[str, Any]:
+    row: dict[str, Any] = {"map": name}
+    with_random, with_centre = name != RANDOM, name not in (RANDOM, CENTRE)
+    for kind in ("deletion", "insertion"):
+        areas = {one: area(getattr(found[one], kind), fractions) for one in (name, RANDOM, CENTRE)}
+        row[kind] = {
+            "curve": getattr(found[name], kind).mean(0, dtype=np.float64).tolist(),
+            "auc": interval(areas[name]),
+            "against_random": paired(areas[name], areas[RANDOM]) if with_random else None,
+            "against_centre": paired(areas[name], areas[CENTRE]) if with_centre else None,
+        }
+    road = found[name].road
+    row["road"] = {
+        **interval(road, least=-0.5, most=0.5),
+        "against_random": paired(road, found[RANDOM].road) if with_random else None,
+    }
+    row["verdict"] = _verdict(row) if with_random else None
+    return row
+
+
+def _verdict(row: Mapping[str, Any]) -> str:
+    if _is_better(row, "against_random"):
+        return "faithful"
+    deletion, insertion = row["deletion"]["against_random"], row["insertion"]["against_random"]
+    return "worse than random" if insertion["high"] < 0 < deletion["low"] else "not shown"
+
+
+def _is_better(row: Mapping[str, Any], against: str) -> bool:
+    return bool(row["deletion"][against]["high"] < 0 < row["insertion"][against]["low"])

@@ -1,0 +1,145 @@
+"""Everything about a run in one folder: complete, repeatable, and refused in one sentence where it cannot be."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import attngraft as ag
+from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
+from attngraft.explanation.explain import EXPLANATION_FILE, explain
+from attngraft.reporting import write_report
+
+SIZE = 32
+QUICK = {"precision": "fp32+contiguous", "workers": 0, "device": "cpu", "epochs": 3, "batch_size": 16}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a few rendered digits, which have boxes."""
+    torch.manual_seed(0)
+    model = ag.graft(ag.create_backbone("small-cnn", num_classes=10), "cbam")
+    folder = tmp_path_factory.mktemp("explain") / "run"
+    ag.fit(model, "cluttered-digits", run_dir=folder, image_size=SIZE, limit=60, **QUICK)
+    return folder
+
+
+def state_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def test_a_run_is_explained_from_its_own_images(run: Path) -> None:
+    before = state_of(run)
+    steps: list[str] = []
+    found = explain(run, examples=2, progress=steps.append)
+    assert found.folder == run / "explanation"
+    assert state_of(run) == before, "the run itself is as it was"
+    assert steps == ["reading images", "gates", "decoupling", "folding", "maps"]
+    document = json.loads((found.folder / EXPLANATION_FILE).read_text())
+    assert document == json.loads(json.dumps(dict(found.document)))
+    assert document["status"] == "finished"
+    assert document["images"] == 60
+    assert [site["path"] for site in document["gates"]["sites"]] == list(ag.grafts(ag.load(run)))
+    assert len(document["gate_history"]) == 3
+    assert document["decoupling"]["intact"]["top1"] == pytest.approx(
+        json.loads((run / "run.json").read_text())["results"]["test"]["top1"]
+    )
+    assert document["looks"]["pointing"] is not None, "cluttered-digits brings its boxes"
+    assert len(document["looks"]["examples"]) == 2
+    assert len(found.sentences) >= 4
+    page = write_report(found.folder).read_text(encoding="utf-8")
+    for title in (
+        "What each part is worth",
+        "The gates",
+        "What folds away",
+        "Where it looks",
+        "Are the maps faithful?",
+    ):
+        assert title in page
+
+
+def test_repeating_it_gives_the_same_numbers(run: Path, tmp_path: Path) -> None:
+    def numbers(folder: Path) -> str:
+        document = dict(explain(run, out=folder, examples=1, limit=20, seed=3).document)
+        for key in ("created", "hardware", "versions"):
+            document.pop(key)
+        document["decoupling"].pop("speed_up")
+        document["folding"].pop("latency_ms")
+        return json.dumps([document[key] for key in ("gates", "decoupling", "folding", "looks")])
+
+    first = numbers(tmp_path / "one")
+    assert numbers(tmp_path / "one") == first, "an explanation replaces an earlier one"
+    assert numbers(tmp_path / "two") == first
+
+
+def test_a_run_without_grafts_is_explained_as_plain(run: Path, tmp_path: Path) -> None:
+    model = ag.ungraft(ag.load(run))
+    found = explain(model, "cluttered-digits", out=tmp_path / "plain", limit=20, examples=1)
+    assert "no grafts" in found.sentences[0]
+    assert found.document["gates"] is None
+    assert found.document["decoupling"] is None
+    assert "no grafts" in write_report(found.folder).read_text(encoding="utf-8")
+
+
+def test_images_without_labels(run: Path, tmp_path: Path) -> None:
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(5):
+        Image.fromarray(rng.integers(0, 255, (40, 50, 3), dtype=np.uint8)).save(photos / f"{index}.png")
+    found = explain(run, photos, out=tmp_path / "out", examples=2)
+    assert found.document["labelled"] is False
+    assert found.document["decoupling"] is None
+    assert found.document["gates"]["images"] == 5
+    assert any("no labels" in sentence for sentence in found.sentences)
+    assert "The gates" in write_report(found.folder).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("case", ["others", "file", "no out", "examples", "broken image", "tolerance", "no run"])
+def test_bad_input_is_one_sentence_and_writes_nothing(run: Path, tmp_path: Path, case: str) -> None:
+    out = tmp_path / "out"
+    kind: type[AttngraftError] = RunError
+    with pytest.raises(AttngraftError) as caught:
+        if case == "others":
+            out.mkdir()
+            (out / "thesis.txt").write_text("mine")
+            explain(run, out=out)
+        elif case == "file":
+            out.write_text("mine")
+            explain(run, out=out)
+        elif case == "no out":
+            kind = ConfigError
+            explain(ag.load(run), "cluttered-digits")
+        elif case == "examples":
+            kind = ConfigError
+            explain(run, out=out, examples=-1)
+        elif case == "broken image":
+            kind = DataError
+            (tmp_path / "photos").mkdir()
+            (tmp_path / "photos" / "x.png").write_bytes(b"not a picture")
+            explain(run, tmp_path / "photos", out=out)
+        elif case == "tolerance":
+            kind = ConfigError
+            explain(run, out=out, tolerance=7.0)
+        else:
+            explain(tmp_path / "nowhere", "cluttered-digits", out=out)
+    assert isinstance(caught.value, kind)
+    assert "\n" not in str(caught.value)
+    assert not (out / EXPLANATION_FILE).exists()
+    if case == "others":
+        assert (out / "thesis.txt").read_text() == "mine"
+
+
+def test_what_an_interrupted_explanation_left_is_replaced(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    explain(run, out=out, limit=10, examples=1)
+    document = json.loads((out / EXPLANATION_FILE).read_text())
+    (out / EXPLANATION_FILE).write_text(json.dumps(document | {"status": "partial"}))
+    assert explain(run, out=out, limit=10, examples=1).document["status"] == "finished"
+    shutil.rmtree(out)
