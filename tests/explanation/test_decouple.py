@@ -340,6 +340,8 @@ def test_what_cannot_be_taken_apart_is_said_in_one_sentence(digits: View) -> Non
         decouple(plain, digits)
     with pytest.raises(DataError, match="needs labels"):
         decouple(real_model(), torch.zeros(4, 3, 32, 32))
+    with pytest.raises(DataError, match="labels go up to 9"):
+        decouple(ag.graft(ag.create_backbone("small-cnn", num_classes=5), "se"), digits)
     for options, word in (({"permutations": 3}, "even"), ({"subset": 0}, "subset"), ({"batch_size": 0}, "batch_size")):
         with pytest.raises(ConfigError, match=word):
             decouple(real_model(), digits, **options)

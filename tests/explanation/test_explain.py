@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,39 +103,53 @@ def test_images_without_labels(run: Path, tmp_path: Path) -> None:
     assert "The gates" in write_report(found.folder).read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("case", ["others", "file", "no out", "examples", "broken image", "tolerance", "no run"])
-def test_bad_input_is_one_sentence_and_writes_nothing(run: Path, tmp_path: Path, case: str) -> None:
+def somebody_elses_folder(out: Path) -> dict[str, Any]:
+    out.mkdir()
+    (out / "thesis.txt").write_text("mine")
+    return {}
+
+
+def a_file_in_the_way(out: Path) -> dict[str, Any]:
+    out.write_text("mine")
+    return {}
+
+
+def a_broken_image(out: Path) -> dict[str, Any]:
+    photos = out.parent / "photos"
+    photos.mkdir()
+    (photos / "x.png").write_bytes(b"not a picture")
+    return {"images": photos}
+
+
+BAD: list[tuple[Callable[[Path], dict[str, Any]], type[AttngraftError]]] = [
+    (somebody_elses_folder, RunError),
+    (a_file_in_the_way, RunError),
+    (a_broken_image, DataError),
+    (lambda out: {"examples": -1}, ConfigError),
+    (lambda out: {"tolerance": 7.0}, ConfigError),
+    (lambda out: {"boxes": out / "nowhere.csv"}, DataError),
+    (lambda out: {"images": out / "nowhere"}, DataError),
+    (lambda out: {"run": out / "nowhere"}, RunError),
+]
+
+
+@pytest.mark.parametrize(("prepare", "kind"), BAD)
+def test_bad_input_is_one_sentence_and_writes_nothing(
+    run: Path, tmp_path: Path, prepare: Callable[[Path], dict[str, Any]], kind: type[AttngraftError]
+) -> None:
     out = tmp_path / "out"
-    kind: type[AttngraftError] = RunError
-    with pytest.raises(AttngraftError) as caught:
-        if case == "others":
-            out.mkdir()
-            (out / "thesis.txt").write_text("mine")
-            explain(run, out=out)
-        elif case == "file":
-            out.write_text("mine")
-            explain(run, out=out)
-        elif case == "no out":
-            kind = ConfigError
-            explain(ag.load(run), "cluttered-digits")
-        elif case == "examples":
-            kind = ConfigError
-            explain(run, out=out, examples=-1)
-        elif case == "broken image":
-            kind = DataError
-            (tmp_path / "photos").mkdir()
-            (tmp_path / "photos" / "x.png").write_bytes(b"not a picture")
-            explain(run, tmp_path / "photos", out=out)
-        elif case == "tolerance":
-            kind = ConfigError
-            explain(run, out=out, tolerance=7.0)
-        else:
-            explain(tmp_path / "nowhere", "cluttered-digits", out=out)
-    assert isinstance(caught.value, kind)
+    options = {"run": run, "limit": 8, "out": out} | prepare(out)
+    with pytest.raises(kind) as caught:
+        explain(**options)
     assert "\n" not in str(caught.value)
     assert not (out / EXPLANATION_FILE).exists()
-    if case == "others":
+    if prepare is somebody_elses_folder:
         assert (out / "thesis.txt").read_text() == "mine"
+
+
+def test_a_model_in_memory_needs_a_folder_for_the_results(run: Path) -> None:
+    with pytest.raises(ConfigError, match="give out"):
+        explain(ag.load(run), "cluttered-digits", limit=8)
 
 
 def test_what_an_interrupted_explanation_left_is_replaced(run: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..attention import Gates
-from ..errors import ConfigError, GraftError
+from ..errors import ConfigError, DataError, GraftError
 from ..surgery import check_live, grafts, uncompiled
 from ..training import Progress, Silent
 from ..training.evaluate import in_eval_mode
@@ -21,8 +21,9 @@ from .decoupling import Decoupling, SpeedUp
 from .effects import cell_effects, halves_of, interactions_of, sites_of, worth_of
 from .replay import Replay
 from .shapley import coalitions_of, everyone, sampled_orders
-from .view import BATCH, Source, View, view_of
+from .view import Source, View, view_of
 
+BATCH = 128  # small maps are computed faster in large batches
 MOST_PAIRED_SITES = 12
 HELD_BYTES = 256 << 20  # of one batch's recorded outputs
 TIMED_BATCHES = 8  # on which whole passes are timed too
@@ -55,7 +56,7 @@ def decouple(
 
     Raises:
         GraftError: the model has no grafts, or some are not live.
-        DataError: the images have no labels.
+        DataError: the images have no labels, or other ones than the model's classes.
         ConfigError: an option is out of range.
         TrainingError: the model's answers are not finite.
     """
@@ -100,7 +101,7 @@ class _Bench:
         self._model, self._view, self._seed, self._progress = model, view, seed, progress
         self._device = next(model.parameters()).device
         example = torch.stack([view.input(position) for position in range(min(2, len(view)))]).to(self._device)
-        model(example)  # kernels are chosen and compiled before time is taken
+        _check_labels(view, model(example))  # and kernels are chosen and compiled before time is taken
         began = time.perf_counter()
         self.replay = Replay(model, example)
         self._shared_s = time.perf_counter() - began
@@ -196,6 +197,14 @@ def _check_options(permutations: int, subset: int, batch_size: int) -> None:
     for name, value in (("subset", subset), ("batch_size", batch_size)):
         if value < 1:
             raise ConfigError(f"{name} is {value}: expected at least 1.")
+
+
+def _check_labels(view: View, logits: Tensor) -> None:
+    if logits.dim() != 2 or view.labels.max() >= logits.shape[1]:
+        raise DataError(
+            f"the model's answers are of shape {tuple(logits.shape)}, and labels go up to "
+            f"{view.labels.max()}: expected a classifier and images of its classes."
+        )
 
 
 def _batch_size(images: int, wanted: int) -> int:
