@@ -395,6 +395,29 @@ def test_a_network_that_never_repeats_itself_is_computed_as_a_whole() -> None:
     assert replay.record(batch()).logits.shape == (BATCH, 4)
 
 
+class Fickle(Blocks):
+    """Now and then runs a module before the host, now and then after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.random = torch.Generator().manual_seed(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        if torch.rand(1, generator=self.random) < 0.5:
+            return self.logits(self.host(self.after(x)))
+        return self.logits(self.after(self.host(x)))
+
+
+def test_a_network_that_changes_its_mind_breaks_nothing() -> None:
+    model = ag.graft_(Fickle(), "se", where="host", input_size=(3, SIZE, SIZE)).eval()
+    replay = Replay(model, batch(images=1))
+    recording = replay.record(batch())
+    for _ in range(8):
+        assert replay.rerun(recording, {"host": halved}).logits.shape == (BATCH, 4)
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
 def test_a_network_with_compiled_parts_is_computed_as_a_whole() -> None:
     model = grown(Functions(), ["host"])
     model.after.compile(backend="eager")
@@ -458,3 +481,17 @@ def test_global_random_numbers_are_left_alone() -> None:
     torch.set_rng_state(state)
     replay.rerun(replay.record(batch()), {"host": halved})
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("form", ["bf16", "channels last", "symbolically traced", "compiled wrapper"])
+def test_other_forms_of_a_network(form: str) -> None:
+    model, x = stirred(small_resnet(), "cbam"), batch()
+    if form == "bf16":
+        model, x = model.bfloat16(), x.bfloat16()
+    elif form == "channels last":
+        model, x = (thing.to(memory_format=torch.channels_last) for thing in (model, x))
+    else:
+        model = torch.fx.symbolic_trace(model) if form == "symbolically traced" else torch.compile(model)
+    replay = Replay(model, x[:1])
+    assert replay.shortened == replay.sites == ("layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2")
+    assert_agrees(replay, x)

@@ -9,7 +9,6 @@ from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -131,28 +130,28 @@ def shuffled(gates: Mapping[str, Gates], order: Tensor) -> Changes:
 
 
 class MeanGates:
-    """Means of the gates over images, summed in double precision."""
+    """Means of the gates over images, summed in double precision on the CPU."""
 
     def __init__(self) -> None:
         self._images = 0
         self._sums: dict[str, Gates] = {}
-        self._dtypes: dict[str, torch.dtype] = {}
+        self._like: dict[str, Tensor] = {}
 
     def add(self, gates: Mapping[str, Gates], count: int) -> None:
         """The gates of a batch of so many images."""
         self._images += count
         for path, given in gates.items():
-            summed = _each(given, lambda part: part.double().mean(0, keepdim=True) * count)
+            summed = _each(given, lambda part: part.float().mean(0, keepdim=True).cpu().double() * count)
             before = self._sums.get(path)
             self._sums[path] = summed if before is None else _added(before, summed)
-            self._dtypes[path] = next(part.dtype for part in _parts(given).values())
+            self._like[path] = next(iter(_parts(given).values())).new_empty(0)
 
     def means(self) -> dict[str, Gates]:
-        """Parts of shape (1, ...)."""
+        """Parts of shape (1, ...), of the type and on the device of the gates."""
         found = {}
         for path, summed in self._sums.items():
-            dtype = self._dtypes[path]
-            found[path] = _each(summed, lambda part, dtype=dtype: (part / self._images).to(dtype))  # type: ignore[misc]
+            like = self._like[path]
+            found[path] = _each(summed, lambda part, like=like: (part / self._images).float().to(like))  # type: ignore[misc]
         return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import torch
@@ -199,11 +200,13 @@ def _check_options(permutations: int, subset: int, batch_size: int) -> None:
             raise ConfigError(f"{name} is {value}: expected at least 1.")
 
 
-def _check_labels(view: View, logits: Tensor) -> None:
-    if logits.dim() != 2 or view.labels.max() >= logits.shape[1]:
+def _check_labels(view: View, logits: Any) -> None:
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else ()
+    if len(shape) != 2 or view.labels.max() >= shape[1]:
+        got = f"of shape {shape}" if shape else f"a {type(logits).__name__}"
         raise DataError(
-            f"the model's answers are of shape {tuple(logits.shape)}, and labels go up to "
-            f"{view.labels.max()}: expected a classifier and images of its classes."
+            f"the model's answers are {got}, and labels go up to {view.labels.max()}: expected a classifier that returns "
+            "logits (images, classes), and images of its classes."
         )
 
 
