@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LONGEST_PATH = 26
+MOST_ROWS = 30  # of a chart
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -72,12 +73,17 @@ def gate_history_chart(history: Rows, part: str) -> Chart | None:
     }
     if not lines or max(len(line) for line in lines.values()) < 2:
         return None
-    legend = tuple(LegendItem(shortened(path, LONGEST_PATH), index + 1) for index, path in enumerate(lines))
+    # colours begin again after the seventh line
+    legend = tuple(
+        LegendItem(shortened(path, LONGEST_PATH), index + 1, dashed=index // 7 % 2 == 1)
+        for index, path in enumerate(lines)
+    )
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        for index, line in enumerate(lines.values()):
-            axes.plot(*zip(*line, strict=True), color=series_color(index + 1), marker="o", markersize=3)
+        for item, line in zip(legend, lines.values(), strict=True):
+            style = "--" if item.dashed else "-"
+            axes.plot(*zip(*line, strict=True), style, color=series_color(item.series), marker="o", markersize=3)
         axes.set_ylim(bottom=0)
         axes.set_ylabel("mean distance from doing nothing")
         epoch_axis(axes)
@@ -91,6 +97,10 @@ def switch_chart(cells: Rows, title: str, note: str, *, by_site: bool) -> Chart 
     """What a change to the gates does to accuracy, cell by cell."""
     if not cells:
         return None
+    if len(cells) > MOST_ROWS:
+        largest = sorted(cells, key=lambda cell: -abs(cell["effect"]["mean"]))[:MOST_ROWS]
+        note = f"The {MOST_ROWS} of {len(cells)} with the largest effects, the table has all. {note}"
+        cells = [cell for cell in cells if any(cell is one for one in largest)]
     names = [
         f"{shortened(cell['where'], LONGEST_PATH)}: {cell['change']}" if by_site else cell["change"] for cell in cells
     ]
