@@ -126,6 +126,7 @@ BAD: list[tuple[Callable[[Path], dict[str, Any]], type[AttngraftError]]] = [
     (a_file_in_the_way, RunError),
     (a_broken_image, DataError),
     (lambda out: {"examples": -1}, ConfigError),
+    (lambda out: {"seed": -1}, ConfigError),
     (lambda out: {"tolerance": 7.0}, ConfigError),
     (lambda out: {"boxes": out / "nowhere.csv"}, DataError),
     (lambda out: {"images": out / "nowhere"}, DataError),
@@ -150,6 +151,35 @@ def test_bad_input_is_one_sentence_and_writes_nothing(
 def test_a_model_in_memory_needs_a_folder_for_the_results(run: Path) -> None:
     with pytest.raises(ConfigError, match="give out"):
         explain(ag.load(run), "cluttered-digits", limit=8)
+
+
+def test_one_image_and_a_history_that_was_cut_off(run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "run"
+    shutil.copytree(run, copied, ignore=shutil.ignore_patterns("explanation"))
+    lines = (copied / "metrics.jsonl").read_text()
+    (copied / "metrics.jsonl").write_text(lines[:-20])
+    found = explain(copied, limit=1, examples=0)
+    assert found.document["folding"] is None
+    assert found.document["gate_history"] is None
+    assert any("One image" in sentence for sentence in found.sentences)
+    write_report(found.folder)
+
+
+def test_a_model_that_knows_nothing_has_no_faithful_map(tmp_path: Path) -> None:
+    """Random weights: a map may well mark what moves its answers, but these are no answers."""
+    for seed in range(3):
+        torch.manual_seed(seed)
+        model = ag.graft(ag.create_backbone("small-cnn", num_classes=10), "cbam", init="paper")
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.dim() > 1:
+                    torch.nn.init.kaiming_normal_(parameter)
+        found = explain(
+            model, ag.load_data("cluttered-digits", image_size=SIZE, limit=60), out=tmp_path / str(seed), examples=0
+        )
+        measured = found.document["looks"]["faithfulness"]
+        assert all(row["verdict"] != "faithful" for row in measured["maps"])
+        assert "not shown to be better than chance" in measured["sentence"]
 
 
 def test_what_an_interrupted_explanation_left_is_replaced(run: Path, tmp_path: Path) -> None:

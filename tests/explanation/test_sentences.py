@@ -13,7 +13,10 @@ def effect(mean: float, low: float, high: float) -> dict[str, float]:
 
 NOTHING: dict[str, Any] = {
     "attention": "cbam",
-    "gates": {"sites": [{"path": "a", "parts": {"channel": {"swing": 0.05}, "spatial": {"swing": 0.0}}}]},
+    "gates": {
+        "images": 400,
+        "sites": [{"path": "a", "parts": {"channel": {"swing": 0.05}, "spatial": {"swing": 0.0}}}],
+    },
     "decoupling": None,
     "folding": None,
     "looks": {"pointing": None, "faithfulness": None},
@@ -37,7 +40,8 @@ def test_a_plain_model_is_explained_as_plain() -> None:
 def test_without_labels_nothing_is_said_about_accuracy() -> None:
     found = sentences(NOTHING)
     assert found[0] == (
-        "At 1 site the channel gates swing by 0.05 between images, the spatial gates never change (standard deviation)."
+        "At 1 site the channel gates swing by 0.05 between images, the spatial gates never change "
+        "(standard deviation, n = 400 images)."
     )
     assert "no labels" in found[1]
 
@@ -47,6 +51,17 @@ def test_attention_that_carries_the_model() -> None:
     assert "rests on its attention" in found[0]
     assert "-3.1 points of top-1 (95 % interval -5.0 to -1.2; n = 2,000 images)" in found[0]
     assert found[1] == "Channel attention carries 80 % of that (95 % interval 60 to 97), spatial 20 %."
+
+
+def test_a_half_that_carries_more_than_all_is_explained() -> None:
+    found = sentences(NOTHING | {"decoupling": decoupling(effect(0.03, 0.01, 0.05), effect(0.1, 0.05, 0.2), 1.08)})
+    assert "carries 108 % of that" in found[1]
+    assert "more than all of it, as the rest takes away" in found[1]
+
+
+def test_one_image_tells_nothing_of_differences() -> None:
+    gates = {**NOTHING["gates"], "images": 1}
+    assert sentences(NOTHING | {"gates": gates})[0].startswith("One image does not tell")
 
 
 def test_attention_that_harms() -> None:
@@ -70,6 +85,7 @@ def folding(actions: list[str], gone: int) -> dict[str, Any]:
         "sites_gone": gone,
         "sites_in_all": 16,
         "tolerance": 0.005,
+        "images": 400,
         "effect": effect(0.0, -0.002, 0.002),
         "latency_ms": {"before": {"median": 10.0}, "after": {"median": 9.1}},
     }
@@ -78,9 +94,11 @@ def folding(actions: list[str], gone: int) -> dict[str, Any]:
 def test_folding_says_what_goes_and_what_it_costs() -> None:
     found = sentences(NOTHING | {"folding": folding(["removed", "left as a scale", "kept"], 11)})[-1]
     assert found == (
-        "11 of 16 sites are static and fold away and 1 becomes cheaper: latency -9 %, accuracy 0.0 points "
-        "(95 % interval -0.2 to +0.2), within the 0.5 that were allowed."
+        "11 of 16 sites fold away and 1 becomes cheaper, as constants do as well as their gates: latency -9 %, accuracy "
+        "0.0 points (95 % interval -0.2 to +0.2; n = 400 images; 0.5 were allowed to be lost on these)."
     )
+    found = sentences(NOTHING | {"folding": folding(["reduced to cbam-spatial", "kept"], 0)})[-1]
+    assert found.startswith("Of 16 sites 1 becomes cheaper, as constants")
     found = sentences(NOTHING | {"folding": folding(["kept"], 0)})[-1]
     assert found.startswith("Nothing folds away within 0.5 points")
 

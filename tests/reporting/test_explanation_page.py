@@ -65,6 +65,22 @@ def test_a_look_that_was_not_taken_is_left_out(tmp_path: Path, missing: str) -> 
     assert LOOKS[missing] not in page
 
 
+def test_control_characters_do_not_reach_the_page(tmp_path: Path) -> None:
+    document = explanation(tmp_path)
+    document["looks"]["examples"][0]["id"] = "a\x1b[31mb.jpg"
+    page = page_of(tmp_path, document)
+    assert "\x1b" not in page
+    assert "[31mb.jpg" in page
+
+
+def test_sites_that_were_taken_in_all_orders_are_exact(tmp_path: Path) -> None:
+    document = explanation(tmp_path)
+    assert "Shapley values by sampling" in page_of(tmp_path, document)
+    for site in document["decoupling"]["sites"]:
+        site["sampling_error"] = 0.0
+    assert "Exact Shapley values over all orders" in page_of(tmp_path, document)
+
+
 def test_pictures_outside_the_folder_are_not_shown(tmp_path: Path) -> None:
     folder = tmp_path / "inside"
     folder.mkdir()

@@ -33,6 +33,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report.run,
     "bench": bench.run,
 }
+GO_ON = ("fit", "compare")
 
 
 @app.callback()
@@ -45,8 +46,13 @@ def options(
         raise typer.Exit
 
 
-def guarded(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with the user's errors as one sentence and exit code 2, and Ctrl-C as one sentence and 130."""
+def guarded(verb: Callable[..., None], *, goes_on: bool) -> Callable[..., None]:
+    """The verb with the user's errors as one sentence and exit code 2, and Ctrl-C as one sentence and 130.
+
+    Args:
+        verb: the function behind the command.
+        goes_on: whether the same command takes up what was interrupted.
+    """
 
     @functools.wraps(verb)
     def call(*args: Any, **kwargs: Any) -> None:
@@ -56,14 +62,15 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
             error_console().print(f"error: {error}", markup=False, soft_wrap=True)
             raise typer.Exit(USER_ERROR) from None
         except KeyboardInterrupt:
-            error_console().print("interrupted: what was done is saved, and the same command goes on from there.")
+            saved = "what was done is saved, and the same command goes on from there."
+            error_console().print(f"interrupted: {saved if goes_on else 'the same command begins again.'}")
             raise typer.Exit(INTERRUPTED) from None
 
     return call
 
 
 for name, verb in VERBS.items():
-    app.command(name)(guarded(verb))
+    app.command(name)(guarded(verb, goes_on=name in GO_ON))
 
 
 def main() -> None:

@@ -31,8 +31,10 @@ def run(
     examples: Annotated[int, typer.Option(help="Images to show.", min=0)] = 8,
     limit: Annotated[int | None, typer.Option(help="Use at most this many images.", min=1)] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be read.")] = False,
+    root: options.Root = None,
+    download: options.Download = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "cpu",
-    seed: Annotated[int, typer.Option(help="Of shuffles, bootstraps and sampled permutations.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of shuffles, bootstraps and sampled permutations.", min=0)] = 0,
     as_json: options.Json = False,
 ) -> None:
     """See the gates, take them apart, look where the model looks, and what would fold away."""
@@ -50,6 +52,8 @@ def run(
         examples=examples,
         limit=limit,
         skip_broken=skip_broken,
+        root=root,
+        download=bool(download),
         device=device,
         seed=seed,
         command=command_line(),

@@ -31,6 +31,8 @@ def run(
     batch_size: Annotated[int, typer.Option(help="Images per forward pass.", min=1)] = 64,
     limit: Annotated[int | None, typer.Option(help="Use at most this many images.", min=1)] = None,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be read.")] = False,
+    root: options.Root = None,
+    download: options.Download = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps.")] = "cpu",
     as_json: options.Json = False,
 ) -> None:
@@ -43,7 +45,7 @@ def run(
     check_free(out)
     where = MachineSettings(device=device).resolve_device()
     network = load(model).to(where)
-    view = view_of(network, data, limit=limit, skip_broken=skip_broken)
+    view = view_of(network, data, limit=limit, skip_broken=skip_broken, root=root, download=bool(download))
     found = fold(network, view, tolerance=tolerance, batch_size=batch_size, progress=say)
     path = found.write(out, source=model)
     if as_json:

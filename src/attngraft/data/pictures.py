@@ -28,6 +28,7 @@ def load_pictures(
     limit: int | None = None,
     cache_dir: Path | None = None,
     root: Path | None = None,
+    download: bool = False,
     progress: Progress | None = None,
 ) -> ImageSet:
     """Read images for a model that knows these classes.
@@ -43,6 +44,7 @@ def load_pictures(
         limit: at most so many images, evenly spread over the source.
         cache_dir: where decoded images go when they are too many for memory.
         root: where published data sets lie.
+        download: fetch one that is not there.
         progress: called with (images done, images in all).
 
     Raises:
@@ -59,6 +61,7 @@ def load_pictures(
             skip_broken=skip_broken,
             cache_dir=cache_dir,
             root=root,
+            download=download,
             progress=progress,
         )
         return _thinned(relabelled(dataset.test, dataset.classes, classes), limit)

@@ -17,7 +17,7 @@ from ..files import read_json, write_json
 from ..surgery import graft_plan, grafts
 from ..training import FitResult, MachineSettings
 from .decouple import decouple
-from .folding import fold
+from .folding import check_tolerance, fold
 from .gates import gates
 from .looks import known_boxes, looks
 from .sentences import sentences
@@ -61,6 +61,8 @@ def explain(
     examples: int = 8,
     limit: int | None = None,
     skip_broken: bool = False,
+    root: str | Path | None = None,
+    download: bool = False,
     device: str = "cpu",
     seed: int = 0,
     command: str | None = None,
@@ -79,6 +81,8 @@ def explain(
         examples: images to show.
         limit: use at most so many images, evenly spread.
         skip_broken: leave out images that cannot be read, instead of an error.
+        root: folder of the published data sets.
+        download: allow their download.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
         seed: of shuffles, bootstraps and sampled permutations.
         command: to be noted.
@@ -87,12 +91,15 @@ def explain(
     Raises:
         RunError, DataError, ConfigError, GraftError: one sentence on what does not fit; nothing is written.
     """
-    if examples < 0:
-        raise ConfigError(f"examples is {examples}: expected 0 or more.")
+    for name, value in (("examples", examples), ("seed", seed)):
+        if value < 0:
+            raise ConfigError(f"{name} is {value}: expected 0 or more.")
+    check_tolerance(tolerance)
     where = MachineSettings(device=device).resolve_device()
     say = progress or _silent
     say("reading images")
-    subject = open_subject(run, images, device=where, limit=limit, skip_broken=skip_broken)
+    options = {"skip_broken": skip_broken, "root": None if root is None else Path(root), "download": download}
+    subject = open_subject(run, images, device=where, limit=limit, **options)
     known_boxes(subject.view, boxes)  # refuse what cannot be used before anything is measured
     folder = _folder(subject, out)
     document = _document(subject, command)
@@ -104,6 +111,7 @@ def explain(
     if has_grafts and labelled:
         say("decoupling")
         document["decoupling"] = decouple(subject.model, subject.view, seed=seed).to_json()
+    if has_grafts and labelled and len(subject.view) > 1:  # one image does not tell whether gates depend on it
         say("folding")
         document["folding"] = fold(subject.model, subject.view, tolerance=tolerance).to_json()
     say("maps")

@@ -133,10 +133,16 @@ class Folding:
 
 
 def check_free(folder: str | Path) -> None:
-    """Raise RunError where the folder holds a model."""
-    file = Path(folder) / MODEL_FILE
-    if file.exists():
-        raise RunError(f"{file} is there already, and folding does not replace a model: choose another folder.")
+    """Raise RunError unless the folder is new or empty."""
+    path = Path(folder)
+    if (path / MODEL_FILE).exists():
+        raise RunError(
+            f"{path / MODEL_FILE} is there already, and folding does not replace a model: choose another folder."
+        )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"{path} is {'not empty' if path.is_dir() else 'a file'}: choose a new folder for the folded model."
+        )
 
 
 def _timed(latency: Latency) -> str:

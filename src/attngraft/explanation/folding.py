@@ -50,7 +50,9 @@ def fold(
         GraftError: the model has no grafts, or one is not live.
         DataError: fewer than two images, or images without labels.
     """
-    _check(tolerance, batch_size)
+    check_tolerance(tolerance)
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}: expected 1 or more.")
     say = progress or _silent
     model = uncompiled(model)
     check_live(model)
@@ -171,11 +173,10 @@ def _note_(attempt: _Attempt, earlier: FoldNote | None, tolerance: float, images
         note_fold_(attempt.model, FoldNote(parts, tolerance, images))
 
 
-def _check(tolerance: float, batch_size: int) -> None:
+def check_tolerance(tolerance: float) -> None:
+    """Raise ConfigError unless it is a fraction."""
     if not isinstance(tolerance, (int, float)) or not 0 <= tolerance <= 1:
         raise ConfigError(f"tolerance is {tolerance!r}: expected a fraction from 0 to 1, for example 0.005.")
-    if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}: expected 1 or more.")
 
 
 def _silent(step: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..costs import count_macs
@@ -64,6 +65,8 @@ def looks(
     }
     if found["pointing"] is None:
         notes.append("Nothing is said about whether the maps point at the object: no boxes are known.")
+    if found["faithfulness"] is not None and view.is_labelled:
+        _doubt_(found["faithfulness"], answers(model, inputs), view.labels[chosen])
     has_cam = CAM in maps
     return {"notes": notes, **found, "examples": _examples(subject, folder, examples, has_cam)}
 
@@ -126,6 +129,25 @@ def _faithfulness(
         found["maps"] = [*found["maps"][: len(maps)], *rows, *found["maps"][len(maps) :]]
         found["sentence"] = summary(found["maps"], count)
     return found
+
+
+def _doubt_(found: dict[str, Any], probabilities: Floats, labels: NDArray[np.int64]) -> None:
+    """Call no map faithful where the model knows no more than which class is most frequent.
+
+    A map can mark what such a model's answers rest on, but then it says nothing about the images' classes.
+    """
+    from scipy.stats import binomtest
+
+    correct, largest = probabilities.argmax(1) == labels, float(np.bincount(labels).max() / len(labels))
+    chance = largest if largest < 1 else 1 / probabilities.shape[1]  # images of one class: a guess among all classes
+    if binomtest(int(correct.sum()), len(correct), chance, alternative="greater").pvalue < 0.05:
+        return
+    for row in found["maps"]:
+        row["verdict"] = "not shown" if row["verdict"] == "faithful" else row["verdict"]
+    found["sentence"] = (
+        f"No map is called faithful, as the model's answers are not shown to be better than chance: {correct.mean():.0%} "
+        f"of {len(correct)} images are right, and guessing gets {chance:.0%}."
+    )
 
 
 def affordable(model: nn.Module, inputs: Tensor, passes: int) -> int:

@@ -52,11 +52,17 @@ def _halves(decoupling: Document) -> list[str]:
         return []
     first, *others = sorted(halves, key=lambda half: -half["share"])
     rest = ", ".join(f"{half['part']} {100 * half['share']:.0f} %" for half in others)
+    more_than_all = ", more than all of it, as the rest takes away" if first["share"] > 1 else ""
     within = f"95 % interval {100 * first['share_low']:.0f} to {100 * first['share_high']:.0f}"
-    return [f"{_name(first['part'])} attention carries {100 * first['share']:.0f} % of that ({within}), {rest}."]
+    return [
+        f"{_name(first['part'])} attention carries {100 * first['share']:.0f} % of that ({within}{more_than_all}), {rest}."
+    ]
 
 
 def _dynamics(document: Document) -> str:
+    images = document["gates"]["images"]
+    if images < 2:
+        return "One image does not tell how the gates differ between images."
     parts: dict[str, list[float]] = {}
     for site in document["gates"]["sites"]:
         for part, numbers in site["parts"].items():
@@ -66,11 +72,11 @@ def _dynamics(document: Document) -> str:
         for part, swings in parts.items()
     ]
     number = len(document["gates"]["sites"])
-    return f"At {number} site{'' if number == 1 else 's'} the {', the '.join(told)} (standard deviation)."
+    return f"At {number} site{'' if number == 1 else 's'} the {', the '.join(told)} (standard deviation, n = {images:,} images)."
 
 
 def _folding(folding: Document) -> str:
-    gone, total = folding["sites_gone"], folding["sites_in_all"]
+    gone, total, images = folding["sites_gone"], folding["sites_in_all"], folding["images"]
     effect, latency = folding["effect"], folding.get("latency_ms") or {}
     if not any(site["action"] != "kept" for site in folding["sites"]):
         return f"Nothing folds away within {100 * folding['tolerance']:.1f} points: all {total} sites are needed as they are."
@@ -81,10 +87,12 @@ def _folding(folding: Document) -> str:
     reduced = sum(
         site["action"].startswith("reduced") or site["action"].startswith("left") for site in folding["sites"]
     )
-    more = f" and {reduced} {'becomes' if reduced == 1 else 'become'} cheaper" if reduced else ""
+    cheaper = f"{reduced} {'becomes' if reduced == 1 else 'become'} cheaper"
+    what = f"{gone} of {total} sites fold away" + (f" and {cheaper}" if reduced else "")
     return (
-        f"{gone} of {total} sites are static and fold away{more}: {faster}accuracy {_points(effect['mean'])} points "
-        f"({_interval(effect)}), within the {100 * folding['tolerance']:.1f} that were allowed."
+        f"{what if gone else f'Of {total} sites {cheaper}'}, as constants do as well as their gates: "
+        f"{faster}accuracy {_points(effect['mean'])} points ({_interval(effect)}; n = {images:,} images; "
+        f"{100 * folding['tolerance']:.1f} were allowed to be lost on these)."
     )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..config import from_dict
 from ..data import Dataset, Origin, load_data
-from ..errors import AttngraftError, ConfigError, DataError
+from ..errors import AttngraftError, ConfigError, DataError, RunError
 from ..surgery import classes_of, grafts, load, ungraft
 from ..training import FitResult, RunFolder
 from .view import Source, View, view_of
@@ -48,7 +48,7 @@ def open_subject(
     *,
     device: torch.device,
     limit: int | None = None,
-    skip_broken: bool = False,
+    **options: Any,
 ) -> Subject:
     """Load the run and its images.
 
@@ -57,7 +57,7 @@ def open_subject(
         images: as for `view_of`; the run's own test images where not given.
         device: where to compute.
         limit: at most so many images, evenly spread.
-        skip_broken: leave out images that cannot be read.
+        **options: of `load_pictures`.
 
     Raises:
         RunError: no such run, or damaged.
@@ -73,21 +73,17 @@ def open_subject(
     if images is None:
         if folder is None:
             raise ConfigError("a model in memory does not know its images: give images.")
-        view = view_of(model, own_test_images(folder, description, image_size=_image_size(model)))
-        view = view.some(limit) if limit else view
+        where = {key: options[key] for key in ("root", "download") if key in options}
+        view = view_of(model, own_test_images(folder, description, image_size=_image_size(model), **where))
     else:
-        options = (
-            {} if isinstance(images, Dataset) or not _is_path(images) else {"limit": limit, "skip_broken": skip_broken}
-        )
-        view = view_of(model, images, **options)
-        view = view.some(limit) if limit else view
+        view = view_of(model, images, **({"limit": limit, **options} if _is_path(images) else {}))
+    view = view.some(limit) if limit else view
     model = model.to(device).eval()
     plain, plain_is = _plain(folder, model, view, device)
-    history = tuple(RunFolder(folder).read_metrics()) if folder is not None and folder.is_dir() else ()
-    return Subject(_name(folder, model, description), folder, model, plain, plain_is, view, history)
+    return Subject(_name(folder, model, description), folder, model, plain, plain_is, view, _history(folder))
 
 
-def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size: int) -> Dataset:
+def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size: int, **where: Any) -> Dataset:
     """The data that a run was made with, loaded again.
 
     Raises:
@@ -106,6 +102,7 @@ def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size:
             test_fraction=origin.test_fraction,
             limit=origin.limit,
             skip_broken=origin.skip_broken,
+            **where,
         )
     except DataError as error:
         raise DataError(f"the images of {folder} cannot be loaded again ({error}): give a folder of images.") from error
@@ -122,6 +119,16 @@ def _description(folder: Path | None) -> dict[str, Any]:
     if folder is None or not (folder / "run.json").is_file():
         return {}
     return RunFolder(folder).read()
+
+
+def _history(folder: Path | None) -> tuple[Mapping[str, Any], ...]:
+    """The rows of `metrics.jsonl`; none where they cannot be read, as nothing else rests on them."""
+    if folder is None or not folder.is_dir():
+        return ()
+    try:
+        return tuple(RunFolder(folder).read_metrics())
+    except RunError:
+        return ()
 
 
 def _image_size(model: nn.Module) -> int:

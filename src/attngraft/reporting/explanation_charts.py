@@ -30,7 +30,7 @@ MOST_ROWS = 30  # of a chart
 Rows = Sequence[Mapping[str, Any]]
 
 
-def gate_atlas(sites: Rows, part: str) -> Chart | None:
+def gate_atlas(sites: Rows, part: str, images: int) -> Chart | None:
     """The values of one kind of gate by depth, and how much of their variation is between images."""
     shown = [(site, site["parts"][part]) for site in sites if part in site["parts"]]
     if not shown:
@@ -59,7 +59,8 @@ def gate_atlas(sites: Rows, part: str) -> Chart | None:
     )
     note = (
         "From the first site (top) to the last. Dot: mean; band: one standard deviation over images and elements; "
-        "line: smallest to largest. Dynamic: part of the variance that is between images; the rest is fixed."
+        "line: smallest to largest. Dynamic: part of the variance that is between images; the rest is fixed. "
+        f"n = {images:,} images."
     )
     return Chart(draw(paint, 1.1 + 0.3 * len(names)), f"{_titled(part)} gates by depth", told, note)
 

@@ -71,7 +71,11 @@ def _gates(document: Document) -> dict[str, Any] | None:
     sites = gates["sites"]
     parts = list(dict.fromkeys(part for site in sites for part in site["parts"]))
     history = document.get("gate_history") or []
-    charts = [chart for part in parts for chart in (gate_atlas(sites, part), gate_history_chart(history, part))]
+    charts = [
+        chart
+        for part in parts
+        for chart in (gate_atlas(sites, part, gates["images"]), gate_history_chart(history, part))
+    ]
     return {
         "charts": [chart for chart in charts if chart],
         "table": _gate_table(sites),
@@ -142,6 +146,9 @@ def _decoupling(decoupling: Document | None) -> dict[str, Any] | None:
     by_site = [cell for cell in decoupling["cells"] if cell["where"] != "everywhere"]
     images = f"n = {decoupling['images']:,} images, paired, 95 % intervals"
     subset = f"{decoupling.get('permutations', '?')} permutations x {decoupling.get('subset', 0):,} images"
+    is_exact = all(site["sampling_error"] == 0 for site in decoupling["sites"])
+    worth = "Shapley values by sampling: {}; the intervals cover images and sampling."
+    worth = "Exact Shapley values over all orders: {}." if is_exact else worth
     charts: list[Chart | None] = [
         switch_chart(everywhere, "Switched everywhere", f"Change in accuracy against the intact model; {images}.", by_site=False),
         value_chart(
@@ -151,7 +158,7 @@ def _decoupling(decoupling: Document | None) -> dict[str, Any] | None:
         switch_chart(by_site, "Switched off at one site", f"Change in accuracy against the intact model; {images}.", by_site=True),
         value_chart(
             decoupling["sites"], "path", "What each site is worth",
-            f"Shapley values by sampling: {subset}; the intervals cover images and sampling.",
+            worth.format(subset),
         ),
     ]  # fmt: skip
     return {
@@ -211,7 +218,7 @@ def _interaction_table(pairs: Sequence[Document]) -> Table | None:
 
 def _speed_note(speed: Document | None) -> str:
     ratio = finite((speed or {}).get("ratio"))
-    if ratio is None:
+    if ratio is None or ratio < 1.05:
         return ""
     return f"The cells of single sites took {ratio:.1f} times less time than one full evaluation each."
 

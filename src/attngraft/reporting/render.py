@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .numbers import shortened
+
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # a file name can hold them, a page may not
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
 def render(template: str, title: str, page: Mapping[str, Any]) -> str:
     """Fill a template of this package; every text is escaped."""
     html = _environment().get_template(template).render(title=title, page=page)
+    html = CONTROLS.sub("\ufffd", html)
     return html.encode("utf-8", "replace").decode("utf-8")  # a name can hold what no encoding can
 
 

@@ -212,7 +212,7 @@ class Trainer:
             self.evaluated,
             getattr(job.dataset, split),
             job.preprocessing,
-            precision=job.precision,
+            memory_format=job.precision.memory_format,
             device=job.device,
         )
         return {"gates": found} if found else {}
