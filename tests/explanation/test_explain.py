@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +181,17 @@ def test_a_model_that_knows_nothing_has_no_faithful_map(tmp_path: Path) -> None:
         measured = found.document["looks"]["faithfulness"]
         assert all(row["verdict"] != "faithful" for row in measured["maps"])
         assert "not shown to be better than chance" in measured["sentence"]
+
+
+def test_a_model_of_shuffled_labels_has_no_faithful_map(tmp_path: Path) -> None:
+    data = ag.load_data("cluttered-digits", image_size=SIZE, limit=80)
+    labels = np.random.default_rng(0).permutation(data.train.labels)
+    shuffled = replace(data, train=replace(data.train, labels=labels), fingerprint="shuffled")
+    torch.manual_seed(0)
+    model = ag.graft(ag.create_backbone("small-cnn", num_classes=10), "cbam")
+    ag.fit(model, shuffled, run_dir=tmp_path / "run", image_size=SIZE, **QUICK)
+    found = explain(tmp_path / "run", data, out=tmp_path / "out", examples=0).document["looks"]["faithfulness"]
+    assert all(row["verdict"] != "faithful" for row in found["maps"])
 
 
 def test_what_an_interrupted_explanation_left_is_replaced(run: Path, tmp_path: Path) -> None:
