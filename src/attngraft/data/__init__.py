@@ -8,7 +8,7 @@ from .mixing import mix_batch
 from .pictures import UNLABELLED, load_pictures, relabelled
 from .reading import UnreadableImageError, read_image
 from .sources import describe_sources, load_data
-from .splits import hash64
+from .splits import evenly_spread, hash64
 from .transforms import ImageTransform, build_transform
 from .types import DataReport, Dataset, ImageSet, Origin
 
@@ -24,6 +24,7 @@ __all__ = [
     "UnreadableImageError",
     "build_transform",
     "describe_sources",
+    "evenly_spread",
     "hash64",
     "list_images",
     "load_data",

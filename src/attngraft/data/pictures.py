@@ -12,6 +12,7 @@ from .folders import training_folders
 from .listing import list_images
 from .reading import PIXEL_CAP, printable
 from .sources import SOURCES, data_root, load_data
+from .splits import evenly_spread
 from .store import Progress, decode_files, short_side_limit
 from .types import ImageSet
 
@@ -69,7 +70,7 @@ def load_pictures(
     paths = list_images(sources)
     folder = sources[0] if isinstance(source, (str, Path)) and sources[0].is_dir() else None
     names = [path.relative_to(folder).as_posix() if folder else str(path) for path in paths]
-    chosen = _spread(len(paths), limit)
+    chosen = evenly_spread(len(paths), len(paths) if limit is None else limit)
     paths, names = tuple(paths[i] for i in chosen), [names[i] for i in chosen]
     labels = _labels_by_folder(names, classes, folder) if folder else _unlabelled(len(names))
     decoded = decode_files(
@@ -167,12 +168,5 @@ def _check_known(found: Collection[str], known: Sequence[str], where: str) -> No
         )
 
 
-def _spread(count: int, limit: int | None) -> list[int]:
-    """At most `limit` positions, evenly spread."""
-    if limit is None or limit >= count:
-        return list(range(count))
-    return [int(i) for i in np.linspace(0, count - 1, limit).round()]
-
-
 def _thinned(images: ImageSet, limit: int | None) -> ImageSet:
-    return images if limit is None or limit >= len(images) else images.select(_spread(len(images), limit))
+    return images if limit is None or limit >= len(images) else images.select(evenly_spread(len(images), limit))

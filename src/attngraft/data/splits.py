@@ -109,3 +109,12 @@ def _quotas(labels: np.ndarray, limit: int) -> dict[int, int]:
     while quotas.sum() > limit and quotas.max() > 1:
         quotas[int(np.argmax(quotas))] -= 1
     return dict(zip(present.tolist(), np.minimum(quotas, counts).tolist(), strict=True))
+
+
+def evenly_spread(count: int, most: int) -> np.ndarray:
+    """At most so many of `count` positions, from the first to the last: int64, ascending.
+
+    >>> evenly_spread(9, 3).tolist(), evenly_spread(2, 5).tolist()
+    ([0, 4, 8], [0, 1])
+    """
+    return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)

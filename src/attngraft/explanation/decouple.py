@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..attention import Gates
+from ..data import evenly_spread
 from ..errors import ConfigError, DataError, GraftError
 from ..surgery import check_live, grafts, uncompiled
 from ..training import Progress, Silent
@@ -75,7 +76,7 @@ def decouple(
         orders = sampled_orders(len(paths), permutations, seed)
         pairs = list(combinations(_most_telling(paths, intact, cells, bench.switches), 2))
         coalitions = _needed(len(paths), [order for pair in orders for order in pair], pairs)
-        positions = np.linspace(0, len(view) - 1, min(subset, len(view))).round().astype(np.int64)
+        positions = evenly_spread(len(view), subset)
         by_sites = bench.measure_coalitions(positions, coalitions)
     nothing = by_parts[0]
     return Decoupling(

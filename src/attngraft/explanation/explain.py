@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +17,7 @@ from ..files import read_json, write_json
 from ..surgery import graft_plan, grafts
 from ..training import FitResult, MachineSettings
 from .decouple import decouple
-from .folding import check_tolerance, fold
+from .folding import Step, check_tolerance, fold, silent
 from .gates import gates
 from .looks import known_boxes, looks
 from .sentences import sentences
@@ -27,7 +27,6 @@ from .view import Source
 EXPLANATION_FILE = "explanation.json"
 EXPLANATION_FORMAT = 1
 FOLDER = "explanation"  # inside the run folder, where no other one is given
-Step = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def explain(
             raise ConfigError(f"{name} is {value}: expected 0 or more.")
     check_tolerance(tolerance)
     where = MachineSettings(device=device).resolve_device()
-    say = progress or _silent
+    say = progress or silent
     say("reading images")
     options = {"skip_broken": skip_broken, "root": None if root is None else Path(root), "download": download}
     subject = open_subject(run, images, device=where, limit=limit, **options)
@@ -121,10 +120,6 @@ def explain(
     document["sentences"] = sentences(document)
     write_json(folder / EXPLANATION_FILE, document)
     return Explanation(folder, document)
-
-
-def _silent(step: str) -> None:
-    """Nobody wants to know."""
 
 
 def _document(subject: Subject, command: str | None) -> dict[str, Any]:

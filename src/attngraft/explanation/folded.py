@@ -15,7 +15,7 @@ from ..costs import Latency
 from ..errors import RunError
 from ..files import write_json
 from ..surgery import fold_note, note_fold_, save
-from ..surgery.fold import KEPT
+from ..surgery.fold import KEPT, PartFold
 from ..surgery.saved import MODEL_FILE
 from ..training.evaluate import Evaluation
 
@@ -23,23 +23,15 @@ FOLD_FILE = "fold.json"
 
 
 @dataclass(frozen=True)
-class FoldedPart:
+class FoldedPart(PartFold):
     """What became of one part of one graft, and what it did before.
 
     Attributes:
-        path: the site.
-        part: a field of `Gates`.
-        action: "removed", "folded into LAYER", "left as a scale", "reduced to ATTENTION" or "kept".
-        reason: why.
         dynamic: how much of the gate's variation depended on the image, 0 to 1.
         swing: standard deviation of an element of the gate between images.
         change: norm of what a constant changes in the graft's output, as a fraction of the norm of that output.
     """
 
-    path: str
-    part: str
-    action: str
-    reason: str
     dynamic: float
     swing: float
     change: float

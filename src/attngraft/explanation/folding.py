@@ -53,7 +53,7 @@ def fold(
     check_tolerance(tolerance)
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}: expected 1 or more.")
-    say = progress or _silent
+    say = progress or silent
     model = uncompiled(model)
     check_live(model)
     if not grafts(model):
@@ -179,5 +179,5 @@ def check_tolerance(tolerance: float) -> None:
         raise ConfigError(f"tolerance is {tolerance!r}: expected a fraction from 0 to 1, for example 0.005.")
 
 
-def _silent(step: str) -> None:
+def silent(step: str) -> None:
     """Nobody wants to know."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..costs import count_macs
+from ..data import evenly_spread
 from ..data.boxes import Boxes, input_boxes, own_boxes, read_boxes
 from ..errors import ConfigError, DataError, GraftError
 from .answers import Floats, answers, inputs_of
@@ -92,7 +93,7 @@ def _spread(view: View, known: Boxes | None) -> list[int]:
         pool = np.flatnonzero([len(mine) > 0 for mine in known])
     pixels = view.input(0)[0].numel()
     count = min(len(pool), MOST_IMAGES, max(1, MOST_PIXELS // pixels))
-    return pool[np.linspace(0, len(pool) - 1, count).round().astype(int)].tolist()
+    return pool[evenly_spread(len(pool), count)].tolist()
 
 
 def _maps(subject: Subject, inputs: Tensor, notes: list[str]) -> tuple[dict[str, Floats], dict[str, Floats]]:
@@ -120,7 +121,7 @@ def _faithfulness(
     measured = len(maps) + 2 + (len(plain_maps) + 2 if plain_maps else 0)  # with two baselines for each network
     passes = measured * 2 * (STEPS - 1 + len(ROAD_FRACTIONS))
     count = affordable(subject.model, inputs, passes)
-    chosen = np.linspace(0, len(inputs) - 1, count).round().astype(int)
+    chosen = evenly_spread(len(inputs), count)
     some = inputs[chosen.tolist()]
     found = faithfulness(subject.model, some, _part(maps, chosen), steps=STEPS, seed=seed)
     if plain_maps and subject.plain is not None:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..backbones import preprocessing_of
 from ..config import from_dict
 from ..data import Dataset, Origin, load_data
 from ..errors import AttngraftError, ConfigError, DataError, RunError
@@ -132,8 +133,6 @@ def _history(folder: Path | None) -> tuple[Mapping[str, Any], ...]:
 
 
 def _image_size(model: nn.Module) -> int:
-    from ..backbones import preprocessing_of
-
     return preprocessing_of(model).image_size
 
 

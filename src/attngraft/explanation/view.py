@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
 from ..config import Preprocessing
-from ..data import UNLABELLED, Dataset, ImageSet, build_transform, load_pictures, make_loader, relabelled
+from ..data import UNLABELLED, Dataset, ImageSet, build_transform, evenly_spread, load_pictures, make_loader, relabelled
 from ..errors import ConfigError, DataError
 from ..surgery import classes_of
 
@@ -90,9 +90,7 @@ class View:
         """
         if count < 1:
             raise ConfigError(f"the number of images is {count}: expected at least 1.")
-        if count >= len(self):
-            return self
-        return self.select(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+        return self if count >= len(self) else self.select(evenly_spread(len(self), count))
 
     def input(self, position: int) -> Tensor:
         """One image as the model sees it: (C, H, W) on the CPU."""

@@ -113,8 +113,7 @@ def check_bench(document: Any, where: str = "bench.json") -> dict[str, Any]:
     """The document itself where it has all that a report needs; a RunError where not."""
     require(document, BENCH, where)
     require(document, OPTIONAL_BENCH, where, optional=True)
-    if document["kind"] != "bench":
-        raise RunError(f"{where} is of the kind '{document['kind'][:40]}': expected a bench.")
+    _require_kind(document, where, "bench", "a bench")
     return document
 
 
@@ -122,9 +121,13 @@ def check_explanation(document: Any, where: str = "explanation.json") -> dict[st
     """The document itself where it has all that a report needs; a RunError where not."""
     require(document, EXPLANATION, where)
     require(document, OPTIONAL_EXPLANATION, where, optional=True)
-    if document["kind"] != "explanation":
-        raise RunError(f"{where} is of the kind '{document['kind'][:40]}': expected an explanation.")
+    _require_kind(document, where, "explanation", "an explanation")
     return document
+
+
+def _require_kind(document: dict[str, Any], where: str, kind: Kind, words: str) -> None:
+    if document["kind"] != kind:
+        raise RunError(f"{where} is of the kind '{document['kind'][:40]}': expected {words}.")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..attention import Gates
 from ..config import Preprocessing
-from ..data import ImageSet, build_transform, make_loader
+from ..data import ImageSet, build_transform, evenly_spread, make_loader
 from ..surgery import grafts, uncompiled, watching
 from ..surgery.moments import GateMoments
 from .evaluate import in_eval_mode
@@ -37,7 +36,7 @@ def record_gates(
     if not live:
         return {}
     device = device or next(model.parameters()).device
-    chosen = np.linspace(0, len(images) - 1, min(IMAGES, len(images))).round().astype(np.int64)
+    chosen = evenly_spread(len(images), IMAGES)
     transform = build_transform("none", preprocessing, train=False)
     moments: dict[str, dict[str, GateMoments]] = {}
 
