@@ -13,7 +13,7 @@ import attngraft
 ROOT = Path(attngraft.__file__).parent
 PACKAGE = "attngraft"
 LAYERS = {
-    **dict.fromkeys(["errors", "registry", "config", "files", "network", "environment", "costs"], 1),
+    **dict.fromkeys(["errors", "registry", "config", "files", "locking", "network", "environment", "costs"], 1),
     "kernels": 2,
     **dict.fromkeys(["attention", "backbones", "data"], 3),
     "surgery": 4,

@@ -52,6 +52,23 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, text + "\n")
 
 
+def install_folder(source: Path, target: Path) -> None:
+    """Give a finished folder its final name in one step; nothing, or an empty folder, may have that name.
+
+    Raises:
+        RunError: the disk is full, or the name is taken.
+    """
+    try:
+        if target.is_dir():
+            target.rmdir()
+        os.replace(source, target)
+        _flush(target.parent)
+    except OSError as error:
+        raise RunError(
+            f"{target} cannot be written ({error.strerror or error}): free space or choose another folder."
+        ) from error
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 

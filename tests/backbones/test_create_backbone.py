@@ -27,7 +27,7 @@ def test_builtin_backbones_take_32_pixel_images(spec):
     with torch.no_grad():
         assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
     assert preprocessing_of(model).image_size == 32
-    assert len(ag.find_sites(model)) == {"small-cnn": 3, "resnet18-32": 8, "resnet50-32": 16}[spec]
+    assert len(ag.find_sites(model)) == {"small-cnn": 3, "resnet20-32": 9, "resnet18-32": 8, "resnet50-32": 16}[spec]
 
 
 def test_builtin_backbones_have_ten_classes_where_nothing_is_said():

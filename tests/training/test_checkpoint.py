@@ -23,6 +23,7 @@ from attngraft.training.checkpoint import (
     restore_optimizer_,
     write_checkpoint,
 )
+from attngraft.training.dynamic import Pace
 
 
 def checkpoint_at(step: int, **tensors: torch.Tensor) -> Checkpoint:
@@ -30,7 +31,9 @@ def checkpoint_at(step: int, **tensors: torch.Tensor) -> Checkpoint:
 
 
 def test_what_is_written_is_read(tmp_path: Path):
-    position = Position(1, 2, 3, 4, 5, 0.1, 7, 8, 9.5, 0.25, 0.1, (float("inf"), 0.0), (0.3, 2.0), True, [{"epoch": 1}])
+    position = Position(1, 2, 3, 4, 5, 0.1, 7, 8, 9.5, 0.25, 0.1, (float("inf"), 0.0), (0.3, 2.0), True)
+    position.pace = Pace(0.5, 1.2, (0.7,))
+    position.history = [{"epoch": 1}]
     tensors = {"model/a": torch.randn(2, 3), "best/a": torch.tensor(3), "optimizer/a//step": torch.tensor(2.0)}
     found = read_checkpoint(write_checkpoint(tmp_path, Checkpoint(position, tensors)))
     assert found.position == position

@@ -234,3 +234,90 @@ def test_both_of_two_heads_are_the_head():
     parts = dissect(model, (3, 64, 64)).parts
     heads = {name for name, part in parts.items() if part == "head"}
     assert {name for name in parts if name.startswith(("head.head.", "head.head_dist."))} <= heads
+
+
+def normed_model() -> nn.Module:
+    """A backbone with BatchNorm with and without parameters and dropout, and a head with BatchNorm of its own."""
+    torch.manual_seed(0)
+    head = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 3))
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(6, 6, 3), nn.Dropout(0.9), nn.BatchNorm2d(6, affine=False), nn.GroupNorm(2, 6)),
+        nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
+        head,
+    )
+    model.get_classifier = lambda: head  # as timm's models say
+    return model
+
+
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_bn_trains_scales_shifts_and_statistics_outside_grafts_and_head():
+    model = normed_model()
+    before = state_of(model)
+    train_step_(model, Phase("bn", train=("bn",), lr=0.1))
+    moved = {"0.1.weight", "0.1.bias"} | {f"{path}.{name}" for path in ("0.1", "1.2") for name in STATISTICS}
+    assert changed(before, model) == moved
+    assert {path for path, module in model.named_modules() if not module.training} >= {"0.0", "1.0", "1.3", "3.0"}
+
+
+def test_without_bn_statistics_stay_whatever_else_is_trained():
+    model = normed_model()
+    before = state_of(model)
+    train_step_(model, Phase("head", train=("head",), lr=0.1))
+    assert {name.split(".")[0] for name in changed(before, model)} == {"3"}
+
+
+def test_head_bias_trains_the_bias_of_the_logits_alone():
+    model = normed_model()
+    before = state_of(model)
+    train_step_(model, Phase("bias", train=("head-bias",), lr=0.1))
+    assert changed(before, model) == {"3.1.bias"}
+
+
+@pytest.mark.parametrize(("spec", "size"), MODELS.items())
+def test_grafts_bn_and_head_bias_of_real_networks(spec: str, size: int):
+    """Everything else is equal in every bit, frozen BatchNorm of nothing included."""
+    model = create_backbone(spec, num_classes=3)
+    if spec == "small-cnn":
+        model = graft(model, "cbam", where="stage", input_size=(3, size, size))
+    before = state_of(model)
+    train_step_(model, Phase("adapt", train=("grafts", "bn", "head-bias"), lr=0.1), size=size)
+    norms = [path for path, m in model.named_modules() if isinstance(m, nn.BatchNorm2d) and "graft" not in path]
+    own = {f"{path}.{name}" for path in norms for name in STATISTICS | {"weight", "bias"}}
+    moved = {name for name in changed(before, model) if ".graft." not in name}
+    head = {name for name, part in anatomy_of(model, size).parts.items() if part == "head"}
+    assert moved <= own | {name for name in head if name.endswith("bias")}
+    assert {f"{path}.running_mean" for path in norms} <= moved
+    assert moved & {f"{path}.weight" for path in norms}
+    assert len(moved - own) == 1
+    assert bool(grafts(model)) == any(".graft." in name for name in changed(before, model))
+
+
+def test_a_phase_of_grafts_alone_keeps_the_statistics_that_the_phase_before_moved():
+    model = graft(small_model(), "cbam", where="stage", input_size=(3, 16, 16))
+    train_step_(model, Phase("bn", train=("bn",), lr=0.1))
+    before = state_of(model)
+    train_step_(model, Phase("grafts", train=("grafts",), lr=0.1))
+    assert all(".graft." in name for name in changed(before, model))
+
+
+def test_a_head_without_a_bias_has_no_bias_to_train():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3, bias=False))
+    assert trainable_names(anatomy_of(model), Phase("p", train=("head-bias",))) == set()
+
+
+def test_bn_and_head_bias_have_the_rates_of_where_they_are():
+    model = small_model()
+    phase = Phase("adapt", train=("bn", "head-bias"), lr=0.1, lr_decay=0.5)
+    recipe = Recipe("r", (phase,), weight_decay=0.3, head_lr_scale=2.0)
+    groups = parameter_groups(model, anatomy_of(model), phase, recipe)
+    found = {name: (group.lr, group.weight_decay) for group in groups for name in group.names}
+    assert found == {
+        **{f"block{i}.1.{name}": (pytest.approx(0.1 * 0.5 ** (4 - i)), 0.0) for i in (1, 2, 3) for name in WB},
+        "head.bias": (pytest.approx(0.2), 0.0),
+    }
+
+
+WB = ("weight", "bias")

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from test_resume import RECIPES
-from training_children import plain_network
+from training_children import plain_network, taught_and_watched
 from training_helpers import (
     PREPROCESSING,
     assert_same_run,
@@ -93,6 +93,21 @@ def test_two_processes_learn_what_one_learns(together: Path, tmp_path: Path):
     for name, tensor in alone.model.state_dict().items():
         assert np.allclose(tensor.numpy(), found[f"plain/{name}"], atol=1e-5), name
     assert np.allclose(alone.evaluation.probabilities, found["plain/probabilities"], atol=1e-5)
+
+
+def test_two_processes_with_a_teacher_and_dynamic_grafts_end_where_one_ends(together: Path, tmp_path: Path):
+    alone = taught_and_watched(tmp_path / "run")
+    assert len({(row["dynamic"]["rate"], row["dynamic"]["strength"]) for row in alone.history}) > 1
+    for rank in (0, 1):
+        found = of_rank(together, rank)
+        assert found["taught/epochs"] == alone.stopped_after_epochs == 6
+        for name, tensor in alone.model.state_dict().items():
+            assert np.allclose(tensor.numpy(), found[f"taught/{name}"], atol=1e-3), name
+
+
+def test_a_mistake_of_who_looks_on_ends_all_processes(together: Path):
+    said = [(together / f"mistake{rank}.txt").read_text() for rank in (0, 1)]
+    assert said == ["LookupError: no such row", "RunError: on_epoch failed in the main process: see its error."]
 
 
 def test_the_predictions_are_those_of_the_saved_model(together: Path):

@@ -10,10 +10,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
-from training_helpers import AtStep, coloured_squares, droppy_model, run_fit, short_recipe, small_model
+from training_helpers import (
+    PREPROCESSING,
+    AtStep,
+    coloured_squares,
+    droppy_model,
+    run_fit,
+    short_recipe,
+    small_model,
+)
 
+from attngraft.backbones import BackboneInfo, note_backbone_
 from attngraft.errors import RunError, TrainingError
-from attngraft.training import join_world
+from attngraft.surgery import graft
+from attngraft.training import FitResult, Rows, Teacher, join_world
 
 
 def killed(folder: Path, step: str, recipe: str) -> None:
@@ -50,6 +60,21 @@ class Fails(nn.Sequential):
         return super().forward(x) * (float("nan") if fails else 1.0)
 
 
+def taught_and_watched(folder: Path) -> FitResult:
+    """With a teacher for some of the images, dynamic grafts, and somebody who ends it after 6 of 8 epochs."""
+    model = graft(note_backbone_(plain_network(), BackboneInfo("plain", 3, PREPROCESSING)), "se", where=["0"])
+    teacher = Teacher(small_model(seed=3), images=np.arange(48) % 3 == 0)
+    recipe = short_recipe(8, lr=0.05, schedule="constant", dynamic="both")
+    return run_fit(
+        model, coloured_squares(test=70), folder, recipe=recipe, teacher=teacher, on_epoch=lambda rows: len(rows) == 6
+    )
+
+
+def fails(rows: Rows) -> bool:
+    """Somebody who looks on, in the main process, and makes a mistake."""
+    raise LookupError("no such row")
+
+
 def together(folder: Path) -> None:
     """Several fits in two processes; each process writes down what it got."""
     world, data = join_world(), coloured_squares(test=70)
@@ -58,6 +83,9 @@ def together(folder: Path) -> None:
         result = run_fit(model, data, folder / name, recipe=short_recipe(ema_decay=0.5), image_size=16)
         told[f"{name}/probabilities"] = result.evaluation.probabilities
         told |= {f"{name}/{key}": tensor.numpy() for key, tensor in result.model.state_dict().items()}
+    result = taught_and_watched(folder / "taught")
+    told |= {f"taught/{key}": tensor.numpy() for key, tensor in result.model.state_dict().items()}
+    told["taught/epochs"] = np.array(result.stopped_after_epochs)
     # a refusal and a failure in one process end all of them, with the same words
     messages = []
     try:
@@ -68,6 +96,10 @@ def together(folder: Path) -> None:
         run_fit(Fails(*plain_network()), data, folder / "failed", recipe=short_recipe(), image_size=16)
     except TrainingError as error:
         messages.append(str(error))
+    try:
+        run_fit(plain_network(), data, folder / "looked-at", on_epoch=fails, image_size=16)
+    except (LookupError, RunError) as error:
+        (folder / f"mistake{world.rank}.txt").write_text(f"{type(error).__name__}: {error}")
     np.savez(folder / f"rank{world.rank}.npz", messages=np.array(messages), **told)
 
 

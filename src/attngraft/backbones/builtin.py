@@ -44,6 +44,51 @@ def _block(channels_in: int, channels_out: int) -> nn.Sequential:
     )
 
 
+class ResNet20(nn.Module):
+    """The ResNet-20 for CIFAR of He et al. (arXiv:1512.03385, section 4.2): 0.27 million parameters.
+
+    Three stages of three basic blocks with 16, 32 and 64 channels. Shortcuts that change the size are 1x1
+    convolutions (the paper's option B).
+
+    Args:
+        num_classes: number of logits.
+
+    Shape:
+        (B, 3, H, W) -> (B, num_classes)
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(16, 16, stride=1)
+        self.layer2 = _stage(16, 32, stride=2)
+        self.layer3 = _stage(32, 64, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def _stage(channels_in: int, channels: int, *, stride: int) -> nn.Sequential:
+    from torchvision.models.resnet import BasicBlock
+
+    shortcut = None
+    if stride != 1 or channels_in != channels:
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+        )
+    first = BasicBlock(channels_in, channels, stride, shortcut)
+    return nn.Sequential(first, BasicBlock(channels, channels), BasicBlock(channels, channels))
+
+
 def resnet18_32(num_classes: int) -> nn.Module:
     """ResNet-18 with a 3x3 stem and no max-pool, as is usual for CIFAR."""
     from torchvision.models import resnet18
@@ -67,6 +112,7 @@ def _small_stem(model: nn.Module) -> nn.Module:
 
 BUILTIN: dict[str, Callable[[int], nn.Module]] = {
     "small-cnn": SmallCNN,
+    "resnet20-32": ResNet20,
     "resnet18-32": resnet18_32,
     "resnet50-32": resnet50_32,
 }

@@ -34,7 +34,7 @@ def create_backbone(spec: str, *, num_classes: int | None = None, pretrained: bo
     """Create a backbone; its info (spec, classes, preprocessing) is noted on the model.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", "small-cnn", "resnet18-32", "resnet50-32", or a run folder.
+        spec: "timm:NAME", "torchvision:NAME", "small-cnn", "resnet20-32", "resnet18-32", "resnet50-32", or a run folder.
         num_classes: number of logits; the published head is replaced by a fresh one where it differs.
         pretrained: load published weights (from a package where installed, else from their cache or the network).
 

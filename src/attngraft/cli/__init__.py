@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import AttngraftError
-from . import attentions, bench, compare, explain, fit, fold, predict, report, sites
+from . import adapt, attentions, bench, compare, explain, fit, fold, iterate, predict, report, sites, store, watch
 from .output import INTERRUPTED, USER_ERROR, console, error_console
 
 app = typer.Typer(
@@ -29,11 +29,15 @@ VERBS: dict[str, Callable[..., None]] = {
     "compare": compare.run,
     "explain": explain.run,
     "fold": fold.run,
+    "iterate": iterate.run,
+    "store": store.run,
+    "adapt": adapt.run,
+    "watch": watch.run,
     "predict": predict.run,
     "report": report.run,
     "bench": bench.run,
 }
-GO_ON = ("fit", "compare")
+GO_ON = ("fit", "compare", "iterate", "adapt", "watch")
 
 
 @app.callback()

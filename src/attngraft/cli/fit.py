@@ -59,6 +59,8 @@ def run(
     )
     settings = resolve_settings(recipe, overrides)
     variant = Variant("none", "none") if attention == "none" else parse_variant(attention)
+    if variant.dynamic is not None:
+        overrides["dynamic"] = variant.dynamic
     preprocessing = preprocessing_of(create_backbone(backbone, num_classes=2), settings.data.image_size)
     side = preprocessing.image_size
     with watched(None) as shown:

@@ -61,7 +61,7 @@ def squares(variants: Sequence[Variant]) -> Iterator[Square]:
 def _half(both: Variant, name: str, variants: Sequence[Variant]) -> Variant | None:
     wanted = _settings(both)
     for variant in variants:
-        if variant.attention == name and variant.where == both.where:
+        if (variant.attention, variant.where, variant.dynamic) == (name, both.where, both.dynamic):
             defaults, mine = attention_options(name), _settings(variant)
             if all(mine[option] == wanted.get(option, defaults.get(option)) for option in mine):
                 return variant

@@ -49,9 +49,10 @@ def contrast(answers: Answers, variant: str, against: str) -> Contrast:
 def effects(
     variants: Sequence[Variant], answers: Answers, classes: Sequence[str], prices: Mapping[str, str]
 ) -> list[dict[str, Any]]:
-    """All effects of a comparison as JSON values: every variant against the baseline, attentions against controls.
+    """All effects of a comparison as JSON values, in three families, within each of which p-values are corrected (Holm).
 
-    The p-values are corrected (Holm) within each of these two families.
+    Every variant against the baseline; attentions against controls; and what is trained dynamically against the same
+    with a fixed pace, where both are there.
 
     Args:
         variants: the columns.
@@ -70,13 +71,25 @@ def effects(
     for item, p_adjusted in zip(secondary, beside, strict=True):
         clause = control_clause(item.variant, item.against, item.effect, p_adjusted)
         clauses[item.variant] = clauses.get(item.variant, "") + clause
+    paced = [contrast(answers, name, fixed) for name, fixed in fixed_twins(variants)]
     found = []
-    for family in (primary, secondary):
+    for family in (primary, secondary, paced):
         adjusted = holm([c.effect.p_value for c in family])
         for item, p_adjusted in zip(family, adjusted, strict=True):
             tail = clauses.get(item.variant, "") + prices.get(item.variant, "") if family is primary else ""
             found.append(_entry(item, p_adjusted, len(family), labels, classes, tail))
     return found
+
+
+def fixed_twins(variants: Sequence[Variant]) -> list[tuple[str, str]]:
+    """Names of each variant that is trained dynamically, and of the same one that is not."""
+    grafted = [v for v in variants if not v.is_plain]
+    return [
+        (v.name, fixed.name)
+        for v in grafted
+        for fixed in grafted
+        if v.is_dynamic and not fixed.is_dynamic and fixed.is_twin_of(v)
+    ]
 
 
 def _entry(

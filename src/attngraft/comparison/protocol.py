@@ -42,7 +42,7 @@ from .factorial import factorial
 from .outcome import Answers, effects
 from .record import COMPARISON_FILE, describe_request, earlier_variants, open_comparison, with_earlier_seeds
 from .samples import write_samples
-from .variants import BASELINE, Variant, matched_controls, parse_variants, split_variants, with_earlier
+from .variants import BASELINE, Variant, matched_controls, parse_variants, split_variants, under, with_earlier
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class Comparison:
         return json.dumps(self.document, indent=1, ensure_ascii=False)
 
     def __str__(self) -> str:
-        sentences = [e["sentence"] for e in self.effects if e["against"] == BASELINE]
+        controls = {row["name"] for row in self.document.get("requested", []) if row["role"] == "control"}
+        sentences = [e["sentence"] for e in self.effects if e["against"] not in controls]
         looks = self.document.get("looks", [])
         if len(looks) > 1:
             counts = ", then ".join(str(len(seeds)) for seeds in looks)
@@ -101,7 +102,8 @@ def compare(
     Args:
         data: a folder of class folders, the name of a built-in data set, or a loaded one.
         backbone: as for `create_backbone`.
-        attentions: variants, NAME[@WHERE][:option=value,...]; "none" is an A/A comparison.
+        attentions: variants, NAME[@WHERE][:option=value,...]; "none" is an A/A comparison. The option `dynamic` is
+            that of the recipe, for this variant alone.
         controls: variants that separate attention from its side effects: "static", "capacity".
         seeds: how many, or which.
         recipe: packaged name, path of a .toml file, or a Recipe.
@@ -121,6 +123,7 @@ def compare(
     chosen_seeds = with_earlier_seeds(folder, _seeds(seeds))
     attentions, controls = _listed(attentions), _listed(controls)
     variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
+    variants = under(settings.recipe, variants)
     pretrained = starts_pretrained(pretrained, backbone, settings.recipe)
     world, device = join_world(), settings.machine.resolve_device()
     with watched(progress) as shown:
@@ -172,7 +175,7 @@ def _run_all(
         result = fit(
             model,
             bench.dataset,
-            recipe=bench.settings.recipe,
+            recipe=variant.recipe(bench.settings.recipe),
             run_dir=bench.run_dir(variant, seed),
             seed=seed + variant.seed_offset,
             variant=variant.name,

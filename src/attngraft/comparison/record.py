@@ -15,6 +15,7 @@ from ..data import Dataset
 from ..errors import RunError
 from ..files import read_json, write_json
 from ..training import PREDICTIONS_FILE, Precision, Settings, choose_precision, describe_data, parse_precision
+from ..training.recipe import completed_recipe
 from .variants import BASELINE, Variant, again, parse_variant
 
 COMPARISON_FILE = "comparison.json"
@@ -125,7 +126,8 @@ def _check_same(folder: Path, found: Any, request: Mapping[str, Any]) -> None:
         )
     wanted = json.loads(json.dumps(request))
     for key in FIXED:
-        if found.get(key) != wanted[key]:
+        there = completed_recipe(found.get(key)) if key == "recipe" else found.get(key)
+        if there != wanted[key]:
             raise RunError(f"the comparison in {folder} has another {key}: choose a new folder; nothing was changed.")
     if found.get("data", {}).get("fingerprint") != wanted["data"]["fingerprint"]:
         raise RunError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -14,8 +14,11 @@ from ..attention import ATTENTIONS, attention_options
 from ..config import parse_assignment
 from ..errors import ConfigError, nearest
 from ..surgery import GraftPlan, graft_, plan_graft
+from ..training import Recipe
+from ..training.recipe import Dynamic
 
 BASELINE = "none"
+DYNAMIC = "dynamic"  # an option of the training, not of the attention
 AGAIN_OFFSET = 1000  # seeds of the baseline's second self in an A/A comparison
 
 Role = Literal["baseline", "attention", "control"]
@@ -32,6 +35,7 @@ class Variant:
         options: of the attention; `init` among them where given.
         role: "baseline", "attention" or "control".
         seed_offset: added to every seed; not 0 only for an A/A comparison.
+        dynamic: what of its grafts follows the trend of the loss; None for what the recipe says.
     """
 
     name: str
@@ -40,6 +44,7 @@ class Variant:
     options: Mapping[str, Any] = field(default_factory=dict)
     role: Role = "attention"
     seed_offset: int = 0
+    dynamic: Dynamic | None = None
 
     @property
     def slug(self) -> str:
@@ -54,6 +59,18 @@ class Variant:
     @property
     def is_plain(self) -> bool:
         return self.attention == BASELINE
+
+    @property
+    def is_dynamic(self) -> bool:
+        return self.dynamic not in (None, "off")
+
+    def recipe(self, recipe: Recipe) -> Recipe:
+        """How it is trained: as all others, but for what it says itself."""
+        return recipe if self.dynamic is None else replace(recipe, dynamic=self.dynamic)
+
+    def is_twin_of(self, other: Variant) -> bool:
+        """Whether both are the same attention at the same places, trained in whatever way."""
+        return _build_of(self) == _build_of(other)
 
     def plan(self, backbone: nn.Module, input_size: tuple[int, int, int]) -> GraftPlan | None:
         """Where its attention goes on this backbone; None for the plain one."""
@@ -85,16 +102,25 @@ def parse_variant(text: str, role: Role = "attention") -> Variant:
         raise ConfigError(f"variant '{text}' names no place after '@': write for example {name}@stage.")
     options = dict(parse_assignment(part) for part in tail.split(",")) if tail else {}
     if name == BASELINE:
-        if separator or options:
+        if separator or tail:
             raise ConfigError(f"variant '{text}': the plain backbone takes no place and no options.")
         return again()
+    dynamic = options.pop(DYNAMIC, None)
+    if dynamic is not None and dynamic not in get_args(Dynamic):
+        raise ConfigError(f"dynamic is {dynamic!r} in variant '{text}': {nearest(str(dynamic), get_args(Dynamic))}")
     if name not in ATTENTIONS:
         raise ConfigError(f"unknown attention '{name}': {nearest(name, [*ATTENTIONS, BASELINE])}")
-    known = {*attention_options(name), "init"}
+    known = {*attention_options(name), "init", DYNAMIC}
     for option in options:
         if option not in known:
             raise ConfigError(f"unknown option '{option}' in variant '{text}': {nearest(option, known)}")
-    return Variant(text.strip(), name, where or "auto", options, "control" if ATTENTIONS[name].control else role)
+    role = "control" if ATTENTIONS[name].control else role
+    return Variant(text.strip(), name, where or "auto", options, role, dynamic=dynamic)
+
+
+def under(recipe: Recipe, variants: Sequence[Variant]) -> tuple[Variant, ...]:
+    """The variants with what the recipe says where they say nothing."""
+    return tuple(replace(variant, dynamic=variant.recipe(recipe).dynamic) for variant in variants)
 
 
 def again() -> Variant:
@@ -149,6 +175,10 @@ def split_variants(text: str) -> list[str]:
         else:
             variants.append(piece)
     return variants
+
+
+def _build_of(variant: Variant) -> tuple[str, str, dict[str, Any], int]:
+    return variant.attention, variant.where, dict(variant.options), variant.seed_offset
 
 
 def _pieces(text: str) -> Iterable[str]:

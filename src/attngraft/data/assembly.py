@@ -95,7 +95,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         val=present.get("val"),
         test=present["test"],
         report=DataReport(pool.skipped, _leaks(present), _duplicates(present), notes),
-        fingerprint=_fingerprint(pool.classes, present),
+        fingerprint=fingerprint_of(pool.classes, present),
         mirrorable=pool.mirrorable,
     )
 
@@ -199,7 +199,8 @@ def _place_of_pixels(store: PixelStore) -> tuple[str, ...]:
     return (f"decoded images are kept in {store.path}; the file may be deleted.",) if store.path else ()
 
 
-def _fingerprint(classes: tuple[str, ...], sets: dict[str, ImageSet]) -> str:
+def fingerprint_of(classes: tuple[str, ...], sets: dict[str, ImageSet]) -> str:
+    """Hash of classes and splits, see `Dataset`."""
     digest = blake2b(digest_size=16)
     digest.update("\0".join(classes).encode("utf-8", "surrogatepass"))
     for name in ("train", "val", "test"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +54,7 @@ def scan_folder(root: Path) -> FolderContents:
     if not root.is_dir():
         found = "is a file" if root.exists() else "does not exist"
         raise DataError(f"the data folder {printable(root)} {found}: {_LAYOUT}.")
-    folders = _subfolders(root)
+    folders = subfolders(root)
     if not folders:
         raise DataError(f"{printable(root)} has no folders in it: {_LAYOUT}.")
     split_folders = _split_folders(root, folders)
@@ -87,7 +87,37 @@ class _Scan:
 
 def training_folders(root: Path) -> list[str]:
     """Names of the folders in it that stand for training images, whatever else there is."""
-    return [name for name in _subfolders(root) if _ALIASES.get(name.lower()) == "train"]
+    return [name for name in subfolders(root) if _ALIASES.get(name.lower()) == "train"]
+
+
+def scan_labelled(root: Path, classes: Collection[str] = ()) -> tuple[list[str], list[str]]:
+    """Ids of all images in class folders, whatever their split, and the class of each; classes may be missing.
+
+    Args:
+        root: a folder of class folders, or of train, val or test folders that hold them.
+        classes: names of class folders even where they read like a split.
+
+    Raises:
+        DataError: there is no such folder, it cannot be listed, or images lie outside of class folders.
+    """
+    if not root.is_dir():
+        raise DataError(
+            f"the data folder {printable(root)} {'is a file' if root.exists() else 'does not exist'}: {_LAYOUT}."
+        )
+    folders = subfolders(root)
+    splits = [name for name in folders if name.lower() in _ALIASES and name not in classes]
+    if len(splits) < len(folders) and not any(_ALIASES[name.lower()] == "train" for name in splits):
+        splits = []
+    bases = splits or [""]
+    for base in bases:
+        loose = next((e.name for e in _entries(root / base) if _is_image(e.name) and not e.is_dir()), None)
+        if loose is not None:
+            raise DataError(
+                f"{printable(root / base)} has {printable(loose)} in no class folder: "
+                "put every image into the folder of its class."
+            )
+    found = [(name, ids) for base in bases for name, ids in _scan_classes(root, base).images.items()]
+    return [i for _, ids in found for i in ids], [name for name, ids in found for _ in ids]
 
 
 def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
@@ -127,7 +157,7 @@ def _scan_classes(root: Path, split_folder: str) -> _Scan:
     base = root / split_folder
     images: dict[str, list[str]] = {}
     ignored = sum(1 for entry in _entries(base) if entry.is_file())
-    for name in _subfolders(base):
+    for name in subfolders(base):
         prefix = f"{split_folder}/{name}/" if split_folder else f"{name}/"
         seen = {os.path.realpath(parent) for parent in (base, *base.absolute().parents)}
         names = list(_walk(base / name, prefix, seen))
@@ -164,7 +194,8 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(visible, key=lambda entry: entry.name)
 
 
-def _subfolders(folder: Path) -> list[str]:
+def subfolders(folder: Path) -> list[str]:
+    """Names of the visible folders in it, sorted."""
     return [entry.name for entry in _entries(folder) if entry.is_dir()]
 
 

@@ -73,6 +73,32 @@ def load_pictures(
     chosen = evenly_spread(len(paths), len(paths) if limit is None else limit)
     paths, names = tuple(paths[i] for i in chosen), [names[i] for i in chosen]
     labels = _labels_by_folder(names, classes, folder) if folder else _unlabelled(len(names))
+    return decode_pictures(
+        paths,
+        names,
+        labels,
+        image_size=image_size,
+        skip_broken=skip_broken,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+
+
+def decode_pictures(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    labels: np.ndarray,
+    *,
+    image_size: int,
+    skip_broken: bool,
+    cache_dir: Path | None,
+    progress: Progress | None,
+) -> ImageSet:
+    """Image files with their ids and labels as an image set.
+
+    Raises:
+        DataError: files that cannot be read and may not be left out, or none that can.
+    """
     decoded = decode_files(
         paths,
         limit=short_side_limit(image_size),

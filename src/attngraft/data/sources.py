@@ -88,11 +88,14 @@ def load_data(
     if builtin:
         return replace(assemble(SOURCES[str(source)].load(options), options), origin=origin)
     if isinstance(source, str) and not folder.exists():
-        hint = nearest(source, SOURCES)
-        raise DataError(
-            f"{printable(source)} is neither a folder nor a built-in data source: {hint}.".replace("?.", "?")
-        )
+        raise unknown_source(source)
     return replace(assemble(load_folder(folder, options), options), origin=origin)
+
+
+def unknown_source(source: str) -> DataError:
+    """The error for a text that is neither a path nor a name."""
+    hint = nearest(source, SOURCES)
+    return DataError(f"{printable(source)} is neither a folder nor a built-in data source: {hint}.".replace("?.", "?"))
 
 
 def describe_sources() -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -30,6 +31,25 @@ def short_side_limit(image_size: int) -> int:
     320
     """
     return math.ceil(1.25 * image_size / 0.875)
+
+
+class Pixels(Protocol):
+    """Where the pixels of an image set lie: one store, or several joined. Must survive being sent to a process.
+
+    Attributes:
+        shapes: (N, 2) int64, height and width of each image.
+    """
+
+    shapes: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    @property
+    def path(self) -> Path | None:
+        """A cache file that holds pixels, None where all are in memory."""
+
+    def image(self, row: int) -> torch.Tensor:
+        """(3, H, W) uint8, a copy."""
 
 
 class PixelStore:

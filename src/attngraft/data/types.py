@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .store import PixelStore
+from .store import Pixels
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,7 +27,7 @@ class ImageSet:
     ids: tuple[str, ...]
     labels: np.ndarray
     pixel_hashes: tuple[str, ...]
-    store: PixelStore
+    store: Pixels
     rows: np.ndarray
     boxes: np.ndarray | None = None
 

@@ -9,15 +9,18 @@ from .bench_page import bench_page
 from .bench_tables import bench_notes, bench_tables
 from .comparison_page import comparison_page
 from .explanation_page import explanation_page
-from .folder import folder_kind, read_bench, read_comparison, read_explanation, read_run
+from .folder import folder_kind, read_bench, read_comparison, read_explanation, read_iteration, read_run, read_store
+from .iterate_page import iterate_page
 from .run_page import run_page
+from .store_page import store_page
 from .tables import comparison_table, run_summary
 
 __all__ = ["bench_notes", "bench_tables", "comparison_table", "run_summary", "write_report"]
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write ``report.html`` into the folder of a run, a comparison, a bench or an explanation and return its path.
+    """Write ``report.html`` into a folder and return its path: of a run, a comparison, a bench, an explanation, a store
+    or a search.
 
     Reads only the folder. Runs, predictions or images that are missing are left out, and the page says so.
 
@@ -32,6 +35,10 @@ def write_report(run_dir: str | Path) -> Path:
         page = bench_page(read_bench(folder))
     elif kind == "explanation":
         page = explanation_page(folder, read_explanation(folder))
+    elif kind == "store":
+        page = store_page(read_store(folder))
+    elif kind == "iteration":
+        page = iterate_page(read_iteration(folder))
     else:
         page = run_page(folder, read_run(folder))
     path = folder / "report.html"

@@ -19,11 +19,15 @@ from .shape import (
     BENCH,
     COMPARISON,
     EXPLANATION,
+    ITERATION,
     OPTIONAL_BENCH,
     OPTIONAL_COMPARISON,
     OPTIONAL_EXPLANATION,
+    OPTIONAL_ITERATION,
     OPTIONAL_RUN,
+    OPTIONAL_STORE,
     RUN,
+    STORE,
     require,
 )
 
@@ -44,12 +48,14 @@ class Predictions:
         return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
 
 
-Kind = Literal["comparison", "run", "bench", "explanation"]
+Kind = Literal["comparison", "run", "bench", "explanation", "store", "iteration"]
 DOCUMENTS: dict[Kind, str] = {
     "comparison": "comparison.json",
     "run": "run.json",
     "bench": "bench.json",
     "explanation": "explanation.json",
+    "store": "history.json",
+    "iteration": "iterate.json",
 }
 
 
@@ -60,13 +66,19 @@ def folder_kind(run_dir: Path) -> Kind:
         RunError: the folder holds none of the documents that a report is made of.
     """
     if not run_dir.is_dir():
-        raise RunError(f"no folder {run_dir}: give the folder of a run, a comparison, a bench or an explanation.")
+        raise RunError(
+            f"no folder {run_dir}: give the folder of a run, a comparison, a bench, an explanation, a store or a search."
+        )
     for kind, name in DOCUMENTS.items():
         if (run_dir / name).is_file():
             return kind
+    if (run_dir / "store.json").is_file():
+        raise RunError(
+            f"{run_dir} is a store without a history.json: adapt it once, then there is something to report."
+        )
     raise RunError(
         f"{run_dir} has none of {', '.join(DOCUMENTS.values())}: "
-        "give the folder of a run, a comparison, a bench or an explanation."
+        "give the folder of a run, a comparison, a bench, an explanation, a store or a search."
     )
 
 
@@ -88,6 +100,16 @@ def read_bench(run_dir: Path) -> dict[str, Any]:
 def read_explanation(run_dir: Path) -> dict[str, Any]:
     """explanation.json, checked."""
     return check_explanation(_read_json(run_dir / "explanation.json"), str(run_dir / "explanation.json"))
+
+
+def read_iteration(run_dir: Path) -> dict[str, Any]:
+    """iterate.json, checked."""
+    return check_iteration(_read_json(run_dir / "iterate.json"), str(run_dir / "iterate.json"))
+
+
+def read_store(run_dir: Path) -> dict[str, Any]:
+    """history.json, checked."""
+    return check_store(_read_json(run_dir / "history.json"), str(run_dir / "history.json"))
 
 
 def check_comparison(document: Any, where: str = "comparison.json") -> dict[str, Any]:
@@ -122,6 +144,25 @@ def check_explanation(document: Any, where: str = "explanation.json") -> dict[st
     require(document, EXPLANATION, where)
     require(document, OPTIONAL_EXPLANATION, where, optional=True)
     _require_kind(document, where, "explanation", "an explanation")
+    return document
+
+
+def check_iteration(document: Any, where: str = "iterate.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, ITERATION, where)
+    require(document, OPTIONAL_ITERATION, where, optional=True)
+    _require_kind(document, where, "iteration", "a search")
+    return document
+
+
+def check_store(document: Any, where: str = "history.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, STORE, where)
+    require(document, OPTIONAL_STORE, where, optional=True)
+    _require_kind(document, where, "store", "a store")
+    matrix, domains = document.get("matrix") or [], document.get("domains") or []
+    if matrix and (len(matrix) != len(document["versions"]) or any(len(row) != len(domains) for row in matrix)):
+        raise RunError(f"{where}: matrix does not have a row a version and a column a domain: adapt or watch again.")
     return document
 
 

@@ -146,6 +146,75 @@ OPTIONAL_EXPLANATION = {
     "versions": {},
 }
 
+TRIAL = {
+    "number": NUMBER, "status": str, "variant": str, "recipe": str, "params": dict, "curve": [NUMBER],
+}  # fmt: skip
+ITERATION = {
+    "kind": str, "status": str, "until": str, "backbone": str, "budget_s": NUMBER, "seeds": NUMBER,
+    "clauses": [{"metric": str, "operator": str, "number": NUMBER}], "trials": [TRIAL],
+}  # fmt: skip
+FINALIST = {"variant": str, "recipe": str, "runs": [{"seed": NUMBER, "status": str}]}
+OPTIONAL_ITERATION = {
+    "verdict": str,
+    "sentence": str,
+    "notes": [str],
+    "primary": str,
+    "trials": [{"measured": {}, "costs": {}, "time_s": NUMBER, "reason": str}],
+    "finalist": Whole(FINALIST),
+    "measured": {},
+    "clauses": [{"value": NUMBER, "low": NUMBER, "high": NUMBER, "met": bool}],
+    "importances": {},
+    "best_so_far": [MAYBE_NUMBER],
+    "data": OPTIONAL_DATA,
+    "space": {"choices": {}, "scales": {}, "recipes": {}, "attentions": [str], "placements": [str]},
+    "hardware": {},
+    "versions": {},
+}
+
+STORE = {"kind": str, "served": str, "base": str, "classes": [str], "versions": [{"id": str, "status": str}]}
+ADAPTED = {"name": str, "new_top1": MAYBE_NUMBER, "old_top1": MAYBE_NUMBER}
+ROLES = {"learn": NUMBER, "tune": NUMBER, "guard": NUMBER, "final": NUMBER}
+COST = {"changed_parameters": NUMBER, "parameters": NUMBER, "delta_bytes": NUMBER}
+ADAPTATION = {
+    "number": NUMBER,
+    "status": str,
+    "sentence": str,
+    "data": {"name": str, "images": NUMBER, "labels_used": NUMBER, "roles": ROLES, "duplicates": NUMBER},
+    "candidate": str,
+    "blend": {
+        "chosen": NUMBER,
+        "tried": [Whole({"weight": NUMBER, **dict.fromkeys(("new_top1", "old_top1"), NUMBER)})],
+    },
+    "variants": [{**ADAPTED, **COST, "minutes": NUMBER}],
+    "new_images": NUMBER,
+    "old_images": NUMBER,
+    "recovery": NUMBER,
+    "guard": {"attempt": NUMBER, "alpha": NUMBER, "new_images": NUMBER, "old_images": NUMBER},
+    "refused": str,
+    "minutes": NUMBER,
+}
+WINDOW = {"number": NUMBER, "images": NUMBER, "drift": bool, "reasons": [str]}
+OPTIONAL_STORE = {
+    "created": str,
+    "policy": {},
+    "versions": [{"parent": str, "created": str, "update": str, **COST}],
+    "domains": [Whole({"name": str, "images": NUMBER})],
+    "matrix": [[MAYBE_NUMBER]],
+    "transfer": {"forgetting": NUMBER, "backward": NUMBER, "forward": NUMBER},
+    "ledger": [Whole({"attempt": NUMBER, "alpha": NUMBER, "spent": NUMBER, "candidate": str})],
+    "adaptations": [ADAPTATION],
+    "stream": {
+        "windows": [Whole(WINDOW)],
+        "alarms": NUMBER,
+        "false_alarms": NUMBER,
+        "delay_windows": NUMBER,
+    },
+    "releases": [
+        {"version": str, "created": str, "images": NUMBER, "top1": NUMBER, "per_domain": [Whole({"name": str})]}
+    ],
+    "events": [Whole({"event": str})],
+}
+
 
 def require(value: Any, shape: Any, where: str, *, optional: bool = False) -> None:
     """Compare a document with a shape: dicts by key, lists entry by entry, leaves by type.
@@ -191,5 +260,6 @@ def _word(kind: Any) -> str:
         str: "text",
         NUMBER: "a finite number",
         MAYBE_NUMBER: "a finite number or null",
+        bool: "true or false",
     }
     return words.get(kind, "something else")

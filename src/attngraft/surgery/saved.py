@@ -28,8 +28,10 @@ from ..backbones import (
 from ..config import Preprocessing, from_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
 from ..files import write_atomically
+from .delta import apply_delta_, read_delta
 from .graft import check_live, graft_, graft_plan, uncompiled
 from .plan import GraftPlan
+from .stored import StoredVersion, is_store, served_version
 
 MODEL_FILE = "model.safetensors"
 MODEL_FORMAT = 1
@@ -110,7 +112,7 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
     """Build a saved model again, in eval mode.
 
     Args:
-        path: a run folder, or a file written by `save`.
+        path: a run folder, a file written by `save`, or a store, of which it is the served version.
         backbone: an instance of the plain backbone, needed only for models that attngraft did not create. It
             is copied and stays as it is.
         example_input: for models that take something other than one image batch, as for `plan_graft`.
@@ -119,6 +121,8 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
         RunError: no such file, not one of ours, damaged, or of a newer version.
         BackboneError: the model was built elsewhere and no backbone was given.
     """
+    if is_store(Path(path)):
+        return load_version(served_version(Path(path)), backbone=backbone, example_input=example_input)
     file = _file_in(Path(path))
     saved = describe(file)
     model = copy.deepcopy(backbone) if backbone is not None else _create(saved, file)
@@ -140,6 +144,37 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
     if saved.folded is not None:
         note_fold_(model, saved.folded)
     return note_classes_(model.eval(), saved.classes)
+
+
+def load_version(stored: StoredVersion, *, backbone: nn.Module | None = None, example_input: Any = None) -> nn.Module:
+    """Build one version of a store, in eval mode: the base, and on it what the version changed.
+
+    Raises:
+        RunError: a file was changed after it was written, or is missing.
+        BackboneError: as for `load`.
+    """
+    for problem in stored.problems():
+        raise RunError(problem)
+    model = load(stored.base_file, backbone=backbone, example_input=example_input)
+    if stored.delta_file is not None:
+        apply_delta_(model, read_delta(stored.delta_file))
+    if stored.preprocessing is not None:
+        note_preprocessing_(model, stored.preprocessing)
+    return note_classes_(model.eval(), stored.classes)
+
+
+def describe_version(stored: StoredVersion) -> SavedModel:
+    """What one version of a store is, without its weights.
+
+    Raises:
+        RunError: as for `describe`.
+    """
+    base = describe(stored.base_file)
+    backbone, known = base.backbone, stored.preprocessing or base.preprocessing
+    if backbone is not None:
+        logits = stored.logits or backbone.num_classes
+        backbone = replace(backbone, num_classes=logits, preprocessing=known or backbone.preprocessing)
+    return replace(base, backbone=backbone, classes=stored.classes, preprocessing=known)
 
 
 def note_classes_(model: nn.Module, classes: Sequence[str]) -> nn.Module:
@@ -166,11 +201,13 @@ def fold_note(model: nn.Module) -> FoldNote | None:
 
 
 def describe(path: str | Path) -> SavedModel:
-    """Read what a saved model is, without its weights.
+    """Read what a saved model is, without its weights; of a store, its served version.
 
     Raises:
         RunError: as for `load`.
     """
+    if is_store(Path(path)):
+        return describe_version(served_version(Path(path)))
     file = _file_in(Path(path))
     try:
         with safe_open(file, framework="pt") as tensors:

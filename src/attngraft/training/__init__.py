@@ -3,11 +3,13 @@
 from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
 from .fit import FitResult, fit
+from .loop import Rows, ShouldStop
 from .precision import Precision, choose_precision, parse_precision, warm_up
 from .progress import Progress, Reading, Silent, titled, watched
 from .recipe import Phase, Recipe, load_recipe, recipes
 from .run import Resume, RunFolder, describe_data
 from .settings import DataSettings, MachineSettings, Settings, open_data, resolve_settings, starts_pretrained
+from .teacher import Teacher
 
 __all__ = [
     "PREDICTIONS_FILE",
@@ -21,9 +23,12 @@ __all__ = [
     "Reading",
     "Recipe",
     "Resume",
+    "Rows",
     "RunFolder",
     "Settings",
+    "ShouldStop",
     "Silent",
+    "Teacher",
     "World",
     "choose_precision",
     "describe_data",

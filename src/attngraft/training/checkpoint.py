@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from ..config import from_dict
 from ..errors import ConfigError, RunError, TrainingError
 from ..files import write_atomically
+from .dynamic import Pace
 
 CHECKPOINT_FORMAT = 1
 KEPT = 2
@@ -39,7 +40,8 @@ class Position:
         drop: factor on the rates from "plateau" in this phase.
         plateau: best loss and epochs waited, for the rate.
         patience: best loss and epochs waited, for early stopping.
-        stopped: early stopping has ended the training.
+        stopped: early stopping, or whoever looks at the epochs, has ended the training.
+        pace: of the grafts, where a recipe lets it follow the loss.
         history: one row per finished epoch.
     """
 
@@ -57,6 +59,7 @@ class Position:
     plateau: tuple[float, float] = (float("inf"), 0.0)
     patience: tuple[float, float] = (float("inf"), 0.0)
     stopped: bool = False
+    pace: Pace = field(default_factory=Pace)
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

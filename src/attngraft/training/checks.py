@@ -13,7 +13,7 @@ from .distributed import World
 from .evaluate import in_eval_mode
 from .job import batch_size
 from .phases import dissect, parameter_groups, trainable_names
-from .recipe import Recipe
+from .recipe import PARTS, Recipe
 from .settings import Settings
 
 HIGHEST_LR = 1e30
@@ -73,5 +73,5 @@ def check_phases(model: nn.Module, recipe: Recipe, image_size: int) -> None:
         if not trainable_names(anatomy, phase):
             raise ConfigError(
                 f"phase '{phase.name}' trains {', '.join(phase.train)}, of which this model has nothing: "
-                "add head, upper:K or all."
+                f"it can train {PARTS}."
             )

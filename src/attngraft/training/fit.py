@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -24,12 +24,13 @@ from .checks import check_fit
 from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate, in_eval_mode
 from .job import Job
-from .loop import Trainer
+from .loop import ShouldStop, Trainer
 from .precision import Precision, choose_precision, parse_precision
 from .progress import Progress, Reading, Silent, watched
 from .recipe import Recipe
 from .run import RUN_FORMAT, Resume, RunFolder, describe_data
 from .settings import Settings, open_data, resolve_settings
+from .teacher import Lesson, Teacher, check_teacher
 
 LAST_GOOD_FILE = "last-good.safetensors"
 
@@ -44,6 +45,7 @@ class FitResult:
         evaluation: predictions for every test image.
         history: one row per epoch, as in `metrics.jsonl`.
         train_time_s: seconds of training, without evaluation.
+        stopped_after_epochs: where training ended before the recipe did, after how many epochs.
     """
 
     run_dir: Path
@@ -51,6 +53,7 @@ class FitResult:
     evaluation: Evaluation
     history: tuple[dict[str, Any], ...]
     train_time_s: float
+    stopped_after_epochs: int | None = None
 
     @property
     def top1(self) -> float:
@@ -71,6 +74,8 @@ def fit(
     resume: Resume = "auto",
     variant: str | None = None,
     progress: Progress | None = None,
+    teacher: Teacher | None = None,
+    on_epoch: ShouldStop | None = None,
     **overrides: Any,
 ) -> FitResult:
     """Train the model in place; the run folder then holds all there is to know.
@@ -84,6 +89,10 @@ def fit(
         resume: "auto" continues the same run, "never" refuses an existing one, "must" refuses a new one.
         variant: a name for the run in reports; the attention's name where not given.
         progress: where to show progress; a bar on a terminal where not given.
+        teacher: a model whose answers are part of the loss.
+        on_epoch: called after every epoch with the rows so far, as in `metrics.jsonl`; True ends the training, as
+            early stopping does. Of several processes only the main one calls it. An error in it ends the call, and the
+            same call goes on after the epoch. After a sudden death it may see an epoch a second time.
         **overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, and `epochs`.
 
     Raises:
@@ -100,7 +109,9 @@ def fit(
         size, reading = preprocessing.image_size, Reading(shown)
         dataset = open_data(data, settings.data, image_size=size, recipe=settings.recipe, progress=reading)
         check_fit(model, dataset, settings, size, world)
-        description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant)
+        if teacher is not None:
+            check_teacher(teacher, model, dataset, settings.recipe, preprocessing)
+        description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant, teacher=teacher)
         run = RunFolder(Path(run_dir))
         description = _open(run, description, resume, world)
         _note_training_(model, dataset, preprocessing)
@@ -112,10 +123,10 @@ def fit(
             description["precision"] = to_dict(chosen)
             if world.is_main:
                 run.write(description)
-        job = _job(
-            dataset, preprocessing, settings, seed, from_dict(Precision, description["precision"]), device, world, run
-        )
-        return _train(model, job, run, description, shown, settings)
+        precision = from_dict(Precision, description["precision"])
+        lesson = Lesson(teacher, dataset, preprocessing, precision, device) if teacher is not None else None
+        job = _job(dataset, preprocessing, settings, seed, precision, device, world, run, lesson)
+        return _train(model, job, run, description, shown, settings, on_epoch)
 
 
 def _note_training_(model: nn.Module, dataset: Dataset, preprocessing: Preprocessing) -> None:
@@ -132,6 +143,7 @@ def describe_run(
     *,
     seed: int,
     variant: str | None,
+    teacher: Teacher | None = None,
 ) -> dict[str, Any]:
     """The content of `run.json` before the first step."""
     info, plan = backbone_info(model), graft_plan(model)
@@ -150,6 +162,7 @@ def describe_run(
         "classes": list(dataset.classes),
         "preprocessing": to_dict(preprocessing),
         "precision": _fixed_precision(settings),
+        **({"teacher": teacher.describe(dataset)} if teacher is not None else {}),
         "results": None,
         "hardware": hardware(),
         "versions": versions(),
@@ -196,6 +209,7 @@ def _job(
     device: torch.device,
     world: World,
     run: RunFolder,
+    lesson: Lesson | None,
 ) -> Job:
     return Job(
         dataset,
@@ -209,23 +223,30 @@ def _job(
         settings.machine.curve,
         run.checkpoints,
         settings.machine.checkpoint_minutes,
+        lesson,
     )
 
 
 def _train(
-    model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], progress: Progress, settings: Settings
+    model: nn.Module,
+    job: Job,
+    run: RunFolder,
+    description: dict[str, Any],
+    progress: Progress,
+    settings: Settings,
+    should_stop: ShouldStop | None,
 ) -> FitResult:
     checkpoint = read_newest(run.checkpoints)
     has_board = settings.machine.tensorboard and job.world.is_main
     done = checkpoint.position.epochs_done if checkpoint else 0
     with Board(run.path / "tensorboard" if has_board else None, done) as board:
 
-        def on_epoch(rows: list[dict[str, Any]]) -> None:
+        def write(rows: Sequence[Mapping[str, Any]]) -> None:
             if job.world.is_main:
                 run.write_metrics(rows)
                 board.write(rows[-1])
 
-        trainer = Trainer(model, job, progress, on_epoch)
+        trainer = Trainer(model, job, progress, write, should_stop)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         try:
@@ -281,12 +302,15 @@ def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, A
         save(model, run.path, classes=job.dataset.classes)
         evaluation.write(run.path / PREDICTIONS_FILE)
         results = {"test": evaluation.summary(job.dataset.classes), "train_time_s": trainer.position.time_s}
+        if trainer.stopped_after_epochs is not None:
+            results["stopped_after_epochs"] = trainer.stopped_after_epochs
         finished = {**description, "status": "finished", "results": results}
         finished.pop("stopped_because", None)
         run.write(finished)
         remove_checkpoints(run.checkpoints)
     job.world.wait()
-    return FitResult(run.path, model, evaluation, tuple(trainer.position.history), trainer.position.time_s)
+    at = trainer.position
+    return FitResult(run.path, model, evaluation, tuple(at.history), at.time_s, trainer.stopped_after_epochs)
 
 
 def _finished(run: RunFolder, model: nn.Module, description: Mapping[str, Any]) -> FitResult:
@@ -297,8 +321,14 @@ def _finished(run: RunFolder, model: nn.Module, description: Mapping[str, Any]) 
         reason = str(error).strip().splitlines()[-1].strip()
         raise RunError(f"the run in {run.path} has trained another model ({reason}): choose a new folder.") from error
     evaluation = Evaluation.read(run.path / PREDICTIONS_FILE)
+    results = description["results"]
     return FitResult(
-        run.path, model.eval(), evaluation, tuple(run.read_metrics()), description["results"]["train_time_s"]
+        run.path,
+        model.eval(),
+        evaluation,
+        tuple(run.read_metrics()),
+        results["train_time_s"],
+        results.get("stopped_after_epochs"),
     )
 
 

@@ -13,6 +13,7 @@ from ..errors import ConfigError, DataError
 from .distributed import World
 from .precision import Precision
 from .recipe import Recipe
+from .teacher import Lesson
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Job:
         curve: evaluate after every epoch.
         checkpoints: folder for them.
         checkpoint_minutes: longest time between two of them.
+        lesson: a teacher's part of the loss, where there is a teacher.
     """
 
     dataset: Dataset
@@ -44,6 +46,7 @@ class Job:
     curve: bool
     checkpoints: Path
     checkpoint_minutes: float
+    lesson: Lesson | None = None
 
     @property
     def batch_size(self) -> int:

@@ -7,7 +7,7 @@ that a resumed training ends with the same bits as one that was not interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -25,27 +25,45 @@ from .checkpoint import (
     restore_optimizer_,
     write_checkpoint,
 )
+from .dynamic import possible, strengthen_
 from .evaluate import Evaluation, evaluate
 from .gate_record import record_gates
 from .interrupts import Interrupts
 from .job import Job
 from .optimizers import Plateau, build_optimizer, rate_factor, set_rates_
-from .phases import apply_phase_, dissect, parameter_groups, set_modes_
+from .phases import apply_phase_, dissect, moving_norms, parameter_groups, set_modes_
 from .progress import Progress
 from .recipe import Phase, Recipe
 from .step import StepNumbers, Stepper
 
+Rows = Sequence[Mapping[str, Any]]
+ShouldStop = Callable[[Rows], bool]
+
 
 class Trainer:
-    """Trains one model through all phases of a recipe."""
+    """Trains one model through all phases of a recipe.
+
+    Args:
+        model: what is trained.
+        job: how.
+        progress: where to show it.
+        write: gets the rows so far after every epoch, when its state is saved.
+        should_stop: gets them before that, in the main process; True ends the training.
+    """
 
     def __init__(
-        self, model: nn.Module, job: Job, progress: Progress, on_epoch: Callable[[list[dict[str, Any]]], None]
+        self,
+        model: nn.Module,
+        job: Job,
+        progress: Progress,
+        write: Callable[[Rows], None],
+        should_stop: ShouldStop | None = None,
     ):
         self.model = model.to(job.device).to(memory_format=job.precision.memory_format)
         self.job = job
         self.progress = progress
-        self.on_epoch = on_epoch
+        self.write = write
+        self.should_stop = should_stop
         self.position = Position()
         self.ema = _average(self.model, job.recipe)
         self.best: dict[str, Tensor] = {}
@@ -56,6 +74,7 @@ class Trainer:
         )
         self.steps_per_epoch = job.steps_per_epoch
         self.stepper = Stepper(self.model, job, self.ema)
+        self.dynamic = possible(job.recipe.dynamic, self.model)
         self._saved_at = time.monotonic()
         self._pending: dict[str, Tensor] = {}
 
@@ -63,6 +82,12 @@ class Trainer:
     def evaluated(self) -> nn.Module:
         """The weights that count: the average where there is one."""
         return self.ema.module if self.ema is not None else self.model
+
+    @property
+    def stopped_after_epochs(self) -> int | None:
+        """Epochs trained, where that is fewer than the recipe has."""
+        done = self.position.epochs_done
+        return done if self.position.stopped and done < self.job.recipe.epochs else None
 
     def train(self) -> None:
         """Train from the present position to the end, saving on the way.
@@ -116,10 +141,10 @@ class Trainer:
     def _train_epoch(
         self, phase: Phase, parallel: nn.Module, optimizer: torch.optim.Optimizer, interrupts: Interrupts
     ) -> None:
-        set_modes_(self.model)
+        set_modes_(self.model, moving_norms(self.anatomy, phase))
         start = time.perf_counter()
         for batch in self._batches():
-            set_rates_(optimizer, self._rate_at(phase, self.position.step))
+            self._set_rates(optimizer, phase, self.position.step)
             self._count(self.stepper.step(parallel, optimizer, batch, self.position))
             start = self._count_time(start)
             if self._must_stop(interrupts):
@@ -129,9 +154,13 @@ class Trainer:
                 self._save(optimizer)
                 start = time.perf_counter()
         # not the last step's own rate: a training that was stopped just before the evaluation took no step here
-        self._end_epoch(phase, lr=set_rates_(optimizer, self._rate_at(phase, self.position.step - 1)))
-        self._save(optimizer)
-        self.on_epoch(self.position.history)
+        self._end_epoch(phase, lr=self._set_rates(optimizer, phase, self.position.step - 1))
+        try:
+            self._ask_whether_to_stop()
+        finally:
+            self._pace_grafts(phase)
+            self._save(optimizer)
+            self.write(self.position.history)
         if self._must_stop(interrupts):
             raise KeyboardInterrupt
 
@@ -174,11 +203,14 @@ class Trainer:
             "epoch": at.epochs_done + 1,
             "phase": phase.name,
             **self._training_numbers(),
-            **self._evaluation_numbers(),
+            **self._evaluation_numbers(phase),
             "lr": lr,
             "time_s": round(at.epoch_time_s, 3),
             "images_per_s": round(at.seen * self.job.world.size / max(at.epoch_time_s, 1e-9), 1),
         }
+        if self._is_paced(phase):
+            at.pace = at.pace.seen(row["eval_loss"] if row.get("eval_split") == "val" else row["train_loss"])
+            row["dynamic"] = at.pace.to_row()
         at.history.append(row)
         at.epoch, at.epochs_done = at.epoch + 1, at.epochs_done + 1
         at.step, at.loss_sum, at.correct, at.seen, at.epoch_time_s = 0, 0.0, 0, 0, 0.0
@@ -188,10 +220,11 @@ class Trainer:
         loss_sum, correct, seen = (sum(part[i] for part in parts) for i in range(3))
         return {"train_loss": loss_sum / seen, "train_top1": correct / seen}
 
-    def _evaluation_numbers(self) -> dict[str, Any]:
+    def _evaluation_numbers(self, phase: Phase) -> dict[str, Any]:
         """Measure the model, and let the validation loss decide where the recipe says so."""
         split = "val" if self.job.dataset.val is not None else "test"
-        if not (self.job.curve or self.job.recipe.needs_validation):
+        is_followed = split == "val" and self._is_paced(phase)
+        if not (self.job.curve or self.job.recipe.needs_validation or is_followed):
             return {}
         measured = self._evaluate(split)
         if self.job.recipe.needs_validation:
@@ -245,11 +278,49 @@ class Trainer:
         at.stopped = stopper.update(loss)
         at.plateau, at.patience = rate.state, stopper.state
 
+    def _ask_whether_to_stop(self) -> None:
+        """Let `should_stop` look at the rows, before the state is saved, so that its answer is part of the state."""
+        if self.should_stop is None:
+            return
+        stop, failure = False, None
+        if self.job.world.is_main:
+            try:
+                stop = bool(self.should_stop(tuple(self.position.history)))
+            except Exception as error:  # to be raised once the other processes know
+                failure = error
+        stop, failed = self.job.world.share((stop, failure is not None))
+        self.position.stopped = self.position.stopped or stop
+        if failure is not None:
+            raise failure
+        if failed:
+            raise RunError("on_epoch failed in the main process: see its error.")
+
+    def _is_paced(self, phase: Phase) -> bool:
+        """Whether the trend of the loss acts on the grafts in this phase: not on frozen ones."""
+        return self.dynamic != "off" and not {"grafts", "all"}.isdisjoint(phase.train)
+
+    def _pace_grafts(self, phase: Phase) -> None:
+        """Let the trend of the loss change how the grafts go on; what is measured at the end of a phase stays."""
+        at = self.position
+        if at.stopped or at.epoch == phase.epochs or not self._is_paced(phase):
+            return
+        before, at.pace = at.pace.strength, at.pace.adjusted(self.dynamic)
+        for model in (self.model, self.ema.module) if self.ema is not None else (self.model,):
+            strengthen_(model, at.pace.strength / before)
+
     def _next_phase(self) -> None:
-        fresh = Position()
+        fresh, at = Position(), self.position
         self.position = replace(
-            self.position, phase=self.position.phase + 1, epoch=0, drop=fresh.drop, plateau=fresh.plateau
+            at,
+            phase=at.phase + 1,
+            epoch=0,
+            drop=fresh.drop,
+            plateau=fresh.plateau,
+            pace=at.pace.in_next_phase(),
         )
+
+    def _set_rates(self, optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> float:
+        return set_rates_(optimizer, self._rate_at(phase, step), self.position.pace.rate)
 
     def _rate_at(self, phase: Phase, step: int) -> float:
         """Part of the highest rates that is in force at a step of the present epoch."""

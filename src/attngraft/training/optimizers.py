@@ -13,13 +13,14 @@ from .recipe import Phase, Recipe
 
 
 def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimiser over the groups; each group notes its highest rate as `peak_lr`."""
+    """The recipe's optimiser over the groups; each group notes its highest rate as `peak_lr`, and whose it is."""
     parameters = dict(model.named_parameters())
     settings = [
         {
             "params": [parameters[name] for name in group.names],
             "lr": group.lr,
             "peak_lr": group.lr,
+            "part": group.part,
             "weight_decay": group.weight_decay,
         }
         for group in groups
@@ -58,10 +59,14 @@ def rate_factor(phase: Phase, progress: float, step: float = 0.0) -> float:
     return 1.0
 
 
-def set_rates_(optimizer: torch.optim.Optimizer, factor: float) -> float:
-    """Set every group's rate to a part of its highest; the highest rate now in force is returned."""
+def set_rates_(optimizer: torch.optim.Optimizer, factor: float, graft_factor: float = 1.0) -> float:
+    """Set every group's rate to a part of its highest, that of grafts times another factor.
+
+    Returns:
+        the highest rate now in force.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+        group["lr"] = group["peak_lr"] * factor * (graft_factor if group["part"] == "grafts" else 1.0)
     return max(group["lr"] for group in optimizer.param_groups)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -37,10 +38,14 @@ class Anatomy:
     Attributes:
         parts: parameter name -> "head", "grafts" or the number of its resolution stage (0 is at the input).
         stages: how many resolution stages with parameters there are.
+        norms: paths of the layers with running statistics, outside grafts and head.
+        logit_biases: names of the biases of the layers that compute the logits.
     """
 
     parts: dict[str, str | int]
     stages: int
+    norms: tuple[str, ...] = ()
+    logit_biases: tuple[str, ...] = ()
 
 
 def dissect(model: nn.Module, input_size: tuple[int, int, int]) -> Anatomy:
@@ -56,13 +61,13 @@ def dissect(model: nn.Module, input_size: tuple[int, int, int]) -> Anatomy:
         owner = name.rpartition(".")[0]
         if "graft" in name.split("."):
             parts[name] = "grafts"
-        elif any(owner == head or owner.startswith(f"{head}.") for head in heads):
+        elif _is_within(owner, heads):
             parts[name] = "head"
         else:
             parts[name] = _nearest_stage(owner, stage_of, stages)
     learning = sorted({part for part in parts.values() if isinstance(part, int)})
     numbered = {name: part if isinstance(part, str) else learning.index(part) for name, part in parts.items()}
-    return Anatomy(numbered, len(learning))
+    return Anatomy(numbered, len(learning), _norms(model, heads), _logit_biases(model, heads))
 
 
 def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase) -> None:
@@ -70,18 +75,29 @@ def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase) -> None:
     trainable = trainable_names(anatomy, phase)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
-    set_modes_(model)
+    set_modes_(model, moving_norms(anatomy, phase))
 
 
-def set_modes_(model: nn.Module) -> None:
+def moving_norms(anatomy: Anatomy, phase: Phase) -> tuple[str, ...]:
+    """Paths of the layers whose running statistics the phase moves even where they have no parameters."""
+    return anatomy.norms if "bn" in phase.train else ()
+
+
+def set_modes_(model: nn.Module, moving: Collection[str] = ()) -> None:
     """Train mode where something is trained, eval mode where all is frozen.
 
     Frozen BatchNorm then keeps its statistics, and frozen dropout and stochastic depth do nothing. A module without
     parameters goes with the module around it, and where that is frozen in part, with the next layer that has
     parameters: dropout before the head is the head's. Grafts are judged by themselves: a trained graft does not wake
     the frozen module that hosts it.
+
+    Args:
+        model: its parameters say by `requires_grad` what is trained.
+        moving: paths of layers that are in train mode whatever is around them; see `moving_norms`.
     """
     _set_mode(model, None, _followed_by_training(model))
+    for path in moving:
+        model.get_submodule(path).training = True
 
 
 def _set_mode(module: nn.Module, around: bool | None, followed: dict[nn.Module, bool]) -> None:
@@ -126,9 +142,13 @@ def trainable_names(anatomy: Anatomy, phase: Phase) -> set[str]:
             lowest = min(lowest, anatomy.stages - int(count))
     if "all" in kinds:
         return set(anatomy.parts)
-    return {
+    chosen = {
         name for name, part in anatomy.parts.items() if (part in kinds if isinstance(part, str) else part >= lowest)
     }
+    if "bn" in kinds:
+        norms = set(anatomy.norms)
+        chosen |= {name for name in anatomy.parts if name.rpartition(".")[0] in norms}
+    return chosen | set(anatomy.logit_biases) if "head-bias" in kinds else chosen
 
 
 def parameter_groups(model: nn.Module, anatomy: Anatomy, phase: Phase, recipe: Recipe) -> list[ParameterGroup]:
@@ -163,6 +183,36 @@ def _stages(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[st
             heights.setdefault(call.path, int(call.shape[2]))
     order = sorted(set(heights.values()), reverse=True)
     return {path: order.index(height) for path, height in heights.items()}, max(1, len(order))
+
+
+def _norms(model: nn.Module, heads: Sequence[str]) -> tuple[str, ...]:
+    return tuple(
+        path
+        for path, module in model.named_modules()
+        if module._buffers.get("running_var") is not None
+        and "graft" not in path.split(".")
+        and not _is_within(path, heads)
+    )
+
+
+def _logit_biases(model: nn.Module, heads: Sequence[str]) -> tuple[str, ...]:
+    """For each head the bias of its last layer with a weight matrix, where it has one."""
+    found = []
+    for head in heads:
+        layers = [path for path, module in model.named_modules() if _is_within(path, [head]) and _is_layer(module)]
+        name = f"{layers[-1]}.bias".lstrip(".") if layers else ""
+        if any(name == known for known, _ in model.named_parameters()):
+            found.append(name)
+    return tuple(found)
+
+
+def _is_layer(module: nn.Module) -> bool:
+    weight = module._parameters.get("weight")
+    return weight is not None and weight.ndim > 1
+
+
+def _is_within(path: str, heads: Sequence[str]) -> bool:
+    return any(path == head or path.startswith(f"{head}.") for head in heads)
 
 
 def _nearest_stage(path: str, stage_of: dict[str, int], stages: int) -> int:

@@ -9,10 +9,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import from_dict, read_toml
+from ..config import from_dict, read_toml, to_dict
 from ..errors import ConfigError, nearest
 
+PARTS = "head, head-bias, grafts, bn, upper:K, all"
 ScheduleName = Literal["constant", "step", "multistep", "cosine", "one-cycle", "plateau"]
+Dynamic = Literal["off", "rate", "strength", "both"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,10 @@ class Phase:
 
     Attributes:
         name: for people and plots.
-        train: what is trained: "head", "grafts", "upper:K" (the upper K resolution stages, or with K below 1
-            that part of them), "all". Everything else is frozen, BatchNorm statistics included.
+        train: what is trained: "head", "head-bias" (the biases of its logits alone), "grafts", "bn" (scales, shifts
+            and statistics of the backbone's layers with running statistics), "upper:K" (the upper K resolution
+            stages, or with K below 1 that part of them), "all". Everything else is frozen, BatchNorm statistics
+            included.
         epochs: length.
         lr: highest learning rate, that of the head and the grafts.
         lr_decay: factor from each stage of the backbone to the one below it.
@@ -58,7 +62,7 @@ class Phase:
             all(0 < milestone < 1 for milestone in self.milestones),
             f"phase '{self.name}': milestones are {list(self.milestones)}, expected parts of the phase between 0 and 1.",
         )
-        _require(bool(self.train), f"phase '{self.name}' trains nothing: name head, grafts, upper:K or all.")
+        _require(bool(self.train), f"phase '{self.name}' trains nothing: name at least one of {PARTS}.")
         for part in self.train:
             check_part(part, self.name)
 
@@ -87,6 +91,8 @@ class Recipe:
         clip_norm: upper limit of the gradient's norm; 0 is off.
         early_stopping: epochs without a lower validation loss before training ends; 0 is off.
         select: keep the weights of the "last" epoch, or of the "best" by validation loss.
+        dynamic: what follows the trend of the loss: the grafts' learning "rate", the "strength" of their gates, "both",
+            or nothing ("off"); see `attngraft.training.dynamic`. Without effect in a network without grafts.
     """
 
     name: str
@@ -108,6 +114,7 @@ class Recipe:
     clip_norm: float = 0.0
     early_stopping: int = 0
     select: Literal["last", "best"] = "last"
+    dynamic: Dynamic = "off"
 
     def __post_init__(self) -> None:
         _require(len(self.phases) >= 1, f"recipe '{self.name}' has no phases: give at least one [[phases]] table.")
@@ -173,7 +180,7 @@ def recipe_fields() -> tuple[str, ...]:
 
 def check_part(part: str, phase: str) -> float | None:
     """Validate one entry of `Phase.train`; the number behind "upper:" is returned."""
-    if part in {"head", "grafts", "all"}:
+    if part in {"head", "head-bias", "grafts", "bn", "all"}:
         return None
     name, _, number = part.partition(":")
     try:
@@ -181,8 +188,8 @@ def check_part(part: str, phase: str) -> float | None:
     except ValueError:
         value = 0.0
     if not 0 < value < math.inf or (value > 1 and value != int(value)):
-        hint = nearest(part, ["head", "grafts", "all", "upper:2"])
-        raise ConfigError(f"phase '{phase}' trains '{part}', which is none of head, grafts, upper:K, all: {hint}")
+        hint = nearest(part, ["head", "head-bias", "grafts", "bn", "all", "upper:2"])
+        raise ConfigError(f"phase '{phase}' trains '{part}', which is none of {PARTS}: {hint}")
     return value
 
 
@@ -198,6 +205,14 @@ def _read(name: str) -> Recipe:
 def parse_recipe(values: Mapping[str, Any], *, where: str = "recipe") -> Recipe:
     """A recipe from plain values, as TOML or JSON gives them."""
     return from_dict(Recipe, values, where=f"recipe {where}")
+
+
+def completed_recipe(values: Any) -> Any:
+    """A recipe as an earlier version wrote it, with the fields that it did not know; what is no recipe stays."""
+    try:
+        return to_dict(parse_recipe(values))
+    except ConfigError:
+        return values
 
 
 def _shallow(recipe: Recipe) -> dict[str, Any]:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -16,12 +16,13 @@ from ..config import to_dict
 from ..data import Dataset
 from ..errors import ConfigError, RunError
 from ..files import read_json, write_json, write_text
+from .recipe import completed_recipe
 
 RUN_FORMAT = 1
 Resume = Literal["auto", "never", "must"]
 
 # what must be equal for a run to be continued; what is left out may differ between machines
-IDENTITY = ("variant", "seed", "backbone", "weights", "plan", "recipe", "classes", "preprocessing")
+IDENTITY = ("variant", "seed", "backbone", "weights", "plan", "recipe", "classes", "preprocessing", "teacher")
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class RunFolder:
     def write(self, description: Mapping[str, Any]) -> None:
         write_json(self.description_file, dict(description))
 
-    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        write_text(self.metrics_file, "".join(json.dumps(row) + "\n" for row in rows))
+    def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        write_text(self.metrics_file, "".join(json.dumps(dict(row)) + "\n" for row in rows))
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """Rows of `metrics.jsonl`; none where it is missing."""
@@ -98,6 +99,7 @@ class RunFolder:
 
     def _check_same(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         pairs = {key: (found.get(key), wanted.get(key)) for key in IDENTITY}
+        pairs["recipe"] = (completed_recipe(found.get("recipe")), wanted.get("recipe"))
         pairs["data"] = (_fingerprint(found), _fingerprint(wanted))
         if found.get("precision") and wanted.get("precision"):
             pairs["precision"] = (found["precision"], wanted["precision"])

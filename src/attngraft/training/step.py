@@ -64,7 +64,7 @@ class Stepper:
         statistics = [buffer.clone() for buffer in self.model.buffers()]
         with job.precision.autocast(job.device):
             logits = self._forward(parallel, images)
-        loss = self.criterion(logits.float(), targets)
+        loss = self._loss(batch, images, logits, targets)
         value = float(loss.detach())
         self._require_finite("the loss", value, batch, at, statistics)
         optimizer.zero_grad(set_to_none=True)
@@ -75,6 +75,11 @@ class Stepper:
             self.average.update_parameters(self.model)
         correct = int((logits.detach().argmax(1).cpu() == batch.labels).sum())
         return StepNumbers(value, correct, len(batch.labels))
+
+    def _loss(self, batch: Batch, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
+        loss: Tensor = self.criterion(logits.float(), targets)
+        taught = self.job.lesson.loss(batch, images, logits) if self.job.lesson is not None else None
+        return loss if taught is None else loss + taught
 
     def _forward(self, parallel: nn.Module, images: Tensor) -> Tensor:
         try:

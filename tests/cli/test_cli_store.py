@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import attngraft as ag
+from attngraft.cli.store import in_words, settings_from
+from attngraft.continual.store import Store
+from attngraft.locking import only_one
+
+SIDE = 32
+
+
+@pytest.fixture
+def columns():
+    return 120
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A model of two classes, saved as a run is."""
+    torch.manual_seed(0)
+    model = ag.graft(ag.create_backbone("small-cnn", num_classes=2), "cbam", input_size=(3, SIDE, SIDE))
+    return ag.save(model, tmp_path_factory.mktemp("runs") / "one", classes=["dark", "light"]).parent
+
+
+@pytest.fixture(scope="module")
+def template(run, tmp_path_factory):
+    """A store whose second version answers the other way round."""
+    store = Store.create(tmp_path_factory.mktemp("stores") / "shop", run)
+    model = store.model()
+    for parameter in (model.head.weight, model.head.bias):
+        parameter.data.neg_()
+    with store.writing():
+        store.add(model, parent=store.base, made={"update": "grafts+bn+head-bias"})
+    return store.path
+
+
+@pytest.fixture
+def store(template, tmp_path):
+    shutil.copytree(template, tmp_path / "shop")
+    return Store.open(tmp_path / "shop")
+
+
+@pytest.fixture
+def image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (SIDE, SIDE, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "image.png")
+    return tmp_path / "image.png"
+
+
+def last(store):
+    return store.versions()[-1].id
+
+
+def one_line(text):
+    return " ".join(text.split())
+
+
+def test_a_store_is_made_of_a_run(attngraft, run, tmp_path):
+    code, out, err = attngraft("store", tmp_path / "shop", "--create", run, "--delta", 0.03, "--size-budget", 1.1)
+    assert code == 0, err
+    store = Store.open(tmp_path / "shop")
+    assert store.settings == {"guard": {"delta": 0.03, "size_budget": 1.1}}
+    assert store.head == store.base
+    assert f"made, with {store.base} as its base" in out
+    assert store.versions()[0].made["source"] == str(run)
+
+
+def test_the_table_says_what_is_served_and_what_happened(attngraft, store):
+    with store.writing():
+        store.promote(last(store))
+    code, out, err = attngraft("store", store.path)
+    assert (code, err) == (0, "")
+    rows = {line.split("│")[2].strip(): line.split("│") for line in out.splitlines() if line.startswith("│")}
+    base, version = rows[store.base[:8]], rows[last(store)[:8]]
+    assert (base[1].strip(), version[1].strip()) == ("", "*")
+    assert version[3].strip() == store.base[:8]
+    assert version[5].strip() == "grafts+bn+head-bias"
+    assert version[6].strip().startswith("258 of 96,")  # 2 x 128 weights and 2 biases
+    assert out.splitlines()[-1].endswith(f"{last(store)} is served instead of {store.base}")
+
+
+def test_rolling_back_takes_the_first_digits_and_predict_uses_what_is_served(attngraft, store, image):
+    with store.writing():
+        store.promote(last(store))
+    answers = {}
+    for version in (last(store), store.base):
+        code, out, err = attngraft("store", store.path, "--rollback", version[:8])
+        assert code == 0, err
+        assert store.head == version
+        answers[version] = attngraft("predict", store.path, image)[1].splitlines()[1].split(",")[1]
+    assert set(answers.values()) == {"dark", "light"}
+    assert (
+        attngraft("store", store.path)[1].splitlines()[-1].endswith(f"rolled back from {last(store)} to {store.base}")
+    )
+
+
+def test_json_says_everything_and_nothing_else(attngraft, store):
+    code, out, err = attngraft("store", store.path, "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["served"], found["base"], found["classes"]) == (store.base, store.base, ["dark", "light"])
+    assert [version["id"] for version in found["versions"]] == [version.id for version in store.versions()]
+    assert found["versions"][1]["tensors"] == ["head.bias", "head.weight"]
+    assert found["journal"] == store.journal.entries()
+
+
+def test_verify_says_what_is_damaged(attngraft, store):
+    code, out, _ = attngraft("store", store.path, "--verify")
+    assert (code, one_line(out)) == (0, f"all files of {store.path} are what they were when they were written.")
+    assert json.loads(attngraft("store", store.path, "--verify", "--json")[1]) == {"problems": []}
+    path = store.path / "versions" / last(store) / "delta.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x77")
+    code, out, _ = attngraft("store", store.path, "--verify")
+    sentence = f"{path} was changed after it was written: restore it from a copy."
+    assert (code, one_line(out)) == (2, sentence)
+    code, out, _ = attngraft("store", store.path, "--verify", "--json")
+    assert (code, json.loads(out)) == (2, {"problems": [sentence]})
+
+
+def test_a_damaged_head_is_healed_by_rolling_back(attngraft, store, image):
+    (store.path / "HEAD").write_text("../../somewhere")
+    for command in (("store", store.path), ("predict", store.path, image)):
+        code, out, err = attngraft(*command)
+        assert (code, out) == (2, "")
+        assert "roll back to a version: attngraft store" in one_line(err)
+    assert attngraft("store", store.path, "--rollback", store.base)[0] == 0
+    assert attngraft("predict", store.path, image)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--rollback", "zz"), "'zz' is no version"),
+        (("--rollback", "0" * 16), "has no version 0000000000000000: list them with attngraft store"),
+        (("--rollback", "0", "--verify"), "got --rollback and --verify: expected one of them."),
+        (("--create", "RUN"), "is in use: choose a new folder for the store."),
+        (("--alpha", 0.1), "--alpha is fixed when the store is made: give it together with --create RUN."),
+        (("--class-delta", 0.1, "--verify"), "--class-delta is fixed when the store is made"),
+    ],
+)
+def test_mistakes_are_one_sentence_and_change_nothing(attngraft, store, run, arguments, words):
+    before = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+    code, out, err = attngraft("store", store.path, *(run if a == "RUN" else a for a in arguments))
+    assert (code, out) == (2, "")
+    assert words in one_line(err)
+    after = {path: path.read_bytes() for path in store.path.rglob("*") if path.is_file()}
+    after.pop(store.path / "lock", None)
+    before.pop(store.path / "lock", None)
+    assert after == before
+
+
+def test_what_is_no_store_or_no_run_is_one_sentence(attngraft, run, tmp_path):
+    for arguments, words in (
+        ((tmp_path,), "is no store: make one with attngraft store"),
+        ((run,), "is no store"),
+        ((tmp_path / "new", "--create", tmp_path / "nothing"), "there is no"),
+    ):
+        code, out, err = attngraft("store", *arguments)
+        assert (code, out) == (2, "")
+        assert words in one_line(err)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_second_writer_is_told_who_the_first_is(attngraft, store):
+    with only_one(store.path / "lock"):
+        code, out, err = attngraft("store", store.path, "--rollback", store.base)
+        assert (code, out) == (2, "")
+        assert "is in use by process" in one_line(err)
+        assert attngraft("store", store.path)[0] == 0  # readers are not kept waiting
+
+
+def test_only_what_was_given_becomes_a_setting():
+    assert settings_from(delta=0.02, alpha=None) == {"guard": {"delta": 0.02}}
+    assert settings_from(delta=0.0) == {"guard": {"delta": 0.0}}
+
+
+def test_events_that_are_not_known_are_shown_as_they_are():
+    chain = {"seq": 3, "time": "2030-01-01T00:00:00+00:00", "previous": "0"}
+    assert in_words({**chain, "event": "drift", "window": 3}) == "drift window=3"
+    assert in_words({**chain, "event": "promote", "to": "b"}) == "b is served instead of ?"

@@ -1,0 +1,208 @@
+"""Adaptations of a real small network: who is promoted, who is not, and what is on the disk afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from adapting import QUICK, CLASSES, Stores, teal, pictures, reddish, relabelled, shuffled
+from torch import nn
+
+import attngraft as ag
+from attngraft.continual.adapt import adapt
+from attngraft.continual.domains import Domains
+from attngraft.continual.release import release
+from attngraft.continual.store import Store
+from attngraft.data import ImageSet
+from attngraft.errors import ConfigError, DataError, RunError
+
+
+def answers(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
+
+
+def events(store: Store) -> list[str]:
+    return [entry["event"] for entry in store.journal.entries()]
+
+
+def history(store: Store) -> Mapping[str, Any]:
+    return json.loads((store.path / "history.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def adapted(stores: Stores, tmp_path_factory):
+    """A store with two adaptations, and what they returned."""
+    store = stores.make(tmp_path_factory.mktemp("adapted") / "store")
+    first = adapt(store.path, pictures(700, 10, reddish), name="evening", **QUICK)
+    second = adapt(store.path, pictures(700, 11, teal), name="night", **QUICK, controls=False)
+    return store, first, second
+
+
+def test_what_helps_is_promoted_and_costs_one_attempt(adapted):
+    store, first, _ = adapted
+    assert first.promoted
+    rows = {row["name"]: row for row in first.document["variants"]}
+    assert list(rows) == ["none", "bn-statistics", "head", "all", "adapted"]
+    assert rows["adapted"]["new_top1"] > rows["none"]["new_top1"] + 0.2
+    assert rows["adapted"]["old_top1"] > rows["none"]["old_top1"] - 0.05
+    assert events(store)[:4] == ["create", "attempt", "verdict", "promote"]
+    assert store.journal.entries()[3]["to"] == first.document["candidate"]
+    assert first.document["guard"]["alpha"] < 0.05
+    assert f"({first.document['new_images']} images)" in str(first)
+
+
+def test_little_is_changed_and_the_counts_are_true(adapted):
+    store, first, _ = adapted
+    base, candidate = store.model(store.base), store.model(first.document["candidate"])
+    assert first.document["candidate"] != store.base
+    changed = sum(int((p != q).sum()) for p, q in zip(base.parameters(), candidate.parameters(), strict=True))
+    rows = {row["name"]: row for row in first.document["variants"]}
+    assert rows["adapted"]["changed_parameters"] == changed
+    assert rows["bn-statistics"]["changed_parameters"] == 0
+    assert 0 < changed < 0.05 * rows["adapted"]["parameters"]
+    for name, parameter in base.named_parameters():
+        if "graft" not in name and parameter.ndim > 1:  # convolutions and the weights of the head are not in the update
+            assert torch.equal(parameter, dict(candidate.named_parameters())[name])
+
+
+def test_the_served_model_answers_like_the_candidate(adapted):
+    store, _, second = adapted
+    assert store.head == second.document["candidate"]
+    assert torch.equal(answers(ag.load(store.path)), answers(store.model(second.document["candidate"])))
+
+
+def test_a_later_adaptation_is_judged_on_all_that_came_before(adapted):
+    store, _, second = adapted
+    base, evening, night = Domains(store.path).all()
+    assert second.document["guard"]["old_images"] == len(base.of("guard")) + len(evening.of("guard"))
+    assert second.document["guard"]["new_images"] == len(night.of("guard"))
+
+
+def test_the_history_tells_what_the_journal_and_the_models_say(adapted):
+    store, first, second = adapted
+    found = history(store)
+    assert [domain["name"] for domain in found["domains"]] == ["lights", "evening", "night"]
+    assert [version["status"] for version in found["versions"]] == ["base", "promoted", "served"]
+    matrix = np.array(found["matrix"], dtype=float)
+    assert matrix.shape == (3, 3)
+    from attngraft.continual.candidates import answers as evaluation
+
+    again = evaluation(
+        store.model(first.document["candidate"]), Domains(store.path).all()[1].of("tune"), torch.device("cpu")
+    )
+    assert matrix[1, 1] == again.top1
+    assert found["transfer"]["backward"] == pytest.approx(((matrix[2, :2] - np.diag(matrix)[:2]).mean()))
+    assert found["transfer"]["forward"] == pytest.approx(matrix[1, 2] - matrix[0, 2])
+    assert [row["passed"] for row in found["ledger"]] == [True, True]
+    assert found["ledger"][1]["spent"] == pytest.approx(found["ledger"][0]["alpha"] + found["ledger"][1]["alpha"])
+    assert [event["event"] for event in found["events"]] == ["create", "promote", "promote"]
+
+
+def test_promoted_images_cannot_be_learned_from_again(adapted):
+    store, _, second = adapted
+    lines = len(events(store))
+    with pytest.raises(DataError, match="is what adaptation 2 learned from, and that was promoted"):
+        adapt(store.path, pictures(700, 11, teal), **QUICK)
+    with pytest.raises(DataError, match="no new picture"):
+        adapt(store.path, pictures(700, 11, teal).select(range(500)), **QUICK)
+    assert store.head == second.document["candidate"]
+    assert len(events(store)) == lines
+
+
+def test_a_release_is_measured_once_per_version(adapted):
+    store, _, second = adapted
+    first = release(store.path)
+    assert first == release(store.path)
+    assert first["version"] == second.document["candidate"]
+    assert first["images"] == sum(len(domain.of("final")) for domain in Domains(store.path).all())
+    assert first["low"] < first["top1"] < first["high"]
+    assert events(store).count("release") == 1
+    assert len(history(store)["releases"]) == 1
+
+
+def test_nothing_is_spent_on_what_does_not_help(stores, tmp_path):
+    store = stores.make(tmp_path / "store")
+    before = answers(store.model())
+    found = adapt(store.path, pictures(600, 12, shuffled), **QUICK, controls=False)
+    assert found.status in ("refused", "rejected")
+    if found.status == "refused":
+        assert "attempt" not in events(store)
+    assert torch.equal(before, answers(ag.load(store.path)))
+
+
+def test_what_forgets_is_not_served(stores, tmp_path):
+    store = stores.make(tmp_path / "store")
+    before = store.head
+    options = {**QUICK, "update": "all", "backbone_lr": 0.01, "replay": 0, "distill": 0.0, "blends": (1.0,)}
+    found = adapt(store.path, pictures(700, 13, relabelled), **options, controls=False)
+    rows = {row["name"]: row for row in found.document["variants"]}
+    assert rows["adapted"]["new_top1"] > rows["none"]["new_top1"]
+    assert rows["adapted"]["old_top1"] < rows["none"]["old_top1"] - 0.1
+    assert found.status == "refused"
+    assert "old data" in str(found)
+    assert store.head == before
+    # the same question again: the same answer, and nothing is done anew
+    assert adapt(store.path, pictures(700, 13, relabelled), **options, controls=False).document == found.document
+    assert events(store) == ["create", "refuse"]
+
+
+def test_a_strict_store_refuses_what_a_lenient_one_serves(stores, tmp_path):
+    from attngraft.continual.guard import GuardPolicy
+
+    store = stores.make(tmp_path / "store", policy=GuardPolicy(delta=0.005, class_delta=None))
+    found = adapt(store.path, pictures(600, 14, reddish), **QUICK, controls=False)
+    assert found.status == "refused"
+    assert "on old data where less than 0.5 has to be shown" in str(found)
+    assert events(store) == ["create", "refuse"]
+
+
+def test_a_class_that_is_new_is_explained_or_added(stores, tmp_path, write_folder):
+    store = stores.make(tmp_path / "store")
+    folder = write_folder(tmp_path / "new", 450, {"red": reddish, "green": reddish, "white": reddish})
+    with pytest.raises(DataError, match=r"does not know \('white'\).*--classes extend"):
+        adapt(store.path, folder, **QUICK)
+    assert len(Domains(store.path).all()) == 1
+    found = adapt(store.path, folder, classes="extend", **{**QUICK, "update": "bn+head-bias"}, controls=False)
+    assert found.document["options"]["update"] == "bn+head"  # a class that was never learned needs its weights
+    model = store.model(found.document["candidate"])
+    assert answers(model).shape == (8, 4)
+    assert ag.surgery.classes_of(model) == (*CLASSES, "white")
+    assert answers(store.model(store.base)).shape == (8, 3)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"update": "grafts+heads"}, "unknown part 'heads'"),
+        ({"epoch": 3}, "unknown option 'epoch': did you mean 'epochs'"),
+        ({"classes": "all"}, "expected known or extend"),
+        ({"device": "cuda:9"}, "cannot be used"),
+        ({"blends": (2.0,)}, "parts of the way"),
+    ],
+)
+def test_wrong_options_change_nothing(adapted, change, message):
+    store, *_ = adapted
+    lines = len(events(store))
+    with pytest.raises(ConfigError, match=message):
+        adapt(store.path, pictures(300, 15, reddish), **{**QUICK, **change})
+    assert len(Domains(store.path).all()) == 3
+    assert len(events(store)) == lines
+
+
+def test_images_without_labels_are_no_data(adapted):
+    store, *_ = adapted
+    images = pictures(300, 16, reddish)
+    unlabelled = ImageSet(images.ids, np.full(300, -1), images.pixel_hashes, images.store, images.rows)
+    with pytest.raises(DataError, match="no new picture"):
+        adapt(store.path, unlabelled, **QUICK)
+
+
+def test_a_second_writer_is_refused(adapted):
+    store, *_ = adapted
+    with Store.open(store.path).writing(), pytest.raises(RunError, match="is in use by process"):
+        adapt(store.path, pictures(300, 17, reddish), **QUICK)
