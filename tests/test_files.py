@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 
 from attngraft import files
 from attngraft.errors import RunError
-from attngraft.files import read_json, write_atomically, write_json, write_text
+from attngraft.files import install_folder, read_json, write_atomically, write_json, write_text
 
 
 def names(folder):
@@ -157,3 +157,17 @@ def test_a_full_disk_is_one_sentence_whoever_finds_out(tmp_path):
         write_atomically(tmp_path / "kept", full)
     assert (tmp_path / "kept").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def test_a_finished_folder_gets_its_name_unless_that_is_taken(tmp_path):
+    for name in ("new", "empty", "full"):
+        write_text(tmp_path / f"{name}.part" / "note.txt", name)
+    (tmp_path / "empty").mkdir()
+    write_text(tmp_path / "full" / "mine.txt", "mine")
+    for name in ("new", "empty"):
+        install_folder(tmp_path / f"{name}.part", tmp_path / name)
+        assert (tmp_path / name / "note.txt").read_text() == name
+    with pytest.raises(RunError, match=r"full cannot be written \(Directory not empty\): free space or choose another"):
+        install_folder(tmp_path / "full.part", tmp_path / "full")
+    assert names(tmp_path) == ["empty", "full", "full.part", "new"]
+    assert names(tmp_path / "full") == ["mine.txt"]

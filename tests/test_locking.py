@@ -69,13 +69,6 @@ def test_a_holder_that_cannot_be_read_is_another_process(tmp_path, text):
             raise AssertionError("had twice")
 
 
-def test_a_lock_file_with_content_stays_as_it_is(tmp_path):
-    (tmp_path / "lock").write_text("somebody's notes")
-    with only_one(tmp_path / "lock"):
-        pass
-    assert (tmp_path / "lock").read_text() == "somebody's notes"
-
-
 def test_what_stands_in_the_way_is_a_sentence(tmp_path):
     (tmp_path / "taken").write_text("a file")
     (tmp_path / "lock").mkdir()

@@ -1,15 +1,18 @@
 """Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped.
 
-`__all__` is the face; what functions return (`Comparison`, `FitResult`, `Site`) and rarer tools can be had here too.
+`__all__` is the face; what functions return (`Comparison`, `FitResult`, `Site`) and rarer tools (`load_data`, the base
+class `Attention`) can be had here too.
 """
 
 from importlib import metadata as _metadata
 
-from .attention import Attention, attentions, create_attention
+from .attention import Attention as Attention
+from .attention import attentions, create_attention
 from .backbones import create_backbone
 from .comparison import Comparison as Comparison
 from .comparison import compare
-from .data import load_data
+from .continual import adapt, iterate
+from .data import load_data as load_data
 from .deployment import predict
 from .errors import AttngraftError
 from .explanation import decouple, explain, fold, gates
@@ -34,9 +37,9 @@ from .training import fit
 __version__ = _metadata.version("attngraft")
 
 __all__ = [
-    "Attention",
     "AttngraftError",
     "GraftPlan",
+    "adapt",
     "attentions",
     "compare",
     "create_attention",
@@ -50,8 +53,8 @@ __all__ = [
     "graft",
     "graft_",
     "grafts",
+    "iterate",
     "load",
-    "load_data",
     "plan_graft",
     "predict",
     "report",

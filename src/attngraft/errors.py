@@ -34,6 +34,10 @@ class RunError(AttngraftError):
     """A run folder cannot be read, or belongs to something else."""
 
 
+class InUseError(RunError):
+    """Another process holds the lock; later it may be free."""
+
+
 class TrainingError(AttngraftError):
     """Training cannot go on, for example because the loss is not finite."""
 

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from .errors import RunError
+from .errors import InUseError, RunError
 
 
 @contextmanager
@@ -26,8 +26,8 @@ def only_one(path: str | Path) -> Iterator[None]:
             Who holds the lock is written beside it, in a file that ends in .holder.
 
     Raises:
-        RunError: it is held, by another process or by this one; or the folder cannot be written, or the file system
-            has no locks.
+        InUseError: it is held, by another process or by this one.
+        RunError: the folder cannot be written, or the file system has no locks.
     """
     from filelock import FileLock, Timeout  # torch brings it along
 
@@ -39,7 +39,7 @@ def only_one(path: str | Path) -> Iterator[None]:
         lock = FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
         lock.acquire()
     except Timeout:
-        raise RunError(f"{path.parent} is in use by {_name(holder)}: wait until it is done, or stop it.") from None
+        raise InUseError(f"{path.parent} is in use by {_name(holder)}: wait until it is done, or stop it.") from None
     except OSError as error:
         raise RunError(
             f"{path.parent} cannot be locked ({error.strerror or error}): make it writable, on a file system with locks."

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import attngraft as ag
-from attngraft.cli.store import in_words, settings_from
+from attngraft.continual.domains import Domains
 from attngraft.continual.store import Store
 from attngraft.locking import only_one
 
@@ -62,11 +62,29 @@ def one_line(text):
     return " ".join(text.split())
 
 
-def test_a_store_is_made_of_a_run(attngraft, run, tmp_path):
-    code, out, err = attngraft("store", tmp_path / "shop", "--create", run, "--delta", 0.03, "--size-budget", 1.1)
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Train and test images of the two classes."""
+    folder, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(0)
+    for split, count in (("train", 5), ("test", 30)):
+        for name, low in (("dark", 0), ("light", 128)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = rng.integers(low, low + 127, (SIDE, SIDE, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_a_store_is_made_of_a_run_and_its_images(attngraft, run, photos, tmp_path):
+    options = ("--data", photos, "--delta", 0.03, "--class-delta", 0, "--size-budget", 1.1)
+    code, out, err = attngraft("store", tmp_path / "shop", "--create", run, *options)
     assert code == 0, err
     store = Store.open(tmp_path / "shop")
-    assert store.settings == {"guard": {"delta": 0.03, "size_budget": 1.1}}
+    guard = store.settings["guard"]
+    assert (guard["delta"], guard["class_delta"], guard["size_budget"], guard["alpha"]) == (0.03, None, 1.1, 0.05)
+    base = Domains(store.path).all()[0]
+    assert len(base.of("learn")) == 10
+    assert len(base.packed.images) == 70
     assert store.head == store.base
     assert f"made, with {store.base} as its base" in out
     assert store.versions()[0].made["source"] == str(run)
@@ -91,7 +109,7 @@ def test_rolling_back_takes_the_first_digits_and_predict_uses_what_is_served(att
         store.promote(last(store))
     answers = {}
     for version in (last(store), store.base):
-        code, out, err = attngraft("store", store.path, "--rollback", version[:8])
+        code, _, err = attngraft("store", store.path, "--rollback", version[:8])
         assert code == 0, err
         assert store.head == version
         answers[version] = attngraft("predict", store.path, image)[1].splitlines()[1].split(",")[1]
@@ -141,6 +159,8 @@ def test_a_damaged_head_is_healed_by_rolling_back(attngraft, store, image):
         (("--rollback", "0" * 16), "has no version 0000000000000000: list them with attngraft store"),
         (("--rollback", "0", "--verify"), "got --rollback and --verify: expected one of them."),
         (("--create", "RUN"), "is in use: choose a new folder for the store."),
+        (("--release",), "has no final images: make a store with a share for them."),
+        (("--data", "photos"), "--data is fixed when the store is made"),
         (("--alpha", 0.1), "--alpha is fixed when the store is made: give it together with --create RUN."),
         (("--class-delta", 0.1, "--verify"), "--class-delta is fixed when the store is made"),
     ],
@@ -161,6 +181,7 @@ def test_what_is_no_store_or_no_run_is_one_sentence(attngraft, run, tmp_path):
         ((tmp_path,), "is no store: make one with attngraft store"),
         ((run,), "is no store"),
         ((tmp_path / "new", "--create", tmp_path / "nothing"), "there is no"),
+        ((tmp_path / "new", "--create", run), "give them, with the split that it was trained with (data=, --data)."),
     ):
         code, out, err = attngraft("store", *arguments)
         assert (code, out) == (2, "")
@@ -176,12 +197,13 @@ def test_a_second_writer_is_told_who_the_first_is(attngraft, store):
         assert attngraft("store", store.path)[0] == 0  # readers are not kept waiting
 
 
-def test_only_what_was_given_becomes_a_setting():
-    assert settings_from(delta=0.02, alpha=None) == {"guard": {"delta": 0.02}}
-    assert settings_from(delta=0.0) == {"guard": {"delta": 0.0}}
-
-
-def test_events_that_are_not_known_are_shown_as_they_are():
-    chain = {"seq": 3, "time": "2030-01-01T00:00:00+00:00", "previous": "0"}
-    assert in_words({**chain, "event": "drift", "window": 3}) == "drift window=3"
-    assert in_words({**chain, "event": "promote", "to": "b"}) == "b is served instead of ?"
+def test_a_release_is_measured_once_and_tells_every_domain(attngraft, run, photos, tmp_path):
+    attngraft("store", tmp_path / "shop", "--create", run, "--data", photos)
+    first, again = (attngraft("store", tmp_path / "shop", "--release", "--json") for _ in range(2))
+    assert first[0] == again[0] == 0
+    told = json.loads(first[1])
+    assert told == json.loads(again[1])
+    store = Store.open(tmp_path / "shop")
+    assert told["images"] == len(Domains(store.path).all()[0].of("final")) > 0
+    assert [row["name"] for row in told["per_domain"]] == [photos.name]
+    assert "which no decision has looked at" in one_line(attngraft("store", tmp_path / "shop", "--release")[1])

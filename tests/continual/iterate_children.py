@@ -18,14 +18,18 @@ from typing import Any
 import numpy as np
 import torch
 
+from attngraft.comparison.bench import fresh_backbone
 from attngraft.continual.iterate import Iteration, iterate
+from attngraft.continual.proposals import propose
+from attngraft.continual.space import build_space
 from attngraft.data import Dataset, ImageSet, load_data
+from attngraft.training import load_recipe
 
 OPTIONS: dict[str, Any] = {
     "until": "top1>=0.9",
     "budget": "1h",
     "backbone": "small-cnn",
-    "trials": 4,
+    "trials": 3,
     "seeds": 2,
     "attentions": ["none", "cbam"],
     "recipes": ["one-cycle"],
@@ -101,16 +105,17 @@ def sitting(folder: Path, data: Dataset) -> Iteration:
 
 def main(folder: Path, seed: int, every: int = 0) -> None:
     """Be killed at random, or after every so many files, until the search is done."""
-    data, rng, sittings = digits(), random.Random(seed), 0
     torch.set_num_threads(1)
+    data, rng, sittings = digits(), random.Random(seed), 0
+    space = build_space(["none", "cbam"], [load_recipe("one-cycle")], (), fresh_backbone("small-cnn", 2, False, 0), 16)
+    propose(space, [], seed=0, number=2)  # what is imported late is imported once, before the forks
     while True:
         sittings += 1
         child = os.fork()
         if child == 0:
-            kill_at(every or rng.randint(4, 30) + sittings, after=bool(sittings % 2))
+            kill_at(every or rng.randint(15, 60), after=bool(sittings % 2))
             sitting(folder, data)
             os._exit(0)
-        rng.random()
         _, status = os.waitpid(child, 0)
         if not os.WIFSIGNALED(status):
             break

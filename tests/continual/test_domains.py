@@ -25,7 +25,7 @@ def noise(count: int, seed: int, classes: int = 2) -> ImageSet:
 
 
 def batch(domains: Domains, images: ImageSet, name: str = "batch"):
-    return add_batch(domains, images, name, "here", shares=Shares(), seed=0, mirrorable=True)
+    return add_batch(domains, images, name, "here", classes=(), shares=Shares(), seed=0, mirrorable=True)
 
 
 def test_packed_images_come_back_bit_for_bit(tmp_path):

@@ -57,7 +57,7 @@ def trials(found: Iteration) -> list[Mapping[str, Any]]:
 
 def test_the_habits_come_first_and_every_trial_is_told(whole: Iteration) -> None:
     assert [row["variant"] for row in trials(whole)[:2]] == ["none", "cbam@auto"]
-    assert [row["number"] for row in trials(whole)] == [1, 2, 3, 4]
+    assert [row["number"] for row in trials(whole)] == [1, 2, 3]
     for row in trials(whole):
         assert row["status"] == "finished"
         assert len(row["curve"]) == 2
@@ -80,7 +80,7 @@ def test_each_test_image_is_looked_at_once_per_run_of_the_finalist(
 
 def test_runs_of_the_search_do_not_know_the_test_images(whole: Iteration, data: Dataset) -> None:
     folders = [*whole.run_dir.glob("trials/*"), *whole.run_dir.glob("final/*")]
-    assert len(folders) == 6
+    assert len(folders) == 5
     assert data.val is not None
     for folder in folders:
         assert Evaluation.read(folder / "predictions.safetensors").ids == data.val.ids
@@ -98,7 +98,7 @@ def test_the_verdict_is_that_of_the_interval(whole: Iteration) -> None:
     assert whole.sentence.startswith(
         f"not met: top-1 accuracy {percent} where at least 90 % was asked (2 seeds, 40 test"
     )
-    assert "Best of 4 trials" in whole.sentence
+    assert "Best of 3 trials" in whole.sentence
 
 
 def test_the_model_is_that_of_the_first_seed(whole: Iteration, data: Dataset) -> None:
@@ -126,8 +126,7 @@ def test_a_finished_search_is_returned_as_it_is(whole: Iteration, data: Dataset)
 @pytest.mark.parametrize(
     "change",
     [
-        {"until": "top1>=0.1"}, {"budget": "2h"}, {"trials": 9}, {"seeds": 3}, {"seed": 1}, {"epochs": 3},
-        {"attentions": ["none", "se"]}, {"weight_decay": 0.5}, {"image_size": 24},
+        {"until": "top1>=0.1"}, {"budget": "2h"}, {"trials": 9}, {"seeds": 3}, {"attentions": ["none", "se"]}, {"epochs": 3},
     ],
     ids=lambda change: next(iter(change)),
 )  # fmt: skip
@@ -136,10 +135,9 @@ def test_another_search_in_the_same_folder_is_refused(whole: Iteration, data: Da
         iterate(data, run_dir=whole.run_dir, **{**OPTIONS, **change})
 
 
-def test_other_images_and_other_folders_are_refused(whole: Iteration, tmp_path: Path, run) -> None:
-    other = ag.load_data("cluttered-digits", image_size=16, limit=30, val_fraction=0.15)
-    with pytest.raises(RunError, match="another images"):
-        iterate(other, run_dir=whole.run_dir, **OPTIONS)
+def test_other_images_and_other_folders_are_refused(whole: Iteration, data: Dataset, tmp_path: Path, run) -> None:
+    with pytest.raises(RunError, match="other images"):
+        iterate(replace(data, fingerprint="another"), run_dir=whole.run_dir, **OPTIONS)
     (tmp_path / "search").mkdir()
     (tmp_path / "search" / "diary.txt").write_text("dear")
     with pytest.raises(RunError, match=r"has files but no iterate\.json"):
@@ -185,7 +183,7 @@ def test_a_requirement_that_is_met_ends_the_search_early(run) -> None:
 
 def test_what_costs_too_much_is_not_trained(run, tmp_path: Path) -> None:
     """The plain network has 94,762 parameters, with CBAM it has more."""
-    found = run(until="top1>=0.9 and parameters<=94762", trials=4)
+    found = run(until="top1>=0.9 and parameters<=94762", trials=2, seeds=1)
     statuses = {row["variant"]: row["status"] for row in trials(found)}
     assert statuses["cbam@auto"] == "infeasible"
     assert statuses["none"] == "finished"
@@ -232,7 +230,7 @@ def test_a_hopeless_training_is_given_up_in_its_second_half() -> None:
     assert not is_hopeless([0.6, 0.1], peers, 4), "it was good once"
 
 
-def test_ctrl_c_saves_and_the_same_call_goes_on_to_the_same_end(run, whole: Iteration) -> None:
+def test_ctrl_c_saves_and_the_same_call_goes_on_with_the_same_trial(run, tmp_path: Path, whole: Iteration) -> None:
     class Impatient:
         steps = 0
 
@@ -242,12 +240,17 @@ def test_ctrl_c_saves_and_the_same_call_goes_on_to_the_same_end(run, whole: Iter
 
         def advance(self, steps: int = 1) -> None:
             self.steps += 1
-            if self.steps == 7:
+            if self.steps == 3:
                 os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        run(progress=Impatient())
-    assert without_clocks(run().document) == without_clocks(dict(whole.document))
+        run(progress=Impatient(), trials=1, seeds=1)
+    cut_off = read_json(tmp_path / "search" / "iterate.json")
+    used = read_json(tmp_path / "search" / "clock.json")["used_s"]
+    assert [row["status"] for row in cut_off["trials"]] == ["running"]
+    found = run(trials=1, seeds=1)
+    assert without_clocks(trials(found)) == without_clocks(trials(whole)[:1])
+    assert trials(found)[0]["begun_s"] == cut_off["trials"][0]["begun_s"] < used < found.document["used_s"]
 
 
 def test_a_search_that_is_in_use_is_refused(run, tmp_path: Path) -> None:
@@ -263,7 +266,7 @@ def killed(folder: Path, *arguments: int) -> list[dict[str, Any]]:
     subprocess.run([sys.executable, str(script), str(folder), *map(str, arguments)], check=True, timeout=500)
     sittings, code = np.loadtxt(folder / "sittings.txt")
     assert code == 0
-    assert sittings >= 3
+    assert sittings >= 2
     return [json.loads(line) for line in (folder / "looked.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
@@ -282,7 +285,7 @@ def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: Iterat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("every", [3, 5, 7])
+@pytest.mark.parametrize("every", [7, 11, 16])  # fewer would not come as far as a checkpoint
 def test_killed_at_every_few_files_it_ends_the_same(
     tmp_path: Path, whole: Iteration, data: Dataset, every: int
 ) -> None:

@@ -312,6 +312,15 @@ def test_a_run_from_before_there_was_a_pace_goes_on(tmp_path: Path, squares: Dat
     assert_same_run(resumed, run_fit(grafted(), squares, tmp_path / "whole", recipe=recipe))
 
 
+def test_tensorboard_shows_the_pace(tmp_path: Path, squares: Dataset):
+    pytest.importorskip("tensorboard")
+    run_fit(
+        grafted(), squares, tmp_path / "run", recipe=replace(RESTLESS, phases=RESTLESS.phases[1:]), tensorboard=True
+    )
+    (file,) = (tmp_path / "run" / "tensorboard").iterdir()
+    assert b"dynamic/strength" in file.read_bytes()
+
+
 def test_an_unknown_kind_is_refused():
     with pytest.raises(ConfigError, match="did you mean 'both'"):
         load_recipe("one-cycle", dynamic="bth")

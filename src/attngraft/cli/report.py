@@ -1,4 +1,4 @@
-"""attngraft report: build the page of a run, a comparison or a bench again."""
+"""attngraft report: build the page of a folder of results again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,12 @@ from .output import console
 
 
 def run(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run, of a comparison or of a bench.")],
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="Folder of a run, a comparison, a bench, an explanation, a search or a store."
+        ),
+    ],
 ) -> None:
     """Write report.html again from what is in the folder."""
     console().print(f"report: {write_report(folder)}", markup=False, soft_wrap=True)

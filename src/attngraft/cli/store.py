@@ -1,4 +1,4 @@
-"""attngraft store: make a store of versions, look at it, roll back, check its files."""
+"""attngraft store: make a store of versions, look at it, roll back, release, check its files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from ..config import from_dict
+from ..continual.guard import GuardPolicy
+from ..continual.history import update_history
+from ..continual.opening import create_store
+from ..continual.release import release as make_release
 from ..continual.store import Store
 from ..continual.version import Version
 from ..errors import ConfigError
@@ -25,14 +30,23 @@ def run(
         Path | None,
         typer.Option(metavar="RUN", help="Make the store; this run folder or saved model is its version 0."),
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="With --create: what the run was trained and tested on; by default what run.json says."),
+    ] = None,
     rollback: Annotated[
         str | None, typer.Option(metavar="VERSION", help="Serve this version again; the first digits are enough.")
     ] = None,
+    release: Annotated[
+        bool, typer.Option("--release", help="Measure the served version on the final images, once.")
+    ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its digest.")] = False,
     delta: Annotated[
         float | None, typer.Option(help="With --create: loss on old data that the guard must rule out, as a fraction.")
     ] = None,
-    class_delta: Annotated[float | None, typer.Option(help="With --create: the same for each class.")] = None,
+    class_delta: Annotated[
+        float | None, typer.Option(help="With --create: the same for each class; 0 does not look at classes.", min=0)
+    ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="With --create: probability of any bad promotion in the store's whole life.")
     ] = None,
@@ -42,39 +56,69 @@ def run(
     size_budget: Annotated[
         float | None, typer.Option(help="With --create: size over that of the served version, at most.")
     ] = None,
+    root: options.Root = None,
+    download: options.Download = None,
+    skip_broken: Annotated[
+        bool, typer.Option("--skip-broken", help="With --create: leave out files that cannot be read.")
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show the versions of a store and what happened to it; make one, roll back, or check its files."""
-    settings = settings_from(
+    """Show the versions of a store and what happened to it; make one, roll back, release, or check its files."""
+    guard = given(
         delta=delta,
         class_delta=class_delta,
         alpha=alpha,
         latency_budget=latency_budget,
         size_budget=size_budget,
     )
-    _check_one(create=create, rollback=rollback, verify=verify or None)
-    if create is None and settings["guard"]:
-        name = next(iter(settings["guard"])).replace("_", "-")
+    _check_one(create=create, rollback=rollback, release=release or None, verify=verify or None)
+    if create is None and (guard or data is not None):
+        name = next(iter(guard), "data").replace("_", "-")
         raise ConfigError(f"--{name} is fixed when the store is made: give it together with --create RUN.")
     if verify:
         _verify(Store.open(store), as_json)
         return
     if create is not None:
-        opened = Store.create(store, create, settings=settings, made={"by": "create", "source": str(create)})
+        policy = from_dict(GuardPolicy, guard | ({"class_delta": None} if class_delta == 0 else {}), where="the guard")
+        reading = given(root=root, download=download, skip_broken=skip_broken or None)
+        opened = create_store(store, create, data=data, policy=policy, **reading)
     else:
         opened = Store.open(store)
     if rollback is not None:
         with opened.writing():
             opened.rollback(rollback)
-    if as_json:
+            update_history(opened)
+    if release:
+        _release(store, as_json)
+    elif as_json:
         print_json(_status(opened))
     else:
         _print(opened)
 
 
-def settings_from(**guard: float | None) -> dict[str, Any]:
-    """The settings of a new store: the options of the guard that were given."""
-    return {"guard": {name: value for name, value in guard.items() if value is not None}}
+def given(**values: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _release(store: Path, as_json: bool) -> None:
+    entry = make_release(store)
+    if as_json:
+        print_json(dict(entry))
+        return
+    table = Table()
+    table.add_column("final images of", overflow="fold")
+    for name in ("images", "top-1"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in entry["per_domain"]:
+        table.add_row(row["name"], f"{row['images']:,}", f"{row['top1']:.1%}")
+    console().print(table)
+    console().print(
+        f"{entry['version']}: top-1 {entry['top1']:.1%} (95 % interval {entry['low']:.1%} to {entry['high']:.1%}) on "
+        f"{entry['images']:,} final images, which no decision has looked at.",
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _check_one(**actions: object) -> None:
@@ -137,6 +181,8 @@ def _row(version: Version) -> tuple[str, ...]:
 
 def in_words(entry: Mapping[str, Any]) -> str:
     """One line of the journal for people; an event that is not known here is shown as it is."""
+    if entry["event"] == "verdict":
+        return f"the guard's answer to attempt {entry.get('attempt')}: {'pass' if entry.get('passed') else 'fail'}"
     sentence = _SENTENCES.get(entry["event"])
     if sentence is None:
         fields = [f"{key}={value}" for key, value in entry.items() if key not in ("seq", "time", "event", "previous")]
@@ -159,6 +205,7 @@ _SENTENCES = {
     "create": "made, with {version} as its base",
     "promote": "{to} is served instead of {from}",
     "rollback": "rolled back from {from} to {to}",
-    "attempt": "attempt {attempt} of the guard, for {candidate}, with alpha {alpha}",
+    "attempt": "attempt {attempt} of the guard, for {candidate}, with alpha {alpha:.2g}",
     "refuse": "{candidate} was not put to the guard: {reason}",
+    "release": "{version} was measured on {images} final images",
 }

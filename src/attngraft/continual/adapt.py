@@ -15,20 +15,11 @@ from torch import nn
 from ..backbones import backbone_info, find_head, note_backbone_, preprocessing_of, replace_head_
 from ..config import from_dict
 from ..data import ImageSet, load_labelled
-from ..errors import ConfigError, DataError, RunError, nearest
+from ..errors import ConfigError, DataError, RunError, TrainingError, nearest
 from ..surgery import classes_of, note_classes_
-from ..training import Evaluation, MachineSettings, Progress, Reading, watched
-from .candidates import (
-    ADAPTED,
-    ALL,
-    HEAD,
-    NONE,
-    STATISTICS,
-    Workshop,
-    choose_blend,
-    gather_material,
-)
-from .domains import Domain, Domains, add_batch, fingerprint
+from ..training import MachineSettings, Progress, Reading, watched
+from .candidates import ADAPTED, ALL, NONE, Workshop, gather_material, make_variants
+from .domains import Domain, Domains, add_batch, fingerprint, learned_numbers
 from .history import update_history
 from .judging import Contest, Verdict, decide, policy_of
 from .record import GIVEN_UP, PROMOTED, REFUSED, Record, begin, records
@@ -54,7 +45,7 @@ class Adaptation:
 
     @property
     def status(self) -> str:
-        """ "promoted", "rejected" or "refused"."""
+        """ "promoted", "rejected" or "refused"; "given up" of one that was superseded or diverged."""
         return str(self.document["status"])
 
     @property
@@ -99,10 +90,10 @@ def adapt(
     Raises:
         ConfigError, DataError: what was asked for does not fit; nothing is changed.
         RunError: the store is damaged, is written by another process, or the disk is full; what is served stays.
-        TrainingError: training diverged; what is served stays.
+        TrainingError: training diverged; what is served stays, and the adaptation is given up.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
-    options, machine = _sorted_options(overrides)
+    options, machine = sorted_options(overrides)
     if classes not in ("known", "extend"):
         raise ConfigError(f"classes is '{classes}': expected known or extend.")
     opened = Store.open(Path(store))
@@ -127,13 +118,66 @@ def adapt(
             source = str(data)
         if wanted != known:
             options = replace(options, update=with_whole_head(options.update))
-        record, domain = _prepare(opened, images, wanted, name or Path(source).name, source, options)
-        if record.is_running:
-            _work(opened, record, domain, wanted, served, options, machine, shown)
-        return Adaptation(record.folder, record.document)
+        domain = _domain_for(opened, images, name or Path(source).resolve().name or source, source, wanted)
+        return _adapted(opened, domain, wanted, served, options, machine, shown)
 
 
-def _sorted_options(overrides: Mapping[str, Any]) -> tuple[AdaptOptions, dict[str, Any]]:
+def adapt_to_kept(store: str | Path, domain: int, *, progress: Progress | None = None, **overrides: Any) -> Adaptation:
+    """As `adapt`, with a batch that the store has kept already: to go on where a watch was stopped.
+
+    Args:
+        store: folder of a store.
+        domain: number of the batch.
+        progress, **overrides: as for `adapt`.
+
+    Raises:
+        DataError: no such batch, or it has been learned from.
+        ConfigError, RunError, TrainingError: as for `adapt`.
+    """
+    options, machine = sorted_options(overrides)
+    opened = Store.open(Path(store))
+    with opened.writing(), watched(progress) as shown:
+        served = opened.model()
+        check_update(served, options.update)
+        found = next((one for one in Domains(opened.path).all() if one.note.number == domain), None)
+        if found is None or not domain:
+            raise DataError(f"{store} has no batch {domain}: give the number of one that it has kept.")
+        classes = max(classes_of(served), found.note.classes, key=len)
+        if classes != classes_of(served):
+            options = replace(options, update=with_whole_head(options.update))
+        return _adapted(opened, found, classes, served, options, machine, shown)
+
+
+def _adapted(
+    store: Store,
+    domain: Domain,
+    classes: tuple[str, ...],
+    served: nn.Module,
+    options: AdaptOptions,
+    machine: Mapping[str, Any],
+    progress: Progress,
+) -> Adaptation:
+    record = _record_for(store, domain, classes, options)
+    if record.is_running:
+        try:
+            _work(store, record, domain, classes, served, options, machine, progress)
+        except TrainingError as error:  # the same again would fail again; so other options can be tried
+            _give_up(record, str(error))
+            raise
+    return Adaptation(record.folder, record.document)
+
+
+def _give_up(record: Record, reason: str) -> None:
+    record.finish(GIVEN_UP, f"given up: {reason}")
+    shutil.rmtree(record.folder / "runs", ignore_errors=True)
+
+
+def sorted_options(overrides: Mapping[str, Any]) -> tuple[AdaptOptions, dict[str, Any]]:
+    """How to adapt, and options of `MachineSettings`.
+
+    Raises:
+        ConfigError: unknown, wrong, or a device that cannot be used.
+    """
     known = {field.name for field in fields(AdaptOptions)}
     for key in overrides:
         if key not in known and key not in MACHINE_OPTIONS:
@@ -144,14 +188,11 @@ def _sorted_options(overrides: Mapping[str, Any]) -> tuple[AdaptOptions, dict[st
     return from_dict(AdaptOptions, chosen, where="options of adapt"), machine
 
 
-def _prepare(
-    store: Store, images: ImageSet, classes: tuple[str, ...], name: str, source: str, options: AdaptOptions
-) -> tuple[Record, Domain]:
-    """The adaptation that is to be done, gone on with, or was done already.
+def _domain_for(store: Store, images: ImageSet, name: str, source: str, classes: tuple[str, ...]) -> Domain:
+    """The domain of these images: the one that is there already, or a new one.
 
     Raises:
         DataError: no image is new, or too few.
-        RunError: the same images are being adapted to with other options.
     """
     domains = Domains(store.path)
     earlier = domains.all()
@@ -160,32 +201,40 @@ def _prepare(
     domain = domains.find(fingerprint(images))
     if domain is not None and domain.note.number == 0:
         raise DataError(f"{name} is what the base was trained and tested on: give images that are new.")
-    same = [r for r in records(store.path) if domain is not None and r.get("domain") == domain.note.number]
-    for record in same:
+    if domain is not None:
+        return domain
+    settings = store.settings
+    return add_batch(
+        domains,
+        images,
+        name,
+        source,
+        classes=classes,
+        shares=from_dict(Shares, settings.get("shares", {}), where="the store's shares"),
+        seed=int(settings.get("seed", 0)),
+        mirrorable=earlier[0].note.mirrorable,
+    )
+
+
+def _record_for(store: Store, domain: Domain, classes: tuple[str, ...], options: AdaptOptions) -> Record:
+    """The adaptation that is to be done, gone on with, or was done already.
+
+    Raises:
+        DataError: the images were learned from, and that was promoted.
+        RunError: the same images are being adapted to with other options.
+    """
+    for record in records(store.path):
+        if record.get("domain") != domain.note.number or record.status == GIVEN_UP:
+            continue
         if record.status == PROMOTED:
             raise DataError(
-                f"{name} is what adaptation {record.get('number')} learned from, and that was promoted: "
+                f"{domain.note.name} is what adaptation {record.get('number')} learned from, and that was promoted: "
                 "give images that are new."
             )
         if record.is_running and _is_superseded(record, store):
-            record.finish(GIVEN_UP, "given up: another version is served than when it was begun.")
-            shutil.rmtree(record.folder / "runs", ignore_errors=True)
-        elif record.is_running or record.get("served") == store.head:
-            found = _same_options(record, options)
-            if found:
-                assert domain is not None
-                return record, domain
-    if domain is None:
-        settings = store.settings
-        domain = add_batch(
-            domains,
-            images,
-            name,
-            source,
-            shares=from_dict(Shares, settings.get("shares", {}), where="the store's shares"),
-            seed=int(settings.get("seed", 0)),
-            mirrorable=earlier[0].note.mirrorable,
-        )
+            _give_up(record, "another version is served than when it was begun.")
+        elif (record.is_running or record.get("served") == store.head) and _same_options(record, options):
+            return record
     data = {
         "name": domain.note.name,
         "images": domain.note.given,
@@ -195,7 +244,7 @@ def _prepare(
         "contradictory": domain.note.contradictory,
         "classes": list(classes),
     }
-    return begin(store.path, domain=domain.note.number, served=store.head, options=options, data=data), domain
+    return begin(store.path, domain=domain.note.number, served=store.head, options=options, data=data)
 
 
 def _is_superseded(record: Record, store: Store) -> bool:
@@ -233,7 +282,7 @@ def _work(
     progress: Progress,
 ) -> None:
     """From the images to the verdict; every step that is on the disk already is left out."""
-    new, earlier = _kinds(store, domain)
+    new, earlier = _kinds(store, domain, classes)
     if record.get("served") != store.head:  # killed between promotion and the last line
         served = store.model(record.get("served"))
     if record.get("candidate") is None:
@@ -263,33 +312,33 @@ def _work(
     update_history(store, device)
 
 
-def _kinds(store: Store, domain: Domain) -> tuple[list[Domain], list[Domain]]:
+def _kinds(store: Store, domain: Domain, classes: tuple[str, ...]) -> tuple[list[Domain], list[Domain]]:
     """The batches of the new kind, and all others that came before.
 
     Batches of one name are of one kind: those that came to nothing are learned from again, together with the new one.
+    A batch with a class that came to nothing is left out for as long as that class is not among these.
     """
-    learned = {record.get("domain") for record in records(store.path) if record.status == PROMOTED}
-    before = [one for one in Domains(store.path).all() if one.note.number <= domain.note.number]
-    new = [one for one in before if one.note.name == domain.note.name and one.note.number not in {0, *learned}]
+    kept = Domains(store.path).all()
+    promoted = {int(record.get("domain")) for record in records(store.path) if record.status == PROMOTED}
+    learned = learned_numbers(kept, promoted)
+    before = [one for one in kept if one.note.number <= domain.note.number and one.fits(classes)]
+    new = [one for one in before if one.note.name == domain.note.name and one.note.number not in learned]
     return new, [one for one in before if one not in new]
 
 
 def _make_candidate(store: Store, record: Record, shop: Workshop) -> None:
-    """Train, choose how far to go, train the controls, and put the candidate into the store."""
-    options, allowed_loss = shop.options, policy_of(store).delta / 2
-    served_old = shop.measure(shop.start, shop.material.old_tune)
-    adapted, minutes = shop.train(ADAPTED, options.update)
-    candidate, blend = choose_blend(shop, adapted, served_old, allowed_loss)
-    made = {NONE: (shop.start, 0.0)}
-    if options.controls:
-        bench = replace(shop, machine={**shop.machine, "precision": shop.precision_of(ADAPTED)})
-        made |= _controls(bench, served_old, allowed_loss)
-    made[ADAPTED] = (candidate, minutes)
+    """Train, choose how far to go, and put the candidate into the store, with what it is compared with beside it."""
+    made, blend = make_variants(shop, allowed_loss=policy_of(store).delta / 2)
     rows = [shop.row_of(name, model, spent) for name, (model, spent) in made.items()]
     version = store.add(
-        candidate.cpu(),
+        made[ADAPTED][0].cpu(),
         parent=record.get("served"),
-        made={"by": "adapt", "adaptation": record.get("number"), "update": options.update, "blend": blend["chosen"]},
+        made={
+            "by": "adapt",
+            "adaptation": record.get("number"),
+            "update": shop.options.update,
+            "blend": blend["chosen"],
+        },
     )
     record.note(
         variants=rows,
@@ -300,16 +349,6 @@ def _make_candidate(store: Store, record: Record, shop: Workshop) -> None:
         minutes=sum(spent for _, spent in made.values()),
         candidate=version.id,
     )
-
-
-def _controls(shop: Workshop, served_old: Evaluation, allowed_loss: float) -> dict[str, tuple[nn.Module, float]]:
-    """Name -> model and minutes; the point between old and new is chosen for them as for the adaptation."""
-    made = {STATISTICS: shop.refreshed()}
-    for name in (HEAD, ALL):
-        if name != shop.options.update:
-            trained, minutes = shop.train(name, name)
-            made[name] = choose_blend(shop, trained, served_old, allowed_loss)[0], minutes
-    return made
 
 
 def _recovery(rows: list[dict[str, Any]]) -> float | None:
@@ -330,7 +369,7 @@ def _conclude(record: Record, verdict: Verdict) -> None:
     )
     guard = None
     if verdict.status == REFUSED:
-        sentence = f"refused, nothing was spent and the served version stays: {verdict.reason} ({change})."
+        sentence = f"refused, nothing was spent and the served version stays: {verdict.reason} It was about {change}."
     else:
         guard = {
             "attempt": verdict.attempt,

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ..data import list_images
+import numpy as np
+
+from ..data import UNLABELLED, ImageSet, list_images
+from ..data.pictures import decode_pictures
 from ..errors import DataError
+
+UNREADABLE = "it cannot be read"
 
 
 class Arrivals:
@@ -45,6 +50,46 @@ class Arrivals:
             if not now - self.settle_s < changed <= now:
                 found.append((changed, name))
         return [name for _, name in sorted(found)]
+
+    def read(
+        self, names: Sequence[str], met: Collection[str], *, image_size: int, skip_broken: bool
+    ) -> tuple[ImageSet | None, dict[str, str]]:
+        """The images that can be read and whose pixels were not met before.
+
+        Args:
+            names: relative paths.
+            met: pixel hashes of earlier images.
+            image_size: side of the model's input in pixels.
+            skip_broken: leave out files that cannot be read, instead of an error.
+
+        Returns:
+            the images, None where there is none, and why each of the others is left out.
+
+        Raises:
+            DataError: files that cannot be read and may not be left out.
+        """
+        try:
+            images = decode_pictures(
+                [self.folder / name for name in names],
+                names,
+                np.full(len(names), UNLABELLED, dtype=np.int64),
+                image_size=image_size,
+                skip_broken=skip_broken,
+                cache_dir=None,
+                progress=None,
+            )
+        except DataError:
+            if not skip_broken:
+                raise
+            return None, dict.fromkeys(names, UNREADABLE)  # not one can be read
+        left_out = dict.fromkeys(set(names) - set(images.ids), UNREADABLE)
+        found: dict[str, int] = {}
+        for position, (name, pixels) in enumerate(zip(images.ids, images.pixel_hashes, strict=True)):
+            if pixels in met or pixels in found:
+                left_out[name] = "the same picture came before"
+            else:
+                found[pixels] = position
+        return (images.select(list(found.values())) if found else None), left_out
 
     def _images(self) -> tuple[Path, ...]:
         if not self.folder.is_dir():

@@ -7,7 +7,7 @@ import itertools
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +186,36 @@ def changed_bytes(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> int:
         for name, tensor in new.items()
         if name not in old or old[name].shape != tensor.shape or not torch.equal(old[name].cpu(), tensor.cpu())
     )
+
+
+def make_variants(shop: Workshop, *, allowed_loss: float) -> tuple[dict[str, tuple[nn.Module, float]], dict[str, Any]]:
+    """The start, the controls where they are wanted, and the adaptation.
+
+    Args:
+        shop: where they are made.
+        allowed_loss: part of the old tune images that may be lost; see `choose_blend`.
+
+    Returns:
+        name -> model and minutes, and what was tried between the start and the adaptation.
+    """
+    served_old = shop.measure(shop.start, shop.material.old_tune)
+    trained, minutes = shop.train(ADAPTED, shop.options.update)
+    adapted, blend = choose_blend(shop, trained, served_old, allowed_loss)
+    made = {NONE: (shop.start, 0.0)}
+    if shop.options.controls:
+        bench = replace(shop, machine={**shop.machine, "precision": shop.precision_of(ADAPTED)})
+        made |= _controls(bench, served_old, allowed_loss)
+    return {**made, ADAPTED: (adapted, minutes)}, blend
+
+
+def _controls(shop: Workshop, served_old: Evaluation, allowed_loss: float) -> dict[str, tuple[nn.Module, float]]:
+    """Name -> model and minutes; the point between old and new is chosen for them as for the adaptation."""
+    made = {STATISTICS: shop.refreshed()}
+    for name in (HEAD, ALL):
+        if name != shop.options.update:
+            trained, minutes = shop.train(name, name)
+            made[name] = choose_blend(shop, trained, served_old, allowed_loss)[0], minutes
+    return made
 
 
 def choose_blend(

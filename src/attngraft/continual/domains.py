@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -39,6 +40,7 @@ class DomainNote:
         known, repeated, contradictory: how many of them were left out, see `Sifted`.
         mirrorable: False where a mirrored image means something else.
         created: ISO time, UTC.
+        classes: that the labels count.
     """
 
     number: int
@@ -51,6 +53,7 @@ class DomainNote:
     contradictory: int = 0
     mirrorable: bool = True
     created: str = ""
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,11 @@ class Domain:
     def of(self, role: str) -> ImageSet:
         """Its images of one role."""
         return self.packed.of(role)
+
+    def fits(self, classes: tuple[str, ...]) -> bool:
+        """Whether these classes give its labels the meaning that they have here."""
+        own = self.note.classes
+        return classes[: len(own)] == own
 
 
 class Domains:
@@ -119,7 +127,15 @@ class Domains:
 
 
 def add_batch(
-    domains: Domains, images: ImageSet, name: str, source: str, *, shares: Shares, seed: int, mirrorable: bool
+    domains: Domains,
+    images: ImageSet,
+    name: str,
+    source: str,
+    *,
+    classes: tuple[str, ...],
+    shares: Shares,
+    seed: int,
+    mirrorable: bool,
 ) -> Domain:
     """Give every new picture of a batch its role and keep the batch.
 
@@ -152,6 +168,7 @@ def add_batch(
         contradictory=sifted.contradictory,
         mirrorable=mirrorable,
         created=_now(),
+        classes=classes,
     )
     return domains.add(packed, note)
 
@@ -191,9 +208,20 @@ def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int =
         contradictory=tested.contradictory,
         mirrorable=dataset.mirrorable,
         created=_now(),
+        classes=dataset.classes,
     )
     others = tuple(sorted(set(train.pixel_hashes) - set(images.pixel_hashes)))
     return domains.add(Packed(images, np.concatenate(roles).astype(np.str_), others), note)
+
+
+def learned_numbers(domains: Sequence[Domain], promoted: Collection[int]) -> set[int]:
+    """Numbers of the domains that versions have learned from: the base, and of each promoted batch all of its name so far.
+
+    Args:
+        promoted: numbers of the batches whose adaptation was promoted.
+    """
+    last = {one.note.name: one.note.number for one in domains if one.note.number in promoted}
+    return {one.note.number for one in domains if not one.note.number or one.note.number <= last.get(one.note.name, 0)}
 
 
 def fingerprint(images: ImageSet) -> str:

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from ..config import from_dict
 from ..errors import ConfigError
+from .columns import Columns
 from .marginals import Grid, Stack, distances, p_values
 from .proportions import class_proportions, effective_size, image_weights
-from .reference import INPUT_STATISTICS, Reference, check_answers
+from .reference import Reference, check_answers
 
 LEAST_WINDOW = 50
 REFERENCE_WINDOWS = 2  # a smaller reference would decide more than the window does
@@ -107,17 +108,14 @@ class Detector:
         images = len(probabilities)
         codes = self._grid.codes(self._columns.of(probabilities, inputs))
         window = self._grid.curves(codes)
-        corrected = self._corrected(distances(window, self._usual), images, len(self.reference))
-        drift = bool(corrected.min() < self.threshold)
-        shifted = self._proportions(probabilities, window) if drift else None
-        return WindowTest(
-            drift=drift,
-            p_value=float(corrected.min()),
-            threshold=self.threshold,
-            reasons=(*((shifted,) if shifted else ()), *self._reasons(corrected, window)),
-            images=images,
-            only_proportions=shifted is not None,
-        )
+        found = distances(window, self._usual)
+        p_value = float(self._corrected(found.max(keepdims=True), images, len(self.reference))[0])
+        if p_value >= self.threshold:
+            return WindowTest(False, p_value, self.threshold, (), images)
+        shifted = self._proportions(probabilities, window)
+        fired = self._reasons(self._corrected(found, images, len(self.reference)), window)
+        reasons = fired if shifted is None else (shifted, *fired)
+        return WindowTest(True, p_value, self.threshold, reasons, images, shifted is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """What a file needs to hold beside the reference; see `restore`."""
@@ -156,7 +154,7 @@ class Detector:
         return self._grid.curves(self._codes)
 
     def _corrected(self, found: NDArray[np.float32], images: float, reference: float) -> NDArray[np.float64]:
-        return np.minimum(1, len(found) * p_values(found, images, reference))
+        return np.minimum(1, len(self._columns.names) * p_values(found, images, reference))
 
     def _reasons(self, corrected: NDArray[np.float64], window: NDArray[np.float32]) -> tuple[str, ...]:
         """The tests that fired; by distance, because the smallest p-values are all 0."""
@@ -175,7 +173,8 @@ class Detector:
         if size < LEAST_WINDOW:
             return None
         weighted = self._grid.curves(self._codes, weights)
-        if self._corrected(distances(window, weighted), len(probabilities), size).min() < self.policy.false_alarms:
+        largest = distances(window, weighted).max(keepdims=True)
+        if self._corrected(largest, len(probabilities), size)[0] < self.policy.false_alarms:
             return None
         most = np.argsort(-np.abs(found - usual), kind="stable")[:3]
         shown = ", ".join(f"{self._columns.class_name(k)} {usual[k]:.0%} to {found[k]:.0%}" for k in most)
@@ -248,33 +247,3 @@ def calibrate(reference: Reference, policy: DriftPolicy | None = None, *, seed: 
 def _quantile(found: NDArray[np.float64], policy: DriftPolicy) -> float:
     """The largest distance of a window that all but `false_alarms` of the windows stay at or below."""
     return float(np.sort(found)[len(found) - 1 - int(policy.false_alarms * len(found))])
-
-
-@dataclass(frozen=True)
-class Columns:
-    """The numbers of an image that are tested, by name."""
-
-    names: tuple[str, ...]
-    own: tuple[int, ...]  # classes with a column of their own
-    classes: tuple[str, ...]
-
-    @staticmethod
-    def choose(reference: Reference, most_classes: int) -> Columns:
-        count = reference.probabilities.shape[1]
-        answers = np.bincount(reference.probabilities.argmax(axis=1), minlength=count)
-        own = sorted(np.argsort(-answers, kind="stable")[:most_classes].tolist())
-        columns = Columns((), tuple(own), reference.classes)
-        others = [f"the other {count - len(own)} classes"] if len(own) < count else []
-        inputs = reference.inputs.shape[1]
-        known = INPUT_STATISTICS if inputs == len(INPUT_STATISTICS) else tuple(map(str, range(inputs)))
-        names = ["confidence", *(f"class {columns.class_name(k)}" for k in own), *others]
-        return Columns((*names, *(f"input {name}" for name in known)), tuple(own), reference.classes)
-
-    def class_name(self, number: int) -> str:
-        return repr(self.classes[number]) if self.classes else str(number)
-
-    def of(self, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(n, K) and (n, F) -> (n, J)."""
-        own = probabilities[:, list(self.own)].astype(np.float64)
-        others = [1 - own.sum(axis=1)] if len(self.own) < probabilities.shape[1] else []
-        return np.column_stack([probabilities.max(axis=1), own, *others, inputs]).astype(np.float64)

@@ -11,11 +11,20 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ..data import ImageSet, evenly_spread, joined
+from ..errors import ConfigError
 from ..surgery import classes_of
 from .candidates import answers
 from .cusum import ErrorCusum, safe_error_rate
 from .domains import Domain
-from .drift import LEAST_WINDOW, REFERENCE_WINDOWS, Detector, DriftPolicy, WindowTest, calibrate
+from .drift import (
+    LEAST_FALSE_ALARMS,
+    LEAST_WINDOW,
+    REFERENCE_WINDOWS,
+    Detector,
+    DriftPolicy,
+    WindowTest,
+    calibrate,
+)
 from .reference import Reference, input_statistics
 
 MOST_IMAGES = 4000  # of a reference: more make the calibration slower and hardly better
@@ -59,11 +68,13 @@ class KnownDomains:
             parts = 1 if domain.note.number == 0 else -(-policy.window * REFERENCE_WINDOWS // max(1, len(held_out)))
             if parts > MOST_PARTS or policy.window // parts < LEAST_WINDOW:
                 say(
-                    f"{domain.note.name} has {len(held_out)} held-out images, too few to know its stream by: "
-                    f"{policy.window * REFERENCE_WINDOWS // MOST_PARTS} are needed for windows of {policy.window}."
+                    f"{domain.note.name} has {len(held_out)} held-out images, too few to know its images again: "
+                    f"{_least_held_out(policy.window)} are needed for windows of {policy.window}, "
+                    "so they will look like drift."
                 )
                 continue
-            own = replace(policy, window=policy.window // parts, false_alarms=policy.false_alarms / parts)
+            rate = max(LEAST_FALSE_ALARMS, policy.false_alarms / parts)
+            own = replace(policy, window=policy.window // parts, false_alarms=rate)
             seen = answers(model, held_out, device)
             reference = Reference(seen.probabilities, input_statistics(held_out), classes=classes_of(model))
             found.append((calibrate(reference, own), parts))
@@ -94,10 +105,34 @@ def _test_in_parts(
     detector: Detector, parts: int, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]
 ) -> WindowTest:
     """The clearest of the tests of equal parts, each with its share of the false alarms."""
-    positions = np.array_split(np.arange(len(probabilities)), parts)
+    tested = min(len(probabilities), parts * detector.policy.window)  # a rest of less than one image per part
+    positions = np.array_split(np.arange(tested), parts)
     tests = [detector.test(probabilities[part], inputs[part]) for part in positions]
     clearest = min(tests, key=lambda test: test.p_value)
     return replace(clearest, images=len(probabilities))
+
+
+def check_base(base: Domain, policy: DriftPolicy) -> None:
+    """Raise ConfigError where the base has too few images to know its stream by."""
+    held_out = len(_held_out(base))
+    if held_out >= policy.reference:
+        return
+    smaller = held_out // REFERENCE_WINDOWS
+    advice = (
+        f"take windows of at most {smaller} images (--window {smaller})"
+        if smaller >= LEAST_WINDOW
+        else f"make a store with at least {LEAST_WINDOW * REFERENCE_WINDOWS} test images"
+    )
+    raise ConfigError(
+        f"the store has {held_out} images of its base that were not learned from, and windows of {policy.window} "
+        f"need {policy.reference}: {advice}."
+    )
+
+
+def _least_held_out(window: int) -> int:
+    """Images of a domain with which a window can be tested in as few parts as it may be."""
+    parts = min(MOST_PARTS, window // LEAST_WINDOW)
+    return -(-window * REFERENCE_WINDOWS // parts)
 
 
 def _held_out(domain: Domain) -> ImageSet:

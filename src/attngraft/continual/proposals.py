@@ -8,6 +8,7 @@ cannot be read any more, and its lock file makes the next process wait for 30 s.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -114,12 +115,14 @@ def _draw(study: optuna.Study, space: Space) -> Params:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna without its log, whose level is put back afterwards."""
+    """Optuna without its log, whose level is put back afterwards, and without warnings that a part of it is new."""
     import optuna
 
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            yield
     finally:
         optuna.logging.set_verbosity(level)

@@ -137,8 +137,8 @@ def _notes(shop: Workshop, dataset: Dataset) -> list[str]:
     document = shop.record.document
     notes = [f"The search ended because {document['search_ended']}."]
     over = document["used_s"] - document["budget_s"]
-    if over >= 1:
-        notes.append(f"The budget of {document['budget_s']:,.0f} s was exceeded by {over:,.0f} s for the finalist.")
+    if over > 0:
+        notes.append(f"The budget of {document['budget_s']:,g} s was exceeded by {over:,.1f} s for the finalist.")
     finalist = document["finalist"]
     if finalist is not None:
         notes += _delivered(shop, finalist)

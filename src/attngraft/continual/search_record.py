@@ -111,7 +111,8 @@ def _check_same(folder: Path, found: Any, wanted: Mapping[str, Any]) -> None:
     if not all(isinstance(found.get(key), list) for key in ("trials", "notes")):
         raise RunError(f"{folder / ITERATION_FILE} is damaged: restore it from a copy or choose a new folder.")
     pairs = {key: (found.get(key), wanted.get(key)) for key in IDENTITY}
-    pairs["images"] = (_fingerprint(found), _fingerprint(wanted))
+    if _fingerprint(found) != _fingerprint(wanted):
+        raise RunError(f"the search in {folder} was begun with other images: choose a new folder; nothing was changed.")
     for key, (old, new) in pairs.items():
         if old != new:
             name = key.removesuffix("_s").removesuffix("_asked")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RunError
-from ..files import write_text
+from ..files import write_atomically
 
 WATCH_FOLDER = "watch"
 LOG_FILE = "log.jsonl"
@@ -27,19 +27,25 @@ class StreamState:
     Attributes:
         folder: that is watched; None before the first window.
         windows: seen so far.
-        alarm: number of the window that raised the alarm; None while all is well.
+        version: that answered the last window.
+        alarm: number of the window since which the stream differs; None while all is well.
+        by_errors: whether labels raised the alarm, and not a drift of the images.
         asked: how many images labels were asked for since then.
         accepted: windows in a row that came without drift since the alarm.
         cusum: value of the accuracy CUSUM.
+        rising: number of the window since which it is above 0.
         labelled: pixel hashes of stream images whose label has been counted.
     """
 
     folder: str | None = None
     windows: int = 0
+    version: str | None = None
     alarm: int | None = None
+    by_errors: bool = False
     asked: int = 0
     accepted: int = 0
     cusum: float = 0.0
+    rising: int | None = None
     labelled: frozenset[str] = field(default_factory=frozenset)
 
 
@@ -106,7 +112,7 @@ class StreamLog:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["image", "pixels", "class", "probability"])
         writer.writerows(rows)
-        write_text(self._answers(window), text.getvalue())
+        _write_table(self._answers(window), text.getvalue())
 
     def answers(self, windows: int) -> list[dict[str, str]]:
         """The answers of the first windows, in order, each with its `window`."""
@@ -127,7 +133,7 @@ class StreamLog:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["path", "label"])
         writer.writerows([image, ""] for image in images)
-        write_text(path, text.getvalue())
+        _write_table(path, text.getvalue())
         return path
 
     def _answers(self, window: int) -> Path:
@@ -149,12 +155,10 @@ def advance(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
     if kind == "asked":
         return replace(state, asked=state.asked + entry["images"])
     if kind == "labels":
-        labelled = state.labelled | frozenset(entry["pixels"])
-        alarm = state.alarm if state.alarm is not None or not entry["alarm"] else state.windows
-        return replace(state, labelled=labelled, cusum=entry["cusum"], alarm=alarm)
+        return _after_labels(state, entry)
     if kind == "adapted":
         if entry["status"] == "promoted":
-            return replace(state, alarm=None, asked=0, accepted=0, cusum=0.0)
+            return replace(_all_well(state), accepted=0, cusum=0.0, rising=None)
         return replace(state, asked=0)
     return state
 
@@ -180,13 +184,34 @@ def stream_summary(store: Path) -> dict[str, Any] | None:
 
 
 def _after_window(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
+    if entry["version"] != state.version:  # errors tell of the version that made them
+        state = replace(_all_well(state) if state.by_errors else state, cusum=0.0, rising=None)
     accepted = 0 if entry["drift"] else state.accepted + 1
-    state = replace(state, windows=entry["number"], accepted=accepted)
+    state = replace(state, windows=entry["number"], version=entry["version"], accepted=accepted)
     if state.alarm is None:
         return replace(state, alarm=entry["number"], asked=0) if entry["drift"] else state
-    if accepted >= 2:  # the stream came back by itself
-        return replace(state, alarm=None, asked=0)
+    if accepted >= 2 and not state.by_errors:  # the stream came back by itself
+        return _all_well(state)
     return state
+
+
+def _after_labels(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
+    labelled, rising = state.labelled | frozenset(entry["pixels"]), entry.get("rising")
+    state = replace(state, labelled=labelled, cusum=entry["cusum"], rising=rising)
+    if entry["alarm"] and state.alarm is None:
+        return replace(state, alarm=rising or state.windows, by_errors=True, asked=0, accepted=0)
+    if state.by_errors and not entry["cusum"]:  # right answers have taken all the evidence back
+        return _all_well(state)
+    return state
+
+
+def _all_well(state: StreamState) -> StreamState:
+    return replace(state, alarm=None, by_errors=False, asked=0)
+
+
+def _write_table(path: Path, text: str) -> None:
+    """Names of files need not be valid UTF-8, and Python's paths carry such bytes as surrogates."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape"))
 
 
 def _now() -> str:

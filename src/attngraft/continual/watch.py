@@ -4,39 +4,51 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from ..backbones import preprocessing_of
-from ..config import from_dict
-from ..data import UNLABELLED, ImageSet, evenly_spread, load_labelled
-from ..data.pictures import decode_pictures
-from ..data.tables import read_table
-from ..errors import ConfigError, DataError
+from ..data import ImageSet, evenly_spread, load_labelled
+from ..data.reading import printable
+from ..errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from ..locking import only_one
 from ..surgery import classes_of
 from ..training import MachineSettings
-from .adapt import MACHINE_OPTIONS, Adaptation, adapt
+from .adapt import Adaptation, adapt, adapt_to_kept, sorted_options
 from .arrivals import Arrivals
 from .candidates import answers
-from .cusum import CusumState
-from .domains import Domain, Domains
+from .domains import Domain, Domains, learned_numbers
 from .drift import DriftPolicy, WindowTest
 from .history import update_history
-from .known import KnownDomains
+from .known import KnownDomains, check_base
 from .record import PROMOTED, records
 from .reference import input_statistics
+from .roles import sift
 from .store import Store
+from .stream_labels import (
+    Evidence,
+    accuracy_by_window,
+    are_right,
+    follow,
+    is_filled_in,
+    state_of_files,
+    true_labels,
+)
 from .stream_log import StreamLog, StreamState
-from .update import AdaptOptions, refresh_statistics_
+from .update import check_update, refresh_statistics_
 
+STREAM = "stream since window "  # names of batches that came by a watch
 Say = Callable[[str], None]
+
+
+def say_nothing(sentence: str) -> None:
+    """The default of a watch: what happens stands in its log."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +76,8 @@ class WatchOptions:
     experimental: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("window", "labels_wanted", "labels_needed"):
+        DriftPolicy(window=self.window, false_alarms=self.false_alarms)  # is checked there
+        for name in ("labels_wanted", "labels_needed"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}: expected at least 1.")
         if self.labels_needed > self.labels_wanted:
@@ -94,43 +107,77 @@ class Watch:
     labels: Path | None = None
     options: WatchOptions = field(default_factory=WatchOptions)
     adapt_options: Mapping[str, Any] = field(default_factory=dict)
-    say: Say = print
+    say: Say = say_nothing
 
     def __post_init__(self) -> None:
-        from_dict(AdaptOptions, {k: v for k, v in self.adapt_options.items() if k not in MACHINE_OPTIONS})
+        sorted_options(self.adapt_options)  # wrong ones now, not when they are needed
         self.opened = Store.open(self.store)
         self.log = StreamLog(self.store)
         self.arrivals = Arrivals(self.folder, self.options.settle_s)
-        self.labels = self.labels or self.log.wanted
+        self.label_source = self.labels or self.log.wanted
         self._served: str | None = None
         self._labels_mark: Any = None
+        self._warned: set[str] = set()
 
     def run(self, *, once: bool = False, every_s: float = 10.0) -> None:
         """Watch until interrupted; or, with `once`, deal with what is there and stop.
 
+        What may pass by itself or can be mended meanwhile (files that cannot be read, labels that do not fit, a store
+        that another process writes, training that diverged) is an error with `once`; otherwise it is said, and tried
+        again.
+
         Raises:
+            ConfigError: the store watches another folder, has too few images, or the options do not fit its model.
             RunError: the store or the log is damaged, or another process watches.
-            DataError: the folder is gone, or, with `once`, has no image that is new.
+            DataError: the folder is not there; with `once`, files or labels that cannot be used.
         """
+        if not every_s > 0:
+            raise ConfigError(f"every_s is {every_s}: expected more than 0 seconds.")
         self.log.folder.mkdir(parents=True, exist_ok=True)
         with only_one(self.log.folder / "lock"):
             self._begin()
-            if once:
-                self._once()
-                return
-            while True:
-                if not self.step():
-                    time.sleep(every_s)
+            try:
+                if once:
+                    self._once()
+                while not once:
+                    if not any(self._attempt(deed) for deed in self._deeds):
+                        time.sleep(every_s)
+            finally:
+                self._write_history()
 
     def step(self) -> bool:
         """Deal with one window or one set of labels; False where there is nothing to do."""
-        return self._see_window(self.options.window) or self._use_labels()
+        return any(deed() for deed in self._deeds)
 
     @property
     def state(self) -> StreamState:
         return self.log.state()
 
+    @property
+    def _deeds(self) -> tuple[Callable[[], bool], ...]:
+        return self._take_up, lambda: self._see_window(self.options.window), self._use_labels
+
+    def _attempt(self, deed: Callable[[], bool]) -> bool:
+        """As the deed; what may pass is said, and nothing was done."""
+        try:
+            return deed()
+        except (DataError, InUseError, TrainingError) as error:
+            self._warn(f"{error} It is tried again.")
+            return False
+
+    def _warn(self, sentence: str) -> None:
+        """Say it, but not with every look into the folder."""
+        if sentence not in self._warned:
+            self._warned.add(sentence)
+            self.say(sentence)
+
     def _begin(self) -> None:
+        """Check everything that would otherwise show only days later."""
+        domains = Domains(self.store).all()
+        if not domains:
+            raise RunError(f"{self.store} has no images of its base: create it anew with attngraft store --create.")
+        check_base(domains[0], self._policy)
+        check_update(self.opened.model(), sorted_options(self.adapt_options)[0].update)
         state, here = self.state, str(self.folder.resolve())
         if state.folder is None:
             self.log.add("start", folder=here)
@@ -143,15 +190,16 @@ class Watch:
         before = self.state.windows
         while self.step():
             pass
-        left = self._waiting()
-        if left and self._see_window(min(len(left), self.options.window)):
-            left = []
-            while self._use_labels():
-                pass
+        while (left := self._waiting()) and self._see_window(min(len(left), self.options.window)):
+            self._use_labels()
         if left:
             self.say(f"{len(left)} images wait until there are enough of them for a window.")
         elif self.state.windows == before:
             self.say("there is no new image.")
+
+    def _write_history(self) -> None:
+        with suppress(InUseError), self.opened.writing():  # who writes now brings it up to date
+            update_history(self.opened, self.device)
 
     def _waiting(self) -> list[str]:
         return self.arrivals.new(self._seen, time.time())
@@ -159,57 +207,51 @@ class Watch:
     @cached_property
     def _seen(self) -> set[str]:
         """Names of the images that have been dealt with."""
-        return {row["image"] for row in self.log.answers(self.state.windows)} | set(self._left_out())
+        left_out = {name for entry in self.log.entries() for name in entry.get("left_out", ())}
+        return {row["image"] for row in self.log.answers(self.state.windows)} | left_out
 
-    def _left_out(self) -> list[str]:
-        entries = self.log.entries()
-        return [name for entry in entries if entry["event"] == "window" for name in entry["left_out"]]
+    @cached_property
+    def _met(self) -> set[str]:
+        """Pixel hashes of the images that have been answered."""
+        return {row["pixels"] for row in self.log.answers(self.state.windows)}
 
     def _see_window(self, size: int) -> bool:
         names = self._waiting()[:size]
         if len(names) < size or not names:
             return False
         self._refresh_served()
-        number = self.state.windows + 1
-        images, left_out = self._read(names)
-        if not len(images):
-            found = WindowTest(drift=False, p_value=1.0, threshold=0.0, reasons=(), images=0)
-        elif not self.known.takes(len(images)):
-            return False
-        else:
-            found = self._look_at(number, images)
-        state = self.state
-        alarm = found.drift and state.alarm is None
-        self._note_window(number, found, left_out, alarm)
-        self._seen.update(names)
-        if left_out:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in list(left_out.items())[:3])
-            self.say(f"window {number}: {len(left_out)} of {len(names)} images are left out ({reasons}).")
-        self._tell(number, found, alarm)
-        self._ask()
-        return True
-
-    def _read(self, names: list[str]) -> tuple[ImageSet, dict[str, str]]:
-        """The images of a window that can be read and were not seen before, and why the others are left out."""
-        images = decode_pictures(
-            [self.folder / name for name in names],
+        images, left_out = self.arrivals.read(
             names,
-            np.full(len(names), UNLABELLED, dtype=np.int64),
+            self._met,
             image_size=preprocessing_of(self.model).image_size,
             skip_broken=self.options.skip_broken,
-            cache_dir=None,
-            progress=None,
         )
-        left_out = dict.fromkeys(set(names) - set(images.ids), "it cannot be read")
-        met = {row["pixels"] for row in self.log.answers(self.state.windows)}
-        kept = []
-        for position, (name, pixels) in enumerate(zip(images.ids, images.pixel_hashes, strict=True)):
-            if pixels in met:
-                left_out[name] = "the same picture came before"
-            else:
-                met.add(pixels)
-                kept.append(position)
-        return images.select(kept), left_out
+        if images is None or not self.known.takes(len(images)):
+            return self._leave_out(left_out)  # others will fill the window up
+        before = self.state
+        found = self._look_at(before.windows + 1, images)
+        self._note_window(before.windows + 1, found, left_out, found.drift and before.alarm is None)
+        self._seen.update(names)
+        self._met.update(images.pixel_hashes)
+        self._warned.clear()
+        self._say_left_out(left_out)
+        self._tell(found, before)
+        self._ask(found)
+        return True
+
+    def _leave_out(self, left_out: Mapping[str, str]) -> bool:
+        """Deal with images that are no part of any window; False where there are none."""
+        if not left_out:
+            return False
+        self.log.add("left out", left_out=sorted(left_out))
+        self._seen.update(left_out)
+        self._say_left_out(left_out)
+        return True
+
+    def _say_left_out(self, left_out: Mapping[str, str]) -> None:
+        if left_out:
+            reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(left_out.items())[:3])
+            self.say(f"{len(left_out)} images are left out ({reasons}).")
 
     def _look_at(self, number: int, images: ImageSet) -> WindowTest:
         """Answer the images, write the answers down, and test for drift."""
@@ -238,86 +280,126 @@ class Watch:
             p_value=float(found.p_value),
             threshold=float(found.threshold),
             reasons=list(found.reasons),
+            only_proportions=bool(found.only_proportions),
             version=self._served,
         )
 
-    def _tell(self, number: int, found: WindowTest, alarm: bool) -> None:
-        if alarm:
+    def _tell(self, found: WindowTest, before: StreamState) -> None:
+        state = self.state
+        if found.drift and before.alarm is None:
+            fine = "; that alone explains it, so the accuracy may be as before" if found.only_proportions else ""
             self.say(
-                f"window {number}: drift ({', '.join(found.reasons[:3])}; p = {found.p_value:.2g}, "
-                f"limit {found.threshold:.2g})."
+                f"window {state.windows}: drift ({', '.join(found.reasons[:3])}; p = {found.p_value:.2g}, "
+                f"limit {found.threshold:.2g}){fine}."
             )
-        else:
-            still = "still drifted" if found.drift else "no drift"
-            self.say(f"window {number}: {found.images} images, {still} (p = {found.p_value:.2g}).")
+            return
+        still = "still drifted" if found.drift else "no drift"
+        over = "; the alarm is over" if before.alarm is not None and state.alarm is None else ""
+        self.say(f"window {state.windows}: {found.images} images, {still} (p = {found.p_value:.2g}){over}.")
 
-    def _ask(self) -> None:
+    def _ask(self, found: WindowTest) -> None:
         """While there is an alarm, ask for labels of the newest window until enough are asked for."""
         state = self.state
         missing = self.options.labels_wanted - state.asked
-        if state.alarm is None or missing <= 0:
+        if state.alarm is None or missing <= 0 or not (found.drift or state.by_errors):
             return
         newest = [row["image"] for row in self.log.answers(state.windows) if row["window"] == str(state.windows)]
         wanted = [newest[i] for i in evenly_spread(len(newest), missing)]
-        if not wanted:
-            return
         table = self.log.ask(state.windows, [str(self.folder.resolve() / name) for name in wanted])
         self.log.add("asked", window=state.windows, images=len(wanted))
+        what = f"fill in the column label of {table}"
+        if self.label_source != self.log.wanted:
+            what = f"put those of the images that {table} lists into {self.label_source}"
         self.say(
-            f"labels are needed: fill in the column label of {table} ({len(wanted)} images; with "
-            f"{self.options.labels_needed} labels in all the model is adapted, and never without)."
+            f"labels are needed: {what} ({len(wanted)} images; with {self.options.labels_needed} labels in all the "
+            "model is adapted, and never without)."
         )
 
     def _use_labels(self) -> bool:
         """Count labels that have arrived, and adapt where an alarm is raised and there are enough."""
-        if self.labels is None or not self.labels.exists() or not self._has_labels():
+        if not self.label_source.exists():
+            if self.label_source != self.log.wanted:
+                self._warn(f"there is no {self.label_source} as yet: labels are waited for.")
             return False
-        mark = _mark(self.labels)
+        state = self.state
+        mark = (state_of_files(self.label_source), state.windows, state.alarm, self.opened.head)
         if mark == self._labels_mark:
             return False
-        self._refresh_served()
+        done = False
         try:
-            images, _ = load_labelled(
-                self.labels,
-                classes_of(self.model),
-                image_size=preprocessing_of(self.model).image_size,
-                partly=True,
-                skip_broken=self.options.skip_broken,
-            )
+            if self.label_source != self.log.wanted or is_filled_in(self.label_source):
+                done = self._take_in(self._read_labels())
         except DataError as error:
-            self._labels_mark = mark
-            self.say(f"the labels in {self.labels} cannot be used: {error}")
-            return False
+            self._warn(f"the labels in {self.label_source} cannot be used: {error}")
         self._labels_mark = mark
-        self._count_errors(images)
-        if self.state.alarm is None:
+        return done
+
+    def _read_labels(self) -> ImageSet:
+        self._refresh_served()
+        return load_labelled(
+            self.label_source,
+            classes_of(self.model),
+            image_size=preprocessing_of(self.model).image_size,
+            partly=True,
+            skip_broken=self.options.skip_broken,
+        )[0]
+
+    def _take_in(self, images: ImageSet) -> bool:
+        """Judge the answers by the labels, and adapt; True where it has adapted."""
+        true = true_labels(images)
+        self._count_errors(true)
+        strange = sum(pixels not in self._met for pixels in true)
+        if strange:
+            self._warn(f"{strange} labels are for pictures that the watch has not seen.")
+        state = self.state
+        if state.alarm is None:
             return False
-        used = Domains(self.store).known()
-        fresh = [i for i, pixels in enumerate(images.pixel_hashes) if pixels not in used]
-        if len({images.pixel_hashes[i] for i in fresh}) < self.options.labels_needed:
-            self.say(f"{len(fresh)} new labels of {self.options.labels_needed} that are needed.")
+        wanted = self._of_alarm(state)
+        fresh = sift(images, Domains(self.store).known()).images
+        fresh = fresh.select([i for i, pixels in enumerate(fresh.pixel_hashes) if pixels in wanted])
+        if len(fresh) < self.options.labels_needed:
+            self._warn(f"{len(fresh)} labels of what has changed, of {self.options.labels_needed} that are needed.")
             return False
-        self._adapt(images.select(fresh))
+        name = f"{STREAM}{state.alarm}"  # what came to nothing is learned from again
+        self._conclude(adapt(self.store, fresh, name=name, **self.adapt_options))
         return True
 
-    def _has_labels(self) -> bool:
-        """Whether anybody has filled in a table that was asked for."""
-        if self.labels != self.log.wanted:
-            return True
-        return any(read_table(table, partly=True)[1] for table in self.log.wanted.glob("*.csv"))
+    def _of_alarm(self, state: StreamState) -> set[str]:
+        """Pixels of the images that the alarm is about: what came before it, or looked as ever, teaches nothing new."""
+        drifted = {str(one["number"]) for one in self._windows() if one["drift"] or state.by_errors}
+        since = state.alarm or 0
+        rows = self.log.answers(state.windows)
+        return {row["pixels"] for row in rows if row["window"] in drifted and int(row["window"]) >= since}
 
-    def _adapt(self, images: ImageSet) -> None:
-        name = f"stream since window {self.state.alarm}"  # what came to nothing is learned from again
-        done: Adaptation = adapt(self.store, images, name=name, **self.adapt_options)
-        self.log.add("adapted", adaptation=done.document["number"], status=done.status, labels=len(images))
-        self.say(f"adaptation {done.document['number']}: {done}")
+    def _windows(self) -> list[dict[str, Any]]:
+        return [entry for entry in self.log.entries() if entry["event"] == "window"]
+
+    def _take_up(self) -> bool:
+        """Go on with an adaptation of this stream that was stopped, or write down one that was not."""
+        told = {entry["adaptation"] for entry in self.log.entries() if entry["event"] == "adapted"}
+        done = {record.get("domain"): record for record in records(self.store)}
+        for domain in Domains(self.store).all():
+            record = done.get(domain.note.number)
+            if not domain.note.name.startswith(STREAM) or (record is not None and record.get("number") in told):
+                continue
+            if record is None or record.is_running:
+                self._conclude(adapt_to_kept(self.store, domain.note.number, **self.adapt_options))
+            else:
+                self._conclude(Adaptation(record.folder, record.document))
+            return True
+        return False
+
+    def _conclude(self, done: Adaptation) -> None:
+        document = done.document
+        self.log.add(
+            "adapted", adaptation=document["number"], status=done.status, labels=document["data"]["labels_used"]
+        )
+        self.say(f"adaptation {document['number']}: {done}")
         self._served = None
 
-    def _count_errors(self, images: ImageSet) -> None:
+    def _count_errors(self, true: Mapping[str, int]) -> None:
         """Take labels of stream images into the CUSUM, in the order of the stream."""
-        state = self.state
-        classes = classes_of(self.model)
-        true = dict(zip(images.pixel_hashes, images.labels.tolist(), strict=True))
+        state, classes = self.state, classes_of(self.model)
         rows = [
             row
             for row in self.log.answers(state.windows)
@@ -325,30 +407,34 @@ class Watch:
         ]
         if not rows:
             return
-        right = np.array([row["class"] == classes[true[row["pixels"]]] for row in rows])
+        right = are_right(rows, true, classes)
+        own = {str(entry["number"]) for entry in self._windows() if entry["version"] == self._served}
         cusum = self.known.cusum(self.options.rise)
-        after = cusum.run(state.cusum, ~right) if cusum is not None else CusumState()
-        alarm = after.alarm and state.alarm is None
-        windows = np.array([int(row["window"]) for row in rows])
-        accuracy = {str(window): float(right[windows == window].mean()) for window in np.unique(windows)}
+        found = follow(cusum, Evidence(state.cusum, state.rising), rows, right, own)
+        alarm = found.alarm and state.alarm is None
         self.log.add(
             "labels",
             pixels=[row["pixels"] for row in rows],
-            cusum=float(after.value),
+            cusum=float(found.value),
+            rising=found.rising,
             alarm=bool(alarm),
-            accuracy=accuracy,
+            accuracy=accuracy_by_window(rows, right),
         )
         said = "; more errors than it was released with: an alarm" if alarm else ""
         self.say(f"{len(rows)} labels: top-1 {right.mean():.1%} on them{said}.")
 
     def _refresh_served(self) -> None:
         """Load the served version where it is another one than before, and know it anew."""
-        if self._served == self.opened.head:
+        served = self.opened.head
+        if self._served == served:
             return
-        self._served = self.opened.head
-        self.model = self.opened.model(self._served).to(self.device)
-        policy = DriftPolicy(window=self.options.window, false_alarms=self.options.false_alarms)
-        self.known = KnownDomains.of(self.model, _learned(self.store), self.device, policy, self.say)
+        self.model = self.opened.model(served).to(self.device)
+        self.known = KnownDomains.of(self.model, _learned(self.opened, served), self.device, self._policy, self.say)
+        self._served = served
+
+    @property
+    def _policy(self) -> DriftPolicy:
+        return DriftPolicy(window=self.options.window, false_alarms=self.options.false_alarms)
 
     @property
     def device(self) -> torch.device:
@@ -362,7 +448,7 @@ def watch(
     labels: str | Path | None = None,
     once: bool = False,
     every_s: float = 10.0,
-    say: Say = print,
+    say: Say = say_nothing,
     options: WatchOptions | None = None,
     **adapt_options: Any,
 ) -> StreamState:
@@ -370,28 +456,26 @@ def watch(
 
     Returns:
         the state of the stream, where `once` ends it.
+
+    Raises:
+        as `Watch.run`.
     """
     found = Watch(
         Path(store), Path(folder), Path(labels) if labels else None, options or WatchOptions(), adapt_options, say
     )
-    try:
-        found.run(once=once, every_s=every_s)
-    finally:
-        opened = found.opened
-        with opened.writing():
-            update_history(opened, found.device)
+    found.run(once=once, every_s=every_s)
     return found.state
 
 
-def _learned(store: Path) -> list[Domain]:
-    """The base's domain and those that an adaptation was promoted for; of others the served version knows nothing."""
-    promoted = {record.get("domain") for record in records(store) if record.status == PROMOTED}
-    return [domain for domain in Domains(store).all() if domain.note.number in {0, *promoted}]
-
-
-def _mark(labels: Path) -> Any:
-    """Changes when labels have arrived."""
-    if labels.is_file():
-        status = labels.stat()
-        return status.st_mtime_ns, status.st_size
-    return sorted(str(path) for path in labels.rglob("*") if path.is_file())
+def _learned(store: Store, served: str) -> list[Domain]:
+    """The domains that this version was made from: the base's, and those of the promotions that led to it."""
+    line, version = set(), store.version(served)
+    while version.parent is not None:
+        line.add(version.id)
+        version = store.version(version.parent)
+    promoted = {
+        int(r.get("domain")) for r in records(store.path) if r.status == PROMOTED and r.get("candidate") in line
+    }
+    kept = Domains(store.path).all()
+    learned = learned_numbers(kept, promoted)
+    return [domain for domain in kept if domain.note.number in learned]

@@ -109,7 +109,8 @@ def _listed(place: Path, classes: Sequence[str], partly: bool) -> tuple[Path, li
 
 def _tables_in(folder: Path) -> list[Path]:
     """The CSV files of a folder that holds nothing else."""
-    found = sorted(folder.iterdir()) if folder.is_dir() else []
+    # office programs put a hidden file beside a table that is open
+    found = [path for path in sorted(folder.iterdir()) if path.name[0] != "."] if folder.is_dir() else []
     return found if found and all(path.is_file() and path.suffix.lower() == ".csv" for path in found) else []
 
 

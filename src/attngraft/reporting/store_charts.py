@@ -89,9 +89,11 @@ def trade_chart(adaptation: Mapping[str, Any]) -> Chart | None:
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        if tried:
-            path = sorted((blend["weight"], 100 * blend["old_top1"], 100 * blend["new_top1"]) for blend in tried)
-            axes.plot([old for _, old, _ in path], [new for _, _, new in path], ".--", color=MUTED, linewidth=1)
+        for kind in dict.fromkeys(str(blend.get("statistics")) for blend in tried):  # a line per kind of statistics
+            mine = [blend for blend in tried if str(blend.get("statistics")) == kind]
+            path = sorted((blend["weight"], 100 * blend["old_top1"], 100 * blend["new_top1"]) for blend in mine)
+            style = ".:" if kind == "new" else ".--"
+            axes.plot([old for _, old, _ in path], [new for _, _, new in path], style, color=MUTED, linewidth=1)
         for index, (_, old, new) in enumerate(points):
             axes.plot(100 * old, 100 * new, "osD^vP*X"[index % 8], color=series_color(index), markersize=8)
         axes.set_xlabel("top-1 on the old data (%)")
@@ -99,7 +101,12 @@ def trade_chart(adaptation: Mapping[str, Any]) -> Chart | None:
         axes.margins(0.12)
 
     told = "; ".join(f"{name}: old {percent(old)}, new {percent(new)}" for name, old, new in points)
-    note = f"Tune images: {_images(adaptation.get('new_images'))} new, {_images(adaptation.get('old_images'))} old. Up and to the right is better."
+    note = (
+        f"Tune images: {_images(adaptation.get('new_images'))} new, {_images(adaptation.get('old_images'))} old. "
+        "Up and to the right is better."
+    )
+    if any(blend.get("statistics") == "new" for blend in tried):
+        note += " Dotted blends: with BatchNorm statistics of the new images alone."
     return Chart(
         draw(paint, 3.2), f"Adaptation {adaptation.get('number', '')}: new against old data", told, note, legend
     )

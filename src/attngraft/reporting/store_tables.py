@@ -50,6 +50,8 @@ def controls_table(entry: Document) -> Table | None:
     )
     blend = finite((entry.get("blend") or {}).get("chosen"))
     mixed = "" if blend is None else f"; adapted: {percent(blend, 0)} of the way from the served version"
+    if mixed and (entry.get("blend") or {}).get("statistics") == "new":
+        mixed += ", BatchNorm statistics of the new images"
     seen = f"n = {_whole(entry.get('new_images'))} new and {_whole(entry.get('old_images'))} old tune images"
     columns = ("", "top-1, new data", "top-1, old data", "parameters changed", "delta", "time")
     return Table(f"Adaptation {entry.get('number', '?')}: {seen}{mixed}", columns, rows) if rows else None

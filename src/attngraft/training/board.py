@@ -26,7 +26,8 @@ class Board(AbstractContextManager["Board"]):
     def write(self, row: Mapping[str, Any]) -> None:
         if self._writer is None:
             return
-        for key, value in row.items():
+        pace = {f"dynamic/{key}": value for key, value in row.get("dynamic", {}).items()}
+        for key, value in {**row, **pace}.items():
             if isinstance(value, float):
                 self._writer.add_scalar(key, value, row["epoch"])
         self._writer.flush()

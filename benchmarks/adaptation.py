@@ -1,0 +1,268 @@
+"""What an adaptation brings back, and what a watched stream serves: python benchmarks/adaptation.py PART CIFAR10 WORK RESULT.json
+
+PART is "shifts" or "streams". CIFAR10 holds train/CLASS/* and test/CLASS/*. A ResNet-20 with CBAM is trained on 20,000 of
+the training images once, in WORK; the 30,000 others are corrupted and become new data, so that nothing is judged on images
+that were learned from. Every number is measured on images that neither the training nor any choice has seen.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+import attngraft as ag
+from attngraft.comparison.statistics import crossed_effect
+from attngraft.continual import GuardPolicy, Store, WatchOptions, adapt, create_store, watch
+from attngraft.continual.candidates import answers, make_variants
+from attngraft.continual.domains import Domains
+from attngraft.data import ImageSet, corrupted, load_labelled
+from attngraft.environment import hardware, versions
+from attngraft.files import write_json
+from attngraft.training import fit
+
+LEARNED = 20_000
+LABELS, TESTED = 1000, 2000
+SHIFTS = (("contrast", 4), ("gaussian-noise", 5), ("defocus-blur", 4), ("jpeg", 5))
+SEEDS = (0, 1, 2)
+WINDOW = 500
+DELTA = 0.03
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Data:
+    """Images that the base has never seen."""
+
+    unseen: ImageSet
+    folder: Path
+
+    def some(self, count: int, seed: int, skip: int = 0) -> ImageSet:
+        order = np.random.default_rng(seed).permutation(len(self.unseen))
+        return self.unseen.select(order[skip : skip + count])
+
+
+def base_run(data: Path, work: Path) -> Path:
+    """ResNet-20 with CBAM on 20,000 images, 12 epochs."""
+    run = work / "base"
+    if not (run / "model.safetensors").is_file():
+        torch.manual_seed(0)
+        model = ag.graft_(ag.create_backbone("resnet20-32", num_classes=10), "cbam", input_size=(3, 32, 32))
+        options: dict[str, Any] = {"limit": LEARNED, "batch_size": 128, "lr_scale": 3.0, "workers": 0}
+        fit(model, data, recipe="one-cycle", run_dir=run, epochs=12, precision="fp32+channels_last", **options)
+    return run
+
+
+def prepared(data: Path, work: Path) -> tuple[Path, Data]:
+    """A store that no adaptation has touched, and unseen images."""
+    template = work / "template"
+    if not template.exists():
+        policy = GuardPolicy(delta=DELTA, class_delta=0.15)
+        create_store(template, base_run(data, work), policy=policy)
+    store = Store.open(template)
+    images, _ = load_labelled(data / "train", store.classes, image_size=32)
+    known = Domains(template).known()
+    fresh = [i for i, digest in enumerate(images.pixel_hashes) if digest not in known]
+    return template, Data(images.select(fresh), work)
+
+
+def shifts(template: Path, data: Data, work: Path) -> dict[str, Any]:
+    """1,000 labels of one shift: the adaptation and its controls on 2,000 other images of the shift, and on clean ones."""
+    clean = data.some(TESTED, seed=99)
+    used = set(clean.pixel_hashes)
+    rest = Data(data.unseen.select([i for i, p in enumerate(data.unseen.pixel_hashes) if p not in used]), work)
+    rows = []
+    for kind, severity in SHIFTS:
+        tested = corrupted(rest.some(TESTED, seed=7), kind, severity)
+        for seed in SEEDS:
+            labelled = corrupted(rest.some(LABELS, seed=100 + seed, skip=0), kind, severity)
+            apart = set(tested.ids)
+            labelled = labelled.select([i for i, name in enumerate(labelled.ids) if name not in apart])
+            rows.append(one_shift(template, work, f"{kind}-{severity}", labelled, tested, clean, seed))
+            sys.stderr.write(f"{json.dumps(rows[-1])[:400]}\n")
+    return {"labels": LABELS, "tested": TESTED, "seeds": list(SEEDS), "rows": rows, "summary": summary(rows)}
+
+
+def one_shift(
+    template: Path, work: Path, name: str, labelled: ImageSet, tested: ImageSet, clean: ImageSet, seed: int
+) -> dict[str, Any]:
+    folder = work / "store"
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(template, folder)
+    kept: dict[str, nn.Module] = {}
+
+    def keeping(shop: Any, **options: Any) -> Any:
+        made, blend = make_variants(shop, **options)
+        kept.update({variant: model for variant, (model, _) in made.items()})
+        return made, blend
+
+    module: Any = sys.modules[adapt.__module__]
+    real, module.make_variants = module.make_variants, keeping  # the controls' weights are not kept otherwise
+    begun = time.perf_counter()
+    try:
+        found = adapt(folder, labelled, name=name, seed=seed, precision="fp32+channels_last", workers=0)
+    finally:
+        module.make_variants = real
+    seconds = time.perf_counter() - begun
+    rows = {row["name"]: row for row in found.document["variants"]}
+    right = {variant: answers(model, tested, CPU).correct for variant, model in kept.items()}
+    old = {variant: answers(model, clean, CPU).top1 for variant, model in kept.items()}
+    gain = {v: crossed_effect((right[v].astype(float) - right["none"].astype(float))[None]) for v in right}
+    return {
+        "shift": name,
+        "seed": seed,
+        "labelled": len(labelled),
+        "status": found.status,
+        "seconds": seconds,
+        "recovery": gain["adapted"].mean / gain["all"].mean if gain["all"].mean > 0 else None,
+        "variants": [
+            {
+                "name": variant,
+                "new_top1": float(right[variant].mean()),
+                "clean_top1": old[variant],
+                "gain": [gain[variant].mean, gain[variant].low, gain[variant].high],
+                "changed": rows[variant]["changed_parameters"] / rows[variant]["parameters"],
+                "minutes": rows[variant]["minutes"],
+            }
+            for variant in right
+        ],
+    }
+
+
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Means over the seeds, per shift."""
+    found = []
+    for shift in dict.fromkeys(row["shift"] for row in rows):
+        mine = [row for row in rows if row["shift"] == shift]
+        names = [variant["name"] for variant in mine[0]["variants"]]
+        mean = {
+            name: {
+                key: float(np.mean([v[key] for row in mine for v in row["variants"] if v["name"] == name]))
+                for key in ("new_top1", "clean_top1", "changed")
+            }
+            for name in names
+        }
+        gains = {name: mean[name]["new_top1"] - mean["none"]["new_top1"] for name in names}
+        found.append(
+            {
+                "shift": shift,
+                "runs": len(mine),
+                "promoted": sum(row["status"] == "promoted" for row in mine),
+                "recovery": gains["adapted"] / gains["all"] if gains["all"] > 0 else None,
+                "recoveries": [row["recovery"] for row in mine],
+                "seconds": [row["seconds"] for row in mine],
+                "variants": mean,
+            }
+        )
+    return found
+
+
+def streams(template: Path, data: Data, work: Path) -> dict[str, Any]:
+    """What is served along streams with drift, against the version that was served at their beginning."""
+    found = {name: one_stream(template, data, work, name, make) for name, make in STREAMS.items()}
+    return {"window": WINDOW, "delta": DELTA, "streams": found}
+
+
+def abrupt(data: Data) -> list[ImageSet]:
+    """Four clean windows, then twelve with little contrast."""
+    images = data.some(16 * WINDOW, seed=11)
+    return [window(images, k) if k < 4 else corrupted(window(images, k), "contrast", 4) for k in range(16)]
+
+
+def mixed(data: Data) -> list[ImageSet]:
+    """Every window half clean and half with little contrast, after four clean ones."""
+    images = data.some(16 * WINDOW, seed=12)
+    found = [window(images, k) for k in range(4)]
+    for k in range(4, 16):
+        whole, half = window(images, k), WINDOW // 2
+        found += [whole.select(range(half)), corrupted(whole.select(range(half, WINDOW)), "contrast", 4)]
+    return found
+
+
+def ordered(data: Data) -> list[ImageSet]:
+    """Clean, but class after class; in the second half with little contrast."""
+    images = data.some(16 * WINDOW, seed=13)
+    images = images.select(np.argsort(images.labels, kind="stable"))
+    clean = [window(images, k) for k in range(0, 16, 2)]
+    return clean + [corrupted(window(images, k), "contrast", 4) for k in range(1, 16, 2)]
+
+
+STREAMS = {"abrupt": abrupt, "mixed": mixed, "class-ordered": ordered}
+
+
+def window(images: ImageSet, number: int) -> ImageSet:
+    return images.select(range(number * WINDOW, (number + 1) * WINDOW))
+
+
+def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> dict[str, Any]:
+    folder, inbox = work / f"stream-{name}", work / f"inbox-{name}"
+    for path in (folder, inbox):
+        shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(template, folder)
+    parts, truth, order = make(data), {}, []
+    store = Store.open(folder)
+    frozen, classes = store.model(), store.classes
+    clean = data.some(TESTED, seed=99)
+    labels = work / f"labels-{name}.csv"
+    said: list[str] = []
+    rows = []
+    for number, images in enumerate(parts):
+        for i in range(len(images)):
+            path = inbox / f"{number:03d}" / f"{i:04d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(images.image(i).permute(1, 2, 0).numpy()).save(path)
+            truth[path] = classes[images.labels[i]]
+            order.append(path)
+    wanted = folder / "watch" / "labels-wanted"
+    options = WatchOptions(window=WINDOW, labels_needed=500, labels_wanted=1000, settle_s=0)
+    arrived = 0
+    for number, images in enumerate(parts):
+        served = Store.open(folder).model()
+        rows.append(
+            {
+                "part": number,
+                "images": len(images),
+                "served": Store.open(folder).head,
+                "served_top1": answers(served, images, CPU).top1,
+                "frozen_top1": answers(frozen, images, CPU).top1,
+                "served_clean_top1": answers(served, clean, CPU).top1,
+                "frozen_clean_top1": answers(frozen, clean, CPU).top1,
+            }
+        )
+        arrived += len(images)
+        staged = work / f"staged-{name}"  # the watch sees what has arrived by now
+        staged.mkdir(exist_ok=True)
+        for path in order[arrived - len(images) : arrived]:
+            shutil.copy2(path, staged / f"{path.parent.name}-{path.name}")
+        watch(folder, staged, once=True, say=said.append, options=options, controls=False, workers=0)
+        if wanted.is_dir():  # the owner fills in the tables
+            filled = ["path,label"]
+            for table in sorted(wanted.glob("*.csv")):
+                for line in table.read_text().splitlines()[1:]:
+                    part, image = Path(line.split(",")[0]).name.split("-")
+                    filled.append(f"{line.split(',')[0]},{truth[inbox / part / image]}")
+            labels.write_text("\n".join([*filled, ""]))
+            watch(folder, staged, labels=labels, once=True, say=said.append, options=options, controls=False, workers=0)
+    shutil.rmtree(work / f"staged-{name}")
+    worst = min(row["served_top1"] - row["frozen_top1"] for row in rows)
+    worst_clean = min(row["served_clean_top1"] - row["frozen_clean_top1"] for row in rows)
+    return {"parts": rows, "worst": worst, "worst_clean": worst_clean, "said": said}
+
+
+if __name__ == "__main__":
+    part, source, place, target = sys.argv[1], *(Path(word) for word in sys.argv[2:5])
+    started = prepared(source, place)
+    document = {"shifts": shifts, "streams": streams}[part](*started, place)
+    about = {"format": 1, "kind": f"adaptation {part}", "hardware": hardware(), "versions": versions()}
+    base = Store.open(started[0]).model()
+    about["base_top1"] = answers(base, started[1].some(TESTED, seed=99), CPU).top1
+    write_json(target, {**about, **document})
