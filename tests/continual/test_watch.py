@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
@@ -92,6 +93,13 @@ class Scene:
             csv.writer(file).writerows(rows)
 
 
+def put(path: Path, content: bytes) -> None:
+    """Replace what is in a file that was there before."""
+    before = path.stat()
+    path.write_bytes(content)
+    os.utime(path, (before.st_atime, before.st_mtime))
+
+
 def until(steps: int) -> Callable[[float], None]:
     """A sleep that is interrupted after so many looks."""
     left = iter(range(steps))
@@ -115,15 +123,15 @@ def test_a_clean_stream_is_answered_and_nobody_is_asked(scene):
 
 
 def test_drift_asks_for_labels_and_their_arrival_adapts(scene):
-    clean, shifted = pictures(100, 31), pictures(200, 32, reddish)
+    clean, shifted = pictures(100, 31), pictures(300, 32, reddish)
     scene.arrive(clean)
     paths = scene.arrive(shifted)
     said = scene.watch()
     assert "window 2: drift (" in " ".join(said)
     assert scene.state.alarm == 2
     tables = sorted(scene.log.wanted.iterdir())
-    assert [table.name for table in tables] == ["000002.csv", "000003.csv"]
-    assert sum("labels are needed: fill in the column label of" in sentence for sentence in said) == 2
+    assert [table.name for table in tables] == ["000002.csv", "000003.csv", "000004.csv"]
+    assert sum("labels are needed: fill in the column label of" in sentence for sentence in said) == 3
     scene.fill_in(tables[0], paths, shifted, count=60)
     said = scene.watch()
     assert any("60 labels: top-1" in sentence for sentence in said)
@@ -132,14 +140,14 @@ def test_drift_asks_for_labels_and_their_arrival_adapts(scene):
         scene.fill_in(table, paths, shifted)
     (scene.log.wanted / f".~lock.{tables[0].name}#").write_text("an office program has it open")
     said = scene.watch()
-    assert "promoted" in said[-1]
+    assert "promoted" in " ".join(said)
     assert scene.store.head != scene.store.base
     assert scene.state.alarm is None
-    assert scene.events("adapted")[0]["labels"] == 200
+    assert scene.events("adapted")[0]["labels"] == 300
     scene.arrive(pictures(100, 33, reddish))  # what was learned is known
     assert "no drift" in " ".join(scene.watch())
     told = json.loads((scene.store.path / "history.json").read_text())
-    assert [window["drift"] for window in told["stream"]["windows"]] == [False, True, True, False]
+    assert [window["drift"] for window in told["stream"]["windows"]] == [False, True, True, True, False]
     assert told["stream"]["windows"][1]["accuracy"] is not None
 
 
@@ -158,7 +166,7 @@ def test_more_labels_in_the_same_table_are_noticed_while_watching(scene):
     scene.fill_in(first, paths, shifted)
     scene.fill_in(second, paths, shifted)
     assert watcher.step()
-    assert scene.events("adapted")[0]["status"] == "promoted"
+    assert scene.events("adapted")[0]["labels"] == 200
 
 
 def test_labels_from_before_the_alarm_are_not_learned_from(scene):
@@ -223,7 +231,7 @@ def test_labels_twice_contradictory_unknown_or_of_other_images(scene):
 def test_files_that_cannot_be_read_stop_nothing_for_good(scene):
     paths = scene.arrive(pictures(110, 40))
     for path in paths[:10]:
-        path.write_bytes(path.read_bytes()[:60])
+        put(path, path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"10 of 100 images cannot be read .*--skip-broken"):
         scene.watch()
     said = scene.watch(changes={"skip_broken": True})
@@ -233,7 +241,7 @@ def test_files_that_cannot_be_read_stop_nothing_for_good(scene):
     said = scene.watch(changes={"skip_broken": True})
     assert said == ["9 images wait until there are enough of them for a window."]
     for path in scene.arrive(pictures(100, 41)):  # not one can be read
-        path.write_bytes(b"nothing")
+        put(path, b"nothing")
     scene.arrive(pictures(91, 42))
     said = scene.watch(changes={"skip_broken": True})
     assert [sentence.split(" images")[0] for sentence in said] == ["91", "9", "window 2: 100"]
@@ -290,14 +298,14 @@ def test_a_store_that_is_busy_is_tried_again(scene, monkeypatch):
 def test_a_broken_file_does_not_end_a_watch_and_labels_go_on(scene, monkeypatch):
     paths = scene.arrive(pictures(100, 47))
     whole = paths[3].read_bytes()
-    paths[3].write_bytes(whole[:50])
+    put(paths[3], whole[:50])
     monkeypatch.setattr(time, "sleep", until(3))
     with pytest.raises(KeyboardInterrupt):
         scene.watcher().run(every_s=1)
     assert len(scene.said) == 1
     assert "cannot be read" in scene.said[0]
-    paths[3].write_bytes(whole)
-    assert "window 1: 100 images, no drift" in scene.watch(changes={"settle_s": 0.0})[0]
+    put(paths[3], whole)
+    assert "window 1: 100 images, no drift" in scene.watch()[0]
 
 
 def test_two_watches_of_one_store_are_one_too_many(scene):
@@ -318,28 +326,21 @@ def test_errors_alone_raise_an_alarm_that_clean_images_do_not_end(scene):
     assert sum(entry["images"] for entry in scene.events("asked")) == 200
 
 
-def test_late_labels_of_another_version_raise_no_alarm(scene):
-    shifted = pictures(300, 50, reddish)
+def test_another_version_is_judged_by_its_own_answers_and_its_own_past(scene):
+    shifted = pictures(400, 51, reddish)
     paths = scene.arrive(shifted)
-    table = write_labels(scene.home / "labels.csv", paths[:200], shifted.select(range(200)))
+    table = write_labels(scene.home / "labels.csv", paths[:300], shifted.select(range(300)))
     scene.watch(labels=table)
-    assert scene.store.head != scene.store.base
-    write_labels(table, paths, shifted)
-    said = scene.watch(labels=table)
-    assert any("100 labels: top-1" in sentence for sentence in said)
-    assert scene.state.alarm is None
-    assert scene.state.cusum == 0
-
-
-def test_after_a_rollback_what_was_learned_is_drift_again(scene):
-    shifted = pictures(200, 51, reddish)
-    scene.watch(labels=write_labels(scene.home / "labels.csv", scene.arrive(shifted), shifted))
     learned = scene.store.head
+    assert learned != scene.store.base
+    write_labels(table, paths, shifted)  # the rest is late: these are answers of the version before
+    assert any("100 labels: top-1" in sentence for sentence in scene.watch(labels=table))
+    assert (scene.state.alarm, scene.state.cusum) == (None, 0)
     with scene.store.writing():
         scene.store.rollback(scene.store.base)
-    scene.arrive(pictures(100, 52, reddish))
+    scene.arrive(pictures(100, 52, reddish))  # which has never learned from such images
     assert ": drift (" in " ".join(scene.watch())
-    assert [entry["version"] for entry in scene.events("window")] == [scene.store.base] * 3
+    assert [entry["version"] for entry in scene.events("window")] == [scene.store.base] * 5
     with scene.store.writing():
         scene.store.promote(learned)
     scene.arrive(pictures(200, 53, reddish))

@@ -301,7 +301,7 @@ def _work(
     contest = Contest(
         store.model(record.get("candidate")),
         served,
-        store.model(store.base),
+        served if record.get("served") == store.base else store.model(store.base),
         record.get("served"),
         new,
         earlier,

@@ -12,9 +12,8 @@ from torch import nn
 from ..backbones import preprocessing_of
 from ..config import from_dict
 from ..costs import measure_latency
-from ..data import ImageSet
-from ..training import Evaluation
-from .candidates import answers, joined_of
+from ..data import ImageSet, evenly_spread, joined
+from .candidates import MOST_TUNED, answers, joined_of
 from .domains import Domain
 from .guard import GuardAnswers, GuardPolicy, GuardSizes, forecast, judge, over_budget
 from .ledger import AlphaLedger
@@ -46,7 +45,7 @@ class Contest:
     """The three models of an attempt and the images that they are judged on.
 
     Attributes:
-        candidate, served, base: in eval mode.
+        candidate, served, base: in eval mode; the last two are one object where the base is served.
         served_id: id of the served version.
         new: domains of the new kind of images.
         earlier: all other domains, the base's first.
@@ -61,16 +60,19 @@ class Contest:
     earlier: Sequence[Domain]
     device: torch.device
 
-    def answers(self, role: str, classes: tuple[str, ...]) -> GuardAnswers:
-        """What is right and wrong on the images of one role."""
-        new, old = joined_of(self.new, role), joined_of(self.earlier, role)
-        first = len(self.earlier[0].of(role))
+    def answers(self, role: str, classes: tuple[str, ...], most: int | None = None) -> GuardAnswers:
+        """What is right and wrong on the images of one role, on at most so many of each domain."""
+        new, olds = joined_of(self.new, role), [_thinned(one.of(role), most) for one in self.earlier]
+        old, first = joined([images for images in olds if len(images)]), len(olds[0])
+        served, base = self._on(self.served, old), np.zeros(len(old), dtype=bool)
+        # only its own images are compared with the base, and often the base is what is served
+        base[:first] = served[:first] if self.base is self.served else self._on(self.base, olds[0])
         return GuardAnswers(
             new_candidate=self._on(self.candidate, new),
             new_served=self._on(self.served, new),
             old_candidate=self._on(self.candidate, old),
-            old_served=self._on(self.served, old),
-            old_base=self._on(self.base, old),
+            old_served=served,
+            old_base=base,
             old_labels=np.asarray(old.labels, dtype=np.int64),
             classes=classes,
             of_base=np.arange(len(old)) < first,
@@ -87,8 +89,11 @@ class Contest:
         )
 
     def _on(self, model: nn.Module, images: ImageSet) -> np.ndarray:
-        found: Evaluation = answers(model, images, self.device)
-        return found.correct
+        return answers(model, images, self.device).correct if len(images) else np.zeros(0, dtype=bool)
+
+
+def _thinned(images: ImageSet, most: int | None) -> ImageSet:
+    return images if most is None else images.select(evenly_spread(len(images), most))
 
 
 def decide(store: Store, candidate: str, contest: Contest, classes: tuple[str, ...]) -> Verdict:
@@ -143,7 +148,7 @@ def _undecidable(
     candidate: str,
 ) -> str | None:
     alpha = ledger.alpha_for(candidate, contest.served_id)
-    found = forecast(contest.answers("tune", classes), sizes, policy, alpha)
+    found = forecast(contest.answers("tune", classes, MOST_TUNED), sizes, policy, alpha)
     return None if found.decidable else found.sentence
 
 

@@ -50,7 +50,7 @@ class AdaptOptions:
     replay: int = 500
     distill: float = 1.0
     temperature: float = 2.0
-    blends: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
+    blends: tuple[float, ...] = (0.5, 0.75, 1.0)
     controls: bool = True
     seed: int = 0
 
