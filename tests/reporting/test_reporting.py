@@ -348,3 +348,17 @@ def test_plots_of_the_caller_keep_their_settings(two_classes):
 def test_report_is_the_same_when_written_again(two_classes):
     first = write_report(two_classes[0]).read_bytes()
     assert write_report(two_classes[0]).read_bytes() == first
+
+
+def test_a_dynamic_run_shows_what_followed_the_loss_and_a_fixed_one_does_not(tmp_path):
+    folder = tmp_path / "run"
+    write_single_run(folder)
+    title = "What followed the trend of the loss"
+    assert title not in write_report(folder).read_text()
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for number, row in enumerate(rows):
+        row["dynamic"] = {"rate": 1.1**number, "strength": 1.0, "trend": None}
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = write_report(folder).read_text()
+    assert title in page
+    assert f"learning rate of the grafts: x {1.1 ** (len(rows) - 1):.3g} in the last epoch" in page

@@ -54,6 +54,30 @@ def history_chart(metrics: Sequence[Mapping[str, Any]], quantity: str) -> Chart 
     return Chart(draw(paint, 3.0), title, told, legend=tuple(lines))
 
 
+def pace_chart(metrics: Sequence[Mapping[str, Any]]) -> Chart | None:
+    """What a dynamic recipe did to the grafts' learning rate and to the strength of the gates; None for a fixed one."""
+    lines = {}
+    for index, (key, name) in enumerate([("rate", "learning rate of the grafts"), ("strength", "strength of the gates")]):
+        known = [(entry["epoch"], finite((entry.get("dynamic") or {}).get(key))) for entry in metrics]
+        numbers = [(epoch, value) for epoch, value in known if value is not None]
+        if numbers:
+            lines[LegendItem(name, index)] = numbers
+    if not lines:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for item, numbers in lines.items():
+            axes.step(*zip(*numbers, strict=True), where="mid", color=series_color(item.series))
+        axes.axhline(1, color=MUTED, linewidth=1, linestyle=":")
+        mark_phases(axes, phases_of(metrics))
+        epoch_axis(axes)
+        axes.set_ylabel("factor")
+
+    told = "; ".join(f"{item.label}: x {numbers[-1][1]:.3g} in the last epoch" for item, numbers in lines.items())
+    return Chart(draw(paint, 2.4), "What followed the trend of the loss", told, legend=tuple(lines))
+
+
 def class_bars(per_class: Sequence[Mapping[str, Any]]) -> Chart | None:
     """Top-1 of each class, or of the worst."""
     if not per_class:

@@ -21,7 +21,7 @@ from .parts import (
     recipe_facts,
 )
 from .render import render
-from .run_charts import class_bars, history_chart
+from .run_charts import class_bars, history_chart, pace_chart
 
 
 def run_page(run_dir: Path, run: Mapping[str, Any]) -> str:
@@ -52,7 +52,12 @@ def _content(run_dir: Path, run: Mapping[str, Any], heading: str) -> dict[str, A
     confusion = confusion_of(predictions, run["classes"]) if predictions else None
     test = (run.get("results") or {}).get("test") or {}
     recipe = run.get("recipe") or {}
-    charts = [history_chart(metrics, "top1"), history_chart(metrics, "loss"), class_bars(test.get("per_class") or [])]
+    charts = [
+        history_chart(metrics, "top1"),
+        history_chart(metrics, "loss"),
+        pace_chart(metrics),
+        class_bars(test.get("per_class") or []),
+    ]
     images = f"n = {confusion.images:,} test images" if confusion else ""
     mistakes = f"The most frequent mistakes, {images}"
     return {
