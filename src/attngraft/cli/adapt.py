@@ -112,6 +112,7 @@ def _print(found: Adaptation) -> None:
         f"(on the tune images: {document['new_images']} new, {document['old_images']} old; "
         f"{document['blend']['chosen']:.0%} of the way to the new weights was chosen on them)",
         markup=False,
+        soft_wrap=True,
     )
     if document["recovery"] is not None:
         out.print(

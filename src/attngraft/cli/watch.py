@@ -10,7 +10,7 @@ import typer
 from ..config import from_dict
 from ..continual.watch import WatchOptions, watch
 from . import options
-from .output import collect_overrides, console, print_json
+from .output import collect_overrides, console, error_console, print_json
 
 
 def run(
@@ -49,9 +49,10 @@ def run(
         "experimental": experimental,
     }
 
+    told = error_console() if as_json else console()
+
     def say(sentence: str) -> None:
-        if not as_json:
-            console().print(sentence, markup=False, soft_wrap=True)
+        told.print(sentence, markup=False, soft_wrap=True)
 
     state = watch(
         store,
