@@ -23,8 +23,8 @@ from torch import nn
 import attngraft as ag
 from attngraft.comparison.statistics import crossed_effect
 from attngraft.continual import GuardPolicy, Store, WatchOptions, adapt, create_store, watch
-from attngraft.continual.candidates import answers, make_variants
-from attngraft.continual.domains import Domains
+from attngraft.continual.adaptation.candidates import answers, make_variants
+from attngraft.continual.images.domains import Domains
 from attngraft.data import ImageSet, corrupted, load_labelled
 from attngraft.environment import hardware, versions
 from attngraft.files import write_json

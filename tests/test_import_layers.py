@@ -24,6 +24,8 @@ LAYERS = {
     "__init__": 9,
     "__main__": 9,
 }
+# Within `continual` the way of the data: a package imports from those of a lower number.
+CONTINUAL = {"images": 1, "store": 1, "guard": 1, "drift": 1, "search": 1, "adaptation": 2, "stream": 3}
 # Within layer 1 the plain files build on each other: errors below all, then registry, config, ...
 SHARED_LAYER = 1
 PICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -79,6 +81,18 @@ def layer_problems(source: Source) -> list[str]:
         own, other = LAYERS[source.unit], LAYERS.get(unit, 99)
         if other > own or (other == own and own != SHARED_LAYER):
             problems.append(f"{source.name} (layer {own}) imports {target} (layer {other})")
+    return problems
+
+
+def inner_problems(source: Source) -> list[str]:
+    """The same among the packages of `continual`."""
+    own = source.name.split(".")[2:3]
+    problems = []
+    for target in source.imports():
+        other = target.split(".")[2:3]
+        if source.unit == "continual" == unit_of(target) and own and other and own != other:
+            if other[0] not in CONTINUAL or CONTINUAL[other[0]] >= CONTINUAL[own[0]]:
+                problems.append(f"{source.name} imports {target}")
     return problems
 
 
@@ -143,6 +157,7 @@ SOURCES = library()
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
 def test_each_module_imports_only_from_below_and_keeps_the_house_rules(source):
     assert layer_problems(source) == []
+    assert inner_problems(source) == []
     assert habit_problems(source) == []
 
 
@@ -191,6 +206,20 @@ MODULES = {
 )
 def test_the_checker_sees_an_import_from_above_or_beside(name, text):
     assert len(layer_problems(Source(name, text, MODULES | {"attngraft.newcomer"}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("from ..stream.watching import watch", 1),
+        ("from ..search.space import build_space", 1),
+        ("from ..guard.judge import judge\nfrom .sites import Site\nfrom ...errors import DataError", 0),
+    ],
+)
+def test_the_checker_sees_an_import_against_the_way_of_the_data(text, count):
+    name = "attngraft.continual.guard.paired" if count and "space" in text else "attngraft.continual.adaptation.adapting"
+    others = {f"attngraft.continual.{name}" for name in ("stream.watching", "search.space", "guard.judge")}
+    assert len(inner_problems(Source(name, text, MODULES | others))) == count
 
 
 @pytest.mark.parametrize(

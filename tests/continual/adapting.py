@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import attngraft as ag
-from attngraft.continual.guard import GuardPolicy
-from attngraft.continual.opening import create_store
-from attngraft.continual.store import Store
+from attngraft.continual.adaptation.opening import create_store
+from attngraft.continual.guard.judge import GuardPolicy
+from attngraft.continual.store.store import Store
 from attngraft.data import DataReport, Dataset, ImageSet
 from attngraft.data.store import decode_array
 from attngraft.training import Phase, Recipe, fit

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from attngraft.comparison.bench import fresh_backbone
-from attngraft.continual.iterate import Iteration, iterate
-from attngraft.continual.proposals import propose
-from attngraft.continual.space import build_space
+from attngraft.continual.search.iterating import Iteration, iterate
+from attngraft.continual.search.proposals import propose
+from attngraft.continual.search.space import build_space
 from attngraft.data import Dataset, ImageSet, load_data
 from attngraft.training import load_recipe
 

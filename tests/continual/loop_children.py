@@ -19,10 +19,10 @@ from adapting import CLASSES, QUICK, Stores, pictures, reddish
 from PIL import Image
 from store_children import Calls, die, forked
 
-from attngraft.continual.ledger import AlphaLedger
-from attngraft.continual.store import Store
-from attngraft.continual.stream_log import StreamLog
-from attngraft.continual.watch import WatchOptions, watch
+from attngraft.continual.guard.ledger import AlphaLedger
+from attngraft.continual.store.store import Store
+from attngraft.continual.store.stream_log import StreamLog
+from attngraft.continual.stream.watching import WatchOptions, watch
 from attngraft.data import ImageSet
 
 STEPS = ("replace", "fsync", "write")

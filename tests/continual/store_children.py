@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 import attngraft as ag
-from attngraft.continual.store import Store
+from attngraft.continual.store.store import Store
 from attngraft.errors import RunError
 from attngraft.surgery import grafts, note_classes_
 from attngraft.surgery.delta import same_bits

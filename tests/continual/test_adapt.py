@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapting import QUICK, CLASSES, Stores, teal, pictures, reddish, relabelled, shuffled
+from adapting import CLASSES, QUICK, Stores, pictures, reddish, relabelled, shuffled, teal
 from torch import nn
 
 import attngraft as ag
-from attngraft.continual.adapt import adapt
-from attngraft.continual.domains import Domains
-from attngraft.continual.release import release
-from attngraft.continual.store import Store
+from attngraft.continual.adaptation.adapting import adapt
+from attngraft.continual.adaptation.releasing import release
+from attngraft.continual.images.domains import Domains
+from attngraft.continual.store.store import Store
 from attngraft.data import ImageSet
 from attngraft.errors import ConfigError, DataError, RunError
 
@@ -84,19 +84,19 @@ def test_a_later_adaptation_is_judged_on_all_that_came_before(adapted):
 
 
 def test_the_history_tells_what_the_journal_and_the_models_say(adapted):
-    store, first, second = adapted
+    store, first, _ = adapted
     found = history(store)
     assert [domain["name"] for domain in found["domains"]] == ["lights", "evening", "night"]
     assert [version["status"] for version in found["versions"]] == ["base", "promoted", "served"]
     matrix = np.array(found["matrix"], dtype=float)
     assert matrix.shape == (3, 3)
-    from attngraft.continual.candidates import answers as evaluation
+    from attngraft.continual.adaptation.candidates import answers as evaluation
 
     again = evaluation(
         store.model(first.document["candidate"]), Domains(store.path).all()[1].of("tune"), torch.device("cpu")
     )
     assert matrix[1, 1] == again.top1
-    assert found["transfer"]["backward"] == pytest.approx(((matrix[2, :2] - np.diag(matrix)[:2]).mean()))
+    assert found["transfer"]["backward"] == pytest.approx((matrix[2, :2] - np.diag(matrix)[:2]).mean())
     assert found["transfer"]["forward"] == pytest.approx(matrix[1, 2] - matrix[0, 2])
     assert [row["passed"] for row in found["ledger"]] == [True, True]
     assert found["ledger"][1]["spent"] == pytest.approx(found["ledger"][0]["alpha"] + found["ledger"][1]["alpha"])
@@ -152,7 +152,7 @@ def test_what_forgets_is_not_served(stores, tmp_path):
 
 
 def test_a_strict_store_refuses_what_a_lenient_one_serves(stores, tmp_path):
-    from attngraft.continual.guard import GuardPolicy
+    from attngraft.continual.guard.judge import GuardPolicy
 
     store = stores.make(tmp_path / "store", policy=GuardPolicy(delta=0.005, class_delta=None))
     found = adapt(store.path, pictures(600, 14, reddish), **QUICK, controls=False)

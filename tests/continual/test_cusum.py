@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attngraft.continual.cusum import CusumState, ErrorCusum, run_length, safe_error_rate
+from attngraft.continual.drift.cusum import CusumState, ErrorCusum, run_length, safe_error_rate
 from attngraft.errors import ConfigError
 
 BY_HAND = ErrorCusum(0.3, 0.5, up=3, down=2, threshold=5, images_between_false_alarms=0, images_until_seen=0)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
-from attngraft.continual.forecast import forecast
-from attngraft.continual.guard import judge, over_budget
-from attngraft.continual.guard_policy import GuardAnswers, GuardPolicy, GuardSizes
-from attngraft.continual.ledger import AlphaLedger
-from attngraft.continual.paired_power import power_noninferiority
+from attngraft.continual.guard.forecast import forecast
+from attngraft.continual.guard.judge import judge, over_budget
+from attngraft.continual.guard.ledger import AlphaLedger
+from attngraft.continual.guard.policy import GuardAnswers, GuardPolicy, GuardSizes
+from attngraft.continual.guard.power import power_noninferiority
 from attngraft.errors import ConfigError
 
 LOOPS, ATTEMPTS = 1000, 20

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attngraft.continual.journal import Journal
+from attngraft.continual.store.journal import Journal
 from attngraft.errors import ConfigError, RunError
 
 EVENTS = ("create", "attempt", "verdict", "promote")

@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from attngraft.comparison.statistics import crossed_effect
-from attngraft.continual.measures import as_json, measure, proportion
+from attngraft.continual.search.measures import as_json, measure, proportion
 from attngraft.training import Evaluation
 
 

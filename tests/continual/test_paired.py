@@ -9,7 +9,7 @@ import pytest
 from scipy.special import betainc, gammaln, xlogy
 from scipy.stats import binom
 
-from attngraft.continual.paired import (
+from attngraft.continual.guard.paired import (
     STEP,
     cells_of_interval,
     is_noninferior,
@@ -17,7 +17,7 @@ from attngraft.continual.paired import (
     score,
     superiority_p,
 )
-from attngraft.continual.paired_power import (
+from attngraft.continual.guard.power import (
     images_needed,
     images_needed_superiority,
     power_noninferiority,

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attngraft.continual.budget import Clock, parse_budget
-from attngraft.continual.requirement import METRICS, Clause, Requirement, asked, parse_requirement
+from attngraft.continual.search.budget import Clock, parse_budget
+from attngraft.continual.search.requirement import METRICS, Clause, Requirement, asked, parse_requirement
 from attngraft.errors import ConfigError, RunError
 
 

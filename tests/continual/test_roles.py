@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attngraft.continual.roles import HELD_OUT, ROLES, Shares, roles_of, sift
+from attngraft.continual.images.roles import HELD_OUT, ROLES, Shares, roles_of, sift
 from attngraft.data import UNLABELLED, ImageSet
 from attngraft.data.store import decode_array
 from attngraft.errors import ConfigError

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 from attngraft.comparison.bench import fresh_backbone
-from attngraft.continual.proposals import importances, propose, require_optuna
-from attngraft.continual.space import ATTENTIONS, Space, build_space
+from attngraft.continual.search.proposals import importances, propose, require_optuna
+from attngraft.continual.search.space import ATTENTIONS, Space, build_space
 from attngraft.errors import ConfigError, GraftError
 from attngraft.training import Phase, Recipe, load_recipe
 

@@ -8,7 +8,7 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.backbones import preprocessing_of
-from attngraft.continual.update import (
+from attngraft.continual.adaptation.update import (
     AdaptOptions,
     blended,
     changed_parameters,

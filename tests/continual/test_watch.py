@@ -18,12 +18,12 @@ from loop_children import write_labels, write_stream
 
 from attngraft.backbones import create_backbone
 from attngraft.continual import drift
-from attngraft.continual.adapt import adapt
-from attngraft.continual.domains import Domains, learned_numbers
-from attngraft.continual.record import GIVEN_UP, records
-from attngraft.continual.store import Store
-from attngraft.continual.stream_log import StreamLog
-from attngraft.continual.watch import Watch, WatchOptions, watch
+from attngraft.continual.adaptation.adapting import adapt
+from attngraft.continual.adaptation.record import GIVEN_UP, records
+from attngraft.continual.images.domains import Domains, learned_numbers
+from attngraft.continual.store.store import Store
+from attngraft.continual.store.stream_log import StreamLog
+from attngraft.continual.stream.watching import Watch, WatchOptions, watch
 from attngraft.data import ImageSet
 from attngraft.errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from attngraft.locking import only_one

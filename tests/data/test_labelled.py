@@ -351,17 +351,3 @@ def test_a_folder_of_tables_is_read_as_one_and_images_without_a_label_wait(tmp_p
     assert images.labels.tolist() == [0, 1, 0]
     with pytest.raises(DataError, match=r"line 3 of .*none of them empty"):
         load_labelled(tables, ("cat", "dog"), image_size=16)
-
-
-def test_a_folder_of_tables_is_read_as_one_and_images_without_a_label_wait(tmp_path):
-    tables = tmp_path / "tables"
-    tables.mkdir()
-    for number in range(4):
-        write_noise(tmp_path / f"{number}.png", number)
-    (tables / "a.csv").write_text("path,label\n../0.png,cat\n../1.png,\n")
-    (tables / "b.csv").write_text("path,label\n../2.png,dog\n../3.png,cat\n")
-    images, _ = load_labelled(tables, ("cat", "dog"), image_size=16, partly=True)
-    assert images.ids == ("../0.png", "../2.png", "../3.png")
-    assert images.labels.tolist() == [0, 1, 0]
-    with pytest.raises(DataError, match=r"line 3 of .*none of them empty"):
-        load_labelled(tables, ("cat", "dog"), image_size=16)

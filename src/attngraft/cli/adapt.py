@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ..continual.adapt import Adaptation, adapt
-from ..continual.update import DEFAULT_UPDATE
+from ..continual.adaptation.adapting import Adaptation, adapt
+from ..continual.adaptation.update import DEFAULT_UPDATE
 from . import options
 from .output import collect_overrides, console, print_json
 

@@ -14,7 +14,10 @@ Data = Annotated[
     ),
 ]
 Backbone = Annotated[
-    str, typer.Option(help="timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder.")
+    str,
+    typer.Option(
+        help="timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder."
+    ),
 ]
 RecipeName = Annotated[str, typer.Option(help="three-phase, one-cycle, scratch, plateau, or the path of a .toml file.")]
 Epochs = Annotated[int | None, typer.Option(help="Total epochs; the recipe's phases stretch or shrink in proportion.")]

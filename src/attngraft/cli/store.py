@@ -10,12 +10,12 @@ import typer
 from rich.table import Table
 
 from ..config import from_dict
-from ..continual.guard import GuardPolicy
-from ..continual.history import update_history
-from ..continual.opening import create_store
-from ..continual.release import release as make_release
-from ..continual.store import Store
-from ..continual.version import Version
+from ..continual.adaptation.history import update_history
+from ..continual.adaptation.opening import create_store
+from ..continual.adaptation.releasing import release as make_release
+from ..continual.guard.judge import GuardPolicy
+from ..continual.store.store import Store
+from ..continual.store.version import Version
 from ..errors import ConfigError
 from . import options
 from .output import USER_ERROR, console, print_json

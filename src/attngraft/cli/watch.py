@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..config import from_dict
-from ..continual.watch import WatchOptions, watch
+from ..continual.stream.watching import WatchOptions, watch
 from . import options
 from .output import collect_overrides, console, error_console, print_json
 

@@ -1,15 +1,15 @@
 """Dynamic learning: iterate until a requirement is met, adapt when the data change, never promote what is worse."""
 
-from .adapt import Adaptation, adapt
-from .guard import GuardPolicy
-from .iterate import Iteration, iterate
-from .opening import create_store
-from .release import release
-from .roles import Shares
-from .store import Store
-from .update import AdaptOptions
-from .version import Version
-from .watch import Watch, WatchOptions, watch
+from .adaptation.adapting import Adaptation, adapt
+from .adaptation.opening import create_store
+from .adaptation.releasing import release
+from .adaptation.update import AdaptOptions
+from .guard.judge import GuardPolicy
+from .images.roles import Shares
+from .search.iterating import Iteration, iterate
+from .store.store import Store
+from .store.version import Version
+from .stream.watching import Watch, WatchOptions, watch
 
 __all__ = [
     "AdaptOptions",

@@ -57,7 +57,9 @@ def history_chart(metrics: Sequence[Mapping[str, Any]], quantity: str) -> Chart 
 def pace_chart(metrics: Sequence[Mapping[str, Any]]) -> Chart | None:
     """What a dynamic recipe did to the grafts' learning rate and to the strength of the gates; None for a fixed one."""
     lines = {}
-    for index, (key, name) in enumerate([("rate", "learning rate of the grafts"), ("strength", "strength of the gates")]):
+    for index, (key, name) in enumerate(
+        [("rate", "learning rate of the grafts"), ("strength", "strength of the gates")]
+    ):
         known = [(entry["epoch"], finite((entry.get("dynamic") or {}).get(key))) for entry in metrics]
         numbers = [(epoch, value) for epoch, value in known if value is not None]
         if numbers:

@@ -1,0 +1,1 @@
+"""From new labelled images to a version that is served, or not."""

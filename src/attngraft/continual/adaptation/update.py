@@ -1,0 +1,199 @@
+"""What an adaptation changes in a network, and how it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from ...config import Preprocessing
+from ...data import ImageSet, build_transform, make_loader
+from ...errors import ConfigError, nearest
+from ...surgery import grafts
+from ...training import Phase, Recipe
+
+Part = Literal["grafts", "bn", "head", "head-bias", "all"]
+PARTS: tuple[Part, ...] = ("grafts", "bn", "head", "head-bias", "all")
+DEFAULT_UPDATE = "grafts+bn+head-bias"
+
+
+@dataclass(frozen=True)
+class AdaptOptions:
+    """How a version is adapted.
+
+    Attributes:
+        update: what is trained: grafts, bn (BatchNorm: its weights and statistics), head, head-bias, all; joined
+            by "+".
+        epochs: over the new and the replayed images.
+        lr: highest learning rate of grafts, BatchNorm and head.
+        backbone_lr: highest learning rate where everything is trained.
+        batch_size: images per step.
+        augment: "none", "light" or "strong".
+        replay: how many old images are learned from again.
+        distill: weight of the loss that holds the answers on old images to those of the served version; 0 is off.
+        temperature: of that loss.
+        blends: parts of the way from the old to the new weights that are tried on the tune images.
+        controls: also train what the adaptation is compared with: BatchNorm statistics, the head, everything.
+        seed: of order and augmentation.
+    """
+
+    update: str = DEFAULT_UPDATE
+    epochs: int = 10
+    lr: float = 3e-3
+    backbone_lr: float = 1e-3
+    batch_size: int = 32
+    augment: Literal["none", "light", "strong"] = "light"
+    replay: int = 500
+    distill: float = 1.0
+    temperature: float = 2.0
+    blends: tuple[float, ...] = (0.5, 0.75, 1.0)
+    controls: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        parse_update(self.update)
+        _require(self.replay >= 0, f"replay is {self.replay}: expected 0 or more images.")
+        _require(self.distill >= 0, f"distill is {self.distill}: expected 0 (off) or more.")
+        _require(self.temperature > 0, f"temperature is {self.temperature}: expected more than 0.")
+        _require(
+            bool(self.blends) and all(0 < weight <= 1 for weight in self.blends),
+            f"blends are {list(self.blends)}: expected parts of the way, above 0 and to 1.",
+        )
+        update_recipe(self)  # epochs, rates and the rest are checked there
+
+
+def parse_update(text: str) -> tuple[Part, ...]:
+    """The parts that an update names, in the order of `PARTS`.
+
+    >>> parse_update("bn+grafts")
+    ('grafts', 'bn')
+
+    Raises:
+        ConfigError: an unknown part, or "all" beside others.
+    """
+    named = [part.strip() for part in text.split("+")]
+    for part in named:
+        if part not in PARTS:
+            raise ConfigError(f"update '{text}' has an unknown part '{part}': {nearest(part, PARTS)}")
+    found = tuple(part for part in PARTS if part in named)
+    if "all" in found and len(found) > 1:
+        raise ConfigError(f"update '{text}' names more than all: write all alone, or leave it out.")
+    return found
+
+
+def with_whole_head(update: str) -> str:
+    """The update with all of the head: the weights of a class that was added have never been learned.
+
+    >>> with_whole_head("grafts+bn+head-bias")
+    'grafts+bn+head'
+    """
+    parts = set(parse_update(update))
+    if "all" in parts:
+        return update
+    return "+".join(part for part in PARTS if part in (parts - {"head-bias"}) | {"head"})
+
+
+def check_update(model: nn.Module, update: str) -> None:
+    """Raise ConfigError where the model has nothing of a part that is to be updated."""
+    parts = parse_update(update)
+    if "grafts" in parts and not grafts(model):
+        rest = "+".join(part for part in parts if part != "grafts") or "bn+head"
+        raise ConfigError(f"update is '{update}', but the model has no grafts: update {rest}, or graft it first.")
+    if "bn" in parts and not any(isinstance(module, _BatchNorm) for module in model.modules()):
+        raise ConfigError(f"update is '{update}', but the model has no BatchNorm: leave out bn.")
+
+
+def update_recipe(options: AdaptOptions, update: str | None = None) -> Recipe:
+    """One short phase over the parts that are updated.
+
+    Args:
+        update: other parts than those of the options, for a control.
+
+    Raises:
+        ConfigError: an option out of range.
+    """
+    parts = parse_update(update or options.update)
+    phase = Phase(
+        "adapt",
+        train=parts,
+        epochs=options.epochs,
+        lr=options.backbone_lr if "all" in parts else options.lr,
+        schedule="cosine",
+        warmup=0.1,
+    )
+    return Recipe(
+        "adapt",
+        (phase,),
+        optimizer="adamw",
+        weight_decay=0.0,
+        batch_size=options.batch_size,
+        augment=options.augment,
+        clip_norm=1.0,
+    )
+
+
+def refresh_statistics_(
+    model: nn.Module, images: ImageSet, preprocessing: Preprocessing, *, batch_size: int = 64
+) -> nn.Module:
+    """Let BatchNorm measure its statistics anew on these images; nothing is learned (arXiv:1603.04779).
+
+    The statistics are the plain mean over all batches, whatever the layers' momentum.
+    """
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.track_running_stats]
+    momenta = [layer.momentum for layer in layers]
+    model.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    device = next(model.parameters()).device
+    transform = build_transform("none", preprocessing, train=False)
+    batch_size = min(batch_size, len(images))
+    try:
+        with torch.no_grad():
+            for batch in make_loader(images, transform, batch_size=batch_size, shuffle=True, drop_last=True):
+                model(batch.images.to(device))
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        model.eval()
+    return model
+
+
+def blended(old: Mapping[str, Tensor], new: Mapping[str, Tensor], weight: float) -> dict[str, Tensor]:
+    """Weights on the straight line between two models (Wortsman et al., arXiv:2109.01903).
+
+    Args:
+        old, new: states with the same names; a tensor of another shape (a head with more classes) is taken from new.
+        weight: 0 is old, 1 is new, bit for bit.
+    """
+    return {name: _between(old.get(name), tensor, weight) for name, tensor in new.items()}
+
+
+def _between(old: Tensor | None, new: Tensor, weight: float) -> Tensor:
+    same = old is not None and old.shape == new.shape
+    if weight == 1 or not same or not new.is_floating_point():
+        return new.clone()
+    assert old is not None
+    return torch.lerp(old.to(new.dtype), new, weight) if weight else old.clone()
+
+
+def changed_parameters(old: Mapping[str, Tensor], new: nn.Module) -> int:
+    """How many parameters of the new model (BatchNorm's statistics are none) have another value than before."""
+    count = 0
+    for name, parameter in new.named_parameters():
+        before = old.get(name)
+        if before is None or before.shape != parameter.shape:
+            count += parameter.numel()
+        else:
+            count += int((before != parameter.detach().cpu()).sum())
+    return count
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ConfigError(sentence)

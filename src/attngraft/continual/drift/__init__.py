@@ -1,0 +1,1 @@
+"""Whether a stream has changed: its answers, its inputs, its errors."""

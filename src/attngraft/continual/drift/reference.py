@@ -1,0 +1,162 @@
+"""What a model's own clean stream looks like: its answers, cheap numbers on its inputs, and its errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ...data import ImageSet
+from ...errors import ConfigError, RunError
+from ...files import write_atomically
+
+INPUT_STATISTICS = (
+    "red mean",
+    "green mean",
+    "blue mean",
+    "red spread",
+    "green spread",
+    "blue spread",
+    "sharpness",
+    "noise",
+    "saturated pixels",
+)
+_BATCH_PIXELS = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A stream without drift, to compare windows with. Its images must not have been trained on.
+
+    Attributes:
+        probabilities: (N, K) float32, the model's answers.
+        inputs: (N, F) float32, see `input_statistics`.
+        errors: (N,) bool, True where the answer was wrong; None where no labels are known.
+        classes: K names, for messages; empty for none.
+
+    Raises:
+        ConfigError: shapes that do not belong together, or values that are not finite.
+    """
+
+    probabilities: NDArray[np.float32]
+    inputs: NDArray[np.float32]
+    errors: NDArray[np.bool_] | None = None
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_answers(self.probabilities, self.inputs)
+        images, classes = self.probabilities.shape
+        if self.errors is not None and self.errors.shape != (images,):
+            raise ConfigError(f"errors have the shape {self.errors.shape}: expected ({images},), one for each image.")
+        if self.classes and len(self.classes) != classes:
+            raise ConfigError(f"got {len(self.classes)} class names for {classes} probabilities: give one for each.")
+
+    def __len__(self) -> int:
+        return len(self.probabilities)
+
+    def write(self, path: Path) -> None:
+        """Write a safetensors file.
+
+        Raises:
+            RunError: it cannot be written.
+        """
+        tensors: dict[str, NDArray[np.generic]] = {
+            "probabilities": np.ascontiguousarray(self.probabilities, dtype=np.float32),
+            "inputs": np.ascontiguousarray(self.inputs, dtype=np.float32),
+        }
+        if self.errors is not None:
+            tensors["errors"] = np.ascontiguousarray(self.errors)
+        metadata = {"format": "1", "kind": "reference", "classes": json.dumps(self.classes)}
+        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
+
+    @staticmethod
+    def read(path: Path) -> Reference:
+        """Read what `write` wrote.
+
+        Raises:
+            RunError: missing, damaged, or another kind of file.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            if (metadata.get("kind"), metadata.get("format")) != ("reference", "1"):
+                raise RunError(f"{path} is no reference of format 1: give one that Reference.write wrote.")
+            classes = tuple(json.loads(metadata["classes"]))
+            return Reference(tensors["probabilities"], tensors["inputs"], tensors.get("errors"), classes)
+        except (OSError, SafetensorError, KeyError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise RunError(f"{path} cannot be read as a reference ({reason}): write it again.") from None
+
+
+def check_answers(probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> None:
+    """Are these answers and input statistics of the same images, all finite?
+
+    Raises:
+        ConfigError: they are not.
+    """
+    if probabilities.ndim != 2 or inputs.ndim != 2 or len(probabilities) != len(inputs) or not probabilities.shape[1]:
+        raise ConfigError(
+            f"got probabilities of shape {probabilities.shape} and inputs of shape {inputs.shape}: "
+            "expected (N, K) and (N, F) for the same N images."
+        )
+    if not np.isfinite(probabilities).all() or not np.isfinite(inputs).all():
+        raise ConfigError("some probabilities or input statistics are not finite: look for the images that cause it.")
+
+
+def input_statistics(images: ImageSet) -> NDArray[np.float32]:
+    """A few numbers on every image as it is stored, with values in 0..1; they need no model.
+
+    Mean and standard deviation of each channel; sharpness (mean absolute difference of neighbouring pixels in grey);
+    noise (the estimate of Immerkaer, Computer Vision and Image Understanding 64(2), 1996, in grey; 0 for images with
+    a side below 3); the part of the values that are 0 or 255.
+
+    Returns:
+        (N, F) float32 in the order of `INPUT_STATISTICS`.
+    """
+    found = np.empty((len(images), len(INPUT_STATISTICS)), dtype=np.float32)
+    for positions in _batches(images):
+        pixels = np.stack([images.image(i).numpy() for i in positions])  # (B, 3, H, W)
+        found[positions] = _statistics(pixels)
+    return found
+
+
+def _batches(images: ImageSet) -> Iterator[list[int]]:
+    """Positions of images of equal size, some at a time."""
+    shapes = images.store.shapes[images.rows]
+    for height, width in np.unique(shapes, axis=0).tolist():
+        members = np.flatnonzero((shapes == (height, width)).all(1)).tolist()
+        step = max(1, _BATCH_PIXELS // (height * width))
+        yield from (members[start : start + step] for start in range(0, len(members), step))
+
+
+def _statistics(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """(B, 3, H, W) uint8 -> (B, F)."""
+    values = pixels.astype(np.float32) / 255
+    grey = values.mean(axis=1)
+    saturated = ((pixels == 0) | (pixels == 255)).mean(axis=(1, 2, 3))
+    numbers = (*values.mean(axis=(2, 3)).T, *values.std(axis=(2, 3)).T, _sharpness(grey), _noise(grey), saturated)
+    return np.stack(numbers, axis=1).astype(np.float32)
+
+
+def _sharpness(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    total = np.zeros(len(grey), dtype=np.float32)
+    for axis in (1, 2):
+        if grey.shape[axis] > 1:
+            total += np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2))
+    return np.asarray(total / 2, dtype=np.float32)
+
+
+def _noise(grey: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The difference of two Laplacians sees noise and hardly any edge."""
+    if min(grey.shape[1:]) < 3:
+        return np.zeros(len(grey), dtype=np.float32)
+    rows = grey[:, :-2] - 2 * grey[:, 1:-1] + grey[:, 2:]
+    both = rows[:, :, :-2] - 2 * rows[:, :, 1:-1] + rows[:, :, 2:]
+    return np.asarray(np.sqrt(np.pi / 2) / 6 * np.abs(both).mean(axis=(1, 2)), dtype=np.float32)

@@ -1,0 +1,1 @@
+"""Train, measure and tune until a stated requirement is met."""

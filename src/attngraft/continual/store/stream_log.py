@@ -1,0 +1,218 @@
+"""What has happened to a stream, as an append-only log; the state of a watch is what follows from it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from ...errors import RunError
+from ...files import write_atomically
+
+WATCH_FOLDER = "watch"
+LOG_FILE = "log.jsonl"
+WANTED_FOLDER = "labels-wanted"
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """What a watch knows, folded from its log.
+
+    Attributes:
+        folder: that is watched; None before the first window.
+        windows: seen so far.
+        version: that answered the last window.
+        alarm: number of the window since which the stream differs; None while all is well.
+        by_errors: whether labels raised the alarm, and not a drift of the images.
+        asked: how many images labels were asked for since then.
+        accepted: windows in a row that came without drift since the alarm.
+        cusum: value of the accuracy CUSUM.
+        rising: number of the window since which it is above 0.
+        labelled: pixel hashes of stream images whose label has been counted.
+    """
+
+    folder: str | None = None
+    windows: int = 0
+    version: str | None = None
+    alarm: int | None = None
+    by_errors: bool = False
+    asked: int = 0
+    accepted: int = 0
+    cusum: float = 0.0
+    rising: int | None = None
+    labelled: frozenset[str] = field(default_factory=frozenset)
+
+
+class StreamLog:
+    """The log of one watch, below the store.
+
+    Args:
+        store: folder of the store.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.folder = store / WATCH_FOLDER
+
+    @property
+    def file(self) -> Path:
+        return self.folder / LOG_FILE
+
+    @property
+    def wanted(self) -> Path:
+        """The folder of tables with the images whose labels are asked for."""
+        return self.folder / WANTED_FOLDER
+
+    def entries(self) -> list[dict[str, Any]]:
+        """Everything so far; a last line that was cut off by a kill does not count.
+
+        Raises:
+            RunError: another line is damaged.
+        """
+        if not self.file.is_file():
+            return []
+        lines = self.file.read_bytes().split(b"\n")
+        found = []
+        for number, line in enumerate(lines[:-1], start=1):  # after the last line break is nothing, or a torn line
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                raise RunError(f"line {number} of {self.file} is damaged: restore it from a copy.") from None
+        return found
+
+    def add(self, event: str, **fields: Any) -> dict[str, Any]:
+        """Append one entry, flushed to the disk; a torn line before it is cut off."""
+        entry = {"event": event, "time": _now(), **fields}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.file.open("ab") as file:
+                file.truncate(self._whole_bytes())
+                file.write(json.dumps(entry).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise RunError(f"{self.file} cannot be written ({error.strerror}): free space and watch again.") from None
+        return entry
+
+    def state(self) -> StreamState:
+        """What follows from the log."""
+        state = StreamState()
+        for entry in self.entries():
+            state = advance(state, entry)
+        return state
+
+    def write_answers(self, window: int, rows: Sequence[Sequence[Any]]) -> None:
+        """The answers of one window as CSV: image, pixels, class, probability."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["image", "pixels", "class", "probability"])
+        writer.writerows(rows)
+        _write_table(self._answers(window), text.getvalue())
+
+    def answers(self, windows: int) -> list[dict[str, str]]:
+        """The answers of the first windows, in order, each with its `window`."""
+        rows = []
+        for window in range(1, windows + 1):
+            file = self._answers(window)
+            if file.is_file():
+                with file.open(newline="", encoding="utf-8", errors="surrogateescape") as handle:
+                    rows += [{**row, "window": str(window)} for row in csv.DictReader(handle)]
+        return rows
+
+    def ask(self, window: int, images: Sequence[str]) -> Path:
+        """Write a table of images whose labels are wanted. Labels may be filled in at once, so none is written twice."""
+        path = self.wanted / f"{window:06d}.csv"
+        if path.is_file():
+            return path
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "label"])
+        writer.writerows([image, ""] for image in images)
+        _write_table(path, text.getvalue())
+        return path
+
+    def _answers(self, window: int) -> Path:
+        return self.folder / "answers" / f"{window:06d}.csv"
+
+    def _whole_bytes(self) -> int:
+        """Length of the file up to its last line break."""
+        text = self.file.read_bytes()
+        return text.rfind(b"\n") + 1
+
+
+def advance(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
+    """The state after one more entry."""
+    kind = entry["event"]
+    if kind == "start":
+        return replace(state, folder=entry["folder"])
+    if kind == "window":
+        return _after_window(state, entry)
+    if kind == "asked":
+        return replace(state, asked=state.asked + entry["images"])
+    if kind == "labels":
+        return _after_labels(state, entry)
+    if kind == "adapted":
+        if entry["status"] == "promoted":
+            return replace(_all_well(state), accepted=0, cusum=0.0, rising=None)
+        return replace(state, asked=0)
+    return state
+
+
+def stream_summary(store: Path) -> dict[str, Any] | None:
+    """The stream as it stands in `history.json`; None where nothing was watched."""
+    entries = StreamLog(store).entries()
+    windows = {entry["number"]: dict(entry) for entry in entries if entry["event"] == "window"}
+    if not windows:
+        return None
+    for entry in entries:
+        if entry["event"] == "labels":
+            for number, accuracy in entry["accuracy"].items():
+                if int(number) in windows:
+                    windows[int(number)]["accuracy"] = accuracy
+    keys = ("number", "time", "images", "drift", "p_value", "threshold", "reasons", "version")
+    return {
+        "windows": [{**{key: w.get(key) for key in keys}, "accuracy": w.get("accuracy")} for w in windows.values()],
+        "alarms": sum(bool(w.get("alarm")) for w in windows.values()),
+        "false_alarms": None,  # nobody knows which windows were clean
+        "delay_windows": None,
+    }
+
+
+def _after_window(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
+    if entry["version"] != state.version:  # errors tell of the version that made them
+        state = replace(_all_well(state) if state.by_errors else state, cusum=0.0, rising=None)
+    accepted = 0 if entry["drift"] else state.accepted + 1
+    state = replace(state, windows=entry["number"], version=entry["version"], accepted=accepted)
+    if state.alarm is None:
+        return replace(state, alarm=entry["number"], asked=0) if entry["drift"] else state
+    if accepted >= 2 and not state.by_errors:  # the stream came back by itself
+        return _all_well(state)
+    return state
+
+
+def _after_labels(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
+    labelled, rising = state.labelled | frozenset(entry["pixels"]), entry.get("rising")
+    state = replace(state, labelled=labelled, cusum=entry["cusum"], rising=rising)
+    if entry["alarm"] and state.alarm is None:
+        return replace(state, alarm=rising or state.windows, by_errors=True, asked=0, accepted=0)
+    if state.by_errors and not entry["cusum"]:  # right answers have taken all the evidence back
+        return _all_well(state)
+    return state
+
+
+def _all_well(state: StreamState) -> StreamState:
+    return replace(state, alarm=None, by_errors=False, asked=0)
+
+
+def _write_table(path: Path, text: str) -> None:
+    """Names of files need not be valid UTF-8, and Python's paths carry such bytes as surrogates."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape"))
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

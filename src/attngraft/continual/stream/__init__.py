@@ -1,0 +1,1 @@
+"""Images as they arrive: see, notice, ask, adapt."""
