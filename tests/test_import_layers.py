@@ -87,13 +87,14 @@ def layer_problems(source: Source) -> list[str]:
 def inner_problems(source: Source) -> list[str]:
     """The same among the packages of `continual`."""
     own = source.name.split(".")[2:3]
-    problems = []
-    for target in source.imports():
-        other = target.split(".")[2:3]
-        if source.unit == "continual" == unit_of(target) and own and other and own != other:
-            if other[0] not in CONTINUAL or CONTINUAL[other[0]] >= CONTINUAL[own[0]]:
-                problems.append(f"{source.name} imports {target}")
-    return problems
+    if source.unit != "continual" or not own:
+        return []
+    others = {target: target.split(".")[2:3] for target in source.imports() if unit_of(target) == "continual"}
+    return [
+        f"{source.name} imports {target}"
+        for target, other in others.items()
+        if other and other != own and CONTINUAL.get(other[0], 99) >= CONTINUAL[own[0]]
+    ]
 
 
 def habit_problems(source: Source) -> list[str]:

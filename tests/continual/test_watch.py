@@ -17,9 +17,9 @@ from adapting import CLASSES, MACHINE, Stores, pictures, reddish, relabelled, sh
 from loop_children import write_labels, write_stream
 
 from attngraft.backbones import create_backbone
-from attngraft.continual import drift
 from attngraft.continual.adaptation.adapting import adapt
 from attngraft.continual.adaptation.record import GIVEN_UP, records
+from attngraft.continual.drift import detector
 from attngraft.continual.images.domains import Domains, learned_numbers
 from attngraft.continual.store.store import Store
 from attngraft.continual.store.stream_log import StreamLog
@@ -41,8 +41,8 @@ def template(stores: Stores, tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def quick_calibration(monkeypatch):
     """A simulation of fewer references and windows: how rare false alarms are is not what is tested here."""
-    monkeypatch.setattr(drift, "_REFERENCES", 20)
-    monkeypatch.setattr(drift, "_WINDOWS", 1000)
+    monkeypatch.setattr(detector, "_REFERENCES", 20)
+    monkeypatch.setattr(detector, "_WINDOWS", 1000)
 
 
 @pytest.fixture

@@ -369,7 +369,7 @@ def _conclude(record: Record, verdict: Verdict) -> None:
     )
     guard = None
     if verdict.status == REFUSED:
-        sentence = f"refused, nothing was spent and the served version stays: {verdict.reason} It was about {change}."
+        sentence = f"refused, nothing was spent and the served version stays: {verdict.reason} Measured: {change}."
     else:
         guard = {
             "attempt": verdict.attempt,
