@@ -19,6 +19,7 @@ from adapting import CLASSES, QUICK, Stores, pictures, reddish
 from PIL import Image
 from store_children import Calls, die, forked
 
+from attngraft.continual.drift import detector
 from attngraft.continual.guard.ledger import AlphaLedger
 from attngraft.continual.store.store import Store
 from attngraft.continual.store.stream_log import StreamLog
@@ -110,6 +111,7 @@ def killed(stream: Stream, folder: Path, kills: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     os.fsync = lambda handle: None  # the system does not fail here, only processes do; this is counted all the same
+    detector._REFERENCES, detector._WINDOWS = 20, 1000  # how rare false alarms are is not what is tested here
     torch.set_num_threads(1)
     home = Path(sys.argv[1])
     sys.stdout.write(json.dumps(killed(Stream(home), home, int(sys.argv[2]))))

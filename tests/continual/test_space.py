@@ -143,7 +143,7 @@ def test_what_does_not_fit_is_refused_before_the_first_trial(attentions, recipes
 
 
 def test_a_missing_optuna_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attngraft.continual.proposals.find_spec", lambda name: None)
+    monkeypatch.setattr("attngraft.continual.search.proposals.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install attngraft\[search\]"):
         require_optuna()
 
