@@ -33,7 +33,7 @@ def update_history(store: Store, device: torch.device | None = None) -> Path:
     domains, done = Domains(store.path).all(), records(store.path)
     entries = store.journal.entries()
     versions = [version.id for version in store.versions()]
-    matrix = _accuracies(store, versions, domains, device or torch.device("cpu"))
+    matrix = _accuracies(store, domains, device or torch.device("cpu"))
     path = store.path / HISTORY_FILE
     write_json(
         path,
@@ -102,21 +102,19 @@ def served_rows(
     return rows
 
 
-def _accuracies(
-    store: Store, versions: Sequence[str], domains: Sequence[Domain], device: torch.device
-) -> list[list[float | None]]:
+def _accuracies(store: Store, domains: Sequence[Domain], device: torch.device) -> list[list[float | None]]:
     """(versions, domains); measured once and kept."""
     file = store.path / ACCURACIES_FILE
     known: dict[str, dict[str, float]] = read_json(file) if file.is_file() else {}
-    for version in versions:
-        missing = [d for d in domains if str(d.note.number) not in known.get(version, {}) and len(d.of("tune"))]
+    for version in store.versions():
+        rows = known.setdefault(version.id, {})
+        missing = [d for d in domains if str(d.note.number) not in rows and d.can_judge(version.classes)]
+        missing = [d for d in missing if len(d.of("tune"))]
         if missing:
-            model = store.model(version)
-            for domain in missing:
-                found = answers(model, domain.of("tune"), device).top1
-                known.setdefault(version, {})[str(domain.note.number)] = found
+            model = store.model(version.id)
+            rows |= {str(d.note.number): answers(model, d.of("tune"), device).top1 for d in missing}
     write_json(file, known)
-    return [[known.get(version, {}).get(str(d.note.number)) for d in domains] for version in versions]
+    return [[known[version.id].get(str(d.note.number)) for d in domains] for version in store.versions()]
 
 
 def _versions(store: Store, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

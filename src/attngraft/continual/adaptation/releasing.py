@@ -40,7 +40,7 @@ def release(store: str | Path, *, device: torch.device | None = None) -> Mapping
         parts: dict[str, np.ndarray] = {}
         for domain in Domains(opened.path).all():
             images = domain.of("final")
-            if len(images):
+            if len(images) and domain.can_judge(opened.classes):
                 name = domain.note.name if domain.note.name not in parts else f"{domain.note.name} {domain.note.number}"
                 parts[name] = answers(model, images, where).correct
         if not parts:

@@ -81,6 +81,11 @@ class Domain:
         own = self.note.classes
         return classes[: len(own)] == own
 
+    def can_judge(self, classes: tuple[str, ...]) -> bool:
+        """Whether no label means one class here and another there; a class that is missing there is always wrong."""
+        common = min(len(classes), len(self.note.classes))
+        return classes[:common] == self.note.classes[:common]
+
 
 class Domains:
     """The domains of a store, in the order of their numbers."""
