@@ -218,7 +218,9 @@ def test_the_checker_sees_an_import_from_above_or_beside(name, text):
     ],
 )
 def test_the_checker_sees_an_import_against_the_way_of_the_data(text, count):
-    name = "attngraft.continual.guard.paired" if count and "space" in text else "attngraft.continual.adaptation.adapting"
+    name = (
+        "attngraft.continual.guard.paired" if count and "space" in text else "attngraft.continual.adaptation.adapting"
+    )
     others = {f"attngraft.continual.{name}" for name in ("stream.watching", "search.space", "guard.judge")}
     assert len(inner_problems(Source(name, text, MODULES | others))) == count
 

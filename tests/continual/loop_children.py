@@ -23,7 +23,8 @@ from attngraft.continual.drift import detector
 from attngraft.continual.guard.ledger import AlphaLedger
 from attngraft.continual.store.store import Store
 from attngraft.continual.store.stream_log import StreamLog
-from attngraft.continual.stream.watching import WatchOptions, watch
+from attngraft.continual.stream.options import WatchOptions
+from attngraft.continual.stream.watching import watch
 from attngraft.data import ImageSet
 
 STEPS = ("replace", "fsync", "write")

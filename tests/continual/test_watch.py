@@ -23,7 +23,8 @@ from attngraft.continual.drift import detector
 from attngraft.continual.images.domains import Domains, learned_numbers
 from attngraft.continual.store.store import Store
 from attngraft.continual.store.stream_log import StreamLog
-from attngraft.continual.stream.watching import Watch, WatchOptions, watch
+from attngraft.continual.stream.options import WatchOptions
+from attngraft.continual.stream.watching import Watch, watch
 from attngraft.data import ImageSet
 from attngraft.errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from attngraft.locking import only_one

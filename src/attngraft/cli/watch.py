@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from ..config import from_dict
-from ..continual.stream.watching import WatchOptions, watch
+from ..continual.stream.options import WatchOptions
+from ..continual.stream.watching import watch
 from . import options
 from .output import collect_overrides, console, error_console, print_json
 

@@ -9,7 +9,8 @@ from .images.roles import Shares
 from .search.iterating import Iteration, iterate
 from .store.store import Store
 from .store.version import Version
-from .stream.watching import Watch, WatchOptions, watch
+from .stream.options import WatchOptions
+from .stream.watching import Watch, watch
 
 __all__ = [
     "AdaptOptions",

@@ -11,28 +11,23 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from ...backbones import preprocessing_of
 from ...data import ImageSet, evenly_spread, load_labelled
-from ...data.reading import printable
 from ...errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from ...locking import only_one
-from ...surgery import classes_of
 from ...training import MachineSettings
 from ..adaptation.adapting import Adaptation, adapt, adapt_to_kept, sorted_options
-from ..adaptation.candidates import answers
 from ..adaptation.history import update_history
-from ..adaptation.record import PROMOTED, records
-from ..adaptation.update import check_update, refresh_statistics_
-from ..drift.detector import DriftPolicy, WindowTest
+from ..adaptation.record import records
+from ..adaptation.update import check_update
+from ..drift.detector import WindowTest
 from ..drift.reference import input_statistics
-from ..images.domains import Domain, Domains, learned_numbers
+from ..images.domains import Domains
 from ..images.roles import sift
 from ..store.store import Store
 from ..store.stream_log import StreamLog, StreamState
 from .arrivals import Arrivals
-from .known import KnownDomains, check_base
+from .known import check_base
 from .labels import (
     Evidence,
     accuracy_by_window,
@@ -42,6 +37,9 @@ from .labels import (
     state_of_files,
     true_labels,
 )
+from .options import WatchOptions
+from .sentences import about_labels_needed, about_left_out, about_window
+from .serving import Served
 
 STREAM = "stream since window "  # names of batches that came by a watch
 Say = Callable[[str], None]
@@ -49,43 +47,6 @@ Say = Callable[[str], None]
 
 def say_nothing(sentence: str) -> None:
     """The default of a watch: what happens stands in its log."""
-
-
-@dataclass(frozen=True)
-class WatchOptions:
-    """How a stream is watched.
-
-    Attributes:
-        window: images that are tested together.
-        false_alarms: part of the windows of a clean stream that may raise an alarm.
-        labels_wanted: how many images labels are asked for after an alarm.
-        labels_needed: how many labels an adaptation needs.
-        rise: increase of the error rate that the CUSUM is made for.
-        settle_s: seconds for which a file must not have changed before it is read.
-        skip_broken: leave out files that cannot be read, and say so.
-        experimental: answer windows that have drifted with BatchNorm statistics of their own; nothing is kept of it.
-    """
-
-    window: int = 500
-    false_alarms: float = 0.01
-    labels_wanted: int = 1000
-    labels_needed: int = 300
-    rise: float = 0.05
-    settle_s: float = 2.0
-    skip_broken: bool = False
-    experimental: bool = False
-
-    def __post_init__(self) -> None:
-        DriftPolicy(window=self.window, false_alarms=self.false_alarms)  # is checked there
-        for name in ("labels_wanted", "labels_needed"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: expected at least 1.")
-        if self.labels_needed > self.labels_wanted:
-            raise ConfigError(
-                f"labels_needed is {self.labels_needed} and labels_wanted {self.labels_wanted}: ask for as many as needed."
-            )
-        if not 0 < self.rise < 1:
-            raise ConfigError(f"rise is {self.rise}: expected a part of the images, between 0 and 1.")
 
 
 @dataclass
@@ -115,7 +76,7 @@ class Watch:
         self.log = StreamLog(self.store)
         self.arrivals = Arrivals(self.folder, self.options.settle_s)
         self.label_source = self.labels or self.log.wanted
-        self._served: str | None = None
+        self.served = Served(self.opened, self.device, self.options.policy, self.say)
         self._labels_mark: Any = None
         self._warned: set[str] = set()
 
@@ -176,7 +137,7 @@ class Watch:
         domains = Domains(self.store).all()
         if not domains:
             raise RunError(f"{self.store} has no images of its base: create it anew with attngraft store --create.")
-        check_base(domains[0], self._policy)
+        check_base(domains[0], self.options.policy)
         check_update(self.opened.model(), sorted_options(self.adapt_options)[0].update)
         state, here = self.state, str(self.folder.resolve())
         if state.folder is None:
@@ -219,14 +180,14 @@ class Watch:
         names = self._waiting()[:size]
         if len(names) < size or not names:
             return False
-        self._refresh_served()
+        self.served.refresh()
         images, left_out = self.arrivals.read(
             names,
             self._met,
-            image_size=preprocessing_of(self.model).image_size,
+            image_size=self.served.image_size,
             skip_broken=self.options.skip_broken,
         )
-        if images is None or not self.known.takes(len(images)):
+        if images is None or not self.served.known.takes(len(images)):
             return self._leave_out(left_out)  # others will fill the window up
         before = self.state
         found = self._look_at(before.windows + 1, images)
@@ -235,7 +196,7 @@ class Watch:
         self._met.update(images.pixel_hashes)
         self._warned.clear()
         self._say_left_out(left_out)
-        self._tell(found, before)
+        self.say(about_window(found, before, self.state))
         self._ask(found)
         return True
 
@@ -250,24 +211,19 @@ class Watch:
 
     def _say_left_out(self, left_out: Mapping[str, str]) -> None:
         if left_out:
-            reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(left_out.items())[:3])
-            self.say(f"{len(left_out)} images are left out ({reasons}).")
+            self.say(about_left_out(left_out))
 
     def _look_at(self, number: int, images: ImageSet) -> WindowTest:
         """Answer the images, write the answers down, and test for drift."""
-        found = answers(self.model, images, self.device)
-        tested = self.known.test(found.probabilities, input_statistics(images))
+        found = self.served.answers(images)
+        tested = self.served.known.test(found.probabilities, input_statistics(images))
         if tested.drift and self.options.experimental:
             self.say(f"window {number}: answered with BatchNorm statistics of its own (experimental).")
-            found = answers(self._with_own_statistics(images), images, self.device)
-        classes, best = classes_of(self.model), found.probabilities.argmax(1)
+            found = self.served.answers_with_own_statistics(images)
+        classes, best = self.served.classes, found.probabilities.argmax(1)
         rows = zip(images.ids, images.pixel_hashes, best.tolist(), found.probabilities.max(1).tolist(), strict=True)
         self.log.write_answers(number, [(name, pixels, classes[k], f"{p:.6f}") for name, pixels, k, p in rows])
         return tested
-
-    def _with_own_statistics(self, images: ImageSet) -> nn.Module:
-        model = self.opened.model(self._served).to(self.device)
-        return refresh_statistics_(model, images, preprocessing_of(model))
 
     def _note_window(self, number: int, found: WindowTest, left_out: Mapping[str, str], alarm: bool) -> None:
         self.log.add(
@@ -281,21 +237,8 @@ class Watch:
             threshold=float(found.threshold),
             reasons=list(found.reasons),
             only_proportions=bool(found.only_proportions),
-            version=self._served,
+            version=self.served.version,
         )
-
-    def _tell(self, found: WindowTest, before: StreamState) -> None:
-        state = self.state
-        if found.drift and before.alarm is None:
-            fine = "; that alone explains it, so the accuracy may be as before" if found.only_proportions else ""
-            self.say(
-                f"window {state.windows}: drift ({', '.join(found.reasons[:3])}; p = {found.p_value:.2g}, "
-                f"limit {found.threshold:.2g}){fine}."
-            )
-            return
-        still = "still drifted" if found.drift else "no drift"
-        over = "; the alarm is over" if before.alarm is not None and state.alarm is None else ""
-        self.say(f"window {state.windows}: {found.images} images, {still} (p = {found.p_value:.2g}){over}.")
 
     def _ask(self, found: WindowTest) -> None:
         """While there is an alarm, ask for labels of the newest window until enough are asked for."""
@@ -307,13 +250,8 @@ class Watch:
         wanted = [newest[i] for i in evenly_spread(len(newest), missing)]
         table = self.log.ask(state.windows, [str(self.folder.resolve() / name) for name in wanted])
         self.log.add("asked", window=state.windows, images=len(wanted))
-        what = f"fill in the column label of {table}"
-        if self.label_source != self.log.wanted:
-            what = f"put those of the images that {table} lists into {self.label_source}"
-        self.say(
-            f"labels are needed: {what} ({len(wanted)} images; with {self.options.labels_needed} labels in all the "
-            "model is adapted, and never without)."
-        )
+        elsewhere = self.label_source if self.label_source != self.log.wanted else None
+        self.say(about_labels_needed(table, elsewhere, len(wanted), self.options.labels_needed))
 
     def _use_labels(self) -> bool:
         """Count labels that have arrived, and adapt where an alarm is raised and there are enough."""
@@ -335,11 +273,11 @@ class Watch:
         return done
 
     def _read_labels(self) -> ImageSet:
-        self._refresh_served()
+        self.served.refresh()
         return load_labelled(
             self.label_source,
-            classes_of(self.model),
-            image_size=preprocessing_of(self.model).image_size,
+            self.served.classes,
+            image_size=self.served.image_size,
             partly=True,
             skip_broken=self.options.skip_broken,
         )[0]
@@ -395,11 +333,11 @@ class Watch:
             "adapted", adaptation=document["number"], status=done.status, labels=document["data"]["labels_used"]
         )
         self.say(f"adaptation {document['number']}: {done}")
-        self._served = None
+        self.served.forget()
 
     def _count_errors(self, true: Mapping[str, int]) -> None:
         """Take labels of stream images into the CUSUM, in the order of the stream."""
-        state, classes = self.state, classes_of(self.model)
+        state, classes = self.state, self.served.classes
         rows = [
             row
             for row in self.log.answers(state.windows)
@@ -408,8 +346,8 @@ class Watch:
         if not rows:
             return
         right = are_right(rows, true, classes)
-        own = {str(entry["number"]) for entry in self._windows() if entry["version"] == self._served}
-        cusum = self.known.cusum(self.options.rise)
+        own = {str(entry["number"]) for entry in self._windows() if entry["version"] == self.served.version}
+        cusum = self.served.known.cusum(self.options.rise)
         found = follow(cusum, Evidence(state.cusum, state.rising), rows, right, own)
         alarm = found.alarm and state.alarm is None
         self.log.add(
@@ -422,19 +360,6 @@ class Watch:
         )
         said = "; more errors than it was released with: an alarm" if alarm else ""
         self.say(f"{len(rows)} labels: top-1 {right.mean():.1%} on them{said}.")
-
-    def _refresh_served(self) -> None:
-        """Load the served version where it is another one than before, and know it anew."""
-        served = self.opened.head
-        if self._served == served:
-            return
-        self.model = self.opened.model(served).to(self.device)
-        self.known = KnownDomains.of(self.model, _learned(self.opened, served), self.device, self._policy, self.say)
-        self._served = served
-
-    @property
-    def _policy(self) -> DriftPolicy:
-        return DriftPolicy(window=self.options.window, false_alarms=self.options.false_alarms)
 
     @property
     def device(self) -> torch.device:
@@ -465,17 +390,3 @@ def watch(
     )
     found.run(once=once, every_s=every_s)
     return found.state
-
-
-def _learned(store: Store, served: str) -> list[Domain]:
-    """The domains that this version was made from: the base's, and those of the promotions that led to it."""
-    line, version = set(), store.version(served)
-    while version.parent is not None:
-        line.add(version.id)
-        version = store.version(version.parent)
-    promoted = {
-        int(r.get("domain")) for r in records(store.path) if r.status == PROMOTED and r.get("candidate") in line
-    }
-    kept = Domains(store.path).all()
-    learned = learned_numbers(kept, promoted)
-    return [domain for domain in kept if domain.note.number in learned]
