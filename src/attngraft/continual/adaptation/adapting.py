@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
-from ...backbones import backbone_info, find_head, note_backbone_, preprocessing_of, replace_head_
+from ...backbones import preprocessing_of
 from ...config import from_dict
 from ...data import ImageSet, load_labelled
 from ...errors import ConfigError, DataError, RunError, TrainingError, nearest
-from ...surgery import classes_of, note_classes_
+from ...surgery import classes_of
 from ...training import MachineSettings, Progress, Reading, watched
 from ..images.domains import Domain, Domains, add_batch, fingerprint, learned_numbers
 from ..images.roles import Shares
@@ -25,7 +23,7 @@ from .candidates import ADAPTED, ALL, NONE, Workshop, gather_material, make_vari
 from .history import update_history
 from .judging import Contest, Verdict, decide, policy_of
 from .record import GIVEN_UP, PROMOTED, REFUSED, Record, begin, records
-from .update import AdaptOptions, check_update, with_whole_head
+from .update import AdaptOptions, check_update, with_classes, with_whole_head
 
 MACHINE_OPTIONS = ("device", "precision", "workers")
 Classes = Literal["known", "extend"]
@@ -288,7 +286,7 @@ def _work(
     if record.get("candidate") is None:
         shop = Workshop(
             served=served,
-            start=_with_classes(served, classes),
+            start=with_classes(served, classes),
             material=gather_material(new, earlier, classes, options),
             options=options,
             machine=machine,
@@ -383,26 +381,3 @@ def _conclude(record: Record, verdict: Verdict) -> None:
         sentence = f"{verdict.status}: {change}; {passed}."
     record.note(guard=guard, refused=verdict.reason)
     record.finish(verdict.status, sentence)
-
-
-def _with_classes(served: nn.Module, classes: tuple[str, ...]) -> nn.Module:
-    """A copy with logits for all classes; what is new starts so low that no answer changes."""
-    model, known = copy.deepcopy(served), classes_of(served)
-    if classes == known:
-        return model
-    old: Any = model.get_submodule(find_head(model, len(known)))
-    weight, bias = old.weight.detach().clone(), None if old.bias is None else old.bias.detach().clone()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        replace_head_(model, len(classes))
-    new: Any = model.get_submodule(find_head(model, len(classes)))
-    with torch.no_grad():
-        new.weight[: len(known)] = weight
-        new.weight[len(known) :] = weight.mean(0)
-        if bias is not None:
-            new.bias[: len(known)] = bias
-            new.bias[len(known) :] = bias.min()
-    info = backbone_info(model)
-    if info is not None:
-        note_backbone_(model, replace(info, num_classes=len(classes)))
-    return note_classes_(model, classes).eval()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from ...backbones import backbone_info, find_head, note_backbone_, replace_head_
 from ...config import Preprocessing
 from ...data import ImageSet, build_transform, make_loader
 from ...errors import ConfigError, nearest
-from ...surgery import grafts
+from ...surgery import classes_of, grafts, note_classes_
 from ...training import Phase, Recipe
 
 Part = Literal["grafts", "bn", "head", "head-bias", "all"]
@@ -134,6 +136,29 @@ def update_recipe(options: AdaptOptions, update: str | None = None) -> Recipe:
         augment=options.augment,
         clip_norm=1.0,
     )
+
+
+def with_classes(served: nn.Module, classes: tuple[str, ...]) -> nn.Module:
+    """A copy with logits for all classes; what is new starts so low that no answer changes."""
+    model, known = copy.deepcopy(served), classes_of(served)
+    if classes == known:
+        return model
+    old: Any = model.get_submodule(find_head(model, len(known)))
+    weight, bias = old.weight.detach().clone(), None if old.bias is None else old.bias.detach().clone()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        replace_head_(model, len(classes))
+    new: Any = model.get_submodule(find_head(model, len(classes)))
+    with torch.no_grad():
+        new.weight[: len(known)] = weight
+        new.weight[len(known) :] = weight.mean(0)
+        if bias is not None:
+            new.bias[: len(known)] = bias
+            new.bias[len(known) :] = bias.min()
+    info = backbone_info(model)
+    if info is not None:
+        note_backbone_(model, replace(info, num_classes=len(classes)))
+    return note_classes_(model, classes).eval()
 
 
 def refresh_statistics_(
