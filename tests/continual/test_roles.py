@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import io
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
+from attngraft.continual.images.likeness import families, resembling, thumbnails
 from attngraft.continual.images.roles import HELD_OUT, ROLES, Shares, roles_of, sift
 from attngraft.data import UNLABELLED, ImageSet
 from attngraft.data.store import decode_array
@@ -55,3 +59,71 @@ def test_nothing_is_learned_from_images_that_are_held_out():
 def test_shares_that_are_no_parts_of_one_are_refused(parts):
     with pytest.raises(ConfigError, match="add up to 1"):
         Shares(*parts)
+
+
+def natural(count: int, seed: int) -> np.ndarray:
+    """Smooth pictures, as those of cameras are."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3)).astype(np.uint8)
+    return np.stack([np.array(Image.fromarray(one).resize((48, 48), Image.Resampling.BICUBIC)) for one in coarse])
+
+
+def set_of(pixels: np.ndarray, labels: list[int]) -> ImageSet:
+    decoded = decode_array(pixels, limit=1000)
+    ids = tuple(f"{position}.png" for position in range(len(pixels)))
+    return ImageSet(ids, np.array(labels), decoded.hashes, decoded.store, np.arange(len(pixels)))
+
+
+def saved_again(pixels: np.ndarray) -> np.ndarray:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=70)
+    return np.array(Image.open(buffer).convert("RGB"))
+
+
+def a_grey_level_off(pixels: np.ndarray) -> np.ndarray:
+    noise = np.random.default_rng(0).integers(-1, 2, pixels.shape)
+    return np.clip(pixels.astype(int) + noise, 0, 255).astype(np.uint8)
+
+
+def one_pixel_off(pixels: np.ndarray) -> np.ndarray:
+    changed = pixels.copy()
+    changed[0, 0] ^= 1
+    return changed
+
+
+@pytest.mark.parametrize("change", [saved_again, a_grey_level_off, one_pixel_off])
+def test_a_picture_that_was_changed_a_little_is_not_a_new_one(change):
+    originals = natural(40, 0)
+    copies = np.stack([change(picture) for picture in originals])
+    known = set_of(originals, [0] * 40)
+    found = sift(set_of(copies, [0] * 40), set(known.pixel_hashes), thumbnails(known))
+    assert (len(found.images), found.known) == (0, 40)
+    both = set_of(np.concatenate([originals, copies]), [0] * 80)
+    found = sift(both, (), thumbnails(known.select([])))
+    assert found.images.ids == known.ids
+    assert found.repeated == 40
+
+
+def test_copies_under_another_label_contradict():
+    originals = natural(10, 1)
+    both = set_of(
+        np.concatenate([originals, [a_grey_level_off(picture) for picture in originals]]), [0] * 10 + [1] * 10
+    )
+    found = sift(both, (), thumbnails(both.select([])))
+    assert (len(found.images), found.contradictory) == (0, 20)
+
+
+def test_different_pictures_are_not_alike():
+    some = set_of(natural(600, 2), [0] * 600)
+    thumbs = thumbnails(some)
+    assert (families(thumbs) == np.arange(600)).all()
+    assert not resembling(thumbs, thumbnails(set_of(natural(600, 3), [0] * 600))).any()
+
+
+def test_a_family_is_found_over_steps_and_over_blocks(monkeypatch):
+    monkeypatch.setattr("attngraft.continual.images.likeness._BLOCK", 3)
+    start, end = natural(1, 4)[0].astype(float), natural(1, 5)[0].astype(float)
+    steps = [start + (end - start) * part for part in np.linspace(0, 1, 12)]
+    chain = np.stack([np.clip(step, 0, 255).astype(np.uint8) for step in steps])
+    thumbs = thumbnails(set_of(chain, [0] * 12))
+    assert not resembling(thumbs[:1], thumbs[-1:]).any()
+    assert (families(thumbs[::-1]) == 0).all()

@@ -18,6 +18,7 @@ from ...data import Dataset, ImageSet, joined
 from ...data.splits import thin
 from ...errors import ConfigError, DataError, RunError
 from ...files import install_folder, read_json, write_json
+from .likeness import NUMBERS, Thumbnails, thumbnails
 from .packing import Packed, pack, unpack
 from .roles import HELD_OUT, Shares, roles_of, sift
 
@@ -109,6 +110,10 @@ class Domains:
         packed = [domain.packed for domain in self.all()]
         return {digest for one in packed for digest in (*one.images.pixel_hashes, *one.learned)}
 
+    def thumbnails(self) -> Thumbnails:
+        """(M, 192) of the same images; see `likeness`."""
+        return np.concatenate([np.zeros((0, NUMBERS), dtype=np.uint8), *(d.packed.thumbnails for d in self.all())])
+
     def find(self, fingerprint: str) -> Domain | None:
         """The domain that was made of exactly these labelled pictures."""
         return next((domain for domain in self.all() if domain.note.fingerprint == fingerprint), None)
@@ -144,17 +149,20 @@ def add_batch(
 ) -> Domain:
     """Give every new picture of a batch its role and keep the batch.
 
+    Pictures that are alike would be taken for independent ones by every test, so one of them is kept.
+
     Raises:
         DataError: no picture is new; or too few are, so that a role has none.
     """
-    sifted = sift(images, domains.known())
+    sifted = sift(images, domains.known(), domains.thumbnails())
     if not len(sifted.images):
         raise DataError(
-            f"{name} has no new picture: {sifted.known} of its {len(images)} labelled images are in the store already "
-            f"and {sifted.contradictory} have more than one label; give images that the store has not met."
+            f"{name} has no new picture: {sifted.known} of its {len(images)} labelled images are in the store already, or "
+            f"alike to some that are, and {sifted.contradictory} have more than one label; give images that the store has "
+            "not met."
         )
     roles = roles_of(sifted.images.pixel_hashes, shares, seed)
-    packed = Packed(sifted.images, roles)
+    packed = Packed(sifted.images, roles, (), thumbnails(sifted.images))
     counts = packed.counts()
     for role in ("learn", "tune", "guard"):
         if getattr(shares, role) > 0 and not counts.get(role):
@@ -182,7 +190,7 @@ def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int =
     """Keep the images that the base was trained and tested on: a sample of the first, all of the others.
 
     What the base has learned from may be replayed and nothing else; its test images tune, guard and answer at the
-    end, except those with the pixels of a training image.
+    end, except those that are alike to a training image or to each other.
 
     Raises:
         DataError: no test image is left.
@@ -190,14 +198,17 @@ def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int =
     train, learned = dataset.train, set(dataset.train.pixel_hashes)
     # a picture may be in training and in validation: it was learned from
     kept = thin(train.labels, train.ids, limit=learn_pool, seed=seed) if learn_pool < len(train) else _all(train)
+    small = thumbnails(train)
     parts = [(sift(train.select(kept), ()).images, "learn")]
     if dataset.val is not None:
-        parts.append((sift(dataset.val, learned).images, "tune"))
+        parts.append((sift(dataset.val, learned, small).images, "tune"))
         learned |= set(dataset.val.pixel_hashes)
-    tested = sift(dataset.test, learned)
+        small = np.concatenate([small, thumbnails(dataset.val)])
+    tested = sift(dataset.test, learned, small)
     if not len(tested.images):
         raise DataError(
-            f"every test image of {dataset.name} is among its training images: give data whose test images are new."
+            f"every test image of {dataset.name} is among its training images, or alike to one: give data whose test "
+            "images are new."
         )
     roles = [np.full(len(images), role) for images, role in parts]
     roles.append(roles_of(tested.images.pixel_hashes, HELD_OUT, seed))
@@ -215,8 +226,9 @@ def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int =
         created=_now(),
         classes=dataset.classes,
     )
-    others = tuple(sorted(set(train.pixel_hashes) - set(images.pixel_hashes)))
-    return domains.add(Packed(images, np.concatenate(roles).astype(np.str_), others), note)
+    others = tuple(sorted({*train.pixel_hashes, *learned, *dataset.test.pixel_hashes} - set(images.pixel_hashes)))
+    small = np.concatenate([thumbnails(images), small])
+    return domains.add(Packed(images, np.concatenate(roles).astype(np.str_), others, small), note)
 
 
 def learned_numbers(domains: Sequence[Domain], promoted: Collection[int]) -> set[int]:

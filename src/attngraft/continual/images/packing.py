@@ -6,7 +6,7 @@ The images that a version was judged on must stay what they were, also when the 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from ...data import ImageSet
 from ...data.store import PixelStore
 from ...errors import RunError
 from ...files import write_atomically
+from .likeness import NUMBERS, Thumbnails
 
 PIXELS_FILE = "pixels.u8"
 IMAGES_FILE = "images.safetensors"
@@ -33,11 +34,13 @@ class Packed:
         images: labels count the classes of the store.
         roles: (N,) of "learn", "tune", "guard" and "final".
         learned: pixel hashes of further images that were learned from and are not kept.
+        thumbnails: (M, 192) uint8 of all of these, the images first; see `likeness`.
     """
 
     images: ImageSet
     roles: NDArray[np.str_]
     learned: tuple[str, ...] = ()
+    thumbnails: Thumbnails = field(default_factory=lambda: np.zeros((0, NUMBERS), dtype=np.uint8))
 
     def of(self, role: str) -> ImageSet:
         """The images of one role."""
@@ -61,6 +64,7 @@ def pack(packed: Packed, folder: Path) -> None:
     tensors: dict[str, NDArray[Any]] = {
         "shapes": shapes,
         "labels": images.labels.astype(np.int64),
+        "thumbnails": np.ascontiguousarray(packed.thumbnails),
         "learned": np.frombuffer(bytes.fromhex("".join(packed.learned)), dtype=np.uint8),
         **({"boxes": images.boxes} if images.boxes is not None else {}),
     }
@@ -85,6 +89,7 @@ def unpack(folder: Path) -> Packed:
             ids, hashes, roles = (json.loads(texts[name]) for name in ("ids", "hashes", "roles"))
             shapes, labels = tensors.get_tensor("shapes"), tensors.get_tensor("labels")
             learned = tensors.get_tensor("learned").tobytes().hex()
+            small = tensors.get_tensor("thumbnails")
             boxes = tensors.get_tensor("boxes") if "boxes" in tensors.keys() else None  # noqa: SIM118
         size = (folder / PIXELS_FILE).stat().st_size
     except Exception as error:  # safetensors and NumPy raise many kinds for a damaged file
@@ -103,7 +108,7 @@ def unpack(folder: Path) -> Packed:
         boxes=boxes,
     )
     digests = tuple(learned[start : start + HEX_DIGITS] for start in range(0, len(learned), HEX_DIGITS))
-    return Packed(images, np.array(roles, dtype=np.str_), digests)
+    return Packed(images, np.array(roles, dtype=np.str_), digests, small)
 
 
 def _write_pixels(images: ImageSet, path: Path) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ...data import UNLABELLED, ImageSet, hash64
 from ...errors import ConfigError
+from .likeness import Thumbnails, families, resembling, thumbnails
 
 Role = Literal["learn", "tune", "guard", "final"]
 ROLES: tuple[Role, ...] = get_args(Role)
@@ -48,9 +49,9 @@ class Sifted:
 
     Attributes:
         images: the rest, each picture once.
-        known: how many were left out because the store has their pixels already.
-        repeated: because an earlier one of the same batch has the same pixels.
-        contradictory: because the same pixels came under several labels.
+        known: how many were left out because the store has their pixels already, or those of a picture that is alike.
+        repeated: because an earlier one of the same batch has the same pixels, or is alike.
+        contradictory: because the same picture came under several labels.
     """
 
     images: ImageSet
@@ -59,13 +60,34 @@ class Sifted:
     contradictory: int
 
 
-def sift(images: ImageSet, known: Collection[str]) -> Sifted:
-    """Keep each picture once, and none whose pixels are known or whose labels contradict each other.
+def sift(images: ImageSet, known: Collection[str], known_thumbnails: Thumbnails | None = None) -> Sifted:
+    """Keep each picture once, and none that is known or whose labels contradict each other.
 
     Args:
         images: labelled or not; those without a label are left out without being counted.
         known: pixel hashes that are in use.
+        known_thumbnails: (M, 192) of the images that are in use, to leave out what is alike as well, see `likeness`;
+            None for equal pixels alone.
     """
+    exact = _sift_equal(images, known)
+    if known_thumbnails is None or not len(exact.images):
+        return exact
+    thumbs = thumbnails(exact.images)
+    old, family = resembling(thumbs, known_thumbnails), families(thumbs)
+    met = np.isin(family, family[old])  # a picture between two others makes all three one
+    labels = exact.images.labels
+    mixed = np.isin(family, family[labels != labels[family]]) & ~met
+    first = (family == np.arange(len(family))) & ~met & ~mixed
+    return Sifted(
+        exact.images.select(np.flatnonzero(first)),
+        exact.known + int(met.sum()),
+        exact.repeated + int((~(first | met | mixed)).sum()),
+        exact.contradictory + int(mixed.sum()),
+    )
+
+
+def _sift_equal(images: ImageSet, known: Collection[str]) -> Sifted:
+    """As `sift`, by equal pixels."""
     labels: dict[str, set[int]] = {}
     for digest, label in zip(images.pixel_hashes, images.labels.tolist(), strict=True):
         if label != UNLABELLED:
