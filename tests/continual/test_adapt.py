@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from adapting import CLASSES, QUICK, Stores, pictures, reddish, relabelled, shuffled, teal
+from adapting import CLASSES, MACHINE, QUICK, Stores, base_data, pictures, reddish, relabelled, shuffled, teal
+from PIL import Image
 from torch import nn
 
 import attngraft as ag
 from attngraft.continual.adaptation.adapting import adapt
+from attngraft.continual.adaptation.judging import lost_attempts
+from attngraft.continual.adaptation.opening import create_store
+from attngraft.continual.adaptation.record import records
 from attngraft.continual.adaptation.releasing import release
 from attngraft.continual.images.domains import Domains
 from attngraft.continual.store.store import Store
-from attngraft.data import ImageSet
+from attngraft.data import ImageSet, load_data
 from attngraft.errors import ConfigError, DataError, RunError
+from attngraft.surgery import note_classes_
+from attngraft.training import Phase, Recipe, fit
 
 
 def answers(model: nn.Module) -> torch.Tensor:
@@ -206,3 +213,89 @@ def test_a_second_writer_is_refused(adapted):
     store, *_ = adapted
     with Store.open(store.path).writing(), pytest.raises(RunError, match="is in use by process"):
         adapt(store.path, pictures(300, 17, reddish), **QUICK)
+
+
+def test_after_a_rollback_the_same_images_may_be_learned_from_again_and_cost_nothing(adapted, tmp_path):
+    _, first, second = adapted
+    store = copied(adapted, tmp_path)
+    with store.writing():
+        store.rollback(first.document["candidate"])
+    spent = events(store).count("attempt")
+    again = adapt(store.path, pictures(700, 11, teal), name="night", **QUICK, controls=False)
+    assert again.promoted
+    assert again.document["candidate"] == second.document["candidate"] == store.head
+    assert events(store).count("attempt") == spent  # the question has had its answer
+
+
+def test_a_journal_that_lost_lines_is_noticed_by_every_writer(adapted, tmp_path):
+    store = copied(adapted, tmp_path)
+    served, file = store.head, store.path / "journal.jsonl"
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:4]))  # the second attempt and its promotion are gone
+    for sentence in (store.verify()[-1], _refusal(store)):
+        assert f"serves {served}, but the journal's last move is to" in sentence
+    assert store.head == served
+    with store.writing(settle=True):
+        store.rollback(store.base)
+    assert "tells of attempt 2 of the guard" in str(lost_attempts(store))
+    with pytest.raises(RunError, match="tells of attempt 2 of the guard"):
+        adapt(store.path, pictures(500, 18, reddish), **{**QUICK, "epochs": 1}, controls=False)
+    assert store.head == store.base
+
+
+def _refusal(store: Store) -> str:
+    with pytest.raises(RunError) as refused:
+        release(store.path)
+    return str(refused.value)
+
+
+def copied(adapted, folder) -> Store:
+    shutil.copytree(adapted[0].path, folder / "store")
+    return Store.open(folder / "store")
+
+
+def test_an_adaptation_that_was_stopped_may_be_begun_again_with_other_options(adapted, tmp_path, monkeypatch):
+    store = copied(adapted, tmp_path)
+
+    def stop(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("attngraft.continual.adaptation.adapting.make_variants", stop)
+        with pytest.raises(KeyboardInterrupt):
+            adapt(store.path, pictures(300, 19, reddish), **QUICK)
+    found = adapt(store.path, pictures(300, 19, reddish), **{**QUICK, "epochs": 1}, controls=False)
+    assert found.document["options"]["epochs"] == 1
+    statuses = [record.status for record in records(store.path)]
+    assert statuses[-2:] == ["given up", found.status]
+
+
+def test_a_base_is_judged_by_images_that_it_has_not_learned_from(tmp_path):
+    photos = tmp_path / "photos"
+    for name, number in (("dark", 0), ("light", 1)):
+        images = pictures(120, 60 + number)
+        (photos / name).mkdir(parents=True)
+        for position in range(60):
+            pixels = images.image(position).permute(1, 2, 0).numpy() // 2 + 120 * number
+            Image.fromarray(pixels).save(photos / name / f"{position}.png")
+    model = ag.create_backbone("small-cnn", num_classes=2)
+    recipe = Recipe("quick", (Phase("all", epochs=1, lr=1e-3),), augment="none")
+    run = fit(
+        model, photos, recipe=recipe, run_dir=tmp_path / "run", split_seed=5, image_size=16, curve=False, **MACHINE
+    )
+    learned = set(load_data(photos, image_size=16, split_seed=5).train.pixel_hashes)
+    for number, data in enumerate((None, photos)):  # with --data the split is that of the run, too
+        store = create_store(tmp_path / f"store{number}", run.run_dir, data=data)
+        base = Domains(store.path).all()[0]
+        for role in ("tune", "guard", "final"):
+            assert learned.isdisjoint(base.of(role).pixel_hashes)
+    (photos / "dark" / "0.png").unlink()
+    with pytest.raises(DataError, match="is not what the run in"):
+        create_store(tmp_path / "other", run.run_dir, data=photos)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_model_that_cannot_be_built_again_has_no_store(tmp_path):
+    own = note_classes_(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3)), CLASSES)
+    with pytest.raises(ConfigError, match="take one that create_backbone knows"):
+        create_store(tmp_path / "store", own, data=base_data())

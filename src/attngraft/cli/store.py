@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..config import from_dict
 from ..continual.adaptation.history import update_history
+from ..continual.adaptation.judging import lost_attempts
 from ..continual.adaptation.opening import create_store
 from ..continual.adaptation.releasing import release as make_release
 from ..continual.guard.judge import GuardPolicy
@@ -85,7 +86,7 @@ def run(
     else:
         opened = Store.open(store)
     if rollback is not None:
-        with opened.writing():
+        with opened.writing(settle=True):
             opened.rollback(rollback)
             update_history(opened)
     if release:
@@ -128,7 +129,8 @@ def _check_one(**actions: object) -> None:
 
 
 def _verify(store: Store, as_json: bool) -> None:
-    problems = store.verify()
+    lost = lost_attempts(store)
+    problems = store.verify() + ([lost] if lost else [])
     if as_json:
         print_json({"problems": problems})
     else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -15,7 +16,7 @@ from ...config import from_dict
 from ...data import ImageSet, load_labelled
 from ...errors import ConfigError, DataError, RunError, TrainingError, nearest
 from ...surgery import classes_of
-from ...training import MachineSettings, Progress, Reading, watched
+from ...training import MachineSettings, Progress, Reading, parse_precision, watched
 from ..images.domains import Domain, Domains, add_batch, fingerprint, learned_numbers
 from ..images.roles import Shares
 from ..store.store import Store
@@ -181,7 +182,9 @@ def sorted_options(overrides: Mapping[str, Any]) -> tuple[AdaptOptions, dict[str
         if key not in known and key not in MACHINE_OPTIONS:
             raise ConfigError(f"unknown option '{key}': {nearest(key, {*known, *MACHINE_OPTIONS})}")
     machine = {key: value for key, value in overrides.items() if key in MACHINE_OPTIONS}
-    from_dict(MachineSettings, machine, where="machine options").resolve_device()
+    settings = from_dict(MachineSettings, machine, where="machine options")
+    settings.resolve_device()
+    parse_precision(settings.precision)
     chosen = {key: value for key, value in overrides.items() if key in known}
     return from_dict(AdaptOptions, chosen, where="options of adapt"), machine
 
@@ -219,11 +222,13 @@ def _record_for(store: Store, domain: Domain, classes: tuple[str, ...], options:
 
     Raises:
         DataError: the images were learned from, and that was promoted.
-        RunError: the same images are being adapted to with other options.
     """
+    line = store.lineage(store.head)
     for record in records(store.path):
         if record.get("domain") != domain.note.number or record.status == GIVEN_UP:
             continue
+        if record.status == PROMOTED and record.get("candidate") not in line:
+            continue  # rolled back: what is served has not learned from these images
         if record.status == PROMOTED:
             raise DataError(
                 f"{domain.note.name} is what adaptation {record.get('number')} learned from, and that was promoted: "
@@ -233,6 +238,8 @@ def _record_for(store: Store, domain: Domain, classes: tuple[str, ...], options:
             _give_up(record, "another version is served than when it was begun.")
         elif (record.is_running or record.get("served") == store.head) and _same_options(record, options):
             return record
+        elif record.is_running:
+            _give_up(record, "it was begun again with other options.")
     data = {
         "name": domain.note.name,
         "images": domain.note.given,
@@ -251,22 +258,8 @@ def _is_superseded(record: Record, store: Store) -> bool:
 
 
 def _same_options(record: Record, options: AdaptOptions) -> bool:
-    """Whether a record was asked for with these options.
-
-    Raises:
-        RunError: it is not finished, and was not.
-    """
-    there, wanted = (
-        record.get("options"),
-        {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
-    )
-    other = [key for key in wanted if there.get(key) != wanted[key]]
-    if other and record.is_running:
-        raise RunError(
-            f"adaptation {record.get('number')} of the same images is not finished and has another {other[0]} "
-            f"({there.get(other[0])} there, {wanted[other[0]]} asked for): give the same options to go on."
-        )
-    return not other
+    """Whether a record was asked for with these options."""
+    return bool(record.get("options") == json.loads(json.dumps(asdict(options))))
 
 
 def _work(
@@ -317,7 +310,10 @@ def _kinds(store: Store, domain: Domain, classes: tuple[str, ...]) -> tuple[list
     A batch with a class that came to nothing is left out for as long as that class is not among these.
     """
     kept = Domains(store.path).all()
-    promoted = {int(record.get("domain")) for record in records(store.path) if record.status == PROMOTED}
+    line = store.lineage(store.head)
+    promoted = {
+        int(r.get("domain")) for r in records(store.path) if r.status == PROMOTED and r.get("candidate") in line
+    }
     learned = learned_numbers(kept, promoted)
     before = [one for one in kept if one.note.number <= domain.note.number and one.fits(classes)]
     new = [one for one in before if one.note.name == domain.note.name and one.note.number not in learned]
@@ -333,7 +329,6 @@ def _make_candidate(store: Store, record: Record, shop: Workshop) -> None:
         parent=record.get("served"),
         made={
             "by": "adapt",
-            "adaptation": record.get("number"),
             "update": shop.options.update,
             "blend": blend["chosen"],
         },

@@ -13,12 +13,13 @@ from ...backbones import preprocessing_of
 from ...config import from_dict
 from ...costs import measure_latency
 from ...data import ImageSet, evenly_spread, joined
+from ...errors import RunError
 from ..guard.judge import GuardAnswers, GuardPolicy, GuardSizes, forecast, judge, over_budget
 from ..guard.ledger import AlphaLedger
 from ..images.domains import Domain
 from ..store.store import Store
 from .candidates import MOST_TUNED, answers, joined_of
-from .record import PROMOTED, REFUSED, REJECTED
+from .record import PROMOTED, REFUSED, REJECTED, records
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,9 @@ def decide(store: Store, candidate: str, contest: Contest, classes: tuple[str, .
     Raises:
         RunError: the store cannot be written; the served version stays.
     """
+    lost = lost_attempts(store)
+    if lost is not None:
+        raise RunError(lost)
     policy, served = policy_of(store), contest.served_id
     ledger = AlphaLedger.from_entries(policy.alpha, store.journal.entries())
     sizes = contest.sizes(classes)
@@ -123,6 +127,19 @@ def decide(store: Store, candidate: str, contest: Contest, classes: tuple[str, .
         store.promote(candidate, attempt=attempt.number)
     status = PROMOTED if attempt.promoted else REJECTED
     return Verdict(status, None, attempt.number, attempt.alpha, sizes.new, sizes.old)
+
+
+def lost_attempts(store: Store) -> str | None:
+    """Why the journal cannot be whole: an adaptation has spent what it does not tell of; None where it is."""
+    told = {entry["attempt"] for entry in store.journal.entries() if entry["event"] == "attempt"}
+    for record in records(store.path):
+        guard = record.get("guard")
+        if guard and guard["attempt"] not in told:
+            return (
+                f"{record.folder} tells of attempt {guard['attempt']} of the guard and the journal of {store.path} does "
+                "not, so lines of it are lost: restore journal.jsonl from a copy."
+            )
+    return None
 
 
 def policy_of(store: Store) -> GuardPolicy:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ...backbones import preprocessing_of
+from ...backbones import backbone_info, preprocessing_of
 from ...config import from_dict
 from ...data import Dataset, Origin, load_data, relabelled
 from ...errors import ConfigError, DataError, RunError
@@ -59,6 +60,11 @@ def create_store(
         raise RunError(f"{target} is in use: choose a new folder for the store.")
     policy, shares = policy or GuardPolicy(), shares or Shares()
     model = run if isinstance(run, nn.Module) else load(run)
+    if backbone_info(model) is None:
+        raise ConfigError(
+            "the model's backbone was not built by attngraft, and a store has to build it again: take one that "
+            "create_backbone knows (timm:, torchvision:, built in)."
+        )
     classes = classes_of(model)
     if not classes:
         raise ConfigError("the model does not say what its classes are called: save it with save(..., classes=...).")
@@ -85,40 +91,45 @@ def _dataset(
     run: str | Path | nn.Module,
     image_size: int,
     progress: Progress,
-    options: dict[str, Any],
+    options: Mapping[str, Any],
 ) -> Dataset:
-    if isinstance(data, Dataset):
-        return data
-    reading = Reading(progress)
-    if data is not None:
-        return load_data(data, image_size=image_size, progress=reading, **options)
-    origin = None if isinstance(run, nn.Module) else _origin(Path(run))
-    if origin is None:
+    """The images of the run with the split of the run.
+
+    Raises:
+        ConfigError: nobody says which images these are.
+        DataError: they are not those that the run says.
+    """
+    known = {} if isinstance(run, nn.Module) else _data_of(Path(run))
+    origin = from_dict(Origin, known["origin"], where="data.origin in run.json") if known.get("origin") else None
+    if data is None and origin is None:
         raise ConfigError(
             "the model does not say which images it was trained and tested on: give them, with the split that it was "
             "trained with (data=, --data)."
         )
-    return load_data(
-        origin.source,
-        image_size=image_size,
-        split_seed=origin.split_seed,
-        val_fraction=origin.val_fraction,
-        test_fraction=origin.test_fraction,
-        limit=origin.limit,
-        skip_broken=origin.skip_broken,
-        progress=reading,
-        **options,
-    )
+    dataset = data if isinstance(data, Dataset) else _loaded(data, origin, image_size, progress, options)
+    if known.get("fingerprint") not in (None, dataset.fingerprint):
+        raise DataError(
+            f"{dataset.name} is not what the run in {run} was trained and tested on, or is split otherwise, so images "
+            "that it has learned from could judge it: give the same images."
+        )
+    return dataset
 
 
-def _origin(run: Path) -> Origin | None:
-    """Where the images of a run came from, as its `run.json` says."""
+def _loaded(
+    data: str | Path | None, origin: Origin | None, image_size: int, progress: Progress, options: Mapping[str, Any]
+) -> Dataset:
+    """The data that were given, else those of the origin; split as the origin says."""
+    split = {} if origin is None else {key: value for key, value in asdict(origin).items() if key != "source"}
+    source = data if data is not None else origin.source if origin is not None else ""
+    return load_data(source, image_size=image_size, progress=Reading(progress), **{**split, **options})
+
+
+def _data_of(run: Path) -> dict[str, Any]:
+    """What `run.json` says about the images; nothing where there is none."""
     file = run / "run.json"
-    if not file.is_file():
-        return None
-    found = read_json(file)
-    values = found.get("data", {}).get("origin") if isinstance(found, dict) else None
-    return from_dict(Origin, values, where=f"{file}: data.origin") if values else None
+    found = read_json(file) if file.is_file() else {}
+    data = found.get("data") if isinstance(found, dict) else None
+    return data if isinstance(data, dict) else {}
 
 
 def _in_order(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:

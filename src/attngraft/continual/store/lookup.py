@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from ...surgery.stored import (
     read_version,
 )
 from .journal import Journal
+
+MOVES = ("promote", "rollback")
 
 
 def version_ids(store: Path) -> list[str]:
@@ -75,7 +77,29 @@ def problems_of(store: Path, document: Mapping[str, Any], journal: Journal) -> l
     if document["base"] not in ids:
         found.append(f"the base {document['base']} is not among the versions of {store}: restore it from a copy.")
     found += [_problem(lambda: read_head(store)), _problem(journal.entries)]
+    if not any(found):
+        found.append(contradiction(store, str(document["base"]), read_head(store), journal.entries()))
     return [problem for problem in found if problem]
+
+
+def led_to(base: str, entries: Sequence[Mapping[str, Any]]) -> tuple[str | None, str]:
+    """What the journal's last move came from, and what it led to; the base where nothing was moved."""
+    moves = [entry for entry in entries if entry["event"] in MOVES]
+    return (moves[-1]["from"], str(moves[-1]["to"])) if moves else (base, base)
+
+
+def contradiction(store: Path, base: str, served: str | None, entries: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why HEAD cannot be where the journal leads: lines were lost, or one of them was copied from elsewhere.
+
+    A move stands in the journal before it reaches HEAD, so HEAD may be where the last move came from.
+    """
+    if served is None or served in led_to(base, entries):
+        return None
+    return (
+        f"HEAD of {store} serves {served}, but the journal's last move is to {led_to(base, entries)[1]}, so lines of it "
+        "are lost: restore journal.jsonl from a copy, or say which version is right with attngraft store "
+        f"{store} --rollback VERSION."
+    )
 
 
 def _problem(read: Callable[[], object]) -> str | None:

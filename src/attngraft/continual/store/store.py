@@ -25,11 +25,10 @@ from ...surgery.saved import load_version
 from ...surgery.stored import DELTA_FILE, HEAD_FILE, VERSIONS_FOLDER, id_of, read_head, read_store, read_version
 from .building import NEW_VERSION, build_store, install_version
 from .journal import JOURNAL_FILE, Journal
-from .lookup import full_id, problems_of, version_ids, whole_version
+from .lookup import MOVES, contradiction, full_id, led_to, problems_of, version_ids, whole_version
 from .version import Version, check_same_build, delta_manifest, plain
 
 LOCK_FILE = "lock"
-MOVES = ("promote", "rollback")
 
 
 class Store:
@@ -138,6 +137,18 @@ class Store:
         """
         return Version.read(read_version(self.path, full_id(self.path, text)))
 
+    def lineage(self, version: str) -> set[str]:
+        """Ids of a version and of all that it was made from, the base included.
+
+        Raises:
+            RunError: one is missing or damaged.
+        """
+        found, at = set(), self.version(version)
+        while at.id not in found:
+            found.add(at.id)
+            at = self.version(at.parent) if at.parent is not None else at
+        return found
+
     def model(
         self, version: str | None = None, *, backbone: nn.Module | None = None, example_input: Any = None
     ) -> nn.Module:
@@ -160,14 +171,17 @@ class Store:
         return problems_of(self.path, self._document, self.journal)
 
     @contextmanager
-    def writing(self) -> Iterator[Store]:
+    def writing(self, *, settle: bool = False) -> Iterator[Store]:
         """Be the only writer within the block. What a killed writer had begun is finished or cleared away first.
 
+        Args:
+            settle: go on where HEAD and the journal contradict each other, to say which version is right.
+
         Raises:
-            RunError: another process writes, or the journal was altered.
+            RunError: another process writes, the journal was altered, or HEAD is not where the journal leads.
         """
         with only_one(self.path / LOCK_FILE):
-            self._recover()
+            self._recover(settle)
             self._writer = os.getpid()
             try:
                 yield self
@@ -260,15 +274,19 @@ class Store:
                 self.journal.cut(size)
             raise
 
-    def _recover(self) -> None:
+    def _recover(self, settle: bool) -> None:
         """Cut off a torn line, clear away half-written files, and finish a move that did not reach HEAD."""
         self.journal.recover()
         shutil.rmtree(self.path / VERSIONS_FOLDER / NEW_VERSION, ignore_errors=True)
         for leftover in self.path.glob(".*.part"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)
-        moves = [entry["to"] for entry in self.journal.entries() if entry["event"] in MOVES]
-        wanted = moves[-1] if moves else self.base
+        problem = contradiction(self.path, self.base, self._served(), self.journal.entries())
+        if problem is not None:
+            if not settle:
+                raise RunError(problem)
+            return
+        wanted = led_to(self.base, self.journal.entries())[1]
         if wanted != self._served() and wanted in version_ids(self.path):
             write_text(self.path / HEAD_FILE, f"{wanted}\n")
 

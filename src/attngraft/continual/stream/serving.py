@@ -68,10 +68,7 @@ class Served:
 
 def learned_domains(store: Store, served: str) -> list[Domain]:
     """The domains that this version was made from: the base's, and those of the promotions that led to it."""
-    line, version = set(), store.version(served)
-    while version.parent is not None:
-        line.add(version.id)
-        version = store.version(version.parent)
+    line = store.lineage(served)
     promoted = {
         int(r.get("domain")) for r in records(store.path) if r.status == PROMOTED and r.get("candidate") in line
     }

@@ -79,6 +79,7 @@ class Watch:
         self.served = Served(self.opened, self.device, self.options.policy, self.say)
         self._labels_mark: Any = None
         self._warned: set[str] = set()
+        self._is_once = False
 
     def run(self, *, once: bool = False, every_s: float = 10.0) -> None:
         """Watch until interrupted; or, with `once`, deal with what is there and stop.
@@ -94,6 +95,7 @@ class Watch:
         """
         if not every_s > 0:
             raise ConfigError(f"every_s is {every_s}: expected more than 0 seconds.")
+        self._is_once = once
         self.log.folder.mkdir(parents=True, exist_ok=True)
         with only_one(self.log.folder / "lock"):
             self._begin()
@@ -268,7 +270,10 @@ class Watch:
             if self.label_source != self.log.wanted or is_filled_in(self.label_source):
                 done = self._take_in(self._read_labels())
         except DataError as error:
-            self._warn(f"the labels in {self.label_source} cannot be used: {error}")
+            sentence = f"the labels in {self.label_source} cannot be used: {error}"
+            if self._is_once:
+                raise DataError(sentence) from None
+            self._warn(sentence)
         self._labels_mark = mark
         return done
 
