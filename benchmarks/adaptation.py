@@ -35,6 +35,7 @@ SHIFTS = (("contrast", 4), ("gaussian-noise", 5), ("defocus-blur", 4), ("jpeg", 
 SEEDS = (0, 1)
 WINDOW = 500
 DELTA = 0.03
+LEAST_GAIN = 0.02
 CPU = torch.device("cpu")
 
 
@@ -125,7 +126,7 @@ def one_shift(
         "labelled": len(labelled),
         "status": found.status,
         "seconds": seconds,
-        "recovery": gain["adapted"].mean / gain["all"].mean if gain["all"].mean > 0 else None,
+        "recovery": gain["adapted"].mean / gain["all"].mean if gain["all"].mean > LEAST_GAIN else None,
         "variants": [
             {
                 "name": variant,
@@ -159,8 +160,8 @@ def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
                 "shift": shift,
                 "runs": len(mine),
                 "promoted": sum(row["status"] == "promoted" for row in mine),
-                "recovery": gains["adapted"] / gains["all"] if gains["all"] > 0 else None,
-                "recoveries": [row["recovery"] for row in mine],
+                # where fine-tuning everything hardly gains, there is nothing to recover
+                "recovery": gains["adapted"] / gains["all"] if gains["all"] > LEAST_GAIN else None,
                 "seconds": [row["seconds"] for row in mine],
                 "variants": mean,
             }
