@@ -21,10 +21,10 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.comparison.statistics import crossed_effect
-from attngraft.continual import GuardPolicy, Store, WatchOptions, adapt, create_store, watch
+from attngraft.continual import GuardPolicy, Store, Watch, WatchOptions, adapt, create_store
 from attngraft.continual.adaptation.candidates import answers, make_variants
 from attngraft.continual.images.domains import Domains
-from attngraft.data import ImageSet, corrupted, load_labelled
+from attngraft.data import ImageSet, corrupted, joined, load_labelled
 from attngraft.environment import hardware, versions
 from attngraft.files import read_json, write_json
 from attngraft.training import fit
@@ -176,27 +176,29 @@ def streams(template: Path, data: Data, work: Path) -> dict[str, Any]:
 
 
 def abrupt(data: Data) -> list[ImageSet]:
-    """Four clean windows, then twelve with little contrast."""
-    images = data.some(16 * WINDOW, seed=11)
-    return [window(images, k) if k < 4 else corrupted(window(images, k), "contrast", 4) for k in range(16)]
+    """Two clean windows, then six with little contrast."""
+    images = data.some(8 * WINDOW, seed=11)
+    return [window(images, k) if k < 2 else corrupted(window(images, k), "contrast", 4) for k in range(8)]
 
 
 def mixed(data: Data) -> list[ImageSet]:
-    """Every window half clean and half with little contrast, after four clean ones."""
-    images = data.some(16 * WINDOW, seed=12)
-    found = [window(images, k) for k in range(4)]
-    for k in range(4, 16):
-        whole, half = window(images, k), WINDOW // 2
-        found += [whole.select(range(half)), corrupted(whole.select(range(half, WINDOW)), "contrast", 4)]
+    """Two clean windows, then six of which each is half clean and half of little contrast."""
+    images = data.some(8 * WINDOW, seed=12)
+    half = WINDOW // 2
+    found = [window(images, k) for k in range(2)]
+    for k in range(2, 8):
+        whole = window(images, k)
+        pair = [whole.select(range(half)), corrupted(whole.select(range(half, WINDOW)), "contrast", 4)]
+        found.append(joined(pair))
     return found
 
 
 def ordered(data: Data) -> list[ImageSet]:
-    """Clean, but class after class; in the second half with little contrast."""
-    images = data.some(16 * WINDOW, seed=13)
+    """Class after class, clean at first and then with little contrast."""
+    images = data.some(8 * WINDOW, seed=13)
     images = images.select(np.argsort(images.labels, kind="stable"))
-    clean = [window(images, k) for k in range(0, 16, 2)]
-    return clean + [corrupted(window(images, k), "contrast", 4) for k in range(1, 16, 2)]
+    clean = [window(images, k) for k in range(0, 8, 2)]
+    return clean + [corrupted(window(images, k), "contrast", 4) for k in range(1, 8, 2)]
 
 
 STREAMS = {"abrupt": abrupt, "mixed": mixed, "class-ordered": ordered}
@@ -207,58 +209,59 @@ def window(images: ImageSet, number: int) -> ImageSet:
 
 
 def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> dict[str, Any]:
+    """Feed a stream to a watch, part by part; its owner fills in every table at once."""
     folder, inbox = work / f"stream-{name}", work / f"inbox-{name}"
     for path in (folder, inbox):
         shutil.rmtree(path, ignore_errors=True)
     shutil.copytree(template, folder)
-    parts, truth, order = make(data), {}, []
-    store = Store.open(folder)
-    frozen, classes = store.model(), store.classes
-    clean = data.some(TESTED, seed=99)
-    labels = work / f"labels-{name}.csv"
-    said: list[str] = []
-    rows = []
-    for number, images in enumerate(parts):
-        for i in range(len(images)):
-            path = inbox / f"{number:03d}" / f"{i:04d}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(images.image(i).permute(1, 2, 0).numpy()).save(path)
-            truth[path] = classes[images.labels[i]]
-            order.append(path)
-    wanted = folder / "watch" / "labels-wanted"
+    inbox.mkdir()
+    store, said = Store.open(folder), []
+    frozen, classes, clean = store.model(), store.classes, data.some(TESTED, seed=99)
     options = WatchOptions(window=WINDOW, labels_needed=500, labels_wanted=1000, settle_s=0)
-    arrived = 0
-    for number, images in enumerate(parts):
-        served = Store.open(folder).model()
-        rows.append(
-            {
-                "part": number,
-                "images": len(images),
-                "served": Store.open(folder).head,
-                "served_top1": answers(served, images, CPU).top1,
-                "frozen_top1": answers(frozen, images, CPU).top1,
-                "served_clean_top1": answers(served, clean, CPU).top1,
-                "frozen_clean_top1": answers(frozen, clean, CPU).top1,
-            }
-        )
-        arrived += len(images)
-        staged = work / f"staged-{name}"  # the watch sees what has arrived by now
-        staged.mkdir(exist_ok=True)
-        for path in order[arrived - len(images) : arrived]:
-            shutil.copy2(path, staged / f"{path.parent.name}-{path.name}")
-        watch(folder, staged, once=True, say=said.append, options=options, controls=False, workers=0)
-        if wanted.is_dir():  # the owner fills in the tables
-            filled = ["path,label"]
-            for table in sorted(wanted.glob("*.csv")):
-                for line in table.read_text().splitlines()[1:]:
-                    part, image = Path(line.split(",")[0]).name.split("-")
-                    filled.append(f"{line.split(',')[0]},{truth[inbox / part / image]}")
-            labels.write_text("\n".join([*filled, ""]))
-            watch(folder, staged, labels=labels, once=True, say=said.append, options=options, controls=False, workers=0)
-    shutil.rmtree(work / f"staged-{name}")
-    worst = min(row["served_top1"] - row["frozen_top1"] for row in rows)
-    worst_clean = min(row["served_clean_top1"] - row["frozen_clean_top1"] for row in rows)
-    return {"parts": rows, "worst": worst, "worst_clean": worst_clean, "said": said}
+    watch = Watch(folder, inbox, options=options, adapt_options={"controls": False, "workers": 0}, say=said.append)
+    clean_top1 = {store.head: answers(frozen, clean, CPU).top1}
+    truth: dict[str, str] = {}
+    rows = []
+    for number, images in enumerate(make(data)):
+        rows.append(compared(store, frozen, images, clean_top1[store.head]))
+        for i in range(len(images)):
+            path = inbox / f"{number:03d}-{i:04d}.png"
+            Image.fromarray(images.image(i).permute(1, 2, 0).numpy()).save(path)
+            truth[str(path.resolve())] = classes[images.labels[i]]
+        while watch.step():
+            fill_in(folder / "watch" / "labels-wanted", truth)
+        fill_in(folder / "watch" / "labels-wanted", truth)
+        while watch.step():
+            pass
+        if store.head not in clean_top1:
+            clean_top1[store.head] = answers(store.model(), clean, CPU).top1
+    rows.append(compared(store, frozen, images, clean_top1[store.head]))
+    first = clean_top1[store.base]
+    return {
+        "parts": rows,
+        "worst": min(row["served_top1"] - row["frozen_top1"] for row in rows),
+        "worst_clean": min(top1 - first for top1 in clean_top1.values()),
+        "promotions": len(clean_top1) - 1,
+        "said": said,
+    }
+
+
+def compared(store: Store, frozen: nn.Module, images: ImageSet, clean_top1: float) -> dict[str, Any]:
+    """What is served and what was, on a part of the stream that neither has seen."""
+    return {
+        "served": store.head,
+        "served_top1": answers(store.model(), images, CPU).top1,
+        "frozen_top1": answers(frozen, images, CPU).top1,
+        "served_clean_top1": clean_top1,
+    }
+
+
+def fill_in(tables: Path, truth: dict[str, str]) -> None:
+    for table in sorted(tables.glob("*.csv")):
+        rows = [line.split(",")[0] for line in table.read_text().splitlines()[1:]]
+        text = "\n".join(["path,label", *(f"{row},{truth[row]}" for row in rows), ""])
+        if table.read_text() != text:
+            table.write_text(text)
 
 
 if __name__ == "__main__":
