@@ -235,7 +235,6 @@ def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> 
             pass
         if store.head not in clean_top1:
             clean_top1[store.head] = answers(store.model(), clean, CPU).top1
-    rows.append(compared(store, frozen, images, clean_top1[store.head]))
     first = clean_top1[store.base]
     return {
         "parts": rows,
