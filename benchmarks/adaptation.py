@@ -217,7 +217,7 @@ def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> 
     inbox.mkdir()
     store, said = Store.open(folder), []
     frozen, classes, clean = store.model(), store.classes, data.some(TESTED, seed=99)
-    options = WatchOptions(window=WINDOW, labels_needed=500, labels_wanted=1000, settle_s=0)
+    options = WatchOptions(window=WINDOW, labels_needed=700, labels_wanted=1000, settle_s=0)
     watch = Watch(folder, inbox, options=options, adapt_options={"controls": False, "workers": 0}, say=said.append)
     clean_top1 = {store.head: answers(frozen, clean, CPU).top1}
     truth: dict[str, str] = {}

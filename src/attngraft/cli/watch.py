@@ -23,7 +23,7 @@ def run(
     ] = None,
     window: Annotated[int, typer.Option(help="Images that are tested together.", min=1)] = 500,
     false_alarms: Annotated[float, typer.Option(help="Part of clean windows that may raise an alarm.")] = 0.01,
-    labels_needed: Annotated[int, typer.Option(help="Labels that an adaptation needs.", min=1)] = 300,
+    labels_needed: Annotated[int, typer.Option(help="Labels that an adaptation needs.", min=1)] = 600,
     labels_wanted: Annotated[int, typer.Option(help="Labels that are asked for after an alarm.", min=1)] = 1000,
     rise: Annotated[float, typer.Option(help="Rise of the error rate that is looked for where labels arrive.")] = 0.05,
     every: Annotated[float, typer.Option(help="Seconds between two looks into the folder.", min=0.1)] = 10.0,

@@ -16,7 +16,8 @@ class WatchOptions:
         window: images that are tested together.
         false_alarms: part of the windows of a clean stream that may raise an alarm.
         labels_wanted: how many images labels are asked for after an alarm.
-        labels_needed: how many labels an adaptation needs.
+        labels_needed: how many labels an adaptation needs. Half of them are held out, and of these it takes half a
+            window to know the new kind of images by; with fewer, the stream goes on to look changed.
         rise: increase of the error rate that the CUSUM is made for.
         settle_s: seconds for which a file must not have changed before it is read.
         skip_broken: leave out files that cannot be read, and say so.
@@ -26,7 +27,7 @@ class WatchOptions:
     window: int = 500
     false_alarms: float = 0.01
     labels_wanted: int = 1000
-    labels_needed: int = 300
+    labels_needed: int = 600
     rise: float = 0.05
     settle_s: float = 2.0
     skip_broken: bool = False
