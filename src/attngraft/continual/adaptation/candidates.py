@@ -131,12 +131,13 @@ class Workshop:
             progress=self.progress,
             **{"curve": False, **self.machine},
         )
-        return result.model.cpu().eval(), result.train_time_s / 60
+        # one layout, whether it was trained just now or read from its folder: sums are rounded differently in others
+        return _laid_out(result.model.cpu()).eval(), result.train_time_s / 60
 
     def refreshed(self) -> tuple[nn.Module, float]:
         """The start with BatchNorm statistics of the new images, and minutes."""
         begun = time.perf_counter()
-        model = copy.deepcopy(self.start).to(self.device)
+        model = _laid_out(copy.deepcopy(self.start)).to(self.device)
         refresh_statistics_(model, self.material.new, preprocessing_of(model))
         return model.cpu().eval(), (time.perf_counter() - begun) / 60
 
@@ -175,9 +176,13 @@ class Workshop:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
+def _laid_out(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=JUDGED_IN.memory_format)
+
+
 def answers(model: nn.Module, images: ImageSet, device: torch.device) -> Evaluation:
     """A model's answers on some images, in fp32."""
-    model = model.to(device).to(memory_format=JUDGED_IN.memory_format).eval()
+    model = _laid_out(model.to(device)).eval()
     return evaluate(model, images, preprocessing_of(model), precision=JUDGED_IN, device=device)
 
 
