@@ -1,4 +1,4 @@
-"""One thread for every test and every process that a test starts.
+"""Where helpers lie, and one thread for every test and every process that a test starts.
 
 Maps as small as those of the tests lose more to waking threads than they gain, most of all where several test workers
 share two cores, and sums keep one order.
@@ -7,9 +7,14 @@ share two cores, and sums keep one order.
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
+HELPERS = str(Path(__file__).parent / "helpers")
+sys.path.insert(0, HELPERS)
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, and for subprocesses
 
-import torch
+import torch  # noqa: E402
 
 torch.set_num_threads(1)

@@ -7,11 +7,11 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from .errors import InUseError, RunError
+from .timestamp import timestamp
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def only_one(path: str | Path) -> Iterator[None]:
 
 def _sign(holder: Path) -> None:
     """Say who holds the lock. It is for people only, so a full disk is no reason to fail."""
-    since = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    since = timestamp()
     with suppress(OSError):
         holder.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": since}), "utf-8")
 

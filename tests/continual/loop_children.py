@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 from adapting import CLASSES, QUICK, Stores, pictures, reddish
+from faulting import Calls, die, forked
 from PIL import Image
-from store_children import Calls, die, forked
 
 from attngraft.continual.drift import detector
 from attngraft.continual.guard.ledger import AlphaLedger

@@ -288,7 +288,8 @@ def test_two_processes_record_the_same(tmp_path: Path):
         "(folder / f'{world.rank}.json').write_text(json.dumps([row['gates'] for row in result.history]))\n"
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
+    here = str(Path(__file__).parent)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((here, os.environ["PYTHONPATH"]))}
     child = subprocess.run(
         [*command, str(script), str(tmp_path)],
         env=environment,

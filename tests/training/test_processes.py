@@ -32,7 +32,11 @@ HERE = Path(__file__).parent
 
 
 def run_child(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE)}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join((str(HERE), os.environ["PYTHONPATH"])),
+    }
     command = [sys.executable, *launcher, str(HERE / "training_children.py"), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
 

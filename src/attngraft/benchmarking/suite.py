@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import datetime, timezone
 from importlib import metadata
 from typing import Any
 
@@ -14,6 +13,7 @@ import torch
 from ..config import to_dict
 from ..environment import hardware, versions
 from ..errors import ConfigError
+from ..timestamp import timestamp
 from ..training import MachineSettings, Progress, watched
 from .loop import loop_rows
 from .memory import memory_rows
@@ -46,7 +46,7 @@ def bench(
     """
     device = MachineSettings(device=settings.device).resolve_device()
     result = BenchResult(
-        created=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        created=timestamp(),
         device=str(device),
         threads=torch.get_num_threads(),
         settings=_record(settings),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from ..environment import hardware, versions
 from ..errors import ConfigError
 from ..files import read_json, write_json
 from ..surgery import GraftPlan
+from ..timestamp import timestamp
 from ..training import (
     FitResult,
     Progress,
@@ -206,7 +206,7 @@ def _conclude(
         **request,
         "status": "finished",
         "command": command,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "precision": to_dict(bench.precision),
         "variants": rows,
         "effects": effects(

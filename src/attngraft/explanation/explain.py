@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from ..environment import hardware, versions
 from ..errors import ConfigError, RunError
 from ..files import read_json, write_json
 from ..surgery import graft_plan, grafts
+from ..timestamp import timestamp
 from ..training import FitResult, MachineSettings
 from .decouple import decouple
 from .folding import Step, check_tolerance, fold, silent
@@ -128,7 +128,7 @@ def _document(subject: Subject, command: str | None) -> dict[str, Any]:
         "format": EXPLANATION_FORMAT,
         "kind": "explanation",
         "status": "finished",
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "command": command,
         "name": subject.name,
         "attention": plan.attention if plan else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..data import Dataset
 from ..environment import hardware, versions
 from ..errors import ConfigError, RunError, TrainingError
 from ..surgery import check_live, graft_plan, load, note_classes_, save, ungraft_
+from ..timestamp import timestamp
 from .board import Board
 from .checkpoint import read_newest, remove_checkpoints
 from .checks import check_fit
@@ -151,7 +151,7 @@ def describe_run(
         "format": RUN_FORMAT,
         "kind": "run",
         "status": "running",
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "variant": variant or (plan.attention if plan else "none"),
         "seed": seed,
         "backbone": info.spec if info else type(model).__name__,

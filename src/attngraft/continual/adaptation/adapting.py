@@ -115,8 +115,6 @@ def adapt(
                 progress=Reading(shown),
             )
             source = str(data)
-        if wanted != known:
-            options = replace(options, update=with_whole_head(options.update))
         domain = _domain_for(opened, images, name or Path(source).resolve().name or source, source, wanted)
         return _adapted(opened, domain, wanted, served, options, machine, shown)
 
@@ -142,8 +140,6 @@ def adapt_to_kept(store: str | Path, domain: int, *, progress: Progress | None =
         if found is None or not domain:
             raise DataError(f"{store} has no batch {domain}: give the number of one that it has kept.")
         classes = max(classes_of(served), found.note.classes, key=len)
-        if classes != classes_of(served):
-            options = replace(options, update=with_whole_head(options.update))
         return _adapted(opened, found, classes, served, options, machine, shown)
 
 
@@ -156,6 +152,8 @@ def _adapted(
     machine: Mapping[str, Any],
     progress: Progress,
 ) -> Adaptation:
+    if classes != classes_of(served):
+        options = replace(options, update=with_whole_head(options.update))
     record = _record_for(store, domain, classes, options)
     if record.is_running:
         try:
@@ -273,6 +271,7 @@ def _work(
     progress: Progress,
 ) -> None:
     """From the images to the verdict; every step that is on the disk already is left out."""
+    device = from_dict(MachineSettings, dict(machine), where="machine options").resolve_device()
     new, earlier = _kinds(store, domain, classes)
     if record.get("served") != store.head:  # killed between promotion and the last line
         served = store.model(record.get("served"))
@@ -283,12 +282,12 @@ def _work(
             material=gather_material(new, earlier, classes, options),
             options=options,
             machine=machine,
+            device=device,
             folder=record.folder,
             progress=progress,
         )
         _make_candidate(store, record, shop)
         shop.clean()
-    device = from_dict(MachineSettings, dict(machine), where="machine options").resolve_device()
     contest = Contest(
         store.model(record.get("candidate")),
         served,

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from ...backbones import preprocessing_of
+from ...config import from_dict
 from ...costs import count_parameters
 from ...data import DataReport, Dataset, ImageSet, evenly_spread, hash64, joined
-from ...training import Evaluation, MachineSettings, Precision, Progress, RunFolder, Teacher, evaluate, fit
+from ...training import Evaluation, Precision, Progress, RunFolder, Teacher, evaluate, fit
 from ..images.domains import Domain, fingerprint
 from .update import AdaptOptions, blended, changed_parameters, refresh_statistics_, update_recipe
 
@@ -99,6 +100,7 @@ class Workshop:
         material: images.
         options: how to adapt.
         machine: options of `MachineSettings` that were given.
+        device: where to train and measure.
         folder: of the adaptation.
         progress: where to show it.
     """
@@ -108,6 +110,7 @@ class Workshop:
     material: Material
     options: AdaptOptions
     machine: Mapping[str, Any]
+    device: torch.device
     folder: Path
     progress: Progress
 
@@ -118,9 +121,7 @@ class Workshop:
             the model on the CPU, in eval mode, and minutes of training.
         """
         learns = self.options.distill > 0 and bool(self.material.is_old.any())
-        teacher = Teacher(
-            copy.deepcopy(self.served), self.options.distill, self.options.temperature, self.material.is_old
-        )
+        teacher = Teacher(self.served, self.options.distill, self.options.temperature, self.material.is_old)
         result = fit(
             copy.deepcopy(self.start),
             self.material.dataset(),
@@ -158,17 +159,12 @@ class Workshop:
             "minutes": minutes,
         }
 
-    @property
-    def device(self) -> torch.device:
-        return MachineSettings(device=str(self.machine.get("device", "auto"))).resolve_device()
-
     def run_dir(self, name: str) -> Path:
         return self.folder / "runs" / name
 
     def precision_of(self, name: str) -> str:
         """The precision that a finished run was trained in."""
-        found = RunFolder(self.run_dir(name)).read()["precision"]
-        return f"{found['dtype']}+{found['layout']}"
+        return str(from_dict(Precision, RunFolder(self.run_dir(name)).read()["precision"]))
 
     def clean(self) -> None:
         """Delete the weights of the runs; what was chosen is in the store, how it was trained stays."""

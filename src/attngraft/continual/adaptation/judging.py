@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from ...backbones import preprocessing_of
-from ...config import from_dict
 from ...costs import measure_latency
 from ...data import ImageSet, evenly_spread, joined
 from ...errors import RunError
@@ -144,7 +143,7 @@ def lost_attempts(store: Store) -> str | None:
 
 def policy_of(store: Store) -> GuardPolicy:
     """The guard's policy, fixed when the store was made."""
-    return from_dict(GuardPolicy, dict(store.settings.get("guard", {})), where="the store's guard")
+    return GuardPolicy.from_dict(store.settings.get("guard", {}))
 
 
 def _begin(store: Store, ledger: AlphaLedger, candidate: str, served: str) -> AlphaLedger:

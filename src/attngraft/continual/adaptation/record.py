@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
 from ...files import read_json, write_json
+from ...timestamp import timestamp
 
 ADAPTATIONS_FOLDER = "adaptations"
 ADAPTATION_FILE = "adaptation.json"
@@ -49,7 +49,7 @@ class Record:
 
     def finish(self, status: str, sentence: str) -> None:
         """The last change."""
-        self.note(status=status, sentence=sentence, finished=_now())
+        self.note(status=status, sentence=sentence, finished=timestamp())
 
 
 def records(store: Path) -> tuple[Record, ...]:
@@ -74,7 +74,7 @@ def begin(store: Path, *, domain: int, served: str, options: Any, data: Mapping[
         kind="adaptation",
         number=number,
         status=RUNNING,
-        created=_now(),
+        created=timestamp(),
         finished=None,
         domain=domain,
         served=served,
@@ -93,7 +93,3 @@ def _read(folder: Path) -> Record:
             f"{folder} has format {document.get('format')!r}, this version reads {ADAPTATION_FORMAT}: update attngraft."
         )
     return Record(folder, document)
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -18,6 +17,7 @@ from ...data import Dataset, ImageSet, joined
 from ...data.splits import thin
 from ...errors import ConfigError, DataError, RunError
 from ...files import install_folder, read_json, write_json
+from ...timestamp import timestamp
 from .likeness import NUMBERS, Thumbnails, thumbnails
 from .packing import Packed, pack, unpack
 from .roles import HELD_OUT, Shares, roles_of, sift
@@ -180,7 +180,7 @@ def add_batch(
         repeated=sifted.repeated,
         contradictory=sifted.contradictory,
         mirrorable=mirrorable,
-        created=_now(),
+        created=timestamp(),
         classes=classes,
     )
     return domains.add(packed, note)
@@ -223,7 +223,7 @@ def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int =
         repeated=tested.repeated,
         contradictory=tested.contradictory,
         mirrorable=dataset.mirrorable,
-        created=_now(),
+        created=timestamp(),
         classes=dataset.classes,
     )
     others = tuple(sorted({*train.pixel_hashes, *learned, *dataset.test.pixel_hashes} - set(images.pixel_hashes)))
@@ -259,7 +259,3 @@ def _read(folder: Path) -> Domain:
 
 def _all(images: ImageSet) -> np.ndarray:
     return np.arange(len(images))
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

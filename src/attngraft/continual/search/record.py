@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ...environment import hardware, versions
 from ...errors import RunError
 from ...files import read_json, write_json
+from ...timestamp import timestamp
 
 ITERATION_FILE = "iterate.json"
 ITERATION_FORMAT = 1
@@ -86,7 +86,7 @@ def open_record(folder: Path, request: Mapping[str, Any]) -> SearchRecord:
         "format": ITERATION_FORMAT,
         "kind": "iteration",
         "status": "searching",
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         **wanted,
         "precision": None,
         "trials": [],

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 from ...comparison.variants import BASELINE
 from ...data import Dataset
+from ...timestamp import timestamp
 from ...training import PREDICTIONS_FILE, Evaluation
 from .finalist import choose_finalist, deliver, examine_finalist, is_shown, train_finalist
 from .measures import measure
@@ -111,7 +111,7 @@ def _finish(shop: Workshop, dataset: Dataset, found: Mapping[str, Any]) -> None:
     document |= {
         **found,
         "status": "finished",
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": timestamp(),
         "primary": primary(shop),
         "best_so_far": best_so_far(ended, primary(shop)),
         "importances": importances(shop.space, scored),

@@ -7,11 +7,11 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ...errors import ConfigError, RunError
+from ...timestamp import timestamp
 
 JOURNAL_FILE = "journal.jsonl"
 CHAIN = ("seq", "time", "event", "previous")
@@ -59,7 +59,7 @@ class Journal:
         lines = self._lines() if self.path.exists() else []
         entry = {
             "seq": len(self._chained(lines)),
-            "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "time": timestamp(),
             "event": event,
             **fields,
             "previous": _digest(lines[-1]) if lines else BEGINNING,

@@ -8,12 +8,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from ...errors import RunError
 from ...files import write_atomically
+from ...timestamp import timestamp
 
 WATCH_FOLDER = "watch"
 LOG_FILE = "log.jsonl"
@@ -87,7 +87,7 @@ class StreamLog:
 
     def add(self, event: str, **fields: Any) -> dict[str, Any]:
         """Append one entry, flushed to the disk; a torn line before it is cut off."""
-        entry = {"event": event, "time": _now(), **fields}
+        entry = {"event": event, "time": timestamp(), **fields}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.file.open("ab") as file:
@@ -212,7 +212,3 @@ def _all_well(state: StreamState) -> StreamState:
 def _write_table(path: Path, text: str) -> None:
     """Names of files need not be valid UTF-8, and Python's paths carry such bytes as surrogates."""
     write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape"))
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ...errors import ConfigError, GraftError
 from ...surgery import SavedModel, classes_of, fold_note, graft_plan, uncompiled
 from ...surgery.delta import Delta, count_changed
 from ...surgery.stored import STORE_FORMAT, StoredVersion, sha256_of
+from ...timestamp import timestamp
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def _about(model: nn.Module, base_sha256: str, made: Mapping[str, Any]) -> dict[
     return {
         "format": STORE_FORMAT,
         "kind": "version",
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": timestamp(),
         "base_sha256": base_sha256,
         "classes": list(classes_of(model)),
         "preprocessing": to_dict(known) if known else None,

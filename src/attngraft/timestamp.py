@@ -1,0 +1,10 @@
+"""The time, as records write it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+
+def timestamp() -> str:
+    """Now in UTC to the second, as in ISO 8601."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
