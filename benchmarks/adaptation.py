@@ -241,7 +241,7 @@ def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> 
         "worst": min(row["served_top1"] - row["frozen_top1"] for row in rows),
         "worst_clean": min(top1 - first for top1 in clean_top1.values()),
         "promotions": len(clean_top1) - 1,
-        "said": said,
+        "said": [sentence.replace(str(work), "WORK") for sentence in said],
     }
 
 

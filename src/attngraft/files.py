@@ -13,6 +13,8 @@ from safetensors import SafetensorError
 
 from .errors import RunError
 
+MOST_JSON_BYTES = 256 << 20
+
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a temporary file in the same folder, then put it in place of `path` in one step.
@@ -46,10 +48,15 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
+    write_text(path, to_json(value))
+
+
+def to_json(value: Any) -> str:
+    """The text of a JSON file."""
     text = json.dumps(value, indent=1, ensure_ascii=False)
     if any("\ud800" <= character <= "\udfff" for character in text):
         text = json.dumps(value, indent=1)  # a folder name in an old encoding is no UTF-8: \udc.. keeps it
-    write_text(path, text + "\n")
+    return text + "\n"
 
 
 def install_folder(source: Path, target: Path) -> None:
@@ -73,10 +80,19 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        RunError: the file is missing or not JSON.
+        RunError: the file is missing, not JSON, or larger than any that we write.
     """
+    return parse_json(path)[1]
+
+
+def parse_json(path: Path) -> tuple[bytes, Any]:
+    """The bytes of a JSON file, and what they say; see `read_json`."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        if size > MOST_JSON_BYTES:
+            raise ValueError(f"{size:,} bytes, more than the {MOST_JSON_BYTES:,} that are read")
+        text = path.read_bytes()
+        return text, json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise RunError(f"no file {path}: is {path.parent} a run folder of attngraft?") from None
     except (OSError, ValueError, RecursionError) as error:

@@ -382,6 +382,21 @@ def test_sorted_classes_are_said_to_be_what_changed(scene):
     assert scene.events("window")[0]["only_proportions"]
 
 
+def test_other_proportions_alone_are_no_reason_to_learn(scene):
+    images = pictures(1200, 55)
+    chosen = images.select(([i for i in range(1200) if images.labels[i] == 0] + list(range(30)))[:300])
+    table = write_labels(scene.home / "labels.csv", scene.arrive(chosen), chosen)
+    said = " ".join(scene.watch(labels=table))
+    assert "drift (" in said
+    assert "labels show no loss: top-1" in said
+    assert scene.state.alarm is None
+    assert (scene.store.head, scene.events("adapted")) == (scene.store.base, [])
+    assert scene.events("no loss")[0]["labels"] >= 150
+    assert "no loss" not in " ".join(scene.watch(labels=table))  # nothing is said twice
+    scene.watch(labels=table, changes={"adapt_on": "drift"})
+    assert not scene.events("adapted")  # the alarm is over for good
+
+
 def test_training_that_diverges_is_given_up_and_the_watch_goes_on(scene):
     shifted = pictures(200, 56, reddish)
     table = write_labels(scene.home / "labels.csv", scene.arrive(shifted), shifted)
@@ -414,6 +429,7 @@ def test_a_class_that_came_to_nothing_does_not_spoil_what_comes_later(scene, wri
         ({"false_alarms": 0.0}, "false_alarms is 0.0"),
         ({"labels_needed": 400}, "labels_needed is 400 and labels_wanted 300"),
         ({"rise": 1.5}, "rise is 1.5"),
+        ({"adapt_on": "whim"}, "adapt_on is 'whim'"),
         ({"window": 600}, r"the store has \d+ images of its base .* \(--window \d+\)"),
     ],
 )

@@ -15,6 +15,7 @@ from torch import nn
 import attngraft as ag
 from attngraft.backbones import backbone_info
 from attngraft.errors import BackboneError, RunError
+from attngraft.sealing import write_sealed
 from attngraft.surgery import check_live, describe, graft_plan
 
 SIZE = (3, 32, 32)
@@ -62,7 +63,7 @@ def test_the_file_is_plain_safetensors_with_a_json_header(tmp_path):
     file = ag.save(model, tmp_path)
     with safe_open(file, framework="pt") as tensors:
         header = json.loads(tensors.metadata()["attngraft"])
-    assert header["format"] == 1
+    assert header["format"] == 2
     assert header["backbone"]["spec"] == "timm:test_resnet"
     assert header["plan"]["attention"] == "cbam"
     assert load_file(file).keys() == model.state_dict().keys()
@@ -163,7 +164,7 @@ def test_a_truncated_file_is_refused(tmp_path, kept):
     file = ag.save(build(), tmp_path)
     data = file.read_bytes()
     file.write_bytes(data[: int(len(data) * kept)])
-    assert_refused(file, "is not a safetensors file or is damaged")
+    assert_refused(file, "is damaged|was changed after it was written")
 
 
 def test_a_file_of_another_library_is_refused(tmp_path):
@@ -172,18 +173,21 @@ def test_a_file_of_another_library_is_refused(tmp_path):
 
 
 def rewrite(file, change=lambda header: header, tensors=None, text=None):
-    """The same file with another header, or with other tensors."""
+    """The same file with another header, or with other tensors, sealed as if it had been written so."""
     with safe_open(file, framework="pt") as opened:
         header = json.loads(opened.metadata()["attngraft"])
     change(header)
     tensors = load_file(file) if tensors is None else tensors
-    save_file(tensors, file, {"attngraft": json.dumps(header) if text is None else text})
+    metadata = {"attngraft": json.dumps(header) if text is None else text}
+    write_sealed(file, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
     return file
 
 
 def test_a_newer_format_is_refused(tmp_path):
-    file = rewrite(ag.save(build(), tmp_path), lambda header: header.update(format=2))
-    assert_refused(file, "format 2, this version reads 1.*newer attngraft")
+    file = rewrite(ag.save(build(), tmp_path), lambda header: header.update(format=3, written_by="9.1.0"))
+    assert_refused(
+        file, r"has format 3, written by attngraft 9\.1\.0; this is .* reads 1 and 2: install attngraft 9\.1\.0"
+    )
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "3", "{}", '{"format": 1}', "[" * 100_000])

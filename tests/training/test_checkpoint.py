@@ -72,7 +72,7 @@ def test_all_damaged_is_an_error_that_says_which(tmp_path: Path):
     for step in (1, 2):
         path = write_checkpoint(tmp_path, checkpoint_at(step))
         path.write_bytes(b"nonsense")
-    with pytest.raises(RunError, match=r"step-000000002.*cannot be read"):
+    with pytest.raises(RunError, match=r"step-000000002.*is damaged"):
         read_newest(tmp_path)
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..config import from_dict
-from ..continual.stream.options import WatchOptions
+from ..continual.stream.options import AdaptOn, WatchOptions
 from ..continual.stream.watching import watch
 from . import options
 from .output import collect_overrides, console, error_console, print_json
@@ -26,6 +26,9 @@ def run(
     labels_needed: Annotated[int, typer.Option(help="Labels that an adaptation needs.", min=1)] = 600,
     labels_wanted: Annotated[int, typer.Option(help="Labels that are asked for after an alarm.", min=1)] = 1000,
     rise: Annotated[float, typer.Option(help="Rise of the error rate that is looked for where labels arrive.")] = 0.05,
+    adapt_on: Annotated[
+        AdaptOn, typer.Option(help="loss: only where labels show one, class by class; drift: after every alarm.")
+    ] = "loss",
     every: Annotated[float, typer.Option(help="Seconds between two looks into the folder.", min=0.1)] = 10.0,
     once: Annotated[bool, typer.Option("--once", help="Deal with what is there, and stop.")] = False,
     experimental: Annotated[
@@ -45,6 +48,7 @@ def run(
         "false_alarms": false_alarms,
         "labels_needed": labels_needed,
         "labels_wanted": labels_wanted,
+        "adapt_on": adapt_on,
         "rise": rise,
         "skip_broken": skip_broken,
         "experimental": experimental,

@@ -27,14 +27,16 @@ from ..backbones import (
 )
 from ..config import Preprocessing, from_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
-from ..files import write_atomically
+from ..formats import check_format, own_version
+from ..sealing import changed, check_seal, write_sealed
 from .delta import apply_delta_, read_delta
 from .graft import check_live, graft_, graft_plan, uncompiled
 from .plan import GraftPlan
 from .stored import StoredVersion, is_store, served_version
 
 MODEL_FILE = "model.safetensors"
-MODEL_FORMAT = 1
+MODEL_FORMAT = 2
+UNSEALED_FORMAT = 1
 CLASSES_ATTRIBUTE = "attngraft_classes"
 FOLD_ATTRIBUTE = "attngraft_fold"
 
@@ -94,6 +96,7 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
     plan, info, known = graft_plan(model), backbone_info(model), noted_preprocessing(model)
     header = {
         "format": MODEL_FORMAT,
+        "written_by": own_version(),
         "backbone": asdict(info) if info else None,
         "preprocessing": asdict(known) if known else None,
         "plan": json.loads(plan.to_json()) if plan else None,
@@ -104,7 +107,8 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
         header["folded"] = asdict(note)
     target = _file_in(Path(path))
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
-    write_atomically(target, lambda temporary: save_file(tensors, temporary, {"attngraft": json.dumps(header)}))
+    metadata = {"attngraft": json.dumps(header)}
+    write_sealed(target, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
     return target
 
 
@@ -210,6 +214,7 @@ def describe(path: str | Path) -> SavedModel:
         return describe_version(served_version(Path(path)))
     file = _file_in(Path(path))
     try:
+        sealed = check_seal(file)
         with safe_open(file, framework="pt") as tensors:
             text = (tensors.metadata() or {}).get("attngraft")
     except FileNotFoundError:
@@ -221,14 +226,16 @@ def describe(path: str | Path) -> SavedModel:
     if text is None:
         raise RunError(f"{file} was not written by attngraft: load it with the library that wrote it.")
     try:
-        return _parse_header(json.loads(text))
+        header = json.loads(text)
+        check_format(file, header["format"], (UNSEALED_FORMAT, MODEL_FORMAT), header.get("written_by"))
+        if not sealed and header["format"] != UNSEALED_FORMAT:
+            raise changed(file)
+        return _parse_header(header)
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"the header of {file} cannot be read ({error}): was it written by a newer attngraft?") from None
 
 
 def _parse_header(header: dict[str, Any]) -> SavedModel:
-    if header["format"] != MODEL_FORMAT:
-        raise ValueError(f"format {header['format']!r}, this version reads {MODEL_FORMAT}")
     info, plan, wanted = header["backbone"], header["plan"], header.get("preprocessing")
     folded = header.get("folded")
     return SavedModel(

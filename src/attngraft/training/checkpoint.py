@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 
 from ..config import from_dict
 from ..errors import ConfigError, RunError, TrainingError
-from ..files import write_atomically
+from ..formats import check_format, own_version
+from ..sealing import changed, check_seal, write_sealed
 from .dynamic import Pace
 
-CHECKPOINT_FORMAT = 1
+CHECKPOINT_FORMAT = 2
+UNSEALED_FORMAT = 1
 KEPT = 2
 
 
@@ -89,27 +91,38 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
                 "lower the learning rate (lr_scale) or clip gradients (clip_norm)"
             )
     path = folder / f"step-{checkpoint.position.global_step:09d}.safetensors"
-    header = {"format": str(CHECKPOINT_FORMAT), "position": json.dumps(asdict(checkpoint.position))}
+    header = {
+        "format": str(CHECKPOINT_FORMAT),
+        "written_by": own_version(),
+        "position": json.dumps(asdict(checkpoint.position)),
+    }
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, header))
+    write_sealed(path, lambda temporary, sealed: save_file(tensors, temporary, sealed), header)
     for old in [*_paths(folder)[KEPT:], *_leftovers(folder)]:
         old.unlink(missing_ok=True)
     return path
 
 
-def read_newest(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint that can be read; None where there is none.
+def read_newest(folder: Path, note: Callable[[str], None] | None = None) -> Checkpoint | None:
+    """The newest checkpoint that is as it was written; None where there is none.
+
+    Args:
+        folder: of the checkpoints.
+        note: gets a sentence for every newer one that was passed over.
 
     Raises:
-        RunError: there are checkpoints, but none can be read.
+        RunError: there are checkpoints, but none can be used.
     """
-    paths = _paths(folder)
     failures = []
-    for path in paths:
+    for path in _paths(folder):
         try:
-            return read_checkpoint(path)
+            found = read_checkpoint(path)
         except RunError as error:
             failures.append(error)
+            continue
+        for error in failures if note is not None else ():
+            note(f"{error} Training goes on from step {found.position.global_step}.")
+        return found
     if failures:
         raise failures[0]
     return None
@@ -119,13 +132,16 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint.
 
     Raises:
-        RunError: damaged, or of another format.
+        RunError: damaged, changed after it was written, or of another format.
     """
     try:
+        sealed = check_seal(path)
         with safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            if header.get("format") != str(CHECKPOINT_FORMAT):
-                raise RunError(f"{path} has format {header.get('format')}: this version reads {CHECKPOINT_FORMAT}.")
+            number = int(header["format"])
+            check_format(path, number, (UNSEALED_FORMAT, CHECKPOINT_FORMAT), header.get("written_by"))
+            if not sealed and number != UNSEALED_FORMAT:
+                raise changed(path)
             position = from_dict(Position, json.loads(header["position"]), where="checkpoint")
             return Checkpoint(position, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:

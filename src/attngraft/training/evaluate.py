@@ -19,12 +19,13 @@ from torch import nn
 from ..config import Preprocessing
 from ..data import ImageSet, build_transform, make_loader
 from ..errors import RunError, TrainingError
-from ..files import write_atomically
+from ..sealing import changed, check_seal, write_sealed
 from ..surgery import check_live
 from .distributed import World
 from .precision import Precision
 
 PREDICTIONS_FILE = "predictions.safetensors"
+PREDICTIONS_FORMAT = "2"
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ class Evaluation:
     def write(self, path: Path) -> None:
         """Write `predictions.safetensors`."""
         tensors: dict[str, NDArray[Any]] = {"probabilities": self.probabilities, "labels": self.labels}
-        metadata = {"ids": json.dumps(self.ids)}
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+        metadata = {"format": PREDICTIONS_FORMAT, "ids": json.dumps(self.ids)}
+        write_sealed(path, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:
@@ -98,9 +99,15 @@ class Evaluation:
             RunError: missing or damaged.
         """
         try:
+            sealed = check_seal(path)
             with safe_open(path, framework="np") as tensors:
-                ids = tuple(json.loads((tensors.metadata() or {})["ids"]))
+                header = tensors.metadata() or {}
+                if not sealed and "format" in header:  # the first files had neither
+                    raise changed(path)
+                ids = tuple(json.loads(header["ids"]))
                 found = cls(tensors.get_tensor("probabilities"), tensors.get_tensor("labels"), ids)
+        except RunError:
+            raise
         except Exception as error:  # safetensors and NumPy raise many kinds for a damaged file
             raise RunError(f"{path} cannot be read ({error}): train this run again.") from None
         if not len(found.probabilities) == len(found.labels) == len(ids):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from .distributed import World
 from .precision import Precision
 from .recipe import Recipe
 from .teacher import Lesson
+
+
+def _forget(sentence: str) -> None:
+    """Where nobody keeps notes."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Job:
         checkpoints: folder for them.
         checkpoint_minutes: longest time between two of them.
         lesson: a teacher's part of the loss, where there is a teacher.
+        note: keeps a sentence on what happened to the run, and shows it; called in every process, kept by the main one.
     """
 
     dataset: Dataset
@@ -47,6 +53,7 @@ class Job:
     checkpoints: Path
     checkpoint_minutes: float
     lesson: Lesson | None = None
+    note: Callable[[str], None] = _forget
 
     @property
     def batch_size(self) -> int:

@@ -156,6 +156,8 @@ def advance(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
         return replace(state, asked=state.asked + entry["images"])
     if kind == "labels":
         return _after_labels(state, entry)
+    if kind == "no loss":
+        return replace(_all_well(state), cusum=0.0, rising=None)
     if kind == "adapted":
         if entry["status"] == "promoted":
             return replace(_all_well(state), accepted=0, cusum=0.0, rising=None)

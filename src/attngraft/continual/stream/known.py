@@ -13,6 +13,7 @@ from torch import nn
 from ...data import ImageSet, evenly_spread, joined
 from ...errors import ConfigError
 from ...surgery import classes_of
+from ...training import Evaluation
 from ..adaptation.candidates import answers
 from ..drift.cusum import ErrorCusum, safe_error_rate
 from ..drift.detector import (
@@ -26,6 +27,7 @@ from ..drift.detector import (
 )
 from ..drift.reference import Reference, input_statistics
 from ..images.domains import Domain
+from .loss import LossTest, find_loss
 
 MOST_IMAGES = 4000  # of a reference: more make the calibration slower and hardly better
 MOST_PARTS = 4  # a small reference tests a window in parts; in more of them there would be nothing left to see
@@ -37,11 +39,13 @@ class KnownDomains:
 
     Attributes:
         detectors: (detector, in how many parts it takes a window), the base's first.
-        errors: (N,) of the version on the tune images of its domains.
+        right: (N,) answers of the version on the tune images of its domains.
+        labels: (N,) of these images.
     """
 
     detectors: tuple[tuple[Detector, int], ...]
-    errors: NDArray[np.bool_]
+    right: NDArray[np.bool_]
+    labels: NDArray[np.int64]
 
     @staticmethod
     def of(
@@ -78,8 +82,8 @@ class KnownDomains:
             seen = answers(model, held_out, device)
             reference = Reference(seen.probabilities, input_statistics(held_out), classes=classes_of(model))
             found.append((calibrate(reference, own), parts))
-        tuned = [images for images in (domain.of("tune") for domain in domains) if len(images)]
-        return KnownDomains(tuple(found), ~answers(model, joined(tuned), device).correct)
+        tuned = joined([images for images in (domain.of("tune") for domain in domains) if len(images)])
+        return KnownDomains(tuple(found), answers(model, tuned, device).correct, tuned.labels)
 
     def takes(self, images: int) -> bool:
         """Whether there are enough images for a test."""
@@ -87,8 +91,12 @@ class KnownDomains:
 
     def cusum(self, rise: float) -> ErrorCusum | None:
         """The test for a higher error rate; None where the rate cannot rise so far."""
-        rate = safe_error_rate(self.errors)
+        rate = safe_error_rate(~self.right)
         return ErrorCusum.design(rate, rise) if rate + rise < 1 else None
+
+    def find_loss(self, found: Evaluation) -> LossTest:
+        """Whether labelled answers are worse than those on the tune images, class by class."""
+        return find_loss(found.correct, found.labels, self.right, self.labels)
 
     def test(self, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> WindowTest:
         """The test against the domain that the window is most like.

@@ -8,6 +8,7 @@ from pathlib import Path
 from ...data.reading import printable
 from ..drift.detector import WindowTest
 from ..store.stream_log import StreamState
+from .loss import LossTest
 
 
 def about_window(found: WindowTest, before: StreamState, after: StreamState) -> str:
@@ -42,3 +43,8 @@ def about_labels_needed(table: Path, elsewhere: Path | None, images: int, needed
     if elsewhere is not None:
         what = f"put those of the images that {table} lists into {elsewhere}"
     return f"labels are needed: {what} ({images} images; with {needed} labels in all the model is adapted, and never without)."
+
+
+def about_no_loss(found: LossTest, labels: int) -> str:
+    """Why there is nothing to adapt to."""
+    return f"{labels} labels show no loss: {found}; the served version stays and the alarm is over."

@@ -38,7 +38,7 @@ from .labels import (
     true_labels,
 )
 from .options import WatchOptions
-from .sentences import about_labels_needed, about_left_out, about_window
+from .sentences import about_labels_needed, about_left_out, about_no_loss, about_window
 from .serving import Served
 
 STREAM = "stream since window "  # names of batches that came by a watch
@@ -288,7 +288,7 @@ class Watch:
         )[0]
 
     def _take_in(self, images: ImageSet) -> bool:
-        """Judge the answers by the labels, and adapt; True where it has adapted."""
+        """Judge the answers by the labels, and adapt; True where the alarm was dealt with."""
         true = true_labels(images)
         self._count_errors(true)
         strange = sum(pixels not in self._met for pixels in true)
@@ -303,9 +303,19 @@ class Watch:
         if len(fresh) < self.options.labels_needed:
             self._warn(f"{len(fresh)} labels of what has changed, of {self.options.labels_needed} that are needed.")
             return False
+        if self.options.adapt_on == "loss" and not self._has_lost(fresh):
+            return True
         name = f"{STREAM}{state.alarm}"  # what came to nothing is learned from again
         self._conclude(adapt(self.store, fresh, name=name, **self.adapt_options))
         return True
+
+    def _has_lost(self, labelled: ImageSet) -> bool:
+        """Whether the labels show a loss; if not, the alarm is over."""
+        found = self.served.known.find_loss(self.served.answers(labelled))
+        if not found.is_lost:
+            self.log.add("no loss", labels=len(labelled), observed=found.observed, expected=found.expected)
+            self.say(about_no_loss(found, len(labelled)))
+        return found.is_lost
 
     def _of_alarm(self, state: StreamState) -> set[str]:
         """Pixels of the images that the alarm is about: what came before it, or looked as ever, teaches nothing new."""

@@ -1,0 +1,35 @@
+"""Formats of files: what this version reads, and what to say of one that it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from .errors import RunError
+
+
+def own_version() -> str:
+    """Version of this library."""
+    return metadata.version("attngraft")
+
+
+def check_format(path: Path, found: Any, known: Collection[int], written_by: Any = None) -> None:
+    """Raise RunError where a file has a format that this version does not read.
+
+    Args:
+        path: of the file.
+        found: its format.
+        known: formats that are read.
+        written_by: version of the library that wrote it, where the file says so.
+    """
+    if type(found) is int and found in known:
+        return
+    readable = " and ".join(str(number) for number in sorted(known))
+    writer = str(written_by)[:20] if written_by else None
+    by = f", written by attngraft {writer}" if writer else ""
+    advice = f"install attngraft {writer} or a newer one" if writer else "install a newer attngraft"
+    raise RunError(
+        f"{path} has format {found!r}{by}; this is attngraft {own_version()}, which reads {readable}: {advice}."
+    )

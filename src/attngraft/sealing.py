@@ -1,0 +1,145 @@
+"""Files that notice when they were changed: each carries the SHA-256 of its own bytes.
+
+The seal is 64 hexadecimal digits at one place of the file, and the hash is that of the file with zeros in their place.
+So no other file has to vouch for it, nothing can come between two writes, and every bit counts, those of a header too.
+It finds accidents, not forgery: who changes a file on purpose can seal it again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from .errors import RunError
+from .files import parse_json, to_json, write_atomically
+
+SEAL = "sha256"
+MOST_HEADER_BYTES = 16 << 20  # of safetensors; those of the largest networks take less than one of them
+_ZEROS = "0" * 64
+_MARK = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')  # in a text inside of JSON the quotes would be escaped
+_CHUNK = 1 << 20
+
+
+def write_sealed(path: Path, save: Callable[[Path, dict[str, str]], object], metadata: Mapping[str, str]) -> None:
+    """Write a safetensors file with a seal among its metadata, atomically.
+
+    Args:
+        path: of the file.
+        save: writes it: gets a path and all metadata.
+        metadata: texts for the header.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written; the old file is still there.
+    """
+
+    def write(temporary: Path) -> None:
+        save(temporary, {**metadata, SEAL: _ZEROS})
+        with temporary.open("r+b") as file:
+            place = _place(_header(file, path), path)
+            digest = _digest(file, place)
+            file.seek(place)
+            file.write(digest.encode())
+
+    write_atomically(path, write)
+
+
+def check_seal(path: Path) -> bool:
+    """Whether a safetensors file has a seal; one that does not hold is an error.
+
+    Raises:
+        RunError: the file was changed after it was written, was cut off, or is none.
+        OSError: missing, or it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # to open a pipe would wait for ever
+        raise RunError(f"{path} is not a regular file: give a safetensors file.")
+    with path.open("rb") as file:
+        header = _header(file, path)
+        if not _MARK.search(header):
+            return False
+        place = _place(header, path)
+        file.seek(place)
+        if file.read(64).decode("ascii", "replace") != _digest(file, place):
+            raise changed(path)
+        return True
+
+
+def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write a JSON object with its seal as the last entry, atomically.
+
+    Raises:
+        RunError: as for `write_sealed`.
+    """
+    text = to_json({**value, SEAL: _ZEROS}).encode()
+    digest = hashlib.sha256(text).hexdigest().encode()
+    place = text.rindex(_ZEROS.encode())
+    sealed = text[:place] + digest + text[place + 64 :]
+    write_atomically(path, lambda temporary: temporary.write_bytes(sealed))
+
+
+def read_sealed_json(path: Path, *, unsealed_format: int) -> Any:
+    """Read what `write_sealed_json` wrote, without the seal.
+
+    Args:
+        path: of the file.
+        unsealed_format: value of the entry "format" that was written without a seal, by an earlier version.
+
+    Raises:
+        RunError: missing, not JSON, or changed after it was written.
+    """
+    text, found = parse_json(path)
+    if not isinstance(found, dict) or (SEAL not in found and found.get("format") == unsealed_format):
+        return found
+    marks = list(_MARK.finditer(text))
+    if not marks or found.pop(SEAL, None) != marks[-1][1].decode():
+        raise changed(path)
+    start, end = marks[-1].span(1)
+    if hashlib.sha256(text[:start] + _ZEROS.encode() + text[end:]).hexdigest().encode() != marks[-1][1]:
+        raise changed(path)
+    return found
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a whole file, as `sha256sum` prints it.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        return _digest(file)
+
+
+def changed(path: Path) -> RunError:
+    """The error for a file that is not what was written."""
+    return RunError(f"{path} was changed after it was written (its SHA-256 differs): restore it from a copy.")
+
+
+def _header(file: IO[bytes], path: Path) -> bytes:
+    """The header of a safetensors file, once its length is known to be sensible."""
+    length = int.from_bytes(file.read(8), "little")
+    header = file.read(length) if length <= MOST_HEADER_BYTES else b""
+    if not header or len(header) < length:
+        raise RunError(f"{path} is not a safetensors file or is damaged: restore it from a copy.")
+    return header
+
+
+def _place(header: bytes, path: Path) -> int:
+    mark = _MARK.search(header)
+    if mark is None:
+        raise changed(path)
+    return 8 + mark.start(1)
+
+
+def _digest(file: IO[bytes], place: int | None = None) -> str:
+    """Hash of the file with zeros in place of the seal; of the file as it is where it has none."""
+    found = hashlib.sha256()
+    file.seek(0)
+    if place is not None:
+        found.update(file.read(place))
+        found.update(_ZEROS.encode())
+        file.seek(place + 64)
+    while chunk := file.read(_CHUNK):
+        found.update(chunk)
+    return found.hexdigest()
