@@ -13,7 +13,8 @@ from safetensors import SafetensorError
 
 from .errors import RunError
 
-MOST_JSON_BYTES = 256 << 20
+MOST_JSON_BYTES = 32 << 20
+MOST_JSON_VALUES = 2_000_000  # each takes up to 80 bytes of memory, and two of a file
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -76,6 +77,12 @@ def install_folder(source: Path, target: Path) -> None:
         ) from error
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed while they wrote have left; for who uses the folder alone."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file.
 
@@ -89,9 +96,14 @@ def parse_json(path: Path) -> tuple[bytes, Any]:
     """The bytes of a JSON file, and what they say; see `read_json`."""
     try:
         size = path.stat().st_size
+        if not path.is_file():
+            raise ValueError("not a regular file")
         if size > MOST_JSON_BYTES:
             raise ValueError(f"{size:,} bytes, more than the {MOST_JSON_BYTES:,} that are read")
         text = path.read_bytes()
+        values = sum(map(text.count, (b",", b"[", b"{")))
+        if values > MOST_JSON_VALUES:
+            raise ValueError(f"about {values:,} values, more than the {MOST_JSON_VALUES:,} that are read")
         return text, json.loads(text.decode("utf-8"))
     except FileNotFoundError:
         raise RunError(f"no file {path}: is {path.parent} a run folder of attngraft?") from None

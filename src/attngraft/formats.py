@@ -9,6 +9,12 @@ from typing import Any
 
 from .errors import RunError
 
+# The latest of each kind. Format 1 had no seals; what was added in format 2 is a seal and, to runs, hashes of their files.
+RECORD_FORMATS = {"run": 2, "comparison": 2}
+MODEL_FORMAT = 2
+CHECKPOINT_FORMAT = 2
+UNSEALED_FORMAT = 1
+
 
 def own_version() -> str:
     """Version of this library."""

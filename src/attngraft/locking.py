@@ -6,12 +6,15 @@ import json
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .errors import InUseError, RunError
+from .files import remove_leftovers
 from .timestamp import timestamp
+
+LOCK_FILE = ".lock"
 
 
 @contextmanager
@@ -53,6 +56,36 @@ def only_one(path: str | Path) -> Iterator[None]:
             with suppress(OSError):
                 holder.unlink(missing_ok=True)
             lock.release()
+
+
+class Claim:
+    """Holds a folder for one process, from the first call on until the end of `held`; what killed ones left goes.
+
+    Args:
+        folder: to be used by one process.
+        held: gives it back.
+    """
+
+    def __init__(self, folder: Path, held: ExitStack) -> None:
+        self.folder, self.held, self.is_made = folder, held, False
+
+    def __call__(self) -> None:
+        """Claim it, once.
+
+        Raises:
+            InUseError, RunError: as for `only_one`.
+        """
+        if not self.is_made:
+            self.held.enter_context(only_one(self.folder / LOCK_FILE))
+            remove_leftovers(self.folder)
+            self.is_made = True
+
+
+def check_free(folder: Path) -> None:
+    """Raise InUseError where a process has claimed the folder; to be said before long work for it begins."""
+    if (folder / LOCK_FILE).exists():
+        with only_one(folder / LOCK_FILE):
+            return
 
 
 def _sign(holder: Path) -> None:

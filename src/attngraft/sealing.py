@@ -8,6 +8,7 @@ It finds accidents, not forgery: who changes a file on purpose can seal it again
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import IO, Any
 
 from .errors import RunError
 from .files import parse_json, to_json, write_atomically
+from .formats import RECORD_FORMATS, UNSEALED_FORMAT, check_format
 
 SEAL = "sha256"
 MOST_HEADER_BYTES = 16 << 20  # of safetensors; those of the largest networks take less than one of them
@@ -38,7 +40,10 @@ def write_sealed(path: Path, save: Callable[[Path, dict[str, str]], object], met
     def write(temporary: Path) -> None:
         save(temporary, {**metadata, SEAL: _ZEROS})
         with temporary.open("r+b") as file:
-            place = _place(_header(file, path), path)
+            header = _in_order(read_header(file, path))
+            file.seek(8)
+            file.write(header)
+            place = _place(header, path)
             digest = _digest(file, place)
             file.seek(place)
             file.write(digest.encode())
@@ -56,7 +61,7 @@ def check_seal(path: Path) -> bool:
     if path.exists() and not path.is_file():  # to open a pipe would wait for ever
         raise RunError(f"{path} is not a regular file: give a safetensors file.")
     with path.open("rb") as file:
-        header = _header(file, path)
+        header = read_header(file, path)
         if not _MARK.search(header):
             return False
         place = _place(header, path)
@@ -64,6 +69,15 @@ def check_seal(path: Path) -> bool:
         if file.read(64).decode("ascii", "replace") != _digest(file, place):
             raise changed(path)
         return True
+
+
+def write_record(path: Path, kind: str, value: Mapping[str, Any]) -> None:
+    """Write a JSON object that `read_record` reads, in the latest format of its kind.
+
+    Raises:
+        RunError: as for `write_sealed`.
+    """
+    write_sealed_json(path, {**value, "kind": kind, "format": RECORD_FORMATS[kind]})
 
 
 def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -79,26 +93,49 @@ def write_sealed_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, lambda temporary: temporary.write_bytes(sealed))
 
 
-def read_sealed_json(path: Path, *, unsealed_format: int) -> Any:
-    """Read what `write_sealed_json` wrote, without the seal.
+def read_record(path: Path, kind: str) -> dict[str, Any]:
+    """Read a JSON object that says its kind and format and carries a seal, which it had not yet in format 1.
 
     Args:
         path: of the file.
-        unsealed_format: value of the entry "format" that was written without a seal, by an earlier version.
+        kind: value of its entry "kind", one of `formats.RECORD_FORMATS`.
+
+    Returns:
+        the object without the seal.
 
     Raises:
-        RunError: missing, not JSON, or changed after it was written.
+        RunError: missing, not JSON, of another kind or a later format, or changed after it was written.
     """
-    text, found = parse_json(path)
-    if not isinstance(found, dict) or (SEAL not in found and found.get("format") == unsealed_format):
-        return found
-    marks = list(_MARK.finditer(text))
-    if not marks or found.pop(SEAL, None) != marks[-1][1].decode():
-        raise changed(path)
-    start, end = marks[-1].span(1)
-    if hashlib.sha256(text[:start] + _ZEROS.encode() + text[end:]).hexdigest().encode() != marks[-1][1]:
+    found, sealed = read_sealed_json(path)
+    if not isinstance(found, dict) or found.get("kind") != kind:
+        raise RunError(f"{path} does not describe a {kind}: choose another folder.")
+    versions = found.get("versions")
+    written_by = versions.get("attngraft") if isinstance(versions, dict) else None
+    check_format(path, found.get("format"), range(UNSEALED_FORMAT, RECORD_FORMATS[kind] + 1), written_by)
+    if not sealed and found["format"] != UNSEALED_FORMAT:
         raise changed(path)
     return found
+
+
+def read_sealed_json(path: Path) -> tuple[Any, bool]:
+    """What is in a JSON file, without the seal, and whether it has one.
+
+    Raises:
+        RunError: missing, not JSON, or the seal does not hold.
+    """
+    text, found = parse_json(path)
+    marks = list(_MARK.finditer(text))
+    if not marks:
+        return found, False
+    if not _holds(text, marks[-1].span(1)) or not isinstance(found, dict) or found.pop(SEAL, None) is None:
+        raise changed(path)
+    return found, True
+
+
+def _holds(text: bytes, span: tuple[int, int]) -> bool:
+    """Whether the seal at this place is that of the text."""
+    start, end = span
+    return hashlib.sha256(text[:start] + _ZEROS.encode() + text[end:]).hexdigest().encode() == text[start:end]
 
 
 def file_hash(path: Path) -> str:
@@ -116,13 +153,22 @@ def changed(path: Path) -> RunError:
     return RunError(f"{path} was changed after it was written (its SHA-256 differs): restore it from a copy.")
 
 
-def _header(file: IO[bytes], path: Path) -> bytes:
+def read_header(file: IO[bytes], path: Path) -> bytes:
     """The header of a safetensors file, once its length is known to be sensible."""
     length = int.from_bytes(file.read(8), "little")
     header = file.read(length) if length <= MOST_HEADER_BYTES else b""
     if not header or len(header) < length:
         raise RunError(f"{path} is not a safetensors file or is damaged: restore it from a copy.")
     return header
+
+
+def _in_order(header: bytes) -> bytes:
+    """The same header with its metadata sorted: safetensors has them in another order each time, so that equal
+    contents would make unequal files."""
+    found = json.loads(header)
+    metadata = dict(sorted(found.pop("__metadata__", {}).items()))
+    text = json.dumps({"__metadata__": metadata, **found}, separators=(",", ":"), ensure_ascii=False).encode()
+    return text.ljust(len(header)) if len(text) <= len(header) else header
 
 
 def _place(header: bytes, path: Path) -> int:

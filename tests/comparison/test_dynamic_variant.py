@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
+from sealed import rewrite
 from typer.testing import CliRunner
 
 from attngraft.attention import attention_options, attentions
@@ -123,10 +122,7 @@ def test_another_pace_of_the_recipe_is_another_comparison(paced, digits, setting
 
 
 def test_a_comparison_from_before_there_were_paces_goes_on(paced, digits, settings):
-    file = paced.run_dir / "comparison.json"
-    document = json.loads(file.read_text())
-    del document["recipe"]["dynamic"]
-    file.write_text(json.dumps(document))
+    rewrite(paced.run_dir / "comparison.json", lambda document: document["recipe"].pop("dynamic"))
     again = compare(digits, attentions=NAMES, seeds=1, run_dir=paced.run_dir, **{**settings, "epochs": 4})
     assert again.verdicts == paced.verdicts
 

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from sealed import read_plain
 
 from attngraft.comparison import parse_variants
 from attngraft.comparison.factorial import factorial, squares
@@ -13,6 +14,7 @@ from attngraft.comparison.protocol import compare
 from attngraft.comparison.statistics import crossed_effect
 from attngraft.errors import RunError
 from attngraft.reporting import write_report
+from attngraft.sealing import write_sealed_json
 from attngraft.training import Evaluation
 
 HALVES = ["cbam-channel", "cbam-spatial"]
@@ -115,7 +117,7 @@ def compared(tmp_path_factory, digits, settings):
 
 
 def test_a_comparison_of_all_four_has_it_in_the_document_and_on_the_page(compared):
-    document = json.loads((compared.run_dir / "comparison.json").read_text())
+    document = read_plain(compared.run_dir / "comparison.json")
     found, top1 = document["factorial"], {row["name"]: row["top1_mean"] for row in document["variants"]}
     for square in (found, *found["others"]):
         assert square["cells"] == pytest.approx({half: top1[name] for half, name in square["variants"].items()})
@@ -131,13 +133,13 @@ def test_pages_of_comparisons_without_it_still_render(compared, finished, tmp_pa
     assert "with spatial gates" not in page
     document = dict(compared.document)
     del document["factorial"]
-    (tmp_path / "comparison.json").write_text(json.dumps(document))
+    write_sealed_json(tmp_path / "comparison.json", document)
     assert "with spatial gates" not in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_a_damaged_square_is_named(compared, tmp_path):
-    document = json.loads((compared.run_dir / "comparison.json").read_text())
+    document = read_plain(compared.run_dir / "comparison.json")
     del document["factorial"]["others"][0]["cells"]["both"]
-    (tmp_path / "comparison.json").write_text(json.dumps(document))
+    write_sealed_json(tmp_path / "comparison.json", document)
     with pytest.raises(RunError, match=r"factorial: others\[0\]: cells has no 'both'"):
         write_report(tmp_path)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sealed import read_plain
 
 import attngraft as ag
 from attngraft.comparison import compare
@@ -43,7 +45,7 @@ def assert_same_runs(one: Path, other: Path) -> None:
 
 
 def test_everything_is_in_the_document(finished):
-    document = json.loads((finished.run_dir / "comparison.json").read_text())
+    document = read_plain(finished.run_dir / "comparison.json")
     assert document == json.loads(finished.to_json())
     assert document["status"] == "finished"
     assert [row["name"] for row in document["variants"]] == ["none", "se", "none (other seeds)", "static"]
@@ -143,6 +145,22 @@ def test_other_images_are_refused(finished, settings):
     other = ag.load_data("cluttered-digits", image_size=16, limit=50)
     with pytest.raises(RunError, match="other images"):
         compare(other, attentions=["se"], seeds=2, run_dir=finished.run_dir, **settings)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["comparison.json", *(f"runs/se/seed-1/{name}" for name in ("run.json", "metrics.jsonl", PREDICTIONS_FILE))],
+)
+def test_a_damaged_file_is_found_before_anything_is_concluded_from_it(finished, tmp_path, digits, settings, name):
+    folder = tmp_path / "again"
+    shutil.copytree(finished.run_dir, folder)
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 2
+    (folder / name).write_bytes(data)
+    before = snapshot(folder)
+    with pytest.raises(RunError, match=r"was changed after it was written|cannot be read"):
+        compare(digits, attentions=["se"], controls=["static"], seeds=2, run_dir=folder, **settings)
+    assert snapshot(folder) | {"comparison.json": b""} == before | {"comparison.json": b""}
 
 
 def test_a_folder_with_other_files_is_refused(tmp_path, digits, settings):

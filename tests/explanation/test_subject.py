@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sealed import read_plain
 
 import attngraft as ag
 from attngraft.errors import ConfigError, DataError
 from attngraft.explanation.subject import open_subject
+from attngraft.sealing import write_sealed_json
 from attngraft.surgery import grafts
 from attngraft.training import evaluate
 
@@ -63,17 +65,17 @@ def test_changed_or_missing_images_are_refused(trained: tuple[Path, Path], tmp_p
     photos, run = trained
     moved = tmp_path / "run"
     shutil.copytree(run, moved)
-    description = json.loads((moved / "run.json").read_text())
+    description = read_plain(moved / "run.json")
     description["data"]["origin"]["source"] = str(write_images(tmp_path / "other", per_class=13))
-    (moved / "run.json").write_text(json.dumps(description))
+    write_sealed_json(moved / "run.json", description)
     with pytest.raises(DataError, match="not those that"):
         open_subject(moved, None, device=CPU)
     description["data"]["origin"]["source"] = str(tmp_path / "gone")
-    (moved / "run.json").write_text(json.dumps(description))
+    write_sealed_json(moved / "run.json", description)
     with pytest.raises(DataError, match=r"cannot be loaded again.*give a folder"):
         open_subject(moved, None, device=CPU)
     description["data"]["origin"] = None
-    (moved / "run.json").write_text(json.dumps(description))
+    write_sealed_json(moved / "run.json", description)
     with pytest.raises(DataError, match="does not say where"):
         open_subject(moved, None, device=CPU)
     assert len(open_subject(moved, photos, device=CPU).view) == 24

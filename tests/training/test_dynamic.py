@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 import os
 import signal
@@ -17,6 +16,7 @@ import torch
 import training_helpers
 from hypothesis import given
 from hypothesis import strategies as st
+from sealed import rewrite
 from torch import nn
 from training_helpers import (
     AtStep,
@@ -303,10 +303,7 @@ def test_a_run_from_before_there_was_a_pace_goes_on(tmp_path: Path, squares: Dat
     stop = AtStep(4, lambda: os.kill(os.getpid(), signal.SIGINT))
     with pytest.raises(KeyboardInterrupt):
         run_fit(grafted(), squares, tmp_path / "run", recipe=recipe, progress=stop)
-    file = tmp_path / "run" / "run.json"
-    description = json.loads(file.read_text())
-    del description["recipe"]["dynamic"]
-    file.write_text(json.dumps(description))
+    rewrite(tmp_path / "run" / "run.json", lambda description: description["recipe"].pop("dynamic"))
     assert read_newest(tmp_path / "run" / "checkpoints") is not None
     resumed = run_fit(grafted(), squares, tmp_path / "run", recipe=recipe)
     assert_same_run(resumed, run_fit(grafted(), squares, tmp_path / "whole", recipe=recipe))

@@ -74,7 +74,7 @@ def test_damaged_predictions_are_refused(tmp_path: Path, damage):
     path = tmp_path / "p.safetensors"
     THREE.write(path)
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(RunError, match="is damaged|was changed after it was written"):
+    with pytest.raises(RunError, match=r"is damaged|was changed after it was written"):
         Evaluation.read(path)
 
 

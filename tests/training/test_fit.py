@@ -64,6 +64,7 @@ def test_the_run_folder_is_the_whole_truth(tmp_path: Path, squares: Dataset):
     folder = tmp_path / "run"
     result = run_fit(small_model(), squares, folder, recipe=short_recipe(epochs=3))
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".lock",
         "metrics.jsonl",
         "model.safetensors",
         "predictions.safetensors",

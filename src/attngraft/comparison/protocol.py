@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from ..backbones import preprocessing_of
+from ..backbones import backbone_info, preprocessing_of
 from ..config import Preprocessing, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
 from ..errors import ConfigError
-from ..files import read_json, write_json
+from ..locking import Claim
 from ..surgery import GraftPlan
 from ..timestamp import timestamp
 from ..training import (
@@ -36,11 +37,20 @@ from ..training import (
     warm_up,
     watched,
 )
+from ..training.space import kept_bytes, working_bytes
 from .bench import Bench, fresh_backbone
 from .columns import columns, price
 from .factorial import factorial
 from .outcome import Answers, effects
-from .record import COMPARISON_FILE, describe_request, earlier_variants, open_comparison, with_earlier_seeds
+from .record import (
+    describe_request,
+    earlier_variants,
+    is_comparison,
+    open_comparison,
+    read_comparison,
+    with_earlier_seeds,
+    write_comparison,
+)
 from .samples import write_samples
 from .variants import BASELINE, Variant, matched_controls, parse_variants, split_variants, under, with_earlier
 
@@ -92,6 +102,7 @@ def compare(
     seeds: int | Sequence[int] = 3,
     recipe: str | Path | Recipe = "three-phase",
     pretrained: bool | None = None,
+    weights: str | Path | None = None,
     run_dir: str | Path,
     progress: Progress | None = None,
     command: str | None = None,
@@ -108,6 +119,7 @@ def compare(
         seeds: how many, or which.
         recipe: packaged name, path of a .toml file, or a Recipe.
         pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch".
+        weights: a file of weights to start from, as for `create_backbone`.
         run_dir: a new folder, or that of the same comparison to be continued.
         progress: where to show progress; a bar on a terminal where not given.
         command: the command line, for the record.
@@ -124,9 +136,13 @@ def compare(
     attentions, controls = _listed(attentions), _listed(controls)
     variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
     variants = under(settings.recipe, variants)
-    pretrained = starts_pretrained(pretrained, backbone, settings.recipe)
+    pretrained = starts_pretrained(pretrained, backbone, settings.recipe, weights)
+    start = None if weights is None else Path(weights)
     world, device = join_world(), settings.machine.resolve_device()
-    with watched(progress) as shown:
+    with watched(progress) as shown, ExitStack() as held:
+        claim = Claim(folder, held)
+        if world.share(is_comparison(folder)):
+            world.in_main(claim)  # in use: refused before any image is read
         template = fresh_backbone(backbone, 2, False, 0)
         preprocessing = preprocessing_of(template, settings.data.image_size)
         plans = _plans(variants, template, preprocessing)
@@ -134,11 +150,16 @@ def compare(
             data, settings.data, image_size=preprocessing.image_size, recipe=settings.recipe, progress=Reading(shown)
         )
         request = describe_request(backbone, pretrained, settings, variants, chosen_seeds, dataset, preprocessing)
-        fresh_backbone(backbone, len(dataset.classes), pretrained, 0)  # weights that cannot be had: say so now
-        precision = world.share(
-            open_comparison(folder, request, settings, template, preprocessing, device) if world.is_main else None
+        # weights that cannot be had: say so now
+        model = fresh_backbone(backbone, dataset.classes, pretrained, 0, start)
+        info = backbone_info(model)
+        request["weights"] = info.weights if start is not None and info is not None else None
+        runs = len(variants) * len(chosen_seeds)
+        needed = runs * kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
+        precision = world.in_main(
+            lambda: open_comparison(folder, request, settings, template, preprocessing, device, claim, needed)
         )
-        bench = Bench(backbone, pretrained, settings, dataset, preprocessing, precision, folder, device, world)
+        bench = Bench(backbone, pretrained, settings, dataset, preprocessing, precision, folder, device, world, start)
         warm_up(
             template,
             precision,
@@ -218,7 +239,7 @@ def _conclude(
         "looks": _looks(bench.folder, seeds),
         "samples": write_samples(bench.folder, bench.dataset, variants, answers),
     }
-    write_json(bench.folder / COMPARISON_FILE, document)
+    write_comparison(bench.folder, document)
     return document
 
 
@@ -229,7 +250,7 @@ def _listed(variants: str | Sequence[str]) -> list[str]:
 
 def _looks(folder: Path, seeds: Sequence[int]) -> list[list[int]]:
     """The sets of seeds that this comparison was concluded with, this one last."""
-    earlier = read_json(folder / COMPARISON_FILE).get("looks", [])
+    earlier = read_comparison(folder).get("looks", [])
     return earlier if earlier and earlier[-1] == list(seeds) else [*earlier, list(seeds)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,18 @@ import torch
 from torch import nn
 
 from ..config import Preprocessing, from_dict, to_dict
-from ..data import Dataset
+from ..data import Dataset, class_changes
+from ..environment import versions
 from ..errors import RunError
-from ..files import read_json, write_json
+from ..formats import RECORD_FORMATS
+from ..sealing import read_record, write_record
 from ..training import PREDICTIONS_FILE, Precision, Settings, choose_precision, describe_data, parse_precision
 from ..training.recipe import completed_recipe
+from ..training.run import is_leftover
+from ..training.space import check_space
 from .variants import BASELINE, Variant, again, parse_variant
 
 COMPARISON_FILE = "comparison.json"
-COMPARISON_FORMAT = 1
 AGAIN_SLUG = again().slug
 
 
@@ -34,11 +37,12 @@ def describe_request(
 ) -> dict[str, Any]:
     """What was asked for; a folder can be continued only with the same, or with more seeds and variants."""
     return {
-        "format": COMPARISON_FORMAT,
+        "format": RECORD_FORMATS["comparison"],
         "kind": "comparison",
         "data": describe_data(dataset),
         "backbone": backbone,
         "pretrained": pretrained,
+        "weights": None,
         "recipe": to_dict(settings.recipe),
         "preprocessing": to_dict(preprocessing),
         "seeds": list(seeds),
@@ -69,12 +73,29 @@ def with_earlier_seeds(folder: Path, seeds: Sequence[int]) -> tuple[int, ...]:
 
 def _earlier(folder: Path) -> dict[str, Any]:
     """What the folder says so far; nothing where it is new. Whether it may be continued is checked on opening."""
-    path = folder / COMPARISON_FILE
-    found = read_json(path) if path.is_file() else {}
-    return found if isinstance(found, dict) else {}
+    return read_comparison(folder) if is_comparison(folder) else {}
 
 
-FIXED = ("backbone", "pretrained", "recipe", "preprocessing")
+def is_comparison(folder: Path) -> bool:
+    """Whether a comparison was begun in this folder."""
+    return (folder / COMPARISON_FILE).is_file()
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """The content of `comparison.json`.
+
+    Raises:
+        RunError: missing, damaged, changed after it was written, not a comparison, or of another version.
+    """
+    return read_record(folder / COMPARISON_FILE, "comparison")
+
+
+def write_comparison(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write `comparison.json`."""
+    write_record(folder / COMPARISON_FILE, "comparison", document)
+
+
+FIXED = ("backbone", "pretrained", "weights", "recipe", "preprocessing")
 
 
 def open_comparison(
@@ -84,27 +105,37 @@ def open_comparison(
     template: nn.Module,
     preprocessing: Preprocessing,
     device: torch.device,
+    claim: Callable[[], None],
+    needed_bytes: int,
 ) -> Precision:
-    """Begin the comparison or come back to it; the precision that all its runs use is returned."""
+    """Begin the comparison or come back to it; the precision that all its runs use is returned.
+
+    Args:
+        claim: makes sure that this process uses the folder alone; called before anything is written.
+        needed_bytes: that the whole comparison takes on the disk.
+    """
     path = folder / COMPARISON_FILE
     fixed = parse_precision(settings.machine.precision)
     if path.is_file():
-        found = read_json(path)
+        claim()
+        found = read_comparison(folder)
         _check_same(folder, found, request)
         precision = from_dict(Precision, found["precision"], where="precision")
         if fixed is not None and fixed != precision:
             raise RunError(f"the comparison in {folder} was begun with precision {precision}: choose a new folder.")
     else:
-        if folder.is_dir() and any(folder.iterdir()):
+        if folder.is_dir() and not all(is_leftover(item) for item in folder.iterdir()):
             raise RunError(f"{folder} has files but no {COMPARISON_FILE}: choose an empty or a new folder.")
+        check_space(folder, needed_bytes)
+        claim()
         batch_size = settings.recipe.batch_size
         precision = fixed or choose_precision(
             template, image_size=preprocessing.image_size, batch_size=batch_size, device=device
         )
         found = {}
     if found.get("status") != "finished":
-        write_json(
-            path,
+        write_comparison(
+            folder,
             {
                 **request,
                 "status": "partial",
@@ -112,19 +143,19 @@ def open_comparison(
                 "variants": [],
                 "effects": [],
                 "looks": found.get("looks", []),
+                "versions": versions(),
             },
         )
     return precision
 
 
-def _check_same(folder: Path, found: Any, request: Mapping[str, Any]) -> None:
-    if not isinstance(found, dict) or found.get("kind") != "comparison":
-        raise RunError(f"{folder / COMPARISON_FILE} is not a comparison: choose another folder.")
-    if found.get("format") != COMPARISON_FORMAT:
-        raise RunError(
-            f"{folder} has format {found.get('format')!r}, this version reads {COMPARISON_FORMAT}: update attngraft."
-        )
+def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, Any]) -> None:
     wanted = json.loads(json.dumps(request))
+    classes = class_changes(found.get("data", {}).get("classes", ()), wanted["data"]["classes"])
+    if classes:
+        raise RunError(
+            f"the comparison in {folder} has other classes ({classes}): choose a new folder; nothing was changed."
+        )
     for key in FIXED:
         there = completed_recipe(found.get(key)) if key == "recipe" else found.get(key)
         if there != wanted[key]:

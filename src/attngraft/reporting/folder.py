@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import RunError
+from ..files import MOST_JSON_BYTES
+from ..sealing import read_record, read_sealed_json
 from .shape import (
     BENCH,
     COMPARISON,
@@ -84,32 +86,32 @@ def folder_kind(run_dir: Path) -> Kind:
 
 def read_comparison(run_dir: Path) -> dict[str, Any]:
     """comparison.json, checked."""
-    return check_comparison(_read_json(run_dir / "comparison.json"), str(run_dir / "comparison.json"))
+    return check_comparison(read_record(run_dir / "comparison.json", "comparison"), str(run_dir / "comparison.json"))
 
 
 def read_run(run_dir: Path) -> dict[str, Any]:
     """run.json, checked."""
-    return check_run(_read_json(run_dir / "run.json"), str(run_dir / "run.json"))
+    return check_run(read_record(run_dir / "run.json", "run"), str(run_dir / "run.json"))
 
 
 def read_bench(run_dir: Path) -> dict[str, Any]:
     """bench.json, checked."""
-    return check_bench(_read_json(run_dir / "bench.json"), str(run_dir / "bench.json"))
+    return check_bench(_document(run_dir / "bench.json"), str(run_dir / "bench.json"))
 
 
 def read_explanation(run_dir: Path) -> dict[str, Any]:
     """explanation.json, checked."""
-    return check_explanation(_read_json(run_dir / "explanation.json"), str(run_dir / "explanation.json"))
+    return check_explanation(_document(run_dir / "explanation.json"), str(run_dir / "explanation.json"))
 
 
 def read_iteration(run_dir: Path) -> dict[str, Any]:
     """iterate.json, checked."""
-    return check_iteration(_read_json(run_dir / "iterate.json"), str(run_dir / "iterate.json"))
+    return check_iteration(_document(run_dir / "iterate.json"), str(run_dir / "iterate.json"))
 
 
 def read_store(run_dir: Path) -> dict[str, Any]:
     """history.json, checked."""
-    return check_store(_read_json(run_dir / "history.json"), str(run_dir / "history.json"))
+    return check_store(_document(run_dir / "history.json"), str(run_dir / "history.json"))
 
 
 def check_comparison(document: Any, where: str = "comparison.json") -> dict[str, Any]:
@@ -176,8 +178,11 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
     After a resume an epoch can be there twice: the later line counts.
     """
+    file = run_dir / "metrics.jsonl"
     try:
-        lines = (run_dir / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        if not file.is_file() or file.stat().st_size > MOST_JSON_BYTES:
+            return []
+        lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return []
     epochs: dict[int, dict[str, Any]] = {}
@@ -194,12 +199,14 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 def read_predictions(run_dir: Path, classes: int) -> Predictions | None:
     """The predictions of a run, or None where the file is missing, damaged or of other classes."""
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+
+    from ..untrusted import open_tensors
 
     try:
-        tensors = load_file(run_dir / "predictions.safetensors")
-        probabilities, labels = tensors["probabilities"], tensors["labels"].astype(np.int64)
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError):
+        with open_tensors(run_dir / "predictions.safetensors", "np") as tensors:
+            probabilities = tensors.get_tensor("probabilities")
+            labels = tensors.get_tensor("labels").astype(np.int64)
+    except (OSError, RunError, SafetensorError, KeyError, ValueError, TypeError):
         return None
     fits = probabilities.ndim == 2 and probabilities.shape == (*labels.shape, classes) and len(labels)
     if not fits or labels.min() < 0 or labels.max() >= classes:
@@ -249,9 +256,5 @@ def finite(value: Any) -> float | None:
     return None
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
-        raise RunError(f"{path} cannot be read ({reason}): copy the whole folder again or repeat the run.") from None
+def _document(path: Path) -> Any:
+    return read_sealed_json(path)[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -23,20 +23,21 @@ from ..backbones import (
     note_backbone_,
     note_preprocessing_,
     noted_preprocessing,
+    reads_files,
     replace_head_,
 )
 from ..config import Preprocessing, from_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
-from ..formats import check_format, own_version
+from ..formats import MODEL_FORMAT, UNSEALED_FORMAT, check_format, own_version
 from ..sealing import changed, check_seal, write_sealed
+from ..untrusted import Shapes, open_tensors, shapes_of
 from .delta import apply_delta_, read_delta
 from .graft import check_live, graft_, graft_plan, uncompiled
+from .loading import ForWeights, misfit
 from .plan import GraftPlan
 from .stored import StoredVersion, is_store, served_version
 
 MODEL_FILE = "model.safetensors"
-MODEL_FORMAT = 2
-UNSEALED_FORMAT = 1
 CLASSES_ATTRIBUTE = "attngraft_classes"
 FOLD_ATTRIBUTE = "attngraft_fold"
 
@@ -129,20 +130,14 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
         return load_version(served_version(Path(path)), backbone=backbone, example_input=example_input)
     file = _file_in(Path(path))
     saved = describe(file)
-    model = copy.deepcopy(backbone) if backbone is not None else _create(saved, file)
-    if saved.plan is not None:
-        try:
-            graft_(model, saved.plan, example_input=example_input)
-        except (GraftError, ConfigError) as error:
-            raise RunError(f"the grafts in {file} do not fit the backbone: {error}") from error
     try:
-        with safe_open(file, framework="pt") as tensors:
+        with open_tensors(file) as tensors:
+            model = _build(saved, file, shapes_of(tensors), backbone, example_input)
             state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
-        _match_dtypes_(model, state)
+        _match_dtypes_(model, state, file)
         model.load_state_dict(state)
     except (RuntimeError, SafetensorError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise RunError(f"the weights in {file} do not fit the model that its header describes ({reason}).") from error
+        raise RunError(_no_fit(file, str(error)[:300])) from error
     if saved.preprocessing is not None:
         note_preprocessing_(model, saved.preprocessing)
     if saved.folded is not None:
@@ -187,6 +182,26 @@ def note_classes_(model: nn.Module, classes: Sequence[str]) -> nn.Module:
     return model
 
 
+def renew_head_(model: nn.Module, classes: Sequence[str]) -> bool:
+    """Give the model a new head, unless its logits are called exactly this, in this order, or nobody knows how.
+
+    Returns:
+        whether it has a new one.
+
+    Raises:
+        BackboneError: its head cannot be found.
+    """
+    known = classes_of(model)
+    if not known or known == tuple(classes):
+        return False
+    replace_head_(model, len(classes))
+    info = backbone_info(model)
+    if info is not None:
+        note_backbone_(model, replace(info, num_classes=len(classes)))
+    note_classes_(model, ())
+    return True
+
+
 def classes_of(model: nn.Module) -> tuple[str, ...]:
     """What the model's logits are called; empty where unknown."""
     return tuple(getattr(model, CLASSES_ATTRIBUTE, ()))
@@ -215,7 +230,7 @@ def describe(path: str | Path) -> SavedModel:
     file = _file_in(Path(path))
     try:
         sealed = check_seal(file)
-        with safe_open(file, framework="pt") as tensors:
+        with open_tensors(file) as tensors:
             text = (tensors.metadata() or {}).get("attngraft")
     except FileNotFoundError:
         raise RunError(f"there is no {file}: give a run folder or a file written by attngraft.save.") from None
@@ -241,25 +256,61 @@ def _parse_header(header: dict[str, Any]) -> SavedModel:
     return SavedModel(
         backbone=from_dict(BackboneInfo, info, where="backbone") if info else None,
         plan=GraftPlan.from_dict(plan) if plan else None,
-        classes=tuple(str(name) for name in header["classes"]),
+        classes=_classes(header["classes"], info["num_classes"] if info else None),
         preprocessing=from_dict(Preprocessing, wanted, where="preprocessing") if wanted else None,
         folded=from_dict(FoldNote, folded, where="folded") if folded else None,
     )
 
 
-def _match_dtypes_(model: nn.Module, state: Mapping[str, Tensor]) -> None:
+def _classes(names: Any, logits: int | None) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("classes are no list of names")
+    if names and logits is not None and len(names) != logits:
+        raise ValueError(f"{len(names)} class names for {logits} logits")
+    return tuple(names)
+
+
+def _match_dtypes_(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
     """A model that was saved in half precision comes back in half precision."""
     for name, tensor in model.state_dict(keep_vars=True).items():
-        if name in state and tensor.is_floating_point() and state[name].is_floating_point():
-            tensor.data = tensor.data.to(state[name].dtype)
+        found = state[name].dtype
+        if found.is_floating_point != tensor.dtype.is_floating_point or found.is_complex != tensor.dtype.is_complex:
+            raise RunError(_no_fit(file, f"'{name}' is of the type {found}, expected {tensor.dtype}"))
+        if found.is_floating_point:
+            tensor.data = tensor.data.to(found)
+
+
+def _build(saved: SavedModel, file: Path, shapes: Shapes, backbone: nn.Module | None, example_input: Any) -> nn.Module:
+    """The model that the header describes, if it has the tensors that the file has; its weights mean nothing yet.
+
+    Raises:
+        RunError: the grafts do not fit the backbone, or the weights do not fit both.
+        BackboneError: as for `load`.
+    """
+    with torch.random.fork_rng(devices=[]), ForWeights(shapes, file):
+        model = copy.deepcopy(backbone) if backbone is not None else _create(saved, file)
+        try:
+            if saved.plan is not None:
+                graft_(model, saved.plan, example_input=example_input)
+        except (GraftError, ConfigError, TypeError, ValueError, OverflowError) as error:
+            raise RunError(f"the grafts in {file} do not fit the backbone: {error}") from error
+    problem = misfit(model, shapes)
+    if problem is not None:
+        raise RunError(_no_fit(file, problem))
+    return model
+
+
+def _no_fit(file: Path, reason: str) -> str:
+    return f"the weights in {file} do not fit the model that its header describes ({reason})."
 
 
 def _create(saved: SavedModel, file: Path) -> nn.Module:
     if saved.backbone is None:
         raise BackboneError(f"{file} holds a model that attngraft did not create: give load(..., backbone=your_model).")
-    with torch.random.fork_rng(devices=[]):  # the random weights are replaced in a moment
-        model = create_backbone(saved.backbone.spec, num_classes=saved.backbone.num_classes)
-    return note_backbone_(model, saved.backbone)
+    spec = saved.backbone.spec
+    if reads_files(spec):
+        raise RunError(f"the header of {file} names '{spec}' as its backbone, another file: restore it from a copy.")
+    return note_backbone_(create_backbone(spec, num_classes=saved.backbone.num_classes), saved.backbone)
 
 
 def _file_in(path: Path) -> Path:
@@ -282,9 +333,12 @@ def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn
         raise GraftError(f"{spec} does not say which backbone it holds: give the backbone by name.")
     if num_classes is not None and num_classes != info.num_classes:
         replace_head_(model, num_classes)
+        note_classes_(model, ())
         info = replace(info, num_classes=num_classes)
     info = replace(info, weights=f"the run {Path(spec).name}")
     return note_backbone_(model.train(), info)  # in the mode of every other fresh backbone
 
 
-SOURCES.register("run", BackboneSource(_is_saved_model, _create_from_run, ("the path of a run folder",)))
+SOURCES.register(
+    "run", BackboneSource(_is_saved_model, _create_from_run, ("the path of a run folder",), reads_files=True)
+)

@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..config import from_dict
-from ..errors import ConfigError, RunError, TrainingError
-from ..formats import check_format, own_version
+from ..errors import ConfigError, NotFiniteError, RunError
+from ..formats import CHECKPOINT_FORMAT, UNSEALED_FORMAT, check_format, own_version
 from ..sealing import changed, check_seal, write_sealed
+from ..untrusted import open_tensors
 from .dynamic import Pace
+from .finite import first_not_finite
 
-CHECKPOINT_FORMAT = 2
-UNSEALED_FORMAT = 1
 KEPT = 2
 
 
@@ -43,6 +43,10 @@ class Position:
         plateau: best loss and epochs waited, for the rate.
         patience: best loss and epochs waited, for early stopping.
         stopped: early stopping, or whoever looks at the epochs, has ended the training.
+        lr_cut: factor on all rates, halved by every rollback.
+        rollbacks: how often this epoch was begun again because a number was not finite.
+        parts: in how many parts a process computes its share of a batch, for want of memory.
+        evaluation_parts: the same, of a batch of an evaluation.
         pace: of the grafts, where a recipe lets it follow the loss.
         history: one row per finished epoch.
     """
@@ -61,6 +65,10 @@ class Position:
     plateau: tuple[float, float] = (float("inf"), 0.0)
     patience: tuple[float, float] = (float("inf"), 0.0)
     stopped: bool = False
+    lr_cut: float = 1.0
+    rollbacks: int = 0
+    parts: int = 1
+    evaluation_parts: int = 1
     pace: Pace = field(default_factory=Pace)
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -78,19 +86,19 @@ class Checkpoint:
 
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
-    """Write a checkpoint and remove all but the newest few.
+    """Write a checkpoint and remove all but the newest few and that of the beginning of the epoch.
 
     Raises:
-        TrainingError: a weight is not finite; nothing is written.
+        NotFiniteError: a weight is not finite; nothing is written.
         RunError: the disk is full; older checkpoints are intact.
     """
-    for name, tensor in checkpoint.tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise TrainingError(
-                f"{name} is not finite at step {checkpoint.position.global_step}: "
-                "lower the learning rate (lr_scale) or clip gradients (clip_norm)"
-            )
-    path = folder / f"step-{checkpoint.position.global_step:09d}.safetensors"
+    at, spoilt = checkpoint.position, first_not_finite(checkpoint.tensors)
+    if spoilt is not None:
+        raise NotFiniteError(
+            f"{spoilt} is not finite at step {at.global_step}: "
+            "lower the learning rate (lr_scale) or clip gradients (clip_norm)"
+        )
+    path = _path(folder, at.global_step)
     header = {
         "format": str(CHECKPOINT_FORMAT),
         "written_by": own_version(),
@@ -98,7 +106,8 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
     }
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in checkpoint.tensors.items()}
     write_sealed(path, lambda temporary, sealed: save_file(tensors, temporary, sealed), header)
-    for old in [*_paths(folder)[KEPT:], *_leftovers(folder)]:
+    begun = _path(folder, at.global_step - at.step)
+    for old in [*(old for old in _paths(folder)[KEPT:] if old != begun), *_leftovers(folder)]:
         old.unlink(missing_ok=True)
     return path
 
@@ -120,8 +129,9 @@ def read_newest(folder: Path, note: Callable[[str], None] | None = None) -> Chec
         except RunError as error:
             failures.append(error)
             continue
-        for error in failures if note is not None else ():
-            note(f"{error} Training goes on from step {found.position.global_step}.")
+        if note is not None:
+            for failure in failures:
+                note(f"{failure} Training goes on from step {found.position.global_step}.")
         return found
     if failures:
         raise failures[0]
@@ -136,7 +146,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         sealed = check_seal(path)
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             header = file.metadata() or {}
             number = int(header["format"])
             check_format(path, number, (UNSEALED_FORMAT, CHECKPOINT_FORMAT), header.get("written_by"))
@@ -146,6 +156,31 @@ def read_checkpoint(path: Path) -> Checkpoint:
             return Checkpoint(position, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:
         raise RunError(f"{path} cannot be read ({error}): remove it to go on from the one before.") from None
+
+
+def epoch_start(folder: Path) -> Checkpoint:
+    """The newest checkpoint that was taken between two epochs.
+
+    Raises:
+        RunError: there is none that can be used.
+    """
+    failures = [RunError(f"{folder} has no checkpoint from the beginning of an epoch: train this run again.")]
+    for path in _paths(folder):
+        try:
+            found = read_checkpoint(path)
+        except RunError as error:
+            failures.append(error)
+            continue
+        if found.position.step == 0:
+            return found
+    raise failures[-1]
+
+
+def remove_after(folder: Path, step: int) -> None:
+    """Remove the checkpoints of later steps."""
+    for path in _paths(folder):
+        if path > _path(folder, step):
+            path.unlink(missing_ok=True)
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -203,6 +238,10 @@ def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
 def _leftovers(folder: Path) -> list[Path]:
     """What a process that was killed while it wrote has left behind."""
     return list(folder.glob(".step-*.part"))
+
+
+def _path(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:09d}.safetensors"
 
 
 def _paths(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from ..backbones import backbone_info, note_preprocessing_, preprocessing_of
 from ..config import Preprocessing, from_dict, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
-from ..errors import ConfigError, RunError, TrainingError
+from ..errors import PeerError, RunError, TrainingError
+from ..formats import RECORD_FORMATS
+from ..locking import Claim
 from ..surgery import check_live, graft_plan, load, note_classes_, save, ungraft_
 from ..timestamp import timestamp
 from .board import Board
@@ -23,13 +26,17 @@ from .checkpoint import read_newest, remove_checkpoints
 from .checks import check_fit
 from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate, in_eval_mode
+from .interrupts import finishing, stopping_at_once
 from .job import Job
 from .loop import ShouldStop, Trainer
+from .memory import is_out_of_memory
+from .notes import Notes
 from .precision import Precision, choose_precision, parse_precision
 from .progress import Progress, Reading, Silent, watched
 from .recipe import Recipe
-from .run import RUN_FORMAT, Resume, RunFolder, describe_data
+from .run import Resume, RunFolder, describe_data
 from .settings import Settings, open_data, resolve_settings
+from .space import kept_bytes, working_bytes
 from .teacher import Lesson, Teacher, check_teacher
 
 LAST_GOOD_FILE = "last-good.safetensors"
@@ -97,6 +104,7 @@ def fit(
 
     Raises:
         ConfigError, DataError, RunError, GraftError: what was asked for does not fit; nothing is changed.
+        PeerError: another process of the training has ended or is halted; the same call goes on.
         TrainingError: the loss, the gradient or a weight is not finite; the last good weights are in the run
             folder, and the run is not finished.
         KeyboardInterrupt: interrupted; the state is saved, the same call goes on.
@@ -105,18 +113,26 @@ def fit(
     world, device = join_world(), settings.machine.resolve_device()
     check_live(model)
     preprocessing = preprocessing_of(model, settings.data.image_size)
-    with watched(progress if world.is_main else Silent()) as shown:
+    run = RunFolder(Path(run_dir))
+    shows = watched(progress if world.is_main else Silent())
+    with stopping_at_once(), world.together(), shows as shown, ExitStack() as held:
+        claim = Claim(run.path, held)
+        if world.share(run.description_file.is_file()):  # in use: refused before any image is read
+            world.in_main(run.read)
+            world.in_main(claim)
         size, reading = preprocessing.image_size, Reading(shown)
         dataset = open_data(data, settings.data, image_size=size, recipe=settings.recipe, progress=reading)
         check_fit(model, dataset, settings, size, world)
         if teacher is not None:
             check_teacher(teacher, model, dataset, settings.recipe, preprocessing)
         description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant, teacher=teacher)
-        run = RunFolder(Path(run_dir))
-        description = _open(run, description, resume, world)
+        needed = kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
+        description = world.in_main(lambda: run.open(description, resume, claim, needed))
         _note_training_(model, dataset, preprocessing)
         model.to(device)
         if description["status"] == "finished":
+            if world.is_main:
+                remove_checkpoints(run.checkpoints)  # a process that was killed as it finished may have left some
             return _finished(run, model, description)
         if description["precision"] is None:
             chosen = _precision(model, settings, preprocessing, device, world)
@@ -125,7 +141,8 @@ def fit(
                 run.write(description)
         precision = from_dict(Precision, description["precision"])
         lesson = Lesson(teacher, dataset, preprocessing, precision, device) if teacher is not None else None
-        job = _job(dataset, preprocessing, settings, seed, precision, device, world, run, lesson)
+        notes = Notes(run, description, world.is_main)
+        job = _job(dataset, preprocessing, settings, seed, precision, device, world, run, lesson, notes)
         return _train(model, job, run, description, shown, settings, on_epoch)
 
 
@@ -148,7 +165,7 @@ def describe_run(
     """The content of `run.json` before the first step."""
     info, plan = backbone_info(model), graft_plan(model)
     return {
-        "format": RUN_FORMAT,
+        "format": RECORD_FORMATS["run"],
         "kind": "run",
         "status": "running",
         "created": timestamp(),
@@ -167,21 +184,6 @@ def describe_run(
         "hardware": hardware(),
         "versions": versions(),
     }
-
-
-def _open(run: RunFolder, description: Mapping[str, Any], resume: Resume, world: World) -> dict[str, Any]:
-    """Open the run in the main process; what it found, or why it refuses, is known to all."""
-    found: dict[str, Any] | ConfigError | RunError | None = None
-    if world.is_main:
-        try:
-            found = run.open(description, resume)
-        except (ConfigError, RunError) as error:
-            found = error
-    found = world.share(found)
-    if isinstance(found, (ConfigError, RunError)):
-        raise found
-    assert found is not None
-    return found
 
 
 def _fixed_precision(settings: Settings) -> dict[str, Any] | None:
@@ -210,6 +212,7 @@ def _job(
     world: World,
     run: RunFolder,
     lesson: Lesson | None,
+    notes: Notes,
 ) -> Job:
     return Job(
         dataset,
@@ -224,6 +227,7 @@ def _job(
         run.checkpoints,
         settings.machine.checkpoint_minutes,
         lesson,
+        notes,
     )
 
 
@@ -236,7 +240,9 @@ def _train(
     settings: Settings,
     should_stop: ShouldStop | None,
 ) -> FitResult:
-    checkpoint = read_newest(run.checkpoints)
+    checkpoint = read_newest(run.checkpoints, job.note)
+    if checkpoint is not None and job.world.is_main:
+        _mend_metrics(run, checkpoint.position.history, job)
     has_board = settings.machine.tensorboard and job.world.is_main
     done = checkpoint.position.epochs_done if checkpoint else 0
     with Board(run.path / "tensorboard" if has_board else None, done) as board:
@@ -251,18 +257,34 @@ def _train(
             trainer.restore(checkpoint)
         try:
             trainer.train()
+        except PeerError:
+            raise
         except TrainingError as error:
-            raise TrainingError(f"{error}; {_keep_last_good(model, job, run, description, error)}.") from None
+            kept = _keep_last_good(trainer, run, description, error)
+            raise TrainingError(f"{str(error).rstrip('.')}; {kept}.") from None
     model.load_state_dict(trainer.evaluated.state_dict())
     return _finish(model, job, run, description, trainer)
 
 
-def _keep_last_good(
-    model: nn.Module, job: Job, run: RunFolder, description: Mapping[str, Any], error: TrainingError
-) -> str:
+def _mend_metrics(run: RunFolder, history: list[dict[str, Any]], job: Job) -> None:
+    """Bring `metrics.jsonl` to where the checkpoint is: it may be a row behind or ahead of it, or damaged."""
+    rows: list[dict[str, Any]] | None
+    try:
+        rows = run.read_metrics()
+    except RunError:
+        rows = None
+    if rows == history:
+        return
+    if rows is None or any(one != other for one, other in zip(rows, history, strict=False)):
+        job.note(f"{run.metrics_file} was not what the checkpoint says: it was written again from there.")
+    run.write_metrics(history)
+
+
+def _keep_last_good(trainer: Trainer, run: RunFolder, description: Mapping[str, Any], error: TrainingError) -> str:
     """Save the weights from before the step that failed, or of the newest checkpoint; says which these are."""
+    model, job = trainer.model, trainer.job
     kept, which = True, "the weights from before"
-    if not job.world.share(_is_sound(model, job)):
+    if not job.world.share(not trainer.stepper.is_midway and _is_sound(model, job)):
         checkpoint = read_newest(run.checkpoints)
         kept, which = checkpoint is not None, "the weights of the last checkpoint"
         if checkpoint is not None:
@@ -271,6 +293,7 @@ def _keep_last_good(
         run.write({**description, "stopped_because": str(error)})
         if kept:
             save(model, run.path / LAST_GOOD_FILE, classes=job.dataset.classes)
+    job.world.wait()  # who leaves with an error is missed by the others
     return f"{which} are in {run.path / LAST_GOOD_FILE}" if kept else "there are no good weights to keep"
 
 
@@ -279,9 +302,14 @@ def _is_sound(model: nn.Module, job: Job) -> bool:
     if not all(bool(torch.isfinite(t).all()) for t in model.state_dict().values() if t.is_floating_point()):
         return False
     size = job.preprocessing.image_size
-    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(job.device)
-    with torch.no_grad(), in_eval_mode(model):
-        return bool(torch.isfinite(model(noise)).all())
+    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad(), in_eval_mode(model):
+            return bool(torch.isfinite(model(noise.to(job.device))).all())
+    except Exception as failure:
+        if not is_out_of_memory(failure):
+            raise
+        return True  # for want of memory training stopped, and the weights are finite
 
 
 def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], trainer: Trainer) -> FitResult:
@@ -296,25 +324,28 @@ def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, A
         device=job.device,
         workers=job.workers,
         world=job.world,
+        portions=trainer.portions,
     )
-    if job.world.is_main:
-        run.write_metrics(trainer.position.history)
-        save(model, run.path, classes=job.dataset.classes)
-        evaluation.write(run.path / PREDICTIONS_FILE)
-        results = {"test": evaluation.summary(job.dataset.classes), "train_time_s": trainer.position.time_s}
-        if trainer.stopped_after_epochs is not None:
-            results["stopped_after_epochs"] = trainer.stopped_after_epochs
-        finished = {**description, "status": "finished", "results": results}
-        finished.pop("stopped_because", None)
-        run.write(finished)
-        remove_checkpoints(run.checkpoints)
-    job.world.wait()
+    with finishing():
+        if job.world.is_main:
+            run.write_metrics(trainer.position.history)
+            save(model, run.path, classes=job.dataset.classes)
+            evaluation.write(run.path / PREDICTIONS_FILE)
+            results = {"test": evaluation.summary(job.dataset.classes), "train_time_s": trainer.position.time_s}
+            if trainer.stopped_after_epochs is not None:
+                results["stopped_after_epochs"] = trainer.stopped_after_epochs
+            finished = {**description, "status": "finished", "results": results}
+            finished.pop("stopped_because", None)
+            run.finish(finished)
+            remove_checkpoints(run.checkpoints)
+        job.world.wait()
     at = trainer.position
     return FitResult(run.path, model, evaluation, tuple(at.history), at.time_s, trainer.stopped_after_epochs)
 
 
 def _finished(run: RunFolder, model: nn.Module, description: Mapping[str, Any]) -> FitResult:
     """A run that was done already: its results, and its weights in the model."""
+    run.check_files(description)
     try:
         model.load_state_dict(load(run.path, backbone=_plain_copy(model)).state_dict())
     except RuntimeError as error:

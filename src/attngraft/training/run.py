@@ -1,24 +1,28 @@
 """The run folder: the whole truth of one run, readable without this library.
 
 `run.json` (what was done), `metrics.jsonl` (one row per epoch), `model.safetensors`, `predictions.safetensors`, and
-`checkpoints/` while the run is not finished.
+`checkpoints/` while the run is not finished. Each notices when it was changed: `run.json` and the tensors by a seal of their
+own, all of a finished run by hashes in `run.json`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..config import to_dict
-from ..data import Dataset
+from ..data import Dataset, class_changes
 from ..errors import ConfigError, RunError
-from ..files import read_json, write_json, write_text
+from ..files import write_text
+from ..locking import LOCK_FILE
+from ..sealing import changed, file_hash, read_record, write_record
 from .recipe import completed_recipe
+from .space import check_space
 
-RUN_FORMAT = 1
+KEPT_FILES = ("metrics.jsonl", "model.safetensors", "predictions.safetensors")
 Resume = Literal["auto", "never", "must"]
 
 # what must be equal for a run to be continued; what is left out may differ between machines
@@ -47,19 +51,29 @@ class RunFolder:
         """The description in `run.json`.
 
         Raises:
-            RunError: missing, damaged, not a run, or of another version.
+            RunError: missing, damaged, changed after it was written, not a run, or of another version.
         """
-        found = read_json(self.description_file)
-        if not isinstance(found, dict) or found.get("kind") != "run":
-            raise RunError(f"{self.path} is not the folder of a run: choose another folder.")
-        if found.get("format") != RUN_FORMAT:
-            raise RunError(
-                f"{self.path} has format {found.get('format')!r}, this version reads {RUN_FORMAT}: update attngraft."
-            )
-        return found
+        return read_record(self.description_file, "run")
 
     def write(self, description: Mapping[str, Any]) -> None:
-        write_json(self.description_file, dict(description))
+        write_record(self.description_file, "run", description)
+
+    def finish(self, description: Mapping[str, Any]) -> None:
+        """Write the description of a run whose other files are complete, with their hashes."""
+        hashes = {name: file_hash(self.path / name) for name in KEPT_FILES if (self.path / name).is_file()}
+        self.write({**description, "files": hashes})
+
+    def check_files(self, description: Mapping[str, Any]) -> None:
+        """Raise RunError where a file of a finished run is not the one that it was finished with."""
+        hashes = description.get("files")
+        for name, expected in hashes.items() if isinstance(hashes, dict) else ():
+            path = self.path / Path(name).name
+            try:
+                found = file_hash(path)
+            except OSError as error:
+                raise RunError(f"{path} cannot be read ({error.strerror}): restore it from a copy.") from None
+            if found != expected:
+                raise changed(path)
 
     def write_metrics(self, rows: Sequence[Mapping[str, Any]]) -> None:
         write_text(self.metrics_file, "".join(json.dumps(dict(row)) + "\n" for row in rows))
@@ -73,28 +87,49 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"{self.metrics_file} cannot be read ({error}): train this run again.") from None
 
-    def open(self, description: Mapping[str, Any], resume: Resume) -> dict[str, Any]:
+    @property
+    def is_new(self) -> bool:
+        """Whether nothing is in the folder that anybody could miss."""
+        return not self.path.exists() or all(is_leftover(item) for item in self.path.iterdir())
+
+    def open(
+        self, description: Mapping[str, Any], resume: Resume, claim: Callable[[], None], needed_bytes: int
+    ) -> dict[str, Any]:
         """Begin the run, or come back to it; the description that is on disk afterwards is returned.
 
+        Args:
+            description: of the run that is wanted.
+            resume: as for `fit`.
+            claim: makes sure that this process uses the folder alone; called before anything is read or written.
+            needed_bytes: that the run takes on the disk.
+
         Raises:
-            RunError: the folder belongs to something else, and nothing is changed; or `resume` forbids.
+            RunError: the folder belongs to something else, and nothing is changed; or `resume` forbids; or there is
+                too little space.
             ConfigError: an unknown value of `resume`.
         """
         if resume not in get_args(Resume):
             raise ConfigError(f"resume is {resume!r}: expected auto, never or must.")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: choose a folder for the run.")
-        if not self.path.exists() or all(_is_leftover(item) for item in self.path.iterdir()):
-            if resume == "must":
-                raise RunError(f"there is no run in {self.path} to resume: leave out resume, or correct the folder.")
+        if self.is_new and resume == "must":
+            raise RunError(f"there is no run in {self.path} to resume: leave out resume, or correct the folder.")
+        if not self.is_new and not self.description_file.is_file():
+            raise RunError(f"{self.path} has files but no run.json: choose an empty or a new folder.")
+        if self.is_new:
+            check_space(self.path, needed_bytes)
+        else:
+            self.read()  # nothing is written into a folder of others, not even a lock
+            if resume == "never":
+                raise RunError(f"there is a run in {self.path} already: choose a new folder, or resume it.")
+        claim()
+        if self.is_new:
             self.write(description)
             return dict(description)
-        if not self.description_file.is_file():
-            raise RunError(f"{self.path} has files but no run.json: choose an empty or a new folder.")
         found = self.read()
-        if resume == "never":
-            raise RunError(f"there is a run in {self.path} already: choose a new folder, or resume it.")
         self._check_same(found, json.loads(json.dumps(description)))
+        if found["status"] != "finished":
+            check_space(self.path, needed_bytes)
         return found
 
     def _check_same(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
@@ -105,8 +140,9 @@ class RunFolder:
             pairs["precision"] = (found["precision"], wanted["precision"])
         for key, (old, new) in pairs.items():
             if old != new:
+                named = class_changes(old or (), new) if key == "classes" else _first_difference(old, new)
                 raise RunError(
-                    f"the run in {self.path} has another {key} ({_first_difference(old, new)}): "
+                    f"the run in {self.path} has {'other' if key == 'classes' else 'another'} {key} ({named}): "
                     "choose a new folder; nothing was changed."
                 )
 
@@ -124,6 +160,7 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "notes": list(dataset.report.notes),
         "skipped": [list(item) for item in dataset.report.skipped],
         "leaks": [list(item) for item in dataset.report.leaks],
+        "near_leaks": [list(item) for item in dataset.report.near_leaks],
         "duplicates": dataset.report.duplicates,
     }
 
@@ -133,9 +170,9 @@ def _fingerprint(description: Mapping[str, Any]) -> Any:
     return data.get("fingerprint") if isinstance(data, dict) else None
 
 
-def _is_leftover(item: Path) -> bool:
-    """What a process that was killed while it wrote the first file has left behind."""
-    return item.name.startswith(".run.json.") and item.name.endswith(".part")
+def is_leftover(item: Path) -> bool:
+    """The lock, or what a process that was killed while it wrote the first file has left behind."""
+    return item.name.startswith(LOCK_FILE) or (item.name.startswith(".") and item.name.endswith(".part"))
 
 
 def _first_difference(old: Any, new: Any, where: str = "") -> str:
