@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import math
 import sys
 import types
 import typing
@@ -20,6 +22,7 @@ else:  # pragma: no cover - the same parser under its older name
     import tomli as tomllib
 
 S = TypeVar("S")
+MOST_SIDE = 1 << 14  # pixels of an input; what is read from a file may ask for any number
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,15 @@ class Preprocessing:
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     crop_pct: float = 0.875
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError for what no image can be brought to."""
+        if not 1 <= self.image_size <= MOST_SIDE:
+            raise ConfigError(f"image_size is {self.image_size}: expected 1 to {MOST_SIDE:,} pixels.")
+        if not all(math.isfinite(value) for value in self.mean) or not all(0 < value < math.inf for value in self.std):
+            raise ConfigError(f"mean is {self.mean} and std is {self.std}: expected finite numbers, and std above 0.")
+        if not 0.05 <= self.crop_pct <= 1:
+            raise ConfigError(f"crop_pct is {self.crop_pct}: expected 0.05 to 1.")
+
 
 def to_dict(settings: Any) -> dict[str, Any]:
     """A frozen dataclass as plain JSON values (tuples become lists)."""
@@ -54,7 +66,7 @@ def from_dict(kind: type[S], values: Mapping[str, Any], *, where: str = "setting
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} is {values!r}: expected a table of options.")
-    hints = typing.get_type_hints(kind)
+    hints = _hints(kind)  # type: ignore[arg-type]
     names = [f.name for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
     for key in values:
         if key not in names:
@@ -76,7 +88,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no file {path}: give the path of a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # besides bad syntax: absurd numbers, absurd depth
         raise ConfigError(f"{path} cannot be read as TOML: {error}") from None
 
 
@@ -98,6 +110,11 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return text
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+LONGEST = 2000  # characters of a message; names from files can be of any length
+_BREAKS = re.compile(r"\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
 
 
 class AttngraftError(Exception):
-    """Base of every error that the user can mend. The CLI prints it as one sentence and exits with 2."""
+    """Base of every error that the user can mend. The CLI prints it as one sentence and exits with 2.
+
+    Its text is one line without control characters, whatever names it quotes.
+    """
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class ConfigError(AttngraftError):
@@ -30,6 +40,10 @@ class DataError(AttngraftError):
     """A data set cannot be read or does not make sense."""
 
 
+class LoaderError(DataError):
+    """A process that prepares images has died."""
+
+
 class RunError(AttngraftError):
     """A run folder cannot be read, or belongs to something else."""
 
@@ -42,6 +56,14 @@ class TrainingError(AttngraftError):
     """Training cannot go on, for example because the loss is not finite."""
 
 
+class NotFiniteError(TrainingError):
+    """A number in training is not finite; the recipe's `on_nonfinite` says what is done about it."""
+
+
+class PeerError(TrainingError):
+    """Another process of the same training is missing."""
+
+
 def nearest(name: str, options: Iterable[str]) -> str:
     """A clause that helps with a misspelt name.
 
@@ -50,9 +72,31 @@ def nearest(name: str, options: Iterable[str]) -> str:
     >>> nearest("zzzzzz", ["cbam", "se"])
     'known: cbam, se'
     """
-    names = sorted(set(options))
+    name, names = name[:100], sorted(set(options))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
     shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     return f"known: {shown}" if names else "none are known"
+
+
+def one_line(text: str, longest: int = LONGEST) -> str:
+    r"""The text as a line that is safe to show: breaks are spaces, what cannot be seen is escaped, the middle is cut.
+
+    >>> one_line("a\n b\x1b[31m"), one_line("abcdefghij", longest=4)
+    ('a b\\x1b[31m', 'ab...ij')
+    """
+    if len(text) > longest:
+        text = f"{text[: longest // 2]}...{text[-longest // 2 :]}"
+    return visible(_BREAKS.sub(" ", text))
+
+
+def visible(text: str) -> str:
+    r"""The text with an escape for every character that cannot be seen, or that steers a terminal.
+
+    >>> visible("\x1b[2J \u202e né")
+    '\\x1b[2J \\u202e né'
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)

@@ -244,14 +244,13 @@ def wait_for(condition, process: subprocess.Popen[bytes], limit_s: float = 600) 
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGKILL")
-def test_a_comparison_that_was_stopped_ends_with_the_same_bits(tmp_path, number):
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for others")
+def test_a_comparison_that_was_interrupted_ends_with_the_same_bits(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     reference = start(whole)
     process = start(broken)
     wait_for(lambda: any(broken.glob("runs/se/seed-0/checkpoints/*.safetensors")), process)
-    process.send_signal(number)
+    process.send_signal(signal.SIGINT)
     process.communicate()
     assert process.returncode != 0
     finish(reference)

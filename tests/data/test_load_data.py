@@ -119,7 +119,12 @@ def test_equal_images_in_train_and_test_are_reported(make_folder: MakeFolder) ->
     shutil.copy(root / "train/a/1.png", root / "val/b/0.png")
     shutil.copy(root / "train/b/0.png", root / "train/b/1.png")
     report = load(root).report
-    assert report.leaks == (("train/a/1.png", "val/b/0.png"), ("train/a/1.png", "test/a/0.png"))
+    assert report.leaks == (
+        ("train/a/1.png", "val/b/0.png"),
+        ("train/a/1.png", "test/a/0.png"),
+        ("val/b/0.png", "test/a/0.png"),
+    )
+    assert report.near_leaks == ()
     assert report.duplicates == 1
     assert "1 pictures appear under more than one class." in report.notes
 

@@ -1,23 +1,19 @@
-"""Training in processes of their own: killed without warning, and several that train together."""
+"""Several processes that train together."""
 
 from __future__ import annotations
 
 import os
-import random
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from test_resume import RECIPES
 from training_children import plain_network, taught_and_watched
 from training_helpers import (
     PREPROCESSING,
-    assert_same_run,
     coloured_squares,
     contents,
-    droppy_model,
     run_fit,
     short_recipe,
     small_model,
@@ -25,7 +21,6 @@ from training_helpers import (
 
 from attngraft.surgery import load
 from attngraft.training import evaluate
-from attngraft.training.checkpoint import read_newest
 from attngraft.training.evaluate import Evaluation
 
 HERE = Path(__file__).parent
@@ -39,23 +34,6 @@ def run_child(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.Com
     }
     command = [sys.executable, *launcher, str(HERE / "training_children.py"), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-
-@pytest.mark.parametrize(
-    "name", ["adamw-ema", *(pytest.param(name, marks=pytest.mark.slow) for name in RECIPES if name != "adamw-ema")]
-)
-def test_killed_at_a_random_step_and_run_again(tmp_path: Path, name: str):
-    step = random.randint(1, 8)
-    child = run_child("killed", str(tmp_path / "run"), str(step), name)
-    assert child.returncode == -9, child.stderr
-    if step > 1:
-        checkpoint = read_newest(tmp_path / "run" / "checkpoints")
-        assert checkpoint is not None
-        assert checkpoint.position.global_step == step - 1, step
-    data = coloured_squares(val=12)
-    resumed = run_fit(droppy_model(), data, tmp_path / "run", recipe=RECIPES[name])
-    whole = run_fit(droppy_model(), data, tmp_path / "whole", recipe=RECIPES[name])
-    assert_same_run(resumed, whole)
 
 
 @pytest.fixture(scope="module")

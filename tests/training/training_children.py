@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
 from pathlib import Path
 
@@ -12,9 +10,7 @@ import torch
 from torch import nn
 from training_helpers import (
     PREPROCESSING,
-    AtStep,
     coloured_squares,
-    droppy_model,
     run_fit,
     short_recipe,
     small_model,
@@ -24,21 +20,6 @@ from attngraft.backbones import BackboneInfo, note_backbone_
 from attngraft.errors import RunError, TrainingError
 from attngraft.surgery import graft
 from attngraft.training import FitResult, Rows, Teacher, join_world
-
-
-def killed(folder: Path, step: str, recipe: str) -> None:
-    """Train, and be killed after a step."""
-    from test_resume import RECIPES
-
-    watcher = AtStep(int(step), lambda: os.kill(os.getpid(), signal.SIGKILL))
-    run_fit(
-        droppy_model(),
-        coloured_squares(val=12),
-        folder,
-        recipe=RECIPES[recipe],
-        checkpoint_minutes=0.0,
-        progress=watcher,
-    )
 
 
 def plain_network() -> nn.Module:
@@ -105,4 +86,4 @@ def together(folder: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"killed": killed, "together": together}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
+    {"together": together}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])

@@ -1,7 +1,7 @@
 """Create backbones by name and describe them."""
 
 from .builtin import BUILTIN
-from .create import SOURCES, BackboneSource, create_backbone, has_pretrained
+from .create import SOURCES, BackboneSource, create_backbone, has_pretrained, reads_files
 from .describe import (
     BackboneInfo,
     backbone_info,
@@ -28,5 +28,6 @@ __all__ = [
     "note_preprocessing_",
     "noted_preprocessing",
     "preprocessing_of",
+    "reads_files",
     "replace_head_",
 ]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from torch import nn
 
 from ..errors import BackboneError, nearest
 from ..registry import Registry
 from . import builtin, timm_models, torchvision_models
+from .describe import backbone_info, note_backbone_
+from .foreign import load_weights_
 
 
 @dataclass(frozen=True)
@@ -20,38 +23,64 @@ class BackboneSource:
         claims: whether this source knows the spec.
         create: called as create(spec, num_classes, pretrained); num_classes None means as published.
         specs: what its specs look like, for people.
+        reads_files: whether a spec is the path of a file, which the header of another file may not name.
     """
 
     claims: Callable[[str], bool]
     create: Callable[[str, int | None, bool], nn.Module]
     specs: tuple[str, ...]
+    reads_files: bool = False
 
 
 SOURCES: Registry[BackboneSource] = Registry("backbone source")
 
 
-def create_backbone(spec: str, *, num_classes: int | None = None, pretrained: bool = False) -> nn.Module:
+def create_backbone(
+    spec: str, *, num_classes: int | None = None, pretrained: bool = False, weights: str | Path | None = None
+) -> nn.Module:
     """Create a backbone; its info (spec, classes, preprocessing) is noted on the model.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "small-cnn", "resnet20-32", "resnet18-32", "resnet50-32", or a run folder.
         num_classes: number of logits; the published head is replaced by a fresh one where it differs.
         pretrained: load published weights (from a package where installed, else from their cache or the network).
+        weights: a file of weights for this backbone: .safetensors, or .pth, .pt, .bin, .ckpt, which are read without
+            running code. A head of another size is left out.
 
     Raises:
-        BackboneError: unknown spec, or weights that cannot be had.
+        BackboneError: unknown spec, or weights that cannot be had or do not fit.
     """
     if num_classes is not None and num_classes < 1:
         raise BackboneError(f"num_classes is {num_classes}: expected at least 1.")
-    for source in SOURCES.values():
-        if source.claims(str(spec)):
-            return source.create(str(spec), num_classes, pretrained)
-    raise BackboneError(f"unknown backbone '{spec}': {_hint(str(spec))}")
+    source = _source(str(spec))
+    if source is None:
+        raise BackboneError(f"unknown backbone '{spec}': {_hint(str(spec))}")
+    if weights is None:
+        return source.create(str(spec), num_classes, pretrained)
+    if pretrained or source.reads_files:
+        other = "published weights" if pretrained else f"the run {spec}, which has its own weights"
+        raise BackboneError(f"got the weights {Path(weights).name} and also {other}: give one of them.")
+    return _with_weights_(source.create(str(spec), num_classes, False), Path(weights))
 
 
 def has_pretrained(spec: str) -> bool:
     """Whether pretrained weights exist under this spec (they may still need the network)."""
     return spec not in builtin.BUILTIN
+
+
+def reads_files(spec: str) -> bool:
+    """Whether a spec is a path rather than the name of a network."""
+    source = _source(spec)
+    return source is not None and source.reads_files
+
+
+def _source(spec: str) -> BackboneSource | None:
+    return next((source for source in SOURCES.values() if source.claims(spec)), None)
+
+
+def _with_weights_(model: nn.Module, file: Path) -> nn.Module:
+    said, info = load_weights_(model, file), backbone_info(model)
+    return note_backbone_(model, replace(info, weights=said)) if info is not None else model
 
 
 def _hint(spec: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from collections.abc import Callable
 from importlib import metadata
@@ -9,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import AttngraftError
+from ..errors import AttngraftError, PeerError
+from ..training.interrupts import exit_code, stopping_at_once, undisturbed
 from . import adapt, attentions, bench, compare, explain, fit, fold, iterate, predict, report, sites, store, watch
-from .output import INTERRUPTED, USER_ERROR, console, error_console
+from .output import USER_ERROR, console, error_console
 
 app = typer.Typer(
     name="attngraft",
@@ -51,7 +53,9 @@ def options(
 
 
 def guarded(verb: Callable[..., None], *, goes_on: bool) -> Callable[..., None]:
-    """The verb with the user's errors as one sentence and exit code 2, and Ctrl-C as one sentence and 130.
+    """The verb with the user's errors as one sentence and exit code 2, and signals as one sentence too.
+
+    Ctrl-C ends with 130, SIGTERM with 143 and SIGHUP with 129.
 
     Args:
         verb: the function behind the command.
@@ -61,16 +65,26 @@ def guarded(verb: Callable[..., None], *, goes_on: bool) -> Callable[..., None]:
     @functools.wraps(verb)
     def call(*args: Any, **kwargs: Any) -> None:
         try:
-            verb(*args, **kwargs)
+            with stopping_at_once():
+                verb(*args, **kwargs)
         except (AttngraftError, OSError) as error:
-            error_console().print(f"error: {error}", markup=False, soft_wrap=True)
-            raise typer.Exit(USER_ERROR) from None
-        except KeyboardInterrupt:
+            raise _ended(f"error: {error}", USER_ERROR) from None
+        except KeyboardInterrupt as interrupt:
+            if isinstance(interrupt.__context__, PeerError):  # for which torchrun has stopped this process, too
+                raise _ended(f"error: {interrupt.__context__}", USER_ERROR) from None
             saved = "what was done is saved, and the same command goes on from there."
-            error_console().print(f"interrupted: {saved if goes_on else 'the same command begins again.'}")
-            raise typer.Exit(INTERRUPTED) from None
+            sentence = f"interrupted: {saved if goes_on else 'the same command begins again.'}"
+            raise _ended(sentence, exit_code(interrupt)) from None
 
     return call
+
+
+def _ended(sentence: str, code: int) -> typer.Exit:
+    """Say why it ends; torchrun and a closed terminal may send another signal meanwhile."""
+    with undisturbed():
+        error_console().print(sentence, markup=False, soft_wrap=True)
+    atexit.register(undisturbed().__enter__)  # the exit code should be the verb's
+    return typer.Exit(code)
 
 
 for name, verb in VERBS.items():
@@ -79,4 +93,5 @@ for name, verb in VERBS.items():
 
 def main() -> None:
     """Run the command line."""
-    app()
+    with undisturbed():  # between the end of a verb and that of the process
+        app()

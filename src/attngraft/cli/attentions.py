@@ -50,7 +50,7 @@ def _table(rows: list[dict[str, Any]], channels: int, size: int) -> Table:
 
 def _print_one(row: dict[str, Any]) -> None:
     out = console()
-    out.print(f"[bold]{row['name']}[/]: {row['summary']}")
+    out.print(f"[bold]{row['name']}[/]: {row['summary']}", markup=True)
     out.print(f"source: {row['source']}", markup=False)
     out.print(f"costs: {row['parameters']:,} parameters, {row['macs']:,} MACs")
     for key, value in row["options"].items():

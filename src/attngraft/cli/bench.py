@@ -12,8 +12,9 @@ from ..benchmarking import BENCH_FILE, PARTS, BenchResult, BenchSettings, bench,
 from ..errors import RunError
 from ..files import write_json
 from ..reporting import bench_notes, bench_tables, write_report
+from ..training.interrupts import exit_code
 from . import options
-from .output import INTERRUPTED, command_line, console, error_console, print_json
+from .output import command_line, console, error_console, print_json
 
 
 def run(
@@ -67,9 +68,9 @@ def run(
 
     try:
         result = bench(settings, on_result=keep, command=command_line())
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         _say_interrupted(folder)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(exit_code(interrupt)) from None
     page = write_report(folder)
     if as_json:
         print_json(result.to_dict())

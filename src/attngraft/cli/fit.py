@@ -10,8 +10,9 @@ import typer
 
 from ..backbones import create_backbone, preprocessing_of
 from ..comparison import Variant, parse_variant
+from ..locking import check_free
 from ..reporting import run_summary, write_report
-from ..surgery import graft_plan
+from ..surgery import graft_plan, renew_head_
 from ..training import Reading, Resume, RunFolder, fit, open_data, resolve_settings, starts_pretrained, watched
 from . import options
 from .output import collect_overrides, console, data_lines, print_json
@@ -29,10 +30,13 @@ def run(
     batch_size: options.BatchSize = None,
     augment: options.Augment = None,
     pretrained: options.Pretrained = None,
+    weights: options.Weights = None,
     precision: options.PrecisionName = None,
     device: options.Device = None,
     workers: options.Workers = None,
+    on_nonfinite: options.OnNonfinite = None,
     skip_broken: options.SkipBroken = None,
+    fix_leaks: options.FixLeaks = None,
     limit: options.Limit = None,
     root: options.Root = None,
     download: options.Download = None,
@@ -42,6 +46,7 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Train a backbone, grafted or plain, on your images."""
+    check_free(run_dir)
     overrides = collect_overrides(
         set_ or (),
         epochs=epochs,
@@ -51,7 +56,9 @@ def run(
         precision=precision,
         device=device,
         workers=workers,
+        on_nonfinite=on_nonfinite,
         skip_broken=skip_broken,
+        fix_leaks=fix_leaks,
         limit=limit,
         root=str(root) if root else None,
         download=download,
@@ -65,9 +72,10 @@ def run(
     side = preprocessing.image_size
     with watched(None) as shown:
         dataset = open_data(data, settings.data, image_size=side, recipe=settings.recipe, progress=Reading(shown))
-    weights = starts_pretrained(pretrained, backbone, settings.recipe)
+    pretrained = starts_pretrained(pretrained, backbone, settings.recipe, weights)
     torch.manual_seed(seed)
-    model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=weights)
+    model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=pretrained, weights=weights)
+    has_new_head = renew_head_(model, dataset.classes)
     variant.grow(model, variant.plan(model, (3, side, side)), seed)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
     result = fit(model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=name, **overrides)
@@ -78,6 +86,10 @@ def run(
         return
     out = console()
     out.print(run_summary(description))
+    if has_new_head:
+        out.print(f"note: {backbone} was trained on other classes, so it was given a new head.", markup=False)
     for line in data_lines(description["data"]):
         out.print(f"note: {line}", markup=False)
+    for event in description.get("events", ()):
+        out.print(f"note: {event['text']}", markup=False)
     out.print(f"report: {page}", markup=False, soft_wrap=True)

@@ -28,11 +28,29 @@ Pretrained = Annotated[
     bool | None,
     typer.Option("--pretrained/--no-pretrained", help="Start from published weights; by default if there are any."),
 ]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Start from these weights: .safetensors, .pth, .pt, .bin or .ckpt; no code in them is run.",
+    ),
+]
 PrecisionName = Annotated[str | None, typer.Option(help="auto (timed once), fp32 or bf16.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
 Workers = Annotated[int | None, typer.Option(help="Processes that prepare images.")]
+OnNonfinite = Annotated[
+    str | None,
+    typer.Option(
+        "--on-nonfinite",
+        help="Where a loss, gradient or weight is not finite: stop, or rollback to the epoch's start with half the rates.",
+    ),
+]
 SkipBroken = Annotated[
     bool | None, typer.Option("--skip-broken", help="Leave out files that cannot be read, and report them.")
+]
+FixLeaks = Annotated[
+    bool | None,
+    typer.Option("--fix-leaks", help="Keep pictures that are equal, or saved again, on one side of the splits."),
 ]
 Limit = Annotated[int | None, typer.Option(help="Use at most this many images per split, for a quick look.")]
 Root = Annotated[Path | None, typer.Option(help="Folder of the torchvision data sets.")]

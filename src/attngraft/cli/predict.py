@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..data import printable
 from ..deployment import predict
 from ..errors import ConfigError
-from .output import error_console
+from .output import error_console, print_raw
 
 
 def run(
@@ -26,6 +28,8 @@ def run(
     if output not in ("csv", "json"):
         raise ConfigError(f"output is '{output}': expected csv or json.")
     found = predict(model, images, batch_size=batch_size, skip_broken=skip_broken, device=device)
-    sys.stdout.write(found.to_csv(top) if output == "csv" else found.to_json(top) + "\n")
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text: their bytes come out again
+    print_raw(found.to_csv(top) if output == "csv" else found.to_json(top) + "\n")
     for path, reason in found.skipped:
-        error_console().print(f"skipped {path}: {reason}", markup=False)
+        error_console().print(f"skipped {printable(path)}: {reason}", markup=False, soft_wrap=True)

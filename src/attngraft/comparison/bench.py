@@ -47,10 +47,10 @@ def fresh_backbone(
     spec: str, classes: int | Sequence[str], pretrained: bool, seed: int, weights: Path | None = None
 ) -> nn.Module:
     """The backbone with a head for these classes: a new one, unless it is a run that was trained on exactly these."""
-    names = () if isinstance(classes, int) else classes
+    count, names = (classes, ()) if isinstance(classes, int) else (len(classes), classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = create_backbone(spec, num_classes=len(names) or classes, pretrained=pretrained, weights=weights)
+        model = create_backbone(spec, num_classes=count, pretrained=pretrained, weights=weights)
         if names:
             renew_head_(model, names)
     if grafts(model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .classes import class_changes
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted
 from .domains import Domains, load_domains
 from .joining import JoinedStore, joined
@@ -10,7 +11,7 @@ from .listing import list_images
 from .loader import Batch, Loader, make_loader
 from .mixing import mix_batch
 from .pictures import UNLABELLED, load_pictures, relabelled
-from .reading import UnreadableImageError, read_image
+from .reading import UnreadableImageError, printable, read_image
 from .sources import describe_sources, load_data
 from .splits import evenly_spread, hash64
 from .transforms import ImageTransform, build_transform
@@ -31,6 +32,7 @@ __all__ = [
     "Origin",
     "UnreadableImageError",
     "build_transform",
+    "class_changes",
     "corrupt",
     "corrupted",
     "describe_sources",
@@ -44,6 +46,7 @@ __all__ = [
     "load_pictures",
     "make_loader",
     "mix_batch",
+    "printable",
     "read_image",
     "relabelled",
 ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, DataError
+from .leaks import find_leaks, picture_families, without_leaks
 from .reading import PIXEL_CAP
 from .splits import carve, thin
 from .store import PixelStore, Progress
@@ -34,6 +35,7 @@ class LoadOptions:
     pixel_cap: int = PIXEL_CAP
     download: bool = False
     limit: int | None = None
+    fix_leaks: bool = False
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -73,10 +75,8 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
     """Make the splits that are missing, check them, and describe the result.
 
     Raises:
-        DataError: a class has no image in a split, or too few to be split.
+        DataError: a class has no image in a split, too few to be split, or none without a copy in an earlier split.
     """
-    splits, notes = _complete_splits(pool, options)
-    _check_classes(pool, splits)
     everything = ImageSet(
         ids=pool.ids,
         labels=pool.labels.astype(np.int64),
@@ -85,16 +85,23 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         rows=np.arange(len(pool.ids)),
         boxes=pool.boxes,
     )
+    families, notes = picture_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
+    splits, made = _complete_splits(pool, options, families or pool.pixel_hashes)
+    _check_classes(pool, splits)
+    if options.fix_leaks:
+        splits, moved = without_leaks(everything, splits, pool.classes)
+        notes = (*notes, *moved)
     sets = {name: _limited(everything, np.flatnonzero(splits == name), options) for name in ("train", "val", "test")}
     present = {name: images for name, images in sets.items() if len(images)}
-    notes = (*pool.notes, *notes, *_label_conflicts(present), *_place_of_pixels(pool.store))
+    leaks = find_leaks(present)
+    notes = (*pool.notes, *made, *notes, *leaks.notes, *_label_conflicts(present), *_place_of_pixels(pool.store))
     return Dataset(
         name=pool.name,
         classes=pool.classes,
         train=present["train"],
         val=present.get("val"),
         test=present["test"],
-        report=DataReport(pool.skipped, _leaks(present), _duplicates(present), notes),
+        report=DataReport(pool.skipped, leaks.exact, _duplicates(present), notes, leaks.near),
         fingerprint=fingerprint_of(pool.classes, present),
         mirrorable=pool.mirrorable,
     )
@@ -116,8 +123,14 @@ def thin_splits(
     return np.sort(np.concatenate(parts))
 
 
-def _complete_splits(pool: Pool, options: LoadOptions) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Every image in train, val or test, and sentences on how that came about."""
+def _is_carved(pool: Pool, options: LoadOptions) -> bool:
+    """Whether a split is to be made by chance."""
+    own = set(pool.splits.tolist())
+    return not own & {"val", "test"} or bool(options.val_fraction and not {"val", "test"} <= own)
+
+
+def _complete_splits(pool: Pool, options: LoadOptions, families: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Every image in train, val or test, and sentences on how that came about; families stay on one side."""
     splits = pool.splits.astype("<U5")
     splits[splits == ""] = "train"
     notes = []
@@ -125,22 +138,24 @@ def _complete_splits(pool: Pool, options: LoadOptions) -> tuple[np.ndarray, tupl
         splits[splits == "val"] = "test"
         notes.append("there is no test folder, so the validation images serve as the test set.")
     elif "test" not in splits:
-        chosen = _carve(pool, splits, options.test_fraction, "test", options.split_seed)
+        chosen = _carve(pool, families, splits, options.test_fraction, "test", options.split_seed)
         notes.append(f"the test set is a random {options.test_fraction:.0%} of each class (seed {options.split_seed}).")
         splits[chosen] = "test"
     if "val" not in splits and options.val_fraction:
-        splits[_carve(pool, splits, options.val_fraction, "val", options.split_seed)] = "val"
+        splits[_carve(pool, families, splits, options.val_fraction, "val", options.split_seed)] = "val"
         part = f"{options.val_fraction:.0%} of the training images of each class"
         notes.append(f"the validation set is a random {part} (seed {options.split_seed}).")
     return splits, tuple(notes)
 
 
-def _carve(pool: Pool, splits: np.ndarray, fraction: float, purpose: str, seed: int) -> np.ndarray:
+def _carve(
+    pool: Pool, families: Sequence[str], splits: np.ndarray, fraction: float, purpose: str, seed: int
+) -> np.ndarray:
     """Positions chosen from the training images."""
     members = np.flatnonzero(splits == "train")
     chosen = carve(
         pool.labels[members],
-        [pool.pixel_hashes[i] for i in members],
+        [families[i] for i in members.tolist()],
         fraction=fraction,
         seed=seed,
         classes=pool.classes,
@@ -166,20 +181,6 @@ def _limited(everything: ImageSet, members: np.ndarray, options: LoadOptions) ->
         keys = [everything.ids[i] for i in members]
         members = members[thin(everything.labels[members], keys, limit=options.limit, seed=options.split_seed)]
     return everything.select(members)
-
-
-def _leaks(sets: dict[str, ImageSet]) -> tuple[tuple[str, str], ...]:
-    """(training id, other id) for every other image whose pixels are in the training set too."""
-    train: dict[str, str] = {}
-    for image_id, digest in zip(sets["train"].ids, sets["train"].pixel_hashes, strict=True):
-        train.setdefault(digest, image_id)
-    return tuple(
-        (train[digest], image_id)
-        for name in ("val", "test")
-        if name in sets
-        for image_id, digest in zip(sets[name].ids, sets[name].pixel_hashes, strict=True)
-        if digest in train
-    )
 
 
 def _duplicates(sets: dict[str, ImageSet]) -> int:

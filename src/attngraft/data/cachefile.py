@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-import json
+import contextlib
 import tempfile
+import time
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import torch
 
-from ..errors import DataError
+from ..errors import DataError, RunError
+from ..sealing import read_sealed_json, write_sealed_json
+from .reading import printable
+
+_CHUNK = 1 << 20
+_ABANDONED_S = 86_400.0
 
 
 @dataclass
@@ -23,6 +30,20 @@ class StoreIndex:
     positions: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     failed: list[tuple[int, str]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], inputs: int) -> StoreIndex:
+        """What `__dict__` was.
+
+        Raises:
+            ValueError, TypeError: these values cannot be about so many inputs.
+        """
+        index = cls(**values)
+        places = sorted([*index.positions, *(position for position, _ in index.failed)])
+        rows = [len(part) for part in (index.positions, index.sizes, index.digests)]
+        if places != list(range(inputs)) or len(set(rows)) > 1 or any(min(size) < 1 for size in index.sizes):
+            raise ValueError("not an index of these files")
+        return index
 
     @property
     def shapes(self) -> np.ndarray:
@@ -42,26 +63,50 @@ class StoreIndex:
 
 
 class CacheFile:
-    """Two files per key: the pixels, and the index, which is written last and so vouches for the pixels."""
+    """Two files per key: the pixels, and the index, which is written last and vouches for both by their hashes."""
 
     def __init__(self, folder: Path, key: str) -> None:
-        self.folder = folder
+        self.folder, self.key = folder, key
         self.pixels = folder / f"{key}.pixels"
         self.index = folder / f"{key}.json"
 
-    def read_index(self) -> StoreIndex | None:
-        """The index, or None where there is none or it does not fit the pixels."""
+    def read_index(self, inputs: int) -> StoreIndex | None:
+        """The index, or None where there is none, it is not ours, or a bit of it or of the pixels is not as written.
+
+        Args:
+            inputs: how many files it is about.
+        """
         try:
-            index = StoreIndex(**json.loads(self.index.read_text(encoding="utf-8")))
-            expected = int(index.shapes.prod(axis=1).sum()) * 3
-            return index if self.pixels.stat().st_size == expected else None
-        except (OSError, ValueError, TypeError):
+            found, sealed = read_sealed_json(self.index)
+            index = StoreIndex.from_json(found["index"], inputs) if sealed else None
+            if (
+                index is None
+                or found["key"] != self.key
+                or self.pixels.stat().st_size != int(index.shapes.prod(axis=1).sum()) * 3
+            ):
+                return None
+            with self.pixels.open("rb") as file:
+                return index if hash_of(file) == found["pixels"] else None
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RunError):
             return None
 
-    def write_index(self, index: StoreIndex) -> None:
-        with self.open_temporary() as file:
-            file.write(json.dumps(index.__dict__).encode())
-        self.install(Path(file.name), self.index)
+    def write_index(self, index: StoreIndex, pixels: str) -> None:
+        """Vouch for the pixels that were installed.
+
+        Args:
+            pixels: their hash.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written.
+        """
+        write_sealed_json(self.index, {"key": self.key, "index": index.__dict__, "pixels": pixels})
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed while they wrote have left behind."""
+        for part in self.folder.glob("*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > _ABANDONED_S:
+                    part.unlink()
 
     def open_temporary(self) -> IO[bytes]:
         """A new file beside its later place, so that moving it there is atomic."""
@@ -78,6 +123,14 @@ class CacheFile:
             source.unlink(missing_ok=True)
 
 
+def hash_of(file: IO[bytes]) -> str:
+    """Hash of what is in a file from here on."""
+    digest = blake2b(digest_size=32)
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
 class PixelWriter:
     """Collects decoded images in memory and moves to the cache file once they exceed `memory_bytes`."""
 
@@ -88,6 +141,7 @@ class PixelWriter:
         self._held: list[np.ndarray] = []
         self._held_bytes = 0
         self._file: IO[bytes] | None = None
+        self._digest = blake2b(digest_size=32)
 
     def __enter__(self) -> PixelWriter:
         return self
@@ -119,8 +173,8 @@ class PixelWriter:
         try:
             self._file.close()
             self._cache.install(Path(self._file.name), self._cache.pixels)
-            self._cache.write_index(self.index)
-        except OSError as error:
+            self._cache.write_index(self.index, self._digest.hexdigest())
+        except (OSError, RunError) as error:
             raise self._unwritable(error) from None
         return self.index.shapes, self._cache.pixels
 
@@ -137,14 +191,17 @@ class PixelWriter:
         try:
             if self._file is None:
                 self._file = self._cache.open_temporary()
+                self._cache.sweep()
             for pixels in self._held:
-                self._file.write(np.ascontiguousarray(pixels).data)
+                flat = np.ascontiguousarray(pixels)
+                self._file.write(flat.data)
+                self._digest.update(flat.data)
         except OSError as error:
             raise self._unwritable(error) from None
         self._held.clear()
 
-    def _unwritable(self, error: OSError) -> DataError:
-        reason = error.strerror or error
+    def _unwritable(self, error: OSError | RunError) -> DataError:
+        reason = getattr(error, "strerror", None) or error
         return DataError(
-            f"decoded images cannot be kept in {self._cache.folder} ({reason}): give another cache folder."
+            f"decoded images cannot be kept in {printable(self._cache.folder)} ({reason}): give another cache folder."
         )

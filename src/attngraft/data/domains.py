@@ -9,6 +9,7 @@ from typing import Any
 
 from ..errors import DataError, nearest
 from .assembly import fingerprint_of
+from .classes import quoted
 from .folders import subfolders, training_folders
 from .pictures import relabelled
 from .reading import printable
@@ -55,7 +56,7 @@ def load_domains(folder: str | Path, *, image_size: int, names: Sequence[str] | 
     classes = tuple(sorted({name for dataset in found.values() for name in dataset.classes}))
     shared = _shared(found)
     missing = [
-        f"{printable(name)} has no images of {_quoted([c for c in classes if c not in dataset.classes])}."
+        f"{printable(name)} has no images of {quoted([c for c in classes if c not in dataset.classes])}."
         for name, dataset in found.items()
         if len(dataset.classes) < len(classes)
     ]
@@ -113,7 +114,3 @@ def _shared(datasets: dict[str, Dataset]) -> tuple[tuple[str, str], ...]:
                 if owner != name:
                     pairs.append((f"{owner}/{owned}", f"{name}/{image_id}"))
     return tuple(pairs)
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(repr(name) for name in names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
+from .classes import likely_cause, quoted
 from .reading import EXTENSIONS, printable
 
 # What people call the splits; the first name is the one used in this library.
@@ -59,7 +60,7 @@ def scan_folder(root: Path) -> FolderContents:
         raise DataError(f"{printable(root)} has no folders in it: {_LAYOUT}.")
     split_folders = _split_folders(root, folders)
     extra = sorted(set(folders) - set(split_folders.values())) if split_folders else []
-    notes = (f"folders beside the splits were ignored: {_quoted(extra)}.",) if extra else ()
+    notes = (f"folders beside the splits were ignored: {quoted(extra)}.",) if extra else ()
     scans = {split: _scan_classes(root, name) for split, name in (split_folders or {"": ""}).items()}
     classes = _agreed_classes(root, scans)
     label_of = {name: label for label, name in enumerate(classes)}
@@ -110,7 +111,7 @@ def scan_labelled(root: Path, classes: Collection[str] = ()) -> tuple[list[str],
         splits = []
     bases = splits or [""]
     for base in bases:
-        loose = next((e.name for e in _entries(root / base) if _is_image(e.name) and not e.is_dir()), None)
+        loose = next((e.name for e in _entries(root / base) if _is_image(e.name) and not _is_folder(e)), None)
         if loose is not None:
             raise DataError(
                 f"{printable(root / base)} has {printable(loose)} in no class folder: "
@@ -132,7 +133,7 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
     if "train" in found:
         return found
     if len(found) == len(folders):
-        raise DataError(f"{printable(root)} has {_quoted(folders)} but no train folder: add one with the same classes.")
+        raise DataError(f"{printable(root)} has {quoted(folders)} but no train folder: add one with the same classes.")
     return {}
 
 
@@ -144,22 +145,23 @@ def _agreed_classes(root: Path, scans: dict[str, _Scan]) -> tuple[str, ...]:
             raise DataError(f"{printable(root / split)} holds no images in class folders: {_LAYOUT}.")
         if empty:
             place = f"the {split} split" if split else "the data"
+            cause = likely_cause(empty, [name for name in classes if name not in empty])
             raise DataError(
-                f"{printable(root)}: {_quoted(empty)} {'has' if len(empty) == 1 else 'have'} no images in {place}: "
-                "add images to every class or remove its folders."
+                f"{printable(root)}: {quoted(empty)} {'has' if len(empty) == 1 else 'have'} no images in {place}"
+                f"{f' ({cause})' if cause else ''}: add images to every class or remove its folders."
             )
     if len(classes) < 2:
-        raise DataError(f"{printable(root)} has only one class, {_quoted(classes)}: classification needs at least two.")
+        raise DataError(f"{printable(root)} has only one class, {quoted(classes)}: classification needs at least two.")
     return tuple(classes)
 
 
 def _scan_classes(root: Path, split_folder: str) -> _Scan:
     base = root / split_folder
     images: dict[str, list[str]] = {}
-    ignored = sum(1 for entry in _entries(base) if entry.is_file())
+    ignored = sum(1 for entry in _entries(base) if not _is_folder(entry))
     for name in subfolders(base):
         prefix = f"{split_folder}/{name}/" if split_folder else f"{name}/"
-        seen = {os.path.realpath(parent) for parent in (base, *base.absolute().parents)}
+        seen = {_identity(parent) for parent in (base, *base.absolute().parents)}
         names = list(_walk(base / name, prefix, seen))
         images[name] = [image_id for image_id in names if _is_image(image_id)]
         ignored += len(names) - len(images[name])
@@ -171,17 +173,35 @@ def walk_images(folder: Path) -> list[str]:
     return [name for name in _walk(folder, "", set()) if _is_image(name)]
 
 
-def _walk(folder: Path, prefix: str, seen: set[str]) -> Iterator[str]:
+def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:
     """Ids of all files below a folder. Each real folder is entered once, so that links cannot lead in circles."""
-    real = os.path.realpath(folder)
-    if real in seen:
-        return
-    seen.add(real)
-    for entry in _entries(folder):
-        if entry.is_dir():
-            yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", seen)
+    open_folders = [_entered(folder, prefix, seen)]  # a list, as folders may be nested deeper than calls
+    while open_folders:
+        prefix, entries = open_folders[-1]
+        entry = next(entries, None)
+        if entry is None:
+            open_folders.pop()
+        elif _is_folder(entry):
+            open_folders.append(_entered(Path(entry.path), f"{prefix}{entry.name}/", seen))
         else:
             yield f"{prefix}{entry.name}"
+
+
+def _entered(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> tuple[str, Iterator[os.DirEntry[str]]]:
+    identity = _identity(folder)
+    if identity in seen:
+        return prefix, iter(())
+    seen.add(identity)
+    return prefix, iter(_entries(folder))
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """The same for every way to a folder."""
+    try:
+        status = os.stat(folder)
+    except OSError as error:
+        raise DataError(f"the folder {printable(folder)} cannot be listed: {error.strerror or error}.") from None
+    return status.st_dev, status.st_ino
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -194,15 +214,18 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
     return sorted(visible, key=lambda entry: entry.name)
 
 
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also where a link leads to itself, or out of what may be read: then it is a file that cannot be read."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 def subfolders(folder: Path) -> list[str]:
     """Names of the visible folders in it, sorted."""
-    return [entry.name for entry in _entries(folder) if entry.is_dir()]
+    return [entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
 def _is_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in EXTENSIONS
-
-
-def _quoted(names: list[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

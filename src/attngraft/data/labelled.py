@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ConfigError, DataError
 from .assembly import LoadOptions
+from .classes import likely_cause
 from .folders import scan_labelled
 from .pictures import decode_pictures, relabelled
 from .reading import printable
@@ -143,10 +144,12 @@ def _known_classes(found: Sequence[str], classes: Sequence[str], extend: bool, w
     if strange and not extend:
         shown, have = (", ".join(repr(name) for name in names[:3]) for names in (strange, list(classes)))
         more = ", ..." if len(classes) > 3 else ""
+        cause = likely_cause(classes, strange)
         raise DataError(
             f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not "
             f"know ({shown}{', ...' if len(strange) > 3 else ''}): it knows {len(classes)} ({have}{more}); "
-            "give images of these, or let it learn new ones with --classes extend (extend=True)."
+            f"{f'{cause}; ' if cause else ''}give images of these, or let it learn new ones with --classes extend "
+            "(extend=True)."
         )
     return (*classes, *strange)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess, parent_process
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError
+from ..errors import ConfigError, LoaderError
 from .splits import hash64
 from .transforms import ImageTransform
 from .types import ImageSet
@@ -49,7 +54,12 @@ class Loader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Generator[Batch, None, None]:
+        """The batches; closing the generator ends its workers.
+
+        Raises:
+            LoaderError: a worker has died.
+        """
         # Given a generator of its own, the DataLoader does not draw its base seed from the global one.
         loader: DataLoader[Batch] = DataLoader(
             self.samples,
@@ -58,8 +68,54 @@ class Loader:
             collate_fn=_unchanged,
             pin_memory=self.pin_memory and torch.cuda.is_available(),
             generator=torch.Generator(),
+            worker_init_fn=_begin,
         )
-        return iter(loader)
+        batches = iter(loader)
+        try:
+            yield from batches
+        except RuntimeError as error:
+            if not str(error).startswith("DataLoader worker"):
+                raise
+            reason = " ".join(str(error).split())
+            raise LoaderError(
+                f"a process that prepares images has died ({reason}): start the same command again, with fewer workers."
+            ) from None
+        finally:
+            _end(getattr(batches, "_workers", ()))
+
+
+def _begin(worker: int) -> None:
+    """Prepare a worker process for the ways in which its parent may end."""
+    _ignore_interrupts(worker)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """PyTorch looks every 5 seconds whether the parent lives, and never sees one that died while its worker began."""
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _ignore_interrupts(worker: int) -> None:
+    """Ctrl-C and a closed terminal reach the workers too: their parent decides what becomes of them."""
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _end(workers: Sequence[BaseProcess]) -> None:
+    """End workers that are left, also one that hangs in a file system, for which PyTorch would wait."""
+    for end in (BaseProcess.terminate, BaseProcess.kill):
+        last = time.monotonic() + 0.5
+        for worker in workers:
+            with suppress(RuntimeError):  # PyTorch's complaint about a worker that was killed
+                if worker.is_alive():
+                    end(worker)
+        for worker in workers:
+            with suppress(RuntimeError):
+                worker.join(max(0.0, last - time.monotonic()))
 
 
 def make_loader(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import ConfigError, DataError
+from .classes import likely_cause
 from .folders import training_folders
 from .listing import list_images
 from .reading import PIXEL_CAP, printable
@@ -188,9 +189,11 @@ def _check_known(found: Collection[str], known: Sequence[str], where: str) -> No
     strange = sorted(set(found) - set(known))
     if strange:
         shown, have = (", ".join(repr(name) for name in names[:3]) for names in (strange, list(known)))
+        cause = likely_cause(known, strange)
         raise DataError(
             f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not "
-            f"know ({shown}): it knows {len(known)} ({have}{', ...' if len(known) > 3 else ''}); give images of these."
+            f"know ({shown}): it knows {len(known)} ({have}{', ...' if len(known) > 3 else ''}); "
+            f"{f'{cause}; ' if cause else ''}give images of these."
         )
 
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..errors import DataError
+from ..errors import DataError, one_line
 
 PIXEL_CAP = 100_000_000
 EXTENSIONS = frozenset(
@@ -22,6 +24,11 @@ EXTENSIONS = frozenset(
 )
 # Only formats of pixels: Pillow would otherwise hand EPS files to Ghostscript, whatever their extension says.
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+_MOST_BYTES_PER_PIXEL = 8  # four channels of 16 bits, not compressed
+_MOST_METADATA_BYTES = 64 << 20
+_MOST_SCANS = 16  # of a JPEG with as many pixels as the cap allows; programs write about ten
+_STRIP_PIXELS = 4 << 20  # converted at once, so that one copy of a large image is held and not five
+_CHUNK = 1 << 20
 
 
 class UnreadableImageError(DataError):
@@ -47,7 +54,8 @@ def read_image(path: str | Path, *, pixel_cap: int = PIXEL_CAP) -> np.ndarray:
 
     Args:
         path: the file.
-        pixel_cap: largest width x height that is decoded; checked on the header, before memory is taken.
+        pixel_cap: largest width x height that is decoded; checked on the header, before memory is taken. Decoding
+            takes about 11 bytes per pixel at most.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -56,7 +64,9 @@ def read_image(path: str | Path, *, pixel_cap: int = PIXEL_CAP) -> np.ndarray:
         UnreadableImageError: the file is missing, damaged, too large or not an image (a DataError).
     """
     with pillow_warnings_ignored():
-        return decode(path, pixel_cap)
+        pixels = decode(path, pixel_cap)
+    assert pixels is not None
+    return pixels
 
 
 @contextmanager
@@ -70,12 +80,19 @@ def pillow_warnings_ignored() -> Iterator[None]:
         yield
 
 
-def decode(path: str | Path, pixel_cap: int) -> np.ndarray:
-    """`read_image` without the filter for warnings, to be called from several threads."""
+def decode(path: str | Path, pixel_cap: int, postpone_above: int | None = None) -> np.ndarray | None:
+    """`read_image` without the filter for warnings, to be called from several threads.
+
+    Args:
+        postpone_above: return None for images of more pixels than this, so that they can be decoded one at a time.
+    """
     try:
-        _check_regular_file(path)
-        with Image.open(path, formats=_known_formats()) as image:
+        with _opened(path, pixel_cap) as file, Image.open(file, formats=_known_formats()) as image:
             _check_size(image, pixel_cap, path)
+            if postpone_above is not None and image.width * image.height > postpone_above:
+                return None
+            if image.format in ("JPEG", "MPO"):
+                _check_scans(file, image, pixel_cap, path)
             image.load()
             _turn_upright(image)
             return _to_rgb(image, path)
@@ -95,13 +112,43 @@ def _known_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
-def _check_regular_file(path: str | Path) -> None:
-    """A pipe or device under an image's name would block for ever."""
-    status = Path(path).stat()
+def _opened(path: str | Path, pixel_cap: int) -> IO[bytes]:
+    """The file, if it is a regular one of a sensible size: a pipe or device under an image's name would block for ever."""
+    _check_file(os.stat(path), path, pixel_cap)
+    # what was put in its place since must not block either
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    file = os.fdopen(handle, "rb")
+    try:
+        _check_file(os.fstat(handle), path, pixel_cap)
+    except UnreadableImageError:
+        file.close()
+        raise
+    return file
+
+
+def _check_file(status: os.stat_result, path: str | Path, pixel_cap: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableImageError(path, "it is not a regular file")
     if status.st_size == 0:
         raise UnreadableImageError(path, "the file is empty")
+    most = _MOST_BYTES_PER_PIXEL * pixel_cap + _MOST_METADATA_BYTES
+    if status.st_size > most:
+        raise UnreadableImageError(path, f"it has {status.st_size:,} bytes, more than an image of {pixel_cap:,} pixels")
+
+
+def _check_scans(file: IO[bytes], image: Image.Image, pixel_cap: int, path: str | Path) -> None:
+    """Each scan of a progressive JPEG goes over all pixels, and one takes a few bytes: thousands would take hours."""
+    place = file.tell()
+    file.seek(0)
+    scans, last = 0, b""
+    while chunk := file.read(_CHUNK):
+        scans += (last + chunk).count(b"\xff\xda")  # marks the start of a scan, and cannot occur within one
+        last = chunk[-1:]
+    file.seek(place)
+    if scans * image.width * image.height > _MOST_SCANS * pixel_cap:
+        raise UnreadableImageError(
+            path, f"it has {scans} scans of {image.width} x {image.height} pixels, too much work"
+        )
 
 
 def _check_size(image: Image.Image, pixel_cap: int, path: str | Path) -> None:
@@ -122,9 +169,18 @@ def _turn_upright(image: Image.Image) -> None:
 def _to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey_to_rgb(image, path)
+    pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        bottom = min(image.height, top + rows)
+        pixels[top:bottom] = _strip_to_rgb(image.crop((0, top, image.width, bottom)))
+    return pixels
+
+
+def _strip_to_rgb(image: Image.Image) -> np.ndarray:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = _on_white(image)
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -153,4 +209,4 @@ def _deep_grey_to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
 
 def _one_line(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return " ".join(text.split()).rstrip(".") or type(error).__name__
+    return one_line(" ".join(text.split()).rstrip(".")) or type(error).__name__

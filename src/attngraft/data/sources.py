@@ -44,6 +44,7 @@ def load_data(
     root: Path | None = None,
     download: bool = False,
     limit: int | None = None,
+    fix_leaks: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
     """Load and decode a data set.
@@ -61,6 +62,8 @@ def load_data(
         root: where published data sets lie; by default $ATTNGRAFT_DATA or ~/.cache/attngraft.
         download: fetch a published data set that is not there.
         limit: at most so many images in each split, one per class at least.
+        fix_leaks: keep pictures that are equal, or saved again, on one side: together where a split is made by chance,
+            moved to the first of train, val and test elsewhere.
         progress: called with (images done, images in all).
 
     Raises:
@@ -79,12 +82,13 @@ def load_data(
         pixel_cap=pixel_cap,
         download=download,
         limit=limit,
+        fix_leaks=fix_leaks,
         progress=progress,
     )
     builtin = isinstance(source, str) and source in SOURCES
     folder = Path(source).expanduser()
     place = str(source) if builtin else str(folder.absolute())
-    origin = Origin(place, split_seed, val_fraction, test_fraction, limit, skip_broken)
+    origin = Origin(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks)
     if builtin:
         return replace(assemble(SOURCES[str(source)].load(options), options), origin=origin)
     if isinstance(source, str) and not folder.exists():

@@ -26,7 +26,7 @@ def hash64(*parts: int | str) -> int:
 
 def carve(
     labels: np.ndarray,
-    pixel_hashes: Sequence[str],
+    families: Sequence[str],
     *,
     fraction: float,
     seed: int,
@@ -35,11 +35,11 @@ def carve(
 ) -> np.ndarray:
     """Choose a stratified part of the images, at least one of every class.
 
-    Images with equal pixels stay on one side, so that a split never leaks by itself.
+    The images of a family stay on one side, so that a split never leaks by itself.
 
     Args:
         labels: (N,) class indices.
-        pixel_hashes: one per image.
+        families: one text per image, the same for those that stay together, such as a hash of the pixels.
         fraction: part of each class to choose, in (0, 1).
         purpose: "test" or "val"; gives each its own random choice and appears in the error.
 
@@ -53,7 +53,7 @@ def carve(
     too_small = []
     for label, name in enumerate(classes):
         members = np.flatnonzero(labels == label)
-        groups = _groups_of_equal_pixels(members, pixel_hashes)
+        groups = _grouped(members, families)
         if len(groups) < 2:
             too_small.append(name)
             continue
@@ -91,10 +91,10 @@ def thin(labels: np.ndarray, keys: Sequence[str], *, limit: int, seed: int) -> n
     return np.array(sorted(kept), dtype=np.int64)
 
 
-def _groups_of_equal_pixels(members: np.ndarray, pixel_hashes: Sequence[str]) -> dict[str, list[int]]:
+def _grouped(members: np.ndarray, families: Sequence[str]) -> dict[str, list[int]]:
     groups: dict[str, list[int]] = {}
     for i in members.tolist():
-        groups.setdefault(pixel_hashes[i], []).append(i)
+        groups.setdefault(families[i], []).append(i)
     return groups
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -19,7 +20,7 @@ from .cachefile import CacheFile, PixelWriter
 from .reading import UnreadableImageError, decode, pillow_warnings_ignored
 
 IN_MEMORY_BYTES = 1 << 30
-_CHUNK = 128
+_REPORTED = 128  # images between two reports of progress
 
 Progress = Callable[[int, int], None]
 
@@ -153,7 +154,7 @@ def decode_files(
         DataError: the cache file cannot be written.
     """
     cache = CacheFile(cache_dir, _inputs_key(paths, limit, pixel_cap))
-    index = cache.read_index()
+    index = cache.read_index(len(paths))
     if index is not None:
         store = PixelStore(index.shapes, cache.pixels)
         return Decoded(store, index.kept, index.hashes, index.failures)
@@ -173,6 +174,9 @@ def decode_array(pixels: np.ndarray, *, limit: int) -> Decoded:
     return Decoded(PixelStore(shapes, buffer), np.arange(len(pixels)), hashes)
 
 
+Outcome = tuple[np.ndarray, str] | str  # pixels and their hash, or the reason why there are none
+
+
 def _decode_into(
     writer: PixelWriter,
     paths: Sequence[Path],
@@ -180,28 +184,55 @@ def _decode_into(
     pixel_cap: int,
     progress: Progress | None,
 ) -> None:
-    def work(path: Path) -> tuple[np.ndarray, str] | str:
-        try:
-            pixels = decode(path, pixel_cap)
-        except UnreadableImageError as error:
-            return error.reason
-        return shrink(pixels, limit), pixel_hash(pixels)
+    for done, outcome in enumerate(_outcomes(paths, limit, pixel_cap), start=1):
+        writer.add(done - 1, outcome)
+        if progress is not None and (done % _REPORTED == 0 or done == len(paths)):
+            progress(done, len(paths))
 
-    with pillow_warnings_ignored(), ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(paths), _CHUNK):  # in chunks, so that results do not pile up
-            for i, outcome in enumerate(pool.map(work, paths[start : start + _CHUNK]), start):
-                writer.add(i, outcome)
-            if progress is not None:
-                progress(min(start + _CHUNK, len(paths)), len(paths))
+
+def _outcomes(paths: Sequence[Path], limit: int, pixel_cap: int) -> Iterator[Outcome]:
+    """What became of each file, in order.
+
+    The memory is bounded: few results wait, all threads together decode no more pixels at once than the cap allows for
+    one image, and larger images are decoded here, one at a time.
+    """
+    threads = min(8, os.cpu_count() or 1)
+    waiting: deque[tuple[Path, Future[Outcome | None]]] = deque()
+
+    def first() -> Outcome:
+        path, future = waiting.popleft()
+        outcome = future.result() or _read(path, limit, pixel_cap)
+        assert outcome is not None
+        return outcome
+
+    with pillow_warnings_ignored(), ThreadPoolExecutor(threads) as pool:
+        try:
+            for path in paths:
+                waiting.append((path, pool.submit(_read, path, limit, pixel_cap, pixel_cap // threads)))
+                if len(waiting) == 2 * threads:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            for _, future in waiting:  # where it is broken off, nothing else is begun
+                future.cancel()
+
+
+def _read(path: Path, limit: int, pixel_cap: int, postpone_above: int | None = None) -> Outcome | None:
+    try:
+        pixels = decode(path, pixel_cap, postpone_above)
+    except UnreadableImageError as error:
+        return error.reason
+    return None if pixels is None else (shrink(pixels, limit), pixel_hash(pixels))
 
 
 def _inputs_key(paths: Sequence[Path], limit: int, pixel_cap: int) -> str:
-    """Key of a set of files in a given size; a changed file changes its size or its time."""
-    digest = blake2b(f"v1:{limit}:{pixel_cap}".encode(), digest_size=16)
+    """Key of a set of files in a given size; a changed file changes its size or its times, new permissions the last."""
+    digest = blake2b(f"v2:{limit}:{pixel_cap}".encode(), digest_size=16)
     for path in paths:
         try:
             status = path.stat()
-            mark = f"{status.st_size}:{status.st_mtime_ns}"
+            mark = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
         except OSError:
             mark = "missing"
         digest.update(f"\0{path.absolute()}\0{mark}".encode("utf-8", "surrogatepass"))

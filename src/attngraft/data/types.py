@@ -57,15 +57,17 @@ class DataReport:
 
     Attributes:
         skipped: (path, reason) of every file that could not be read.
-        leaks: (training id, other id) of images with equal pixels in different splits.
+        leaks: (id, id) of images with equal pixels in two splits: train and val, train and test, val and test.
         duplicates: how many images repeat an earlier one of their own split.
         notes: sentences, for example where the test split came from.
+        near_leaks: as `leaks`, of pictures that are alike but not equal: saved again, resized, a little cropped.
     """
 
     skipped: tuple[tuple[str, str], ...] = ()
     leaks: tuple[tuple[str, str], ...] = ()
     duplicates: int = 0
     notes: tuple[str, ...] = ()
+    near_leaks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +102,7 @@ class Origin:
 
     Attributes:
         source: name of a built-in data set, or the absolute path of the folder.
-        split_seed, val_fraction, test_fraction, limit, skip_broken: as for `load_data`.
+        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks: as for `load_data`.
     """
 
     source: str
@@ -109,3 +111,4 @@ class Origin:
     test_fraction: float = 0.2
     limit: int | None = None
     skip_broken: bool = False
+    fix_leaks: bool = False

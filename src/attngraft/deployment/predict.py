@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,8 +16,9 @@ from torch import nn
 
 from ..backbones import preprocessing_of
 from ..config import Preprocessing
-from ..data import build_transform, list_images, read_image
+from ..data import UnreadableImageError, build_transform, list_images, read_image
 from ..errors import DataError
+from ..files import to_json
 from ..surgery import check_live, classes_of, load
 from ..training import MachineSettings
 
@@ -63,7 +63,7 @@ class Predictions:
             {"image": name, "top": [{"class": c, "probability": round(p, 6)} for c, p in best]}
             for name, best in zip(self.ids, self.top(k), strict=True)
         ]
-        return json.dumps(rows, indent=1, ensure_ascii=False)
+        return to_json(rows).rstrip("\n")
 
 
 def predict(
@@ -84,7 +84,7 @@ def predict(
         device: where to compute: "auto", "cpu", "cuda", "mps".
 
     Raises:
-        DataError: no images, or one that cannot be read.
+        DataError: no images, or one that cannot be read; or the model has another number of logits than of classes.
         RunError: as for `load`.
     """
     where = MachineSettings(device=device).resolve_device()
@@ -104,6 +104,11 @@ def predict(
         raise DataError("none of the images can be read: give at least one image file.")
     probabilities = np.concatenate(rows)
     classes = classes or tuple(str(number) for number in range(probabilities.shape[1]))
+    if len(classes) != probabilities.shape[1]:
+        raise DataError(
+            f"the model has {probabilities.shape[1]} logits and {len(classes)} names for them: name each "
+            "(attngraft.surgery.note_classes_)."
+        )
     return Predictions(tuple(names), classes, probabilities, tuple(skipped))
 
 
@@ -120,10 +125,10 @@ def _read(
     for path in paths:
         try:
             pixels = read_image(path)
-        except DataError as error:
+        except UnreadableImageError as error:
             if not skip_broken:
                 raise
-            skipped.append((str(path), str(error)))
+            skipped.append((str(path), error.reason))
             continue
         yield str(path), transform(torch.from_numpy(pixels).permute(2, 0, 1))
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..backbones import preprocessing_of
 from ..config import from_dict
-from ..data import Dataset, Origin, load_data
+from ..data import Dataset, Origin, class_changes, load_data
 from ..errors import AttngraftError, ConfigError, DataError, RunError
 from ..surgery import classes_of, grafts, load, ungraft
 from ..training import FitResult, RunFolder
@@ -103,13 +103,16 @@ def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size:
             test_fraction=origin.test_fraction,
             limit=origin.limit,
             skip_broken=origin.skip_broken,
+            fix_leaks=origin.fix_leaks,
             **where,
         )
     except DataError as error:
         raise DataError(f"the images of {folder} cannot be loaded again ({error}): give a folder of images.") from error
     if dataset.fingerprint != data.get("fingerprint"):
+        changes = class_changes(data.get("classes") or (), dataset.classes)
         raise DataError(
-            f"the images in {origin.source} are not those that {folder} was made with: "
+            f"the images in {origin.source} are not those that {folder} was made with"
+            f"{f' (classes {changes})' if changes else ''}: "
             "give a folder of images that the model has not seen."
         )
     return dataset

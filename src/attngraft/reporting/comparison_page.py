@@ -258,7 +258,7 @@ def _answers(answers: Any) -> str:
 
 def _protocol(comparison: Comparison, recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
     precision = comparison.get("precision") or {}
-    weights = "pretrained" if comparison.get("pretrained") else "random weights"
+    weights = comparison.get("weights") or ("pretrained" if comparison.get("pretrained") else "random weights")
     return [
         ("pairing", "the same seed gives every variant the same split, order, augmentation and head"),
         ("backbone", f"{comparison['backbone']}, {weights}"),

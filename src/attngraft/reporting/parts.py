@@ -38,6 +38,12 @@ def data_warnings(data: Mapping[str, Any]) -> list[Warned]:
         pairs = tuple(" = ".join(str(part) for part in pair) for pair in leaks)
         title = f"{_count(len(leaks), 'pair')} of equal images in different splits: the accuracies may be too high."
         found.append(Warned(title, _first(pairs)))
+    if data.get("near_leaks"):
+        pairs = tuple(" ~ ".join(str(part) for part in pair) for pair in data["near_leaks"])
+        title = (
+            f"{_count(len(pairs), 'pair')} of nearly equal images in different splits: the accuracies may be too high."
+        )
+        found.append(Warned(title, _first(pairs)))
     if skipped:
         files = tuple(": ".join(str(part) for part in entry) for entry in skipped)
         found.append(Warned(f"{_count(len(skipped), 'file')} could not be used.", _first(files)))

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from .numbers import shortened
 
-CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")  # a file name can hold them, a page may not
+# control characters, and those that turn the direction of all that follows: a name can hold them, a page may not
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -46,7 +46,7 @@ CLASS_EFFECT = {"class": str, "images": NUMBER, "mean": NUMBER, "low": NUMBER, "
 CLASS_RESULT = {"class": str, "top1": NUMBER, "images": NUMBER}
 SAMPLE = {"file": str, "label": str, "before": [str], "after": [str]}
 RECIPE = {"phases": [dict]}
-OPTIONAL_DATA = {"classes": [str], "notes": [str], "skipped": [list], "leaks": [list]}
+OPTIONAL_DATA = {"classes": [str], "notes": [str], "skipped": [list], "leaks": [list], "near_leaks": [list]}
 INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
 SQUARE = {
     **dict.fromkeys(("channel", "spatial", "interaction"), INTERVAL),

@@ -4,7 +4,18 @@ from .fold import PartFold, fold_grafts
 from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, uncompiled, ungraft, ungraft_
 from .interception import computing, watching
 from .plan import GraftPlan, Override, plan_graft
-from .saved import FoldNote, SavedModel, classes_of, describe, fold_note, load, note_classes_, note_fold_, save
+from .saved import (
+    FoldNote,
+    SavedModel,
+    classes_of,
+    describe,
+    fold_note,
+    load,
+    note_classes_,
+    note_fold_,
+    renew_head_,
+    save,
+)
 from .sites import Site, find_sites, search_sites
 
 __all__ = [
@@ -30,6 +41,7 @@ __all__ = [
     "note_fold_",
     "plan_graft",
     "reattach_",
+    "renew_head_",
     "save",
     "search_sites",
     "uncompiled",

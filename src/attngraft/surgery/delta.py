@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ..backbones import backbone_info, find_head, note_backbone_, replace_head_
 from ..errors import BackboneError, GraftError, RunError
 from ..files import write_atomically
+from ..untrusted import open_tensors
 from .graft import check_live, uncompiled
 
 DELTA_FORMAT = 1
@@ -85,7 +86,7 @@ def read_delta(path: Path) -> Delta:
         RunError: missing, damaged, or of a newer version.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             header = json.loads((file.metadata() or {})["attngraft_delta"])
             if header["format"] != DELTA_FORMAT:
                 raise RunError(newer(path, header["format"], DELTA_FORMAT))

@@ -173,6 +173,9 @@ def _build(model: nn.Module, plan: GraftPlan) -> dict[str, Attention]:
     if not plan.sites:
         raise GraftError("the plan has no sites: plan with another where=.")
     paths = [site.path for site in plan.sites]
+    if len(set(paths)) < len(paths):
+        twice = next(path for number, path in enumerate(paths) if path in paths[:number])
+        raise GraftError(f"the plan names the site '{twice}' twice: leave one out.")
     for path in plan.overrides:
         if path not in paths:
             raise GraftError(

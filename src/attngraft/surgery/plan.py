@@ -18,6 +18,7 @@ from .sites import Site, Where, resolve_input_size, search_sites
 
 PLAN_FORMAT = 1
 OVERRIDES_FORMAT = 2  # of a plan in which some sites differ
+MOST_SITES = 10_000  # networks have hundreds
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,10 @@ class GraftPlan:
         overrides = values.pop("overrides", {})
         if not isinstance(overrides, Mapping):
             raise ConfigError(f"plan.overrides is {overrides!r}: expected a table of sites.")
+        sites = values.get("sites")
+        for name, entries in (("sites", sites), ("overrides", overrides)):
+            if isinstance(entries, (list, tuple, Mapping)) and len(entries) > MOST_SITES:
+                raise ConfigError(f"plan.{name} has {len(entries):,} entries: expected at most {MOST_SITES:,}.")
         values["overrides"] = {
             path: from_dict(Override, value, where=f"plan.overrides[{path}]") for path, value in overrides.items()
         }

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..config import MOST_SIDE
 from ..errors import GraftError, nearest
 from ..registry import Registry
 from .trace import TRACE_BATCH, Call, Key, Trace, trace
@@ -94,14 +95,17 @@ def resolve_input(model: nn.Module, input_size: tuple[int, int, int] | None, exa
     if example_input is not None:
         return example_input
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-    return torch.zeros(TRACE_BATCH, *resolve_input_size(model, input_size), dtype=dtype)
+    # one zero seen many times: the size may come from a file
+    return torch.zeros((), dtype=dtype).expand(TRACE_BATCH, *resolve_input_size(model, input_size))
 
 
 def resolve_input_size(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int, int]:
     """The given size, else the size that `create_backbone` noted on the model, else (3, 224, 224)."""
     if input_size is not None:
-        if len(input_size) != 3 or min(input_size) < 1:
-            raise GraftError(f"input_size is {input_size!r}: expected (channels, height, width), each >= 1.")
+        if len(input_size) != 3 or min(input_size) < 1 or max(input_size) > MOST_SIDE:
+            raise GraftError(
+                f"input_size is {input_size!r}: expected (channels, height, width), each from 1 to {MOST_SIDE:,}."
+            )
         return (int(input_size[0]), int(input_size[1]), int(input_size[2]))
     info = getattr(model, "attngraft_backbone", None)
     side = info.preprocessing.image_size if info is not None else 224

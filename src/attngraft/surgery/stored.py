@@ -106,7 +106,8 @@ def read_head(folder: Path) -> str:
     """
     heal = f"roll back to a version: attngraft store {folder} --rollback VERSION"
     try:
-        text = (folder / HEAD_FILE).read_text("utf-8")
+        with (folder / HEAD_FILE).open(encoding="utf-8") as file:
+            text = file.read(ID_DIGITS + 40)
     except (OSError, ValueError) as error:
         raise RunError(f"{folder / HEAD_FILE} cannot be read ({error}): {heal}.") from None
     served = text.removesuffix("\n")

@@ -36,7 +36,7 @@ class Position:
         global_step: optimiser steps finished in all.
         loss_sum: of the training loss over the images seen in this epoch.
         correct: right predictions among them.
-        seen: images seen in this epoch.
+        seen: images seen in this epoch, by all processes.
         time_s: seconds of training, without evaluation.
         epoch_time_s: the same within this epoch.
         drop: factor on the rates from "plateau" in this phase.

@@ -7,8 +7,9 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from ..data import Dataset
+from ..data import Dataset, class_changes
 from ..errors import BackboneError, ConfigError, DataError
+from ..surgery import classes_of
 from .distributed import World
 from .evaluate import in_eval_mode
 from .job import batch_size
@@ -34,7 +35,7 @@ def check_fit(model: nn.Module, dataset: Dataset, settings: Settings, image_size
 
 
 def check_classes(model: nn.Module, dataset: Dataset, image_size: int) -> None:
-    """Raise DataError where the model does not take the images, or its logits do not match the classes."""
+    """Raise DataError where the model does not take the images, or its logits are not those of the classes."""
     example = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
     try:
         with torch.no_grad(), in_eval_mode(model):
@@ -51,6 +52,13 @@ def check_classes(model: nn.Module, dataset: Dataset, image_size: int) -> None:
         raise DataError(
             f"the model has {logits.shape[1]} logits and the data have {len(dataset.classes)} classes: "
             f"create it with num_classes={len(dataset.classes)}."
+        )
+    known = classes_of(model)
+    changes = class_changes(known, dataset.classes) if len(known) == logits.shape[1] else ""
+    if changes:
+        raise DataError(
+            f"the model's logits stand for other classes than those of {dataset.name} ({changes}): give it a new head "
+            "(attngraft.surgery.renew_head_(model, classes)), or, where it has one, say so with note_classes_(model, ())."
         )
 
 

@@ -101,6 +101,15 @@ class World:
         return bool(count.item())
 
     @_among_peers
+    def sum(self, *values: float) -> list[float]:
+        """The sum of each value over all processes, in double precision."""
+        if self.size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        dist.all_reduce(sums)
+        return [float(value) for value in sums]
+
+    @_among_peers
     def align_(self, model: nn.Module) -> None:
         """Give every process the main one's weights and BatchNorm statistics."""
         self.align_buffers_(model)
@@ -127,7 +136,9 @@ class World:
         learned = [parameter for parameter, count in zip(parameters, has_one.tolist(), strict=True) if count]
         for parameter in learned:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        _all_at_once([p.grad for p in learned if p.grad is not None], lambda flat: dist.all_reduce(flat.div_(self.size)))
+        _all_at_once(
+            [p.grad for p in learned if p.grad is not None], lambda flat: dist.all_reduce(flat.div_(self.size))
+        )
 
     @_among_peers
     def wait(self) -> None:

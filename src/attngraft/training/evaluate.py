@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.numpy import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import Preprocessing
-from ..data import ImageSet, build_transform, make_loader
-from ..errors import RunError, TrainingError
+from ..data import Batch, ImageSet, Loader, build_transform, make_loader
+from ..errors import NotFiniteError, RunError
 from ..sealing import changed, check_seal, write_sealed
 from ..surgery import check_live
+from ..untrusted import open_tensors
 from .distributed import World
+from .memory import Portions
 from .precision import Precision
 
 PREDICTIONS_FILE = "predictions.safetensors"
@@ -100,7 +102,7 @@ class Evaluation:
         """
         try:
             sealed = check_seal(path)
-            with safe_open(path, framework="np") as tensors:
+            with open_tensors(path, "np") as tensors:
                 header = tensors.metadata() or {}
                 if not sealed and "format" in header:  # the first files had neither
                     raise changed(path)
@@ -137,33 +139,53 @@ def evaluate(
     device: torch.device | None = None,
     workers: int = 0,
     world: World | None = None,
+    portions: Portions | None = None,
+    before_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Predict every image of a split; the model's modes are as before afterwards.
 
+    Where memory does not suffice for a batch, it is predicted in parts. `before_batch` is called equally often in all
+    processes; what it raises ends the evaluation.
+
     Raises:
         GraftError: a graft is not live, so that another model would be measured.
+        NotFiniteError: an answer is not finite.
+        TrainingError: memory does not suffice for one image.
     """
     check_live(model)
-    world, precision = world or World(), precision or Precision()
+    world, precision, portions = world or World(), precision or Precision(), portions or Portions()
     device = device or next(model.parameters()).device
     mine = _share(len(images), batch_size, world)
-    parts = []
-    if mine:
-        transform = build_transform("none", preprocessing, train=False)
-        loader = make_loader(images.select(mine), transform, batch_size=batch_size, workers=workers)
-        with torch.no_grad(), in_eval_mode(model), precision.autocast(device):
-            for batch in loader:
+    transform = build_transform("none", preprocessing, train=False)
+    loader = make_loader(images.select(mine), transform, batch_size=batch_size, workers=workers) if mine else None
+    parts, most = [], -(-len(images) // batch_size)
+    with torch.no_grad(), in_eval_mode(model), precision.autocast(device), closing(_batches(loader)) as batches:
+        for _ in range(-(-most // world.size)):
+            if before_batch is not None:
+                before_batch()
+            batch = next(batches, None)
+            if batch is not None:
                 inputs = batch.images.to(device, memory_format=precision.memory_format)
-                parts.append(model(inputs).float().softmax(1).cpu().numpy())
+                parts.append(portions.do(partial(_predict, model, inputs), len(inputs), "the evaluation"))
     rows: dict[int, NDArray[np.float32]] = {}
     for positions, found in world.gather((mine, np.concatenate(parts) if parts else ())):
         rows.update(zip(positions, found, strict=True))
     probabilities = np.stack([rows[position] for position in range(len(images))])
     if not np.isfinite(probabilities).all():
-        raise TrainingError(
+        raise NotFiniteError(
             "the model's answers are not finite, so it has diverged: lower the learning rate (lr_scale)."
         )
     return Evaluation(probabilities, np.asarray(images.labels, dtype=np.int64), images.ids)
+
+
+def _batches(loader: Loader | None) -> Generator[Batch, None, None]:
+    if loader is not None:
+        yield from loader
+
+
+def _predict(model: nn.Module, images: Tensor, most: int) -> NDArray[np.float32]:
+    """(N, K) probabilities, at most so many images at a time."""
+    return np.concatenate([model(part).float().softmax(1).cpu().numpy() for part in images.split(most)])
 
 
 def _share(count: int, batch_size: int, world: World) -> list[int]:

@@ -16,7 +16,7 @@ from ..backbones import backbone_info, note_preprocessing_, preprocessing_of
 from ..config import Preprocessing, from_dict, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
-from ..errors import PeerError, RunError, TrainingError
+from ..errors import NotFiniteError, PeerError, RunError, TrainingError
 from ..formats import RECORD_FORMATS
 from ..locking import Claim
 from ..surgery import check_live, graft_plan, load, note_classes_, save, ungraft_
@@ -26,10 +26,11 @@ from .checkpoint import read_newest, remove_checkpoints
 from .checks import check_fit
 from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate, in_eval_mode
+from .finite import first_not_finite
 from .interrupts import finishing, stopping_at_once
 from .job import Job
 from .loop import ShouldStop, Trainer
-from .memory import is_out_of_memory
+from .memory import is_out_of_memory, memory_needed
 from .notes import Notes
 from .precision import Precision, choose_precision, parse_precision
 from .progress import Progress, Reading, Silent, watched
@@ -115,7 +116,7 @@ def fit(
     preprocessing = preprocessing_of(model, settings.data.image_size)
     run = RunFolder(Path(run_dir))
     shows = watched(progress if world.is_main else Silent())
-    with stopping_at_once(), world.together(), shows as shown, ExitStack() as held:
+    with stopping_at_once(), world.together(), memory_needed(), shows as shown, ExitStack() as held:
         claim = Claim(run.path, held)
         if world.share(run.description_file.is_file()):  # in use: refused before any image is read
             world.in_main(run.read)
@@ -326,6 +327,9 @@ def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, A
         world=job.world,
         portions=trainer.portions,
     )
+    spoilt = first_not_finite(model.state_dict())
+    if spoilt is not None:
+        raise NotFiniteError(f"{spoilt} is not finite after the training: start the same command again.")
     with finishing():
         if job.world.is_main:
             run.write_metrics(trainer.position.history)

@@ -7,16 +7,17 @@ that a resumed training ends with the same bits as one that was not interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..data import Loader, build_transform, make_loader
-from ..errors import AttngraftError, RunError
+from ..errors import LoaderError, NotFiniteError, PeerError, RunError
+from .average import moving_average
 from .checkpoint import (
     Checkpoint,
     Position,
@@ -28,16 +29,22 @@ from .checkpoint import (
 from .dynamic import possible, strengthen_
 from .evaluate import Evaluation, evaluate
 from .gate_record import record_gates
-from .interrupts import Interrupts
+from .interrupts import Interrupts, Stopped, signals_heard_in_backward
 from .job import Job
+from .memory import Portions
 from .optimizers import Plateau, build_optimizer, rate_factor, set_rates_
 from .phases import apply_phase_, dissect, moving_norms, parameter_groups, set_modes_
 from .progress import Progress
-from .recipe import Phase, Recipe
+from .recipe import Phase
+from .rollback import roll_back
 from .step import StepNumbers, Stepper
 
 Rows = Sequence[Mapping[str, Any]]
 ShouldStop = Callable[[Rows], bool]
+
+
+class _EveryProcessStops(Exception):  # noqa: N818
+    """A signal came, and all processes know it at the same point of the training."""
 
 
 class Trainer:
@@ -65,7 +72,7 @@ class Trainer:
         self.write = write
         self.should_stop = should_stop
         self.position = Position()
-        self.ema = _average(self.model, job.recipe)
+        self.ema = moving_average(self.model, job.recipe.ema_decay)
         self.best: dict[str, Tensor] = {}
         size = job.preprocessing.image_size
         self.anatomy = dissect(self.model, (3, size, size))
@@ -75,7 +82,10 @@ class Trainer:
         self.steps_per_epoch = job.steps_per_epoch
         self.stepper = Stepper(self.model, job, self.ema)
         self.dynamic = possible(job.recipe.dynamic, self.model)
+        self.portions = Portions(job.note)
+        self.interrupts = Interrupts()
         self._saved_at = time.monotonic()
+        self._saved_step = 0
         self._pending: dict[str, Tensor] = {}
 
     @property
@@ -93,15 +103,32 @@ class Trainer:
         """Train from the present position to the end, saving on the way.
 
         Raises:
-            TrainingError: the loss, the gradient or a weight is not finite.
+            NotFiniteError: the loss, the gradient or a weight is not finite, and the recipe does not want to go back or
+                has done so too often.
+            TrainingError: memory does not suffice.
+            PeerError: another process is missing; the main one has saved the state.
             KeyboardInterrupt: asked to stop; the state is saved.
         """
+        try:
+            self._train()
+        except (KeyboardInterrupt, PeerError) as reason:
+            lost = self.job.world.find_lost()
+            if lost is None or lost.is_stop:
+                raise
+            kept = f"everything up to step {self._saved_step} is saved: start the same command again."
+            raise PeerError(f"{lost.sentence}; {kept}") from reason
+
+    def _train(self) -> None:
         total = self.steps_per_epoch * self.job.recipe.epochs
         self.progress.start("training", total, self.position.global_step)
         devices = [self.job.device] if self.job.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), Interrupts() as interrupts:
+        with torch.random.fork_rng(devices=devices), self.interrupts, signals_heard_in_backward(self.model):
             while self.position.phase < len(self.job.recipe.phases) and not self.position.stopped:
-                self._train_phase(self.job.recipe.phases[self.position.phase], interrupts)
+                try:
+                    self._train_phase(self.job.recipe.phases[self.position.phase])
+                except NotFiniteError as error:
+                    self.restore(roll_back(self.job, self.position, error))
+                    self.progress.start("training", total, self.position.global_step)
         if self.best:
             self.evaluated.load_state_dict(self.best)
         self.job.world.align_buffers_(self.evaluated)
@@ -114,6 +141,7 @@ class Trainer:
             RunError: it is the state of another model.
         """
         self.position = checkpoint.position
+        self._saved_step = checkpoint.position.global_step
         try:
             self.model.load_state_dict(checkpoint.part("model"))
             if self.ema is not None:
@@ -123,8 +151,10 @@ class Trainer:
             raise RunError(f"the checkpoint in {self.job.checkpoints} is of another model ({reason}).") from error
         self.best = checkpoint.part("best")
         self._pending = checkpoint.part("optimizer")
+        self.portions.parts = self.position.evaluation_parts
+        self.stepper.is_midway = False
 
-    def _train_phase(self, phase: Phase, interrupts: Interrupts) -> None:
+    def _train_phase(self, phase: Phase) -> None:
         apply_phase_(self.model, self.anatomy, phase)
         optimizer = build_optimizer(
             self.model, parameter_groups(self.model, self.anatomy, phase, self.job.recipe), self.job.recipe
@@ -132,37 +162,70 @@ class Trainer:
         if self._pending:
             restore_optimizer_(optimizer, parameter_names(self.model, optimizer), self._pending)
             self._pending = {}
-        parallel = self.job.world.wrap(self.model, self.job.device)
+        self.job.world.align_(self.model)
         while self.position.epoch < phase.epochs and not self.position.stopped:
-            self._train_epoch(phase, parallel, optimizer, interrupts)
+            self._train_epoch(phase, optimizer)
         optimizer.zero_grad(set_to_none=True)  # what the next phase freezes would keep its gradients in memory
         self._next_phase()
 
-    def _train_epoch(
-        self, phase: Phase, parallel: nn.Module, optimizer: torch.optim.Optimizer, interrupts: Interrupts
-    ) -> None:
+    def _train_epoch(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         set_modes_(self.model, moving_norms(self.anatomy, phase))
-        start = time.perf_counter()
-        for batch in self._batches():
-            self._set_rates(optimizer, phase, self.position.step)
-            self._count(self.stepper.step(parallel, optimizer, batch, self.position))
-            start = self._count_time(start)
-            if self._must_stop(interrupts):
-                self._save(optimizer)
-                raise KeyboardInterrupt
-            if self._save_is_due():
-                self._save(optimizer)
-                start = time.perf_counter()
-        # not the last step's own rate: a training that was stopped just before the evaluation took no step here
-        self._end_epoch(phase, lr=self._set_rates(optimizer, phase, self.position.step - 1))
+        if self.position.global_step == 0 and self.job.recipe.on_nonfinite == "rollback":
+            self._save(optimizer)  # there is always a beginning of an epoch to go back to
+        with self._saved_where_stopped(optimizer):
+            self._take_steps(phase, optimizer)
+            # not the last step's own rate: a training that was stopped just before the evaluation took no step here
+            problem = self._close_epoch(phase, lr=self._set_rates(optimizer, phase, self.position.step - 1))
+        self._pace_grafts(phase)
+        self._save(optimizer)
+        self.write(self.position.history)
+        if problem is not None:
+            raise problem
+        if self._must_stop():
+            raise self.interrupts.stopped()
+
+    @contextmanager
+    def _saved_where_stopped(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Where training ends within the block, the state after the last whole step is saved."""
         try:
-            self._ask_whether_to_stop()
-        finally:
-            self._pace_grafts(phase)
+            yield
+        except _EveryProcessStops:
             self._save(optimizer)
-            self.write(self.position.history)
-        if self._must_stop(interrupts):
-            raise KeyboardInterrupt
+            raise self.interrupts.stopped() from None
+        except (Stopped, PeerError, LoaderError):
+            self._save_alone(optimizer)
+            if self.interrupts.requested:  # which has ended the loader's workers too
+                raise self.interrupts.stopped() from None
+            raise
+
+    def _take_steps(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+        """The steps that are left in the epoch."""
+        start = time.perf_counter()
+        with closing(iter(self._batches())) as batches:
+            while True:
+                with self.interrupts.breakable():
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    self._set_rates(optimizer, phase, self.position.step)
+                    parts = self.position.parts
+                    self._count(self.stepper.step(optimizer, batch, self.position, self.interrupts.hold))
+                start = self._count_time(start)
+                self._stop_if_asked()
+                if self._save_is_due() or self.position.parts != parts:
+                    self._save(optimizer)
+                    start = time.perf_counter()
+
+    def _close_epoch(self, phase: Phase, lr: float) -> BaseException | None:
+        """Measure, decide and ask; the error of who was asked is returned. Where that is stopped, nothing has moved."""
+        before, best = replace(self.position, history=[*self.position.history]), self.best
+        try:
+            with self.interrupts.breakable():
+                self._end_epoch(phase, lr)
+                return self._ask_whether_to_stop()
+        except (Stopped, PeerError, LoaderError, _EveryProcessStops):
+            self.position, self.best = before, best
+            raise
 
     def _batches(self) -> Loader:
         job = self.job
@@ -186,6 +249,7 @@ class Trainer:
         at.loss_sum += taken.loss * taken.images
         at.correct += taken.correct
         at.seen += taken.images
+        at.parts = taken.parts
         at.step += 1
         at.global_step += 1
         self.progress.advance()
@@ -202,23 +266,21 @@ class Trainer:
         row = {
             "epoch": at.epochs_done + 1,
             "phase": phase.name,
-            **self._training_numbers(),
+            "train_loss": at.loss_sum / at.seen,
+            "train_top1": at.correct / at.seen,
             **self._evaluation_numbers(phase),
             "lr": lr,
             "time_s": round(at.epoch_time_s, 3),
-            "images_per_s": round(at.seen * self.job.world.size / max(at.epoch_time_s, 1e-9), 1),
+            "images_per_s": round(at.seen / max(at.epoch_time_s, 1e-9), 1),
         }
+        if at.lr_cut != 1:
+            row["lr_cut"] = at.lr_cut
         if self._is_paced(phase):
             at.pace = at.pace.seen(row["eval_loss"] if row.get("eval_split") == "val" else row["train_loss"])
             row["dynamic"] = at.pace.to_row()
         at.history.append(row)
         at.epoch, at.epochs_done = at.epoch + 1, at.epochs_done + 1
-        at.step, at.loss_sum, at.correct, at.seen, at.epoch_time_s = 0, 0.0, 0, 0, 0.0
-
-    def _training_numbers(self) -> dict[str, float]:
-        parts = self.job.world.gather((self.position.loss_sum, self.position.correct, self.position.seen))
-        loss_sum, correct, seen = (sum(part[i] for part in parts) for i in range(3))
-        return {"train_loss": loss_sum / seen, "train_top1": correct / seen}
+        at.step, at.loss_sum, at.correct, at.seen, at.epoch_time_s, at.rollbacks = 0, 0.0, 0, 0, 0.0, 0
 
     def _evaluation_numbers(self, phase: Phase) -> dict[str, Any]:
         """Measure the model, and let the validation loss decide where the recipe says so."""
@@ -229,12 +291,9 @@ class Trainer:
         measured = self._evaluate(split)
         if self.job.recipe.needs_validation:
             self._decide(measured.loss)
-        return {
-            "eval_split": split,
-            "eval_loss": measured.loss,
-            "eval_top1": measured.top1,
-            **self._gate_numbers(split),
-        }
+        gates = self._gate_numbers(split)
+        self.position.evaluation_parts = self.portions.parts
+        return {"eval_split": split, "eval_loss": measured.loss, "eval_top1": measured.top1, **gates}
 
     def _gate_numbers(self, split: str) -> dict[str, Any]:
         """After an evaluation, when all processes have the same buffers."""
@@ -247,22 +306,28 @@ class Trainer:
             job.preprocessing,
             memory_format=job.precision.memory_format,
             device=job.device,
+            portions=self.portions,
         )
         return {"gates": found} if found else {}
 
     def _evaluate(self, split: str) -> Evaluation:
         job = self.job
         job.world.align_buffers_(self.evaluated)
-        return evaluate(
-            self.evaluated,
-            getattr(job.dataset, split),
-            job.preprocessing,
-            batch_size=job.evaluation_batch_size,
-            precision=job.precision,
-            device=job.device,
-            workers=job.workers,
-            world=job.world,
-        )
+        try:
+            return evaluate(
+                self.evaluated,
+                getattr(job.dataset, split),
+                job.preprocessing,
+                batch_size=job.evaluation_batch_size,
+                precision=job.precision,
+                device=job.device,
+                workers=job.workers,
+                world=job.world,
+                portions=self.portions,
+                before_batch=self._stop_if_asked,
+            )
+        except NotFiniteError as error:
+            raise NotFiniteError(f"after step {self.position.global_step} {error}") from None
 
     def _decide(self, loss: float) -> None:
         at, recipe = self.position, self.job.recipe
@@ -278,22 +343,27 @@ class Trainer:
         at.stopped = stopper.update(loss)
         at.plateau, at.patience = rate.state, stopper.state
 
-    def _ask_whether_to_stop(self) -> None:
-        """Let `should_stop` look at the rows, before the state is saved, so that its answer is part of the state."""
+    def _ask_whether_to_stop(self) -> BaseException | None:
+        """Let `should_stop` look at the rows, before the state is saved, so that its answer is part of the state.
+
+        Returns:
+            its error, to be raised when the state is saved and the other processes know.
+        """
         if self.should_stop is None:
-            return
+            return None
         stop, failure = False, None
         if self.job.world.is_main:
             try:
                 stop = bool(self.should_stop(tuple(self.position.history)))
-            except Exception as error:  # to be raised once the other processes know
+            except Stopped:
+                raise
+            except BaseException as error:
                 failure = error
         stop, failed = self.job.world.share((stop, failure is not None))
         self.position.stopped = self.position.stopped or stop
-        if failure is not None:
-            raise failure
-        if failed:
-            raise RunError("on_epoch failed in the main process: see its error.")
+        if failed and failure is None:
+            return RunError("on_epoch failed in the main process: see its error.")
+        return failure
 
     def _is_paced(self, phase: Phase) -> bool:
         """Whether the trend of the loss acts on the grafts in this phase: not on frozen ones."""
@@ -326,11 +396,15 @@ class Trainer:
         """Part of the highest rates that is in force at a step of the present epoch."""
         total = phase.epochs * self.steps_per_epoch
         progress = (self.position.epoch * self.steps_per_epoch + step) / total
-        return rate_factor(phase, progress, 1 / total) * self.position.drop
+        return rate_factor(phase, progress, 1 / total) * self.position.drop * self.position.lr_cut
 
-    def _must_stop(self, interrupts: Interrupts) -> bool:
-        """Whether any process was asked to stop; all of them stop at the same step."""
-        return self.job.world.any(interrupts.requested)
+    def _must_stop(self) -> bool:
+        """Whether any process was asked to stop; all of them know it at the same point."""
+        return self.job.world.any(self.interrupts.requested)
+
+    def _stop_if_asked(self) -> None:
+        if self._must_stop():
+            raise _EveryProcessStops
 
     def _save_is_due(self) -> bool:
         return self.job.world.any(time.monotonic() - self._saved_at > 60 * self.job.checkpoint_minutes)
@@ -338,15 +412,14 @@ class Trainer:
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint from the main process; where it cannot, all processes stop."""
         self._saved_at = time.monotonic()
-        problem = None
-        if self.job.world.is_main:
-            try:
-                write_checkpoint(self.job.checkpoints, self._state(optimizer))
-            except AttngraftError as error:
-                problem = error
-        problem = self.job.world.share(problem)
-        if problem is not None:
-            raise problem
+        self.job.world.in_main(lambda: write_checkpoint(self.job.checkpoints, self._state(optimizer)))
+        self._saved_step = self.position.global_step
+
+    def _save_alone(self, optimizer: torch.optim.Optimizer) -> None:
+        """Write a checkpoint from the main process without a word to the others, who may be gone."""
+        if self.job.world.is_main and not self.stepper.is_midway:
+            write_checkpoint(self.job.checkpoints, self._state(optimizer))
+            self._saved_step = self.position.global_step
 
     def _state(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -355,18 +428,3 @@ class Trainer:
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
         tensors |= optimizer_tensors(optimizer, parameter_names(self.model, optimizer))
         return Checkpoint(self.position, tensors)
-
-
-def _average(model: nn.Module, recipe: Recipe) -> AveragedModel | None:
-    if not recipe.ema_decay:
-        return None
-    move = get_ema_multi_avg_fn(recipe.ema_decay)
-
-    def update(averages: Any, values: Any, count: Any) -> None:
-        if averages[0].is_floating_point():
-            move(averages, values, count)
-            return
-        for average, value in zip(averages, values, strict=True):  # BatchNorm counts batches: an average would be cut
-            average.copy_(value)
-
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

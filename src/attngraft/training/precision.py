@@ -16,7 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ConfigError, TrainingError, nearest
+from .memory import Portions, is_out_of_memory
 
+TIMED = 16  # images at most: as many as tell
 MARGIN = 0.95  # leave the plainer setting only for a gain of more than 5 %
 
 
@@ -63,31 +65,48 @@ def parse_precision(text: str) -> Precision | None:
 
 
 def choose_precision(model: nn.Module, *, image_size: int, batch_size: int, device: torch.device) -> Precision:
-    """Time a few training steps of a copy of the model in each candidate and take the fastest."""
-    best, best_time = CANDIDATES[0], float("inf")
+    """Time a few training steps of a copy of the model in each candidate and take the fastest.
+
+    On fewer images where memory does not suffice for as many as usual.
+    """
+    count = min(batch_size, TIMED)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        batch = torch.rand(min(batch_size, 16), 3, image_size, image_size, device=device)
-        for candidate in CANDIDATES:
-            try:
-                elapsed = _time_step(_stepper(model, batch, candidate))
-            except (RuntimeError, ValueError) as error:  # ValueError: BatchNorm on a single value per channel
-                if candidate == CANDIDATES[0]:
-                    reason = " ".join(str(error).split())[:200]
-                    raise TrainingError(
-                        f"the model cannot train on {len(batch)} images of {image_size} px ({reason}): "
-                        "choose a larger batch_size or image_size."
-                    ) from error
-                continue  # an operation of the model that this device lacks in bf16
-            if elapsed < MARGIN * best_time:
-                best, best_time = candidate, elapsed
+        return Portions().do(
+            lambda most: _fastest(model, torch.rand(most, 3, image_size, image_size, device=device)),
+            count,
+            "the timing of number formats",
+        )
+
+
+def _fastest(model: nn.Module, batch: torch.Tensor) -> Precision:
+    best, best_time = CANDIDATES[0], float("inf")
+    for candidate in CANDIDATES:
+        try:
+            elapsed = _time_step(_stepper(model, batch, candidate))
+        except (RuntimeError, ValueError) as error:  # ValueError: BatchNorm on a single value per channel
+            if candidate == CANDIDATES[0]:
+                if is_out_of_memory(error):
+                    raise
+                reason = " ".join(str(error).split())[:200]
+                raise TrainingError(
+                    f"the model cannot train on {len(batch)} images of {batch.shape[-1]} px ({reason}): "
+                    "choose a larger batch_size or image_size."
+                ) from error
+            continue  # an operation of the model that this device lacks in bf16
+        if elapsed < MARGIN * best_time:
+            best, best_time = candidate, elapsed
     return best
 
 
 def warm_up(model: nn.Module, precision: Precision, *, image_size: int, batch_size: int, device: torch.device) -> None:
     """Take a step with a copy of the model, so that the first run that is timed does not pay for a cold start."""
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        batch = torch.rand(min(batch_size, 16), 3, image_size, image_size, device=device)
+
+    def step(most: int) -> None:
+        batch = torch.rand(most, 3, image_size, image_size, device=device)
         _time_step(_stepper(model, batch, precision), repeats=1)
+
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        Portions().do(step, min(batch_size, TIMED), "a first step")
 
 
 def _stepper(model: nn.Module, batch: torch.Tensor, precision: Precision) -> Callable[[], None]:

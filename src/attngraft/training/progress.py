@@ -48,8 +48,11 @@ class Bar:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
         from rich.progress import Progress as RichProgress
 
-        columns = ("[progress.description]{task.description}", BarColumn(bar_width=24), MofNCompleteColumn())
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[numbers]}"))
+        # a title can hold the name of a variant, which is no markup
+        title = TextColumn("{task.description}", style="progress.description", markup=False)
+        columns = (title, BarColumn(bar_width=24), MofNCompleteColumn())
+        numbers = TextColumn("{task.fields[numbers]}", markup=False)
+        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), numbers)
         self._bar = RichProgress(*columns, *times, console=Console(stderr=True), transient=True)
         self._task: Any = None
 

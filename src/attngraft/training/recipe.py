@@ -15,6 +15,7 @@ from ..errors import ConfigError, nearest
 PARTS = "head, head-bias, grafts, bn, upper:K, all"
 ScheduleName = Literal["constant", "step", "multistep", "cosine", "one-cycle", "plateau"]
 Dynamic = Literal["off", "rate", "strength", "both"]
+OnNonfinite = Literal["stop", "rollback"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,8 @@ class Recipe:
         select: keep the weights of the "last" epoch, or of the "best" by validation loss.
         dynamic: what follows the trend of the loss: the grafts' learning "rate", the "strength" of their gates, "both",
             or nothing ("off"); see `attngraft.training.dynamic`. Without effect in a network without grafts.
+        on_nonfinite: where the loss, the gradient or a weight is not finite: "stop", or "rollback" to the beginning of
+            the epoch with half of all rates from there on, at most 5 times in one epoch.
     """
 
     name: str
@@ -115,6 +118,7 @@ class Recipe:
     early_stopping: int = 0
     select: Literal["last", "best"] = "last"
     dynamic: Dynamic = "off"
+    on_nonfinite: OnNonfinite = "stop"
 
     def __post_init__(self) -> None:
         _require(len(self.phases) >= 1, f"recipe '{self.name}' has no phases: give at least one [[phases]] table.")

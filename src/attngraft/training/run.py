@@ -128,9 +128,24 @@ class RunFolder:
             return dict(description)
         found = self.read()
         self._check_same(found, json.loads(json.dumps(description)))
+        self._check_shape(found)
         if found["status"] != "finished":
             check_space(self.path, needed_bytes)
         return found
+
+    def _check_shape(self, found: Mapping[str, Any]) -> None:
+        """Raise RunError where an entry that a run goes on with is missing or something else."""
+        kinds: dict[str, Any] = {
+            "status": str,
+            "precision": (dict, type(None)),
+            "results": (dict, type(None)),
+            "classes": list,
+        }
+        wrong = [key for key, kind in kinds.items() if key not in found or not isinstance(found[key], kind)]
+        if wrong:
+            raise RunError(
+                f"{self.description_file} has no valid '{wrong[0]}': restore it from a copy or start a new run folder."
+            )
 
     def _check_same(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         pairs = {key: (found.get(key), wanted.get(key)) for key in IDENTITY}
@@ -140,7 +155,11 @@ class RunFolder:
             pairs["precision"] = (found["precision"], wanted["precision"])
         for key, (old, new) in pairs.items():
             if old != new:
-                named = class_changes(old or (), new) if key == "classes" else _first_difference(old, new)
+                named = (
+                    class_changes(old or (), new or ())
+                    if key == "classes" and _are_names(old)
+                    else _first_difference(old, new)
+                )
                 raise RunError(
                     f"the run in {self.path} has {'other' if key == 'classes' else 'another'} {key} ({named}): "
                     "choose a new folder; nothing was changed."
@@ -163,6 +182,10 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "near_leaks": [list(item) for item in dataset.report.near_leaks],
         "duplicates": dataset.report.duplicates,
     }
+
+
+def _are_names(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(name, str) for name in value)
 
 
 def _fingerprint(description: Mapping[str, Any]) -> Any:

@@ -29,6 +29,7 @@ class DataSettings:
         test_fraction: part of the images kept for the test, where the data bring no test or val folder.
         val_fraction: part of the training images kept for decisions during training.
         skip_broken: leave out files that cannot be read, and report them, instead of stopping.
+        fix_leaks: keep pictures that are equal, or saved again, on one side of the splits.
         limit: use at most this many images per split.
         root: folder of the torchvision data sets.
         download: allow their download.
@@ -40,6 +41,7 @@ class DataSettings:
     test_fraction: float = 0.2
     val_fraction: float = 0.0
     skip_broken: bool = False
+    fix_leaks: bool = False
     limit: int | None = None
     root: str | None = None
     download: bool = False
@@ -134,9 +136,16 @@ def resolve_settings(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) 
     )
 
 
-def starts_pretrained(asked: bool | None, backbone: str, recipe: Recipe) -> bool:
-    """Whether training starts from published weights; where nobody says, yes if there are any and it is not "scratch"."""
-    return asked if asked is not None else has_pretrained(backbone) and recipe.name != "scratch"
+def starts_pretrained(
+    asked: bool | None, backbone: str, recipe: Recipe, weights: str | Path | None = None
+) -> bool:
+    """Whether training starts from published weights.
+
+    Where nobody says, yes if there are any, no file of weights is given and the recipe is not "scratch".
+    """
+    if asked is not None:
+        return asked
+    return weights is None and has_pretrained(backbone) and recipe.name != "scratch"
 
 
 def open_data(
@@ -165,6 +174,7 @@ def open_data(
         val_fraction=val_fraction,
         test_fraction=settings.test_fraction,
         skip_broken=settings.skip_broken,
+        fix_leaks=settings.fix_leaks,
         cache_dir=Path(settings.cache_dir) if settings.cache_dir else None,
         root=Path(settings.root) if settings.root else None,
         download=settings.download,

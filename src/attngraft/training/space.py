@@ -21,10 +21,11 @@ def kept_bytes(model: nn.Module, dataset: Dataset) -> int:
 
 
 def working_bytes(model: nn.Module, recipe: Recipe) -> int:
-    """What a run takes beside that while it lasts: checkpoints, one more while it is written, and the last good weights."""
+    """What a run takes beside that while it lasts: checkpoints (with the beginning of the epoch and one that is written), and
+    the last good weights."""
     copies = 1 + bool(recipe.ema_decay) + (recipe.select == "best")
     moments = (1 if recipe.optimizer == "sgd" else 2) * sum(p.numel() * p.element_size() for p in model.parameters())
-    return (KEPT + 1) * (copies * _weights(model) + moments) + _weights(model)
+    return (KEPT + 2) * (copies * _weights(model) + moments) + _weights(model)
 
 
 def check_space(folder: Path, needed: int) -> None:

@@ -1,34 +1,22 @@
-"""One optimiser step on one batch. All that is random in it is a function of (seed, step, process)."""
+"""One optimiser step on one batch: it is taken whole or not at all, in all processes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from ..data import Batch, hash64, mix_batch
-from ..errors import TrainingError
+from ..data import Batch
+from ..errors import NotFiniteError, TrainingError
 from .checkpoint import Position
+from .finite import first_not_finite, kept_buffers
+from .gradient import Accumulator, StepNumbers
 from .job import Job
-
-
-@dataclass(frozen=True)
-class StepNumbers:
-    """What a step has seen.
-
-    Attributes:
-        loss: mean over the images of this process.
-        correct: right predictions among them.
-        images: how many there are.
-    """
-
-    loss: float
-    correct: int
-    images: int
+from .memory import free_memory, is_out_of_memory
 
 
 class Stepper:
@@ -38,96 +26,167 @@ class Stepper:
         model: what is trained.
         job: how.
         average: moving average of the weights, where the recipe has one.
+
+    Attributes:
+        is_midway: the update of the weights has begun and is not known to have succeeded.
     """
 
     def __init__(self, model: nn.Module, job: Job, average: AveragedModel | None) -> None:
         self.model = model
         self.job = job
         self.average = average
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=job.recipe.label_smoothing)
+        self.is_midway = False
+        self._accumulator = Accumulator(model, job)
+        self._kept_buffers = kept_buffers(model)
 
-    def step(self, parallel: nn.Module, optimizer: torch.optim.Optimizer, batch: Batch, at: Position) -> StepNumbers:
+    def step(
+        self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position, hold: Callable[[], None]
+    ) -> StepNumbers:
         """Take the step that follows on a position.
 
         Args:
-            parallel: the model as it runs with its peers.
             optimizer: of the phase, its rates set.
             batch: this process's share.
             at: the position before the step.
+            hold: called where the model is about to change; before that any exception may break the step off.
+
+        Returns:
+            what all processes have seen together.
 
         Raises:
-            TrainingError: the loss or the gradient is not finite; the model is as before the step.
+            NotFiniteError: the loss, a statistic or the gradient is not finite, and the model is as before the step; or
+                a weight is not after the update, and `is_midway` stays.
+            TrainingError: memory does not suffice: for a single image, or for the update, and `is_midway` stays.
         """
-        job = self.job
-        torch.manual_seed(hash64("step", job.seed, at.global_step, job.world.rank))  # dropout and stochastic depth
-        images, targets = self._inputs(batch, at)
-        statistics = [buffer.clone() for buffer in self.model.buffers()]
-        with job.precision.autocast(job.device):
-            logits = self._forward(parallel, images)
-        loss = self._loss(batch, images, logits, targets)
-        value = float(loss.detach())
-        self._require_finite("the loss", value, batch, at, statistics)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._require_finite("the gradient's norm", self._limit_gradient(), batch, at, statistics)
-        optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        correct = int((logits.detach().argmax(1).cpu() == batch.labels).sum())
-        return StepNumbers(value, correct, len(batch.labels))
-
-    def _loss(self, batch: Batch, images: Tensor, logits: Tensor, targets: Tensor) -> Tensor:
-        loss: Tensor = self.criterion(logits.float(), targets)
-        taught = self.job.lesson.loss(batch, images, logits) if self.job.lesson is not None else None
-        return loss if taught is None else loss + taught
-
-    def _forward(self, parallel: nn.Module, images: Tensor) -> Tensor:
+        self.job.world.align_buffers_(self.model)
+        statistics = self._accumulator.kept()
         try:
-            return parallel(images)
+            taken = self._of_all(self._find_gradient(optimizer, batch, at, statistics))
+        except BaseException:
+            hold()
+            self._accumulator.put_back(statistics)
+            raise
+        hold()
+        self.is_midway = True
+        self._raise_together(self._update(optimizer, batch, at))
+        self.is_midway = False
+        return taken
+
+    def _of_all(self, mine: StepNumbers) -> StepNumbers:
+        """Over all processes, so that a resume does not depend on which of them has saved."""
+        if self.job.world.size == 1:
+            return mine
+        loss, correct, images = self.job.world.sum(mine.loss * mine.images, mine.correct, mine.images)
+        return replace(mine, loss=loss / images, correct=int(correct), images=int(images))
+
+    def _find_gradient(
+        self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position, statistics: Sequence[Tensor]
+    ) -> StepNumbers:
+        """Leave the gradient of the whole batch, over all processes, in the parameters; sound and clipped."""
+        parts, world = at.parts, self.job.world
+        while True:
+            optimizer.zero_grad(set_to_none=True)
+            outcome = self._attempt(batch, at, parts)
+            if not world.any(not isinstance(outcome, StepNumbers)):
+                break
+            self._raise_together(outcome if isinstance(outcome, TrainingError) else None)
+            optimizer.zero_grad(set_to_none=True)
+            free_memory()
+            self._accumulator.put_back(statistics)
+            parts = self._more_parts(parts, len(batch.labels), at)
+        assert isinstance(outcome, StepNumbers)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        world.average_gradients_(trained)
+        norm = self._limit_gradient(trained)
+        if not math.isfinite(norm):  # of the mean gradient, which is the same in every process
+            indices = torch.cat(world.gather(batch.indices))
+            raise self._not_finite(f"the gradient's norm is {norm}", indices, at)
+        return outcome
+
+    def _attempt(self, batch: Batch, at: Position, parts: int) -> StepNumbers | TrainingError | None:
+        """Forward and backward without a word to the other processes; None where memory does not suffice."""
+        try:
+            return self._soundness(self._accumulator.accumulate(batch, at, parts), batch, at)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
+            return TrainingError(self._one_position(parts, len(batch.labels), at))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return None
+
+    def _soundness(self, taken: StepNumbers, batch: Batch, at: Position) -> StepNumbers | NotFiniteError:
+        """The numbers, or what in this process is wrong with them."""
+        if not math.isfinite(taken.loss):
+            return self._not_finite(f"the loss is {taken.loss}", batch.indices, at)
+        buffers = {f"the statistic {n}": b for n, b in self.model.named_buffers() if n in self._kept_buffers}
+        spoilt = first_not_finite(buffers)
+        return taken if spoilt is None else self._not_finite(f"{spoilt} is not finite", batch.indices, at)
+
+    def _update(self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position) -> TrainingError | None:
+        """Move the weights and their average; what is wrong afterwards is returned."""
+        try:
+            optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return TrainingError(
+                f"the update of the weights ran out of memory at {_where(at)}: take a smaller backbone, an optimizer "
+                "with fewer moments (sgd), or free memory"
+            )
+        spoilt = first_not_finite({f"the weight {name}": weight for name, weight in self.model.named_parameters()})
+        return (
+            None if spoilt is None else self._not_finite(f"{spoilt} is not finite after the update", batch.indices, at)
+        )
+
+    def _raise_together(self, problem: TrainingError | None) -> None:
+        """Raise in all processes what is wrong in one."""
+        if self.job.world.any(problem is not None):
+            raise next(found for found in self.job.world.gather(problem) if found is not None)
+
+    def _more_parts(self, parts: int, images: int, at: Position) -> int:
+        """Twice as many, while each still has an image."""
+        most = -(-images // parts)
+        if most == 1:
             raise TrainingError(
-                f"BatchNorm cannot train on {len(images)} image with one position: choose a larger batch_size."
-            ) from None
+                f"memory does not suffice for one image at a time at {_where(at)}: take smaller images (image_size) or "
+                "a smaller backbone, or free memory"
+            )
+        parts = min(2 * parts, images)
+        self.job.note(
+            f"Memory did not suffice for {most} images at a time at {_where(at)}: from here on a batch is computed "
+            f"{-(-images // parts)} at a time, and the gradients add up to that of the same batch"
+            + ("; BatchNorm normalises each part by its own statistics." if self._kept_buffers else ".")
+        )
+        return parts
 
-    def _inputs(self, batch: Batch, at: Position) -> tuple[Tensor, Tensor]:
-        recipe, device = self.job.recipe, self.job.device
-        images = batch.images.to(device, memory_format=self.job.precision.memory_format, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
-        if not (recipe.mixup or recipe.cutmix):
-            return images, labels
-        seed = hash64("mix", self.job.seed, at.global_step, self.job.world.rank)
-        classes = len(self.job.dataset.classes)
-        return mix_batch(images, labels, num_classes=classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=seed)
+    def _one_position(self, parts: int, images: int, at: Position) -> str:
+        if parts == 1:
+            return f"BatchNorm cannot train on {images} image with one position: choose a larger batch_size"
+        return (
+            f"memory does not suffice for {-(-2 * images // parts)} images at a time at {_where(at)}, and BatchNorm "
+            "cannot train on one image with one position: take a smaller backbone, or free memory"
+        )
 
-    def _limit_gradient(self) -> float:
+    def _limit_gradient(self, trained: Sequence[nn.Parameter]) -> float:
         """Norm of the gradient, before it is clipped."""
-        trained = [p for p in self.model.parameters() if p.requires_grad and p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+        learned = [parameter for parameter in trained if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
         if self.job.recipe.clip_norm:
-            nn.utils.clip_grads_with_norm_(trained, self.job.recipe.clip_norm, norm)
+            nn.utils.clip_grads_with_norm_(learned, self.job.recipe.clip_norm, norm)
         return float(norm)
 
-    def _require_finite(
-        self, what: str, value: float, batch: Batch, at: Position, statistics: Sequence[Tensor]
-    ) -> None:
-        """Stop all processes where a number is not finite in one.
-
-        The forward pass has moved BatchNorm's statistics already: they are set back.
-        """
-        if not self.job.world.any(not math.isfinite(value)):
-            return
-        with torch.no_grad():
-            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
-                buffer.copy_(before)
-        found = self.job.world.gather(None if math.isfinite(value) else self._not_finite(what, value, batch, at))
-        raise TrainingError(next(sentence for sentence in found if sentence))
-
-    def _not_finite(self, what: str, value: float, batch: Batch, at: Position) -> str:
-        files = [self.job.dataset.train.ids[int(index)] for index in batch.indices]
+    def _not_finite(self, what: str, indices: Tensor, at: Position) -> NotFiniteError:
+        files = [self.job.dataset.train.ids[int(index)] for index in indices]
         shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
-        return (
-            f"{what} is {value} at step {at.global_step + 1} (epoch {at.epochs_done + 1}), on the images {shown}: "
+        return NotFiniteError(
+            f"{what} at {_where(at)}, on the images {shown}: "
             "lower the learning rate (lr_scale), clip gradients (clip_norm) or look at these files"
         )
+
+
+def _where(at: Position) -> str:
+    return f"step {at.global_step + 1} (epoch {at.epochs_done + 1})"

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...backbones import backbone_info, preprocessing_of
 from ...config import from_dict
-from ...data import Dataset, Origin, load_data, relabelled
+from ...data import Dataset, Origin, class_changes, load_data, relabelled
 from ...errors import ConfigError, DataError, RunError
 from ...files import install_folder, read_json
 from ...surgery import classes_of, load
@@ -140,8 +140,8 @@ def _in_order(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
     """
     if set(dataset.classes) != set(classes):
         raise DataError(
-            f"{dataset.name} has {len(dataset.classes)} classes and the model {len(classes)} others: give the data that "
-            "it was trained on."
+            f"{dataset.name} has other classes than the model ({class_changes(classes, dataset.classes)}): give the data "
+            "that it was trained on."
         )
     if dataset.classes == classes:
         return dataset

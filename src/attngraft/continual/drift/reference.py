@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from ...data import ImageSet
 from ...errors import ConfigError, RunError
 from ...files import write_atomically
+from ...untrusted import open_tensors
 
 INPUT_STATISTICS = (
     "red mean",
@@ -83,7 +84,7 @@ class Reference:
             RunError: missing, damaged, or another kind of file.
         """
         try:
-            with safe_open(path, framework="numpy") as file:
+            with open_tensors(path, "np") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             if (metadata.get("kind"), metadata.get("format")) != ("reference", "1"):

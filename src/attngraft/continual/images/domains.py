@@ -14,11 +14,11 @@ import numpy as np
 
 from ...config import from_dict
 from ...data import Dataset, ImageSet, joined
+from ...data.likeness import NUMBERS, Thumbnails, thumbnails
 from ...data.splits import thin
 from ...errors import ConfigError, DataError, RunError
 from ...files import install_folder, read_json, write_json
 from ...timestamp import timestamp
-from .likeness import NUMBERS, Thumbnails, thumbnails
 from .packing import Packed, pack, unpack
 from .roles import HELD_OUT, Shares, roles_of, sift
 

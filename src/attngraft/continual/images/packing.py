@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from ...data import ImageSet
+from ...data.likeness import NUMBERS, Thumbnails
 from ...data.store import PixelStore
 from ...errors import RunError
 from ...files import write_atomically
-from .likeness import NUMBERS, Thumbnails
+from ...untrusted import open_tensors
 
 PIXELS_FILE = "pixels.u8"
 IMAGES_FILE = "images.safetensors"
@@ -84,7 +84,7 @@ def unpack(folder: Path) -> Packed:
     """
     file = folder / IMAGES_FILE
     try:
-        with safe_open(file, framework="np") as tensors:
+        with open_tensors(file, "np") as tensors:
             texts = tensors.metadata() or {}
             ids, hashes, roles = (json.loads(texts[name]) for name in ("ids", "hashes", "roles"))
             shapes, labels = tensors.get_tensor("shapes"), tensors.get_tensor("labels")

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data import UNLABELLED, ImageSet, hash64
+from ...data.likeness import Thumbnails, families, resembling, thumbnails
 from ...errors import ConfigError
-from .likeness import Thumbnails, families, resembling, thumbnails
 
 Role = Literal["learn", "tune", "guard", "final"]
 ROLES: tuple[Role, ...] = get_args(Role)

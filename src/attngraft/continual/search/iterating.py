@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones import has_pretrained, preprocessing_of
+from ...backbones import backbone_info, has_pretrained, preprocessing_of
 from ...comparison import split_variants
 from ...comparison.bench import fresh_backbone
 from ...config import Preprocessing, from_dict, to_dict
@@ -105,6 +105,7 @@ def iterate(
     attentions: Sequence[str] = ATTENTIONS,
     recipes: Sequence[str | Path | Recipe] | None = None,
     pretrained: bool | None = None,
+    weights: str | Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     command: str | None = None,
@@ -124,6 +125,7 @@ def iterate(
         recipes: to choose from, the habit first; "three-phase" and "one-cycle" for pretrained backbones, "one-cycle" and
             "scratch" for others, where not given. All get as many epochs as the first.
         pretrained: start from published weights; where not given, yes if there are any.
+        weights: a file of weights to start from, as for `create_backbone`.
         seed: of the search and of its trials; the finalist's are those that follow.
         progress: where to show progress; a bar on a terminal where not given.
         command: the command line, for the record.
@@ -139,9 +141,10 @@ def iterate(
     require_optuna()
     requirement, budget_s = parse_requirement(until), parse_budget(budget)
     _check_counts(seeds, trials, seed)
-    names = recipes or (FINE_TUNING if _has_weights(pretrained, backbone) else FROM_RANDOM)
+    start = None if weights is None else Path(weights)
+    names = recipes or (FINE_TUNING if start or _has_weights(pretrained, backbone) else FROM_RANDOM)
     searched, settings = _settings(names, overrides)
-    pretrained = starts_pretrained(pretrained, backbone, searched[0])
+    pretrained = starts_pretrained(pretrained, backbone, searched[0], start)
     device, folder = settings.machine.resolve_device(), Path(run_dir)
     check_folder(folder)
     with watched(progress) as shown:
@@ -151,7 +154,8 @@ def iterate(
         space = build_space(_listed(attentions), searched, _fixed(overrides), template, size)
         dataset = open_data(data, settings.data, image_size=size, recipe=searched[0], progress=Reading(shown))
         _check_data(dataset, requirement)
-        fresh_backbone(backbone, len(dataset.classes), pretrained, 0)  # weights that cannot be had: say so now
+        # weights that cannot be had: say so now
+        info = backbone_info(fresh_backbone(backbone, dataset.classes, pretrained, 0, start))
         request = {
             "until": str(requirement),
             "clauses": [asdict(clause) for clause in requirement.clauses],
@@ -161,6 +165,7 @@ def iterate(
             "seed": seed,
             "backbone": backbone,
             "pretrained": pretrained,
+            "weights": info.weights if start is not None and info is not None else None,
             "space": space.describe(),
             "preprocessing": to_dict(preprocessing),
             "data": describe_data(dataset),
@@ -174,7 +179,7 @@ def iterate(
             clock = Clock(folder / CLOCK_FILE, budget_s, started)
             shop = Workshop(
                 backbone, pretrained, space, settings, _blind(dataset), preprocessing, precision, device,
-                requirement, seeds, seed, clock, record, shown,
+                requirement, seeds, seed, clock, record, shown, start,
             )  # fmt: skip
             with clock.written_at_the_end():
                 search(shop, trials)

@@ -12,6 +12,7 @@ from ...environment import hardware, versions
 from ...errors import RunError
 from ...files import read_json, write_json
 from ...timestamp import timestamp
+from ...training.recipe import completed_recipe
 
 ITERATION_FILE = "iterate.json"
 ITERATION_FORMAT = 1
@@ -19,7 +20,7 @@ LOCK_FILE = "lock"
 
 # what must be equal for a search to be continued
 IDENTITY = (
-    "until", "budget_s", "trials_asked", "seeds", "seed", "backbone", "pretrained", "space", "preprocessing",
+    "until", "budget_s", "trials_asked", "seeds", "seed", "backbone", "pretrained", "weights", "space", "preprocessing",
 )  # fmt: skip
 
 
@@ -113,6 +114,7 @@ def _check_same(folder: Path, found: Any, wanted: Mapping[str, Any]) -> None:
     pairs = {key: (found.get(key), wanted.get(key)) for key in IDENTITY}
     if _fingerprint(found) != _fingerprint(wanted):
         raise RunError(f"the search in {folder} was begun with other images: choose a new folder; nothing was changed.")
+    pairs["space"] = (_completed(found.get("space")), wanted.get("space"))
     for key, (old, new) in pairs.items():
         if old != new:
             name = key.removesuffix("_s").removesuffix("_asked")
@@ -121,6 +123,13 @@ def _check_same(folder: Path, found: Any, wanted: Mapping[str, Any]) -> None:
                 f"the search in {folder} was begun with another {name}{told}: choose a new folder, and new test images "
                 "if its test was made; nothing was changed."
             )
+
+
+def _completed(space: Any) -> Any:
+    """A space whose recipes an earlier version wrote, with the fields that it did not know."""
+    if not isinstance(space, dict) or not isinstance(space.get("recipes"), dict):
+        return space
+    return {**space, "recipes": {name: completed_recipe(recipe) for name, recipe in space["recipes"].items()}}
 
 
 def _fingerprint(document: Mapping[str, Any]) -> Any:

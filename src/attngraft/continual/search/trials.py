@@ -50,6 +50,7 @@ class Workshop:
         clock: the time used.
         record: what was done.
         progress: where to show it.
+        weights: a file of weights to start from.
     """
 
     backbone: str
@@ -66,6 +67,7 @@ class Workshop:
     clock: Clock
     record: SearchRecord
     progress: Progress
+    weights: Path | None = None
 
     @property
     def epochs(self) -> int:
@@ -75,7 +77,7 @@ class Workshop:
     def build(self, params: Params, seed: int) -> nn.Module:
         """The untrained model of a trial; the backbone and its head come from the seed before any graft does."""
         size, variant = self.preprocessing.image_size, self.space.variant(params)
-        model = fresh_backbone(self.backbone, len(self.dataset.classes), self.pretrained, seed)
+        model = fresh_backbone(self.backbone, self.dataset.classes, self.pretrained, seed, self.weights)
         return variant.grow(model, variant.plan(model, (3, size, size)), seed)
 
     def train(

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ...data import ImageSet
+from .types import ImageSet
 
 SIDE = 8
 NUMBERS = 3 * SIDE * SIDE

@@ -1,0 +1,54 @@
+"""Two lists of class names that should be one: what differs, and why it may."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+_SHOWN = 5
+
+
+def class_changes(before: Sequence[str], after: Sequence[str]) -> str:
+    """How the second list of names differs from the first, as a clause; empty where they are equal.
+
+    >>> class_changes(("ant", "bee"), ("Ant", "bee", "wasp"))
+    "new: 'Ant', 'wasp'; gone: 'ant'; 'ant' and 'Ant' differ in upper and lower case alone"
+    >>> class_changes(("ant", "bee"), ("bee", "ant"))
+    'the same names in another order'
+    """
+    if tuple(before) == tuple(after):
+        return ""
+    gone, new = (sorted(set(one) - set(other)) for one, other in ((before, after), (after, before)))
+    if not gone and not new:
+        return "the same names in another order"
+    parts = [f"{word}: {quoted(names)}" for word, names in (("new", new), ("gone", gone)) if names]
+    return "; ".join([*parts, *filter(None, [likely_cause(gone, new)])])
+
+
+def likely_cause(gone: Sequence[str], new: Sequence[str]) -> str:
+    """Why names that look the same are not, as a clause; empty where none do.
+
+    >>> likely_cause(["caf\\u00e9"], ["cafe\\u0301"])
+    "'caf\\\\xe9' and 'cafe\\\\u0301' are the same letters in different Unicode forms"
+    """
+    for folded, what in (
+        (_composed, "are the same letters in different Unicode forms"),
+        (lambda name: _composed(name).casefold().strip(), "differ in upper and lower case alone"),
+    ):
+        known = {folded(name): name for name in gone}
+        for name in new:
+            if folded(name) in known:
+                other = known[folded(name)]
+                shown = [ascii(text) if _composed(name) == _composed(other) else repr(text) for text in (other, name)]
+                return f"{shown[0]} and {shown[1]} {what}"
+    return ""
+
+
+def quoted(names: Sequence[str]) -> str:
+    """The first names, for a message."""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more
+
+
+def _composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)

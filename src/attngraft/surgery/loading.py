@@ -1,0 +1,78 @@
+"""Building networks for weights that are there already: without drawing others first, and in no more memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import RunError
+from ..untrusted import Shapes
+
+SLACK = 1 << 24  # elements beyond those of the file: heads that are replaced, and other passing things
+_FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}
+_NOISE = {Tensor.normal_, Tensor.uniform_}
+
+
+class ForWeights(TorchFunctionMode):
+    """Modules that are built within draw no random weights, and take no more memory than weights of these shapes.
+
+    Args:
+        shapes: of the weights that will be loaded.
+        file: what to call their file in the error.
+
+    Raises:
+        RunError: from within: more weights are being made than the file has.
+    """
+
+    def __init__(self, shapes: Shapes, file: object) -> None:
+        super().__init__()
+        self.left = 2 * sum(math.prod(shape) for shape in shapes.values()) + SLACK
+        self.file = file
+
+    def __torch_function__(
+        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if function in _NOISE and args:
+            return args[0]
+        if function in _FACTORIES:
+            self.left -= _elements(args, kwargs or {})
+            if self.left < 0:
+                raise RunError(
+                    f"the header of {self.file} describes a larger model than its weights are: restore it from a copy."
+                )
+        return function(*args, **(kwargs or {}))
+
+
+def misfit(model: nn.Module, shapes: Shapes) -> str | None:
+    """How the tensors of a file differ from those of a model; None where all have the same names and shapes."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for word, names in (("Missing", wanted.keys() - shapes.keys()), ("Unexpected", shapes.keys() - wanted.keys())):
+        if names:
+            return f"{word} key{'s' if len(names) > 1 else ''} {listed(names)}"
+    for name, shape in wanted.items():
+        if shapes[name] != shape:
+            return f"'{name}' has the shape {shapes[name]}, expected {shape}"
+    return None
+
+
+def listed(names: Collection[str], most: int = 3) -> str:
+    """The first few of some names.
+
+    >>> listed(["b", "a", "c", "d"])
+    "'a', 'b', 'c' and 1 more"
+    """
+    shown = ", ".join(f"'{name[:100]}'" for name in sorted(names)[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+def _elements(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:
+    """How many elements torch.empty and its like are asked for."""
+    sizes = options.get("size", args)
+    while len(sizes) and isinstance(sizes[0], (tuple, list)):
+        sizes = sizes[0]
+    return math.prod(int(size) for size in sizes if isinstance(size, int))

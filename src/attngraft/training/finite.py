@@ -1,0 +1,29 @@
+"""Are all numbers finite? One pass over memory, because it is asked after every optimiser step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+
+
+def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
+    """Name of the first tensor with a NaN or an infinity, None where there is none; integers are finite.
+
+    The norm of them all is finite only if they are. It also overflows where numbers are too large to be squared, so
+    where it is not finite, each is looked at.
+
+    >>> first_not_finite({"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])})
+    'b'
+    """
+    floating = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if not floating or bool(torch.isfinite(get_total_norm(list(floating.values())))):
+        return None
+    return next((name for name, tensor in floating.items() if not bool(torch.isfinite(tensor).all())), None)
+
+
+def kept_buffers(model: nn.Module) -> frozenset[str]:
+    """Names of the buffers that are saved; others may hold what they like, such as a mask of infinities."""
+    return frozenset(model.state_dict()) - {name for name, _ in model.named_parameters()}
