@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from attngraft.errors import RunError
 from attngraft.sealing import check_seal, file_hash, read_record, write_sealed, write_sealed_json
+from attngraft.training import Evaluation
 
 RECORD = {"format": 2, "kind": "run", "text": 'a "sha256": "' + "a" * 64 + '" inside', "versions": {"attngraft": "7.0"}}
 
@@ -129,3 +130,10 @@ def test_any_record_comes_back(tmp_path_factory: pytest.TempPathFactory, value: 
     record = {**{k: v for k, v in value.items() if k != "sha256"}, "kind": "run", "format": 2, "versions": {}}
     write_sealed_json(path, record)
     assert read_record(path, "run") == record
+
+
+def test_names_of_many_images_fit_into_a_header(tmp_path: Path):
+    ids = tuple(f"test/a class {{with}} braces/{number:09d}-{'x' * 60}.png" for number in range(250_000))
+    predictions = Evaluation(np.full((250_000, 2), 0.5, np.float32), np.zeros(250_000, np.int64), ids)
+    predictions.write(tmp_path / "p.safetensors")
+    assert Evaluation.read(tmp_path / "p.safetensors").ids == ids

@@ -19,7 +19,8 @@ from .files import parse_json, to_json, write_atomically
 from .formats import RECORD_FORMATS, UNSEALED_FORMAT, check_format
 
 SEAL = "sha256"
-MOST_HEADER_BYTES = 16 << 20  # of safetensors; those of the largest networks take less than one of them
+MOST_HEADER_BYTES = 16 << 20  # of a model; those of the largest networks take less than one of them
+MOST_NAMES_BYTES = 100_000_000  # of a header that names images; safetensors reads no more
 _ZEROS = "0" * 64
 _MARK = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')  # in a text inside of JSON the quotes would be escaped
 _CHUNK = 1 << 20
@@ -40,7 +41,7 @@ def write_sealed(path: Path, save: Callable[[Path, dict[str, str]], object], met
     def write(temporary: Path) -> None:
         save(temporary, {**metadata, SEAL: _ZEROS})
         with temporary.open("r+b") as file:
-            header = _in_order(read_header(file, path))
+            header = _in_order(read_header(file, path, MOST_NAMES_BYTES))
             file.seek(8)
             file.write(header)
             place = _place(header, path)
@@ -51,7 +52,7 @@ def write_sealed(path: Path, save: Callable[[Path, dict[str, str]], object], met
     write_atomically(path, write)
 
 
-def check_seal(path: Path) -> bool:
+def check_seal(path: Path, most_header: int = MOST_HEADER_BYTES) -> bool:
     """Whether a safetensors file has a seal; one that does not hold is an error.
 
     Raises:
@@ -61,7 +62,7 @@ def check_seal(path: Path) -> bool:
     if path.exists() and not path.is_file():  # to open a pipe would wait for ever
         raise RunError(f"{path} is not a regular file: give a safetensors file.")
     with path.open("rb") as file:
-        header = read_header(file, path)
+        header = read_header(file, path, most_header)
         if not _MARK.search(header):
             return False
         place = _place(header, path)
@@ -153,10 +154,10 @@ def changed(path: Path) -> RunError:
     return RunError(f"{path} was changed after it was written (its SHA-256 differs): restore it from a copy.")
 
 
-def read_header(file: IO[bytes], path: Path) -> bytes:
+def read_header(file: IO[bytes], path: Path, most: int = MOST_HEADER_BYTES) -> bytes:
     """The header of a safetensors file, once its length is known to be sensible."""
     length = int.from_bytes(file.read(8), "little")
-    header = file.read(length) if length <= MOST_HEADER_BYTES else b""
+    header = file.read(length) if length <= most else b""
     if not header or len(header) < length:
         raise RunError(f"{path} is not a safetensors file or is damaged: restore it from a copy.")
     return header

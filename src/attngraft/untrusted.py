@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,19 +11,21 @@ from typing import Any
 from safetensors import safe_open
 
 from .errors import RunError
-from .sealing import read_header
+from .sealing import MOST_HEADER_BYTES, read_header
 
 MOST_TENSORS = 50_000  # the largest networks have thousands, with all that an optimizer keeps
+_ENTRY = re.compile(rb'[^\\]":\s*\{')  # one per tensor; in the texts of the metadata quotes are escaped
 Shapes = dict[str, tuple[int, ...]]
 
 
 @contextmanager
-def open_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
+def open_tensors(path: Path, framework: str = "pt", most_header: int = MOST_HEADER_BYTES) -> Iterator[Any]:
     """`safetensors.safe_open`, once the length of the header is known to be sensible.
 
     Args:
         path: of the file; no pipe and no device, whose reading would not end.
         framework: of the tensors, "pt" or "np".
+        most_header: bytes that its header may have.
 
     Raises:
         RunError: not a regular file, or no header of a sensible length.
@@ -32,7 +35,7 @@ def open_tensors(path: Path, framework: str = "pt") -> Iterator[Any]:
     if path.exists() and not path.is_file():
         raise RunError(f"{path} is not a regular file: give a safetensors file.")
     with path.open("rb") as file:
-        count = read_header(file, path).count(b"{")  # one for each tensor, which no other way of writing hides
+        count = len(_ENTRY.findall(read_header(file, path, most_header)))
     if count > MOST_TENSORS:
         raise RunError(f"{path} has about {count:,} tensors: expected at most {MOST_TENSORS:,}.")
     with safe_open(path, framework=framework) as tensors:

@@ -284,10 +284,10 @@ def test_a_detector_is_restored_without_calibrating(detector: Detector):
 
 
 def test_a_damaged_or_foreign_file_is_an_error(tmp_path: Path):
-    with pytest.raises(RunError, match="cannot be read as a reference|is not a safetensors file or is damaged"):
+    with pytest.raises(RunError, match=r"cannot be read as a reference|is not a safetensors file or is damaged"):
         Reference.read(tmp_path / "none")
     (tmp_path / "x").write_bytes(b"abc")
-    with pytest.raises(RunError, match="cannot be read as a reference|is not a safetensors file or is damaged"):
+    with pytest.raises(RunError, match=r"cannot be read as a reference|is not a safetensors file or is damaged"):
         Reference.read(tmp_path / "x")
     save_file({"inputs": np.zeros(3)}, tmp_path / "y")
     with pytest.raises(RunError, match="no reference of format 1"):

@@ -74,8 +74,8 @@ def pair(folder: Path, prepare: Prepare = nothing, *, stay_s: float = LONG_S) ->
                 interrupts.PATIENCE_S = 0.5
             model = network()
             prepare(rank, model, Announcer(writer, stay_s))
-            with interrupts.undisturbed():  # as on the command line
-                train(folder, model)
+            signal.signal(signal.SIGTERM, lambda number, frame: None)  # outside of `fit`, as on the command line
+            train(folder, model)
 
         return run
 

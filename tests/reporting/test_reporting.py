@@ -238,7 +238,7 @@ def test_damaged_comparison_is_a_run_error_with_the_place(folder, change, words)
 def test_unreadable_json_is_a_run_error(tmp_path, text):
     for name in ("run.json", "comparison.json"):
         (tmp_path / name).write_text(text)
-        with pytest.raises(RunError, match=r"restore it from a copy|expected an object|does not describe a run"):
+        with pytest.raises(RunError, match=r"restore it from a copy|expected an object|does not describe a"):
             write_report(tmp_path)
 
 

@@ -176,9 +176,9 @@ def test_a_damaged_file_is_refused(tmp_path, kept):
     file = write_delta(difference(stir_grafts_(copy.deepcopy(base)), state_of(base)), tmp_path / "delta.safetensors")
     content = file.read_bytes()
     file.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(RunError, match=r"cannot be read .*: restore the store from a copy\."):
+    with pytest.raises(RunError, match=r"(cannot be read|is damaged).*: restore .* from a copy\."):
         read_delta(file)
-    with pytest.raises(RunError, match="is not a safetensors file or is damaged|cannot be read"):
+    with pytest.raises(RunError, match=r"is not a safetensors file or is damaged|cannot be read"):
         read_delta(tmp_path / "nothing")
 
 

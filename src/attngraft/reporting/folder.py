@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import RunError
 from ..files import MOST_JSON_BYTES
-from ..sealing import read_record, read_sealed_json
+from ..sealing import MOST_NAMES_BYTES, read_record, read_sealed_json
 from .shape import (
     BENCH,
     COMPARISON,
@@ -203,7 +203,7 @@ def read_predictions(run_dir: Path, classes: int) -> Predictions | None:
     from ..untrusted import open_tensors
 
     try:
-        with open_tensors(run_dir / "predictions.safetensors", "np") as tensors:
+        with open_tensors(run_dir / "predictions.safetensors", "np", MOST_NAMES_BYTES) as tensors:
             probabilities = tensors.get_tensor("probabilities")
             labels = tensors.get_tensor("labels").astype(np.int64)
     except (OSError, RunError, SafetensorError, KeyError, ValueError, TypeError):

@@ -158,7 +158,11 @@ class World:
         with self.peers.together():
             try:
                 yield
-            except KeyboardInterrupt:  # torchrun stops the others where one has failed, and so does `peers`
+            except (
+                KeyboardInterrupt
+            ) as interrupt:  # torchrun stops the others where one has failed, and so does `peers`
+                if isinstance(interrupt.__context__, PeerError):  # it was about to be said
+                    raise interrupt.__context__ from None
                 lost = self.find_lost()
                 if lost is None or lost.is_stop:
                     raise

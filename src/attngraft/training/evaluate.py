@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..config import Preprocessing
 from ..data import Batch, ImageSet, Loader, build_transform, make_loader
 from ..errors import NotFiniteError, RunError
-from ..sealing import changed, check_seal, write_sealed
+from ..sealing import MOST_NAMES_BYTES, changed, check_seal, write_sealed
 from ..surgery import check_live
 from ..untrusted import open_tensors
 from .distributed import World
@@ -101,8 +101,8 @@ class Evaluation:
             RunError: missing or damaged.
         """
         try:
-            sealed = check_seal(path)
-            with open_tensors(path, "np") as tensors:
+            sealed = check_seal(path, MOST_NAMES_BYTES)
+            with open_tensors(path, "np", MOST_NAMES_BYTES) as tensors:
                 header = tensors.metadata() or {}
                 if not sealed and "format" in header:  # the first files had neither
                     raise changed(path)

@@ -109,20 +109,21 @@ class Trainer:
             PeerError: another process is missing; the main one has saved the state.
             KeyboardInterrupt: asked to stop; the state is saved.
         """
-        try:
-            self._train()
-        except (KeyboardInterrupt, PeerError) as reason:
-            lost = self.job.world.find_lost()
-            if lost is None or lost.is_stop:
-                raise
-            kept = f"everything up to step {self._saved_step} is saved: start the same command again."
-            raise PeerError(f"{lost.sentence}; {kept}") from reason
+        with self.interrupts:
+            try:
+                self._train()
+            except (KeyboardInterrupt, PeerError) as reason:
+                lost = self.job.world.find_lost()
+                if lost is None or lost.is_stop:
+                    raise
+                kept = f"everything up to step {self._saved_step} is saved: start the same command again."
+                raise PeerError(f"{lost.sentence}; {kept}") from reason
 
     def _train(self) -> None:
         total = self.steps_per_epoch * self.job.recipe.epochs
         self.progress.start("training", total, self.position.global_step)
         devices = [self.job.device] if self.job.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices), self.interrupts, signals_heard_in_backward(self.model):
+        with torch.random.fork_rng(devices=devices), signals_heard_in_backward(self.model):
             while self.position.phase < len(self.job.recipe.phases) and not self.position.stopped:
                 try:
                     self._train_phase(self.job.recipe.phases[self.position.phase])

@@ -136,9 +136,7 @@ def resolve_settings(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) 
     )
 
 
-def starts_pretrained(
-    asked: bool | None, backbone: str, recipe: Recipe, weights: str | Path | None = None
-) -> bool:
+def starts_pretrained(asked: bool | None, backbone: str, recipe: Recipe, weights: str | Path | None = None) -> bool:
     """Whether training starts from published weights.
 
     Where nobody says, yes if there are any, no file of weights is given and the recipe is not "scratch".

@@ -19,6 +19,7 @@ from ...data.likeness import NUMBERS, Thumbnails
 from ...data.store import PixelStore
 from ...errors import RunError
 from ...files import write_atomically
+from ...sealing import MOST_NAMES_BYTES
 from ...untrusted import open_tensors
 
 PIXELS_FILE = "pixels.u8"
@@ -84,7 +85,7 @@ def unpack(folder: Path) -> Packed:
     """
     file = folder / IMAGES_FILE
     try:
-        with open_tensors(file, "np") as tensors:
+        with open_tensors(file, "np", MOST_NAMES_BYTES) as tensors:
             texts = tensors.metadata() or {}
             ids, hashes, roles = (json.loads(texts[name]) for name in ("ids", "hashes", "roles"))
             shapes, labels = tensors.get_tensor("shapes"), tensors.get_tensor("labels")
