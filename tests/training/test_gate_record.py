@@ -29,7 +29,7 @@ from training_helpers import (
     short_recipe,
 )
 
-import attngraft.training.loop as loop
+import attngraft.training.examiner as examiner
 from attngraft.data import Dataset, ImageSet, build_transform
 from attngraft.reporting import write_report
 from attngraft.surgery import graft, grafts, watching
@@ -194,7 +194,7 @@ def test_weights_and_all_other_numbers_are_those_of_a_run_without_records(
     tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch, recipe: Recipe
 ):
     with_record = run_fit(grafted_model(), data, tmp_path / "with", recipe=recipe)
-    monkeypatch.setattr(loop, "record_gates", lambda *args, **options: {})
+    monkeypatch.setattr(examiner, "record_gates", lambda *args, **options: {})
     without = run_fit(grafted_model(), data, tmp_path / "without", recipe=recipe)
     assert_same_weights(with_record.model, without.model)
     assert np.array_equal(with_record.evaluation.probabilities, without.evaluation.probabilities)
@@ -250,7 +250,7 @@ def test_at_most_64_images_more_are_run_in_each_epoch(
         return sum(seen)
 
     with_record = images_run("with")
-    monkeypatch.setattr(loop, "record_gates", lambda *args, **options: {})
+    monkeypatch.setattr(examiner, "record_gates", lambda *args, **options: {})
     assert with_record - images_run("without") == 2 * min(64, test_images)
 
 

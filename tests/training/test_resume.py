@@ -150,7 +150,7 @@ def test_a_damaged_newest_checkpoint_costs_time_and_nothing_else(tmp_path: Path,
 def test_asked_to_stop_while_the_epoch_is_evaluated(
     tmp_path: Path, data: Dataset, whole, monkeypatch: pytest.MonkeyPatch
 ):
-    import attngraft.training.loop as loop
+    import attngraft.training.examiner as examiner
 
     measured = []
 
@@ -159,8 +159,8 @@ def test_asked_to_stop_while_the_epoch_is_evaluated(
         ask_to_stop()
         return original(*args, **options)
 
-    original = loop.evaluate
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    original = examiner.evaluate
+    monkeypatch.setattr(examiner, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
         run_fit(droppy_model(), data, tmp_path / "run", recipe=PLATEAU)
     assert len(measured) == 1
@@ -174,14 +174,14 @@ def test_asked_to_stop_while_the_epoch_is_evaluated(
 def test_a_second_interrupt_while_evaluating_stops_at_once_and_can_be_resumed(
     tmp_path: Path, data: Dataset, whole, monkeypatch: pytest.MonkeyPatch
 ):
-    import attngraft.training.loop as loop
+    import attngraft.training.examiner as examiner
 
     def evaluate(*args: Any, **options: Any) -> Any:
         ask_to_stop()
         ask_to_stop()
         pytest.fail("it went on")
 
-    monkeypatch.setattr(loop, "evaluate", evaluate)
+    monkeypatch.setattr(examiner, "evaluate", evaluate)
     with pytest.raises(KeyboardInterrupt):
         run_fit(droppy_model(), data, tmp_path / "run", recipe=PLATEAU)
     monkeypatch.undo()

@@ -1,9 +1,9 @@
 """Recipes, phases, the training loop, checkpoints, evaluation, the run folder."""
 
+from .decisions import Rows, ShouldStop
 from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
 from .fit import FitResult, fit
-from .loop import Rows, ShouldStop
 from .precision import Precision, choose_precision, parse_precision, warm_up
 from .progress import Progress, Reading, Silent, titled, watched
 from .recipe import Phase, Recipe, load_recipe, recipes

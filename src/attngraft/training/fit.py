@@ -24,12 +24,13 @@ from ..timestamp import timestamp
 from .board import Board
 from .checkpoint import read_newest, remove_checkpoints
 from .checks import check_fit
+from .decisions import ShouldStop
 from .distributed import World, join_world
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate, in_eval_mode
 from .finite import first_not_finite
 from .interrupts import finishing, stopping_at_once
 from .job import Job
-from .loop import ShouldStop, Trainer
+from .loop import Trainer
 from .memory import is_out_of_memory, memory_needed
 from .notes import Notes
 from .precision import Precision, choose_precision, parse_precision
@@ -325,7 +326,7 @@ def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, A
         device=job.device,
         workers=job.workers,
         world=job.world,
-        portions=trainer.portions,
+        portions=trainer.examiner.portions,
     )
     spoilt = first_not_finite(model.state_dict())
     if spoilt is not None:

@@ -7,7 +7,7 @@ that a resumed training ends with the same bits as one that was not interrupted.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
@@ -26,21 +26,17 @@ from .checkpoint import (
     restore_optimizer_,
     write_checkpoint,
 )
+from .decisions import Rows, ShouldStop, ask_, decide_
 from .dynamic import possible, strengthen_
-from .evaluate import Evaluation, evaluate
-from .gate_record import record_gates
+from .examiner import Examiner
 from .interrupts import Interrupts, Stopped, signals_heard_in_backward
 from .job import Job
-from .memory import Portions
-from .optimizers import Plateau, build_optimizer, rate_factor, set_rates_
+from .optimizers import build_optimizer, rate_factor, set_rates_
 from .phases import apply_phase_, dissect, moving_norms, parameter_groups, set_modes_
 from .progress import Progress
 from .recipe import Phase
 from .rollback import roll_back
 from .step import StepNumbers, Stepper
-
-Rows = Sequence[Mapping[str, Any]]
-ShouldStop = Callable[[Rows], bool]
 
 
 class _EveryProcessStops(Exception):  # noqa: N818
@@ -82,7 +78,7 @@ class Trainer:
         self.steps_per_epoch = job.steps_per_epoch
         self.stepper = Stepper(self.model, job, self.ema)
         self.dynamic = possible(job.recipe.dynamic, self.model)
-        self.portions = Portions(job.note)
+        self.examiner = Examiner(job, self._stop_if_asked)
         self.interrupts = Interrupts()
         self._saved_at = time.monotonic()
         self._saved_step = 0
@@ -152,7 +148,7 @@ class Trainer:
             raise RunError(f"the checkpoint in {self.job.checkpoints} is of another model ({reason}).") from error
         self.best = checkpoint.part("best")
         self._pending = checkpoint.part("optimizer")
-        self.portions.parts = self.position.evaluation_parts
+        self.examiner.portions.parts = self.position.evaluation_parts
         self.stepper.is_midway = False
 
     def _train_phase(self, phase: Phase) -> None:
@@ -223,7 +219,7 @@ class Trainer:
         try:
             with self.interrupts.breakable():
                 self._end_epoch(phase, lr)
-                return self._ask_whether_to_stop()
+                return ask_(self.position, self.should_stop, self.job.world)
         except (Stopped, PeerError, LoaderError, _EveryProcessStops):
             self.position, self.best = before, best
             raise
@@ -285,86 +281,16 @@ class Trainer:
 
     def _evaluation_numbers(self, phase: Phase) -> dict[str, Any]:
         """Measure the model, and let the validation loss decide where the recipe says so."""
-        split = "val" if self.job.dataset.val is not None else "test"
+        at, recipe, split = self.position, self.job.recipe, self.examiner.split
         is_followed = split == "val" and self._is_paced(phase)
-        if not (self.job.curve or self.job.recipe.needs_validation or is_followed):
+        if not (self.job.curve or recipe.needs_validation or is_followed):
             return {}
-        measured = self._evaluate(split)
-        if self.job.recipe.needs_validation:
-            self._decide(measured.loss)
-        gates = self._gate_numbers(split)
-        self.position.evaluation_parts = self.portions.parts
-        return {"eval_split": split, "eval_loss": measured.loss, "eval_top1": measured.top1, **gates}
-
-    def _gate_numbers(self, split: str) -> dict[str, Any]:
-        """After an evaluation, when all processes have the same buffers."""
-        job = self.job
-        if not job.curve:
-            return {}
-        found = record_gates(
-            self.evaluated,
-            getattr(job.dataset, split),
-            job.preprocessing,
-            memory_format=job.precision.memory_format,
-            device=job.device,
-            portions=self.portions,
-        )
-        return {"gates": found} if found else {}
-
-    def _evaluate(self, split: str) -> Evaluation:
-        job = self.job
-        job.world.align_buffers_(self.evaluated)
-        try:
-            return evaluate(
-                self.evaluated,
-                getattr(job.dataset, split),
-                job.preprocessing,
-                batch_size=job.evaluation_batch_size,
-                precision=job.precision,
-                device=job.device,
-                workers=job.workers,
-                world=job.world,
-                portions=self.portions,
-                before_batch=self._stop_if_asked,
-            )
-        except NotFiniteError as error:
-            raise NotFiniteError(f"after step {self.position.global_step} {error}") from None
-
-    def _decide(self, loss: float) -> None:
-        at, recipe = self.position, self.job.recipe
-        phase = recipe.phases[at.phase]
-        if recipe.select == "best" and loss < at.patience[0]:
+        measured = self.examiner.evaluate(self.evaluated, at.global_step)
+        if recipe.needs_validation and decide_(at, recipe, measured.loss) and recipe.select == "best":
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.evaluated.state_dict().items()}
-        rate = Plateau(phase.patience if phase.schedule == "plateau" else 0)
-        rate.restore(at.plateau)
-        if rate.update(loss):
-            at.drop *= phase.gamma
-        stopper = Plateau(recipe.early_stopping)
-        stopper.restore(at.patience)
-        at.stopped = stopper.update(loss)
-        at.plateau, at.patience = rate.state, stopper.state
-
-    def _ask_whether_to_stop(self) -> BaseException | None:
-        """Let `should_stop` look at the rows, before the state is saved, so that its answer is part of the state.
-
-        Returns:
-            its error, to be raised when the state is saved and the other processes know.
-        """
-        if self.should_stop is None:
-            return None
-        stop, failure = False, None
-        if self.job.world.is_main:
-            try:
-                stop = bool(self.should_stop(tuple(self.position.history)))
-            except Stopped:
-                raise
-            except BaseException as error:
-                failure = error
-        stop, failed = self.job.world.share((stop, failure is not None))
-        self.position.stopped = self.position.stopped or stop
-        if failed and failure is None:
-            return RunError("on_epoch failed in the main process: see its error.")
-        return failure
+        gates = self.examiner.gates(self.evaluated) if self.job.curve else {}
+        at.evaluation_parts = self.examiner.portions.parts
+        return {"eval_split": split, "eval_loss": measured.loss, "eval_top1": measured.top1, **gates}
 
     def _is_paced(self, phase: Phase) -> bool:
         """Whether the trend of the loss acts on the grafts in this phase: not on frozen ones."""

@@ -1,0 +1,74 @@
+"""What is measured after an epoch: the model's answers, and its gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from ..errors import NotFiniteError
+from .evaluate import Evaluation, evaluate
+from .gate_record import record_gates
+from .job import Job
+from .memory import Portions
+
+
+class Examiner:
+    """Measures a model that is being trained; all processes take part.
+
+    Args:
+        job: what is trained how.
+        before_batch: called between two batches, equally often in all processes; may end the measurement.
+    """
+
+    def __init__(self, job: Job, before_batch: Callable[[], None]) -> None:
+        self.job = job
+        self.before_batch = before_batch
+        self.portions = Portions(job.note)
+
+    @property
+    def split(self) -> str:
+        """The validation images, or where there are none those of the test, on which then nothing depends."""
+        return "val" if self.job.dataset.val is not None else "test"
+
+    def evaluate(self, model: nn.Module, step: int) -> Evaluation:
+        """Answers on all images of the split.
+
+        Args:
+            model: with the weights that count.
+            step: optimiser steps that it has taken, for errors.
+
+        Raises:
+            NotFiniteError: an answer is not finite.
+        """
+        job = self.job
+        job.world.align_buffers_(model)
+        try:
+            return evaluate(
+                model,
+                getattr(job.dataset, self.split),
+                job.preprocessing,
+                batch_size=job.evaluation_batch_size,
+                precision=job.precision,
+                device=job.device,
+                workers=job.workers,
+                world=job.world,
+                portions=self.portions,
+                before_batch=self.before_batch,
+            )
+        except NotFiniteError as error:
+            raise NotFiniteError(f"after step {step} {error}") from None
+
+    def gates(self, model: nn.Module) -> dict[str, Any]:
+        """The gates for a row of the record; nothing without grafts. After `evaluate`, when all have the same buffers."""
+        job = self.job
+        found = record_gates(
+            model,
+            getattr(job.dataset, self.split),
+            job.preprocessing,
+            memory_format=job.precision.memory_format,
+            device=job.device,
+            portions=self.portions,
+        )
+        return {"gates": found} if found else {}
