@@ -18,3 +18,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, and for subproces
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list) -> None:
+    """Tests of faults come first: they train in forks of this process, and once anything here has made autograd start
+    threads (torch.compile does), a fork of it cannot go backward any more."""
+    items.sort(key=lambda item: "faults" not in item.path.parts)

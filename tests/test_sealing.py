@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from attngraft.errors import RunError
-from attngraft.sealing import check_seal, file_hash, read_record, write_sealed, write_sealed_json
+from attngraft.sealing import check_seal, file_hash, read_record, read_sealed_json, write_sealed, write_sealed_json
 from attngraft.training import Evaluation
 
 RECORD = {"format": 2, "kind": "run", "text": 'a "sha256": "' + "a" * 64 + '" inside', "versions": {"attngraft": "7.0"}}
@@ -130,6 +130,14 @@ def test_any_record_comes_back(tmp_path_factory: pytest.TempPathFactory, value: 
     record = {**{k: v for k, v in value.items() if k != "sha256"}, "kind": "run", "format": 2, "versions": {}}
     write_sealed_json(path, record)
     assert read_record(path, "run") == record
+
+
+def test_hashes_inside_of_a_record_are_no_seals(tmp_path: Path):
+    value = {"kind": "search", "models": [{"sha256": "a" * 64}], "last": {"sha256": "b" * 64}}
+    (tmp_path / "plain.json").write_text(json.dumps(value, indent=1) + "\n")
+    assert read_sealed_json(tmp_path / "plain.json") == (value, False)
+    write_sealed_json(tmp_path / "sealed.json", value)
+    assert read_sealed_json(tmp_path / "sealed.json") == (value, True)
 
 
 def test_names_of_many_images_fit_into_a_header(tmp_path: Path):

@@ -23,6 +23,7 @@ MOST_HEADER_BYTES = 16 << 20  # of a model; those of the largest networks take l
 MOST_NAMES_BYTES = 100_000_000  # of a header that names images; safetensors reads no more
 _ZEROS = "0" * 64
 _MARK = re.compile(rb'"sha256": ?"([0-9a-f]{64})"')  # in a text inside of JSON the quotes would be escaped
+_LAST_MARK = re.compile(_MARK.pattern + rb"\n\}\n\Z")  # of a record: objects inside of it may have hashes of their own
 _CHUNK = 1 << 20
 
 
@@ -125,11 +126,12 @@ def read_sealed_json(path: Path) -> tuple[Any, bool]:
         RunError: missing, not JSON, or the seal does not hold.
     """
     text, found = parse_json(path)
-    marks = list(_MARK.finditer(text))
-    if not marks:
+    if not isinstance(found, dict) or SEAL not in found:
         return found, False
-    if not _holds(text, marks[-1].span(1)) or not isinstance(found, dict) or found.pop(SEAL, None) is None:
+    mark = _LAST_MARK.search(text)
+    if mark is None or not _holds(text, mark.span(1)):
         raise changed(path)
+    del found[SEAL]
     return found, True
 
 
