@@ -85,7 +85,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing or not TOML.
     """
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"no file {path}: give the path of a TOML file.") from None
     except (ValueError, RecursionError, OSError) as error:  # besides bad syntax: absurd numbers, absurd depth

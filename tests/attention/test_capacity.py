@@ -33,3 +33,9 @@ def test_adds_the_same_function_at_every_position():
     torch.nn.init.normal_(module.expand.weight)
     x = torch.randn(2, 8, 3, 4)
     torch.testing.assert_close(module(x)[:, :, 1:2, 2:3], module(x[:, :, 1:2, 2:3]))
+
+
+@pytest.mark.parametrize(("name", "options"), [("cbam", {"kernel_size": 99_999}), ("eca", {"kernel_size": 10**9})])
+def test_options_that_no_memory_holds_are_refused(name, options):
+    with pytest.raises(ConfigError, match="expected at most 65,536"):
+        create_attention(name, 8, **options)

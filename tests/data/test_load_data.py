@@ -295,3 +295,24 @@ def test_torchvision_is_imported_only_where_it_is_used() -> None:
         imports = [ast.unparse(node) for node in top_level if isinstance(node, ast.Import | ast.ImportFrom)]
         assert imports
         assert not [line for line in imports if "torchvision" in line]
+
+
+@pytest.mark.parametrize("name", ["val", "validation", "held-out"])
+def test_a_split_that_would_be_taken_for_a_class_is_refused(make_folder: MakeFolder, name: str) -> None:
+    root = make_folder({"ant": 4, "bee": 4, f"{name}/ant": 2, f"{name}/bee": 2})
+    with pytest.raises(
+        DataError, match=rf"{name} holds folders that are named like classes beside it \('ant', 'bee'\)"
+    ):
+        load_data(root, image_size=16)
+
+
+def test_splits_under_names_of_their_own_are_pointed_out(make_folder: MakeFolder) -> None:
+    root = make_folder({f"{split}/{name}": 4 for split in ("training_set", "test_set") for name in ("ant", "bee")})
+    data = load_data(root, image_size=16)
+    assert data.classes == ("test_set", "training_set")
+    assert any("have to be called train and test" in note for note in data.report.notes)
+
+
+def test_an_empty_source_is_not_the_present_folder() -> None:
+    with pytest.raises(DataError, match="the data source is empty"):
+        load_data("", image_size=16)

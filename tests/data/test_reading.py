@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from attngraft.data import UnreadableImageError, read_image
+from attngraft.data import UnreadableImageError, read_image, reading
 from attngraft.errors import DataError
 
 
@@ -245,3 +245,22 @@ def test_line_breaks_in_a_path_do_not_break_the_message(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read_image(tmp_path / "new\nline.jpg")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_follows_a_jpeg_is_no_part_of_it(tmp_path: Path, progressive: bool) -> None:
+    """Telephones put a film behind a photograph, in which any bytes can stand."""
+    photo = saved(tmp_path / "a.jpg", gradient(400, 300), quality=95, progressive=progressive)
+    expected = read_image(photo)
+    photo.write_bytes(photo.read_bytes() + b"\xff\xda\x00\x04" * 300_000)
+    assert np.array_equal(read_image(photo, pixel_cap=120_000), expected)
+
+
+def test_scans_are_counted_across_the_parts_in_which_a_file_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.BytesIO()
+    gradient(200, 150).save(stream, "JPEG", quality=90, progressive=True, comment=b"\xff\xda" * 999)
+    counts = []
+    for size in (1, 2, 3, 7, 64, 1 << 20):
+        monkeypatch.setattr(reading, "_CHUNK", size)
+        counts.append(reading._count_scans(stream))
+    assert set(counts) == {10}  # of libjpeg's usual script for colours

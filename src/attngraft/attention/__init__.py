@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, nearest, one_line
 
 # Importing a module is what registers it.
 from . import (  # noqa: F401
@@ -51,6 +51,9 @@ def attentions() -> tuple[str, ...]:
     return tuple(sorted(ATTENTIONS))
 
 
+MOST = 65_536  # of an option that is a whole number: kernels and ratios are tens
+
+
 def create_attention(name: str, channels: int, *, init: Init = "identity", **options: Any) -> Attention:
     """Build an attention by its name.
 
@@ -67,7 +70,15 @@ def create_attention(name: str, channels: int, *, init: Init = "identity", **opt
     for option in options:
         if option not in known:
             raise ConfigError(f"unknown option '{option}' for attention '{name}': {nearest(option, known)}")
-    return ATTENTIONS[name].build(channels, init=init, **options)
+    for option, value in options.items():
+        if isinstance(value, int) and value > MOST:
+            raise ConfigError(f"{option} of attention '{name}' is {value:,}: expected at most {MOST:,}.")
+    try:
+        return ATTENTIONS[name].build(channels, init=init, **options)
+    except (RuntimeError, MemoryError) as error:  # PyTorch has no kind of its own for memory on the CPU
+        raise ConfigError(
+            f"attention '{name}' cannot be built for {channels} channels with {options} ({one_line(str(error))}): take smaller options."
+        ) from None
 
 
 def attention_options(name: str) -> dict[str, Any]:

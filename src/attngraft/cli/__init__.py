@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import functools
+import io
+import sys
 from collections.abc import Callable
 from importlib import metadata
 from typing import Annotated, Any
@@ -93,5 +95,8 @@ for name, verb in VERBS.items():
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal that lacks a letter of a file name shows its code
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with undisturbed():  # between the end of a verb and that of the process
         app()

@@ -12,7 +12,7 @@ from ..backbones import create_backbone, preprocessing_of
 from ..comparison import Variant, parse_variant
 from ..locking import check_free
 from ..reporting import run_summary, write_report
-from ..surgery import graft_plan, renew_head_
+from ..surgery import graft_plan, renew_head_, saved_classes
 from ..training import Reading, Resume, RunFolder, fit, open_data, resolve_settings, starts_pretrained, watched
 from . import options
 from .output import collect_overrides, console, data_lines, print_json
@@ -75,7 +75,7 @@ def run(
     pretrained = starts_pretrained(pretrained, backbone, settings.recipe, weights)
     torch.manual_seed(seed)
     model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=pretrained, weights=weights)
-    has_new_head = renew_head_(model, dataset.classes)
+    renew_head_(model, dataset.classes)
     variant.grow(model, variant.plan(model, (3, side, side)), seed)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
     result = fit(model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=name, **overrides)
@@ -86,7 +86,7 @@ def run(
         return
     out = console()
     out.print(run_summary(description))
-    if has_new_head:
+    if saved_classes(backbone) not in ((), dataset.classes):
         out.print(f"note: {backbone} was trained on other classes, so it was given a new head.", markup=False)
     for line in data_lines(description["data"]):
         out.print(f"note: {line}", markup=False)

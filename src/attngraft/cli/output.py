@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shlex
@@ -17,6 +16,7 @@ from rich.segment import Segment
 from ..config import parse_assignment
 from ..data import printable
 from ..errors import visible
+from ..files import to_json
 
 USER_ERROR = 2  # the exit code of everything that the user can mend, a full disk among them
 
@@ -62,7 +62,7 @@ def print_raw(text: str) -> None:
 
 def print_json(value: Any) -> None:
     """Print for programs: nothing else goes to standard output."""
-    print_raw(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    print_raw(to_json(value))
 
 
 def command_line() -> str:

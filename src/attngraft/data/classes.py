@@ -33,6 +33,7 @@ def likely_cause(gone: Sequence[str], new: Sequence[str]) -> str:
     """
     for folded, what in (
         (_composed, "are the same letters in different Unicode forms"),
+        (lambda name: _composed(name).strip(), "differ in spaces around them alone"),
         (lambda name: _composed(name).casefold().strip(), "differ in upper and lower case alone"),
     ):
         known = {folded(name): name for name in gone}

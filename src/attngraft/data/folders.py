@@ -60,7 +60,9 @@ def scan_folder(root: Path) -> FolderContents:
         raise DataError(f"{printable(root)} has no folders in it: {_LAYOUT}.")
     split_folders = _split_folders(root, folders)
     extra = sorted(set(folders) - set(split_folders.values())) if split_folders else []
-    notes = (f"folders beside the splits were ignored: {quoted(extra)}.",) if extra else ()
+    notes = () if split_folders else _check_are_classes(root, folders)
+    if extra:
+        notes = (f"folders beside the splits were ignored: {quoted(extra)}.",)
     scans = {split: _scan_classes(root, name) for split, name in (split_folders or {"": ""}).items()}
     classes = _agreed_classes(root, scans)
     label_of = {name: label for label, name in enumerate(classes)}
@@ -135,6 +137,25 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
     if len(found) == len(folders):
         raise DataError(f"{printable(root)} has {quoted(folders)} but no train folder: add one with the same classes.")
     return {}
+
+
+def _check_are_classes(root: Path, folders: list[str]) -> tuple[str, ...]:
+    """Refuse folders that are taken for classes and hold those of the others; a note where all hold the same folders."""
+    inner = {name: set(subfolders(root / name)) for name in folders}
+    for name, found in inner.items():
+        classes = sorted(found & set(folders))
+        if classes:
+            raise DataError(
+                f"{printable(root / name)} holds folders that are named like classes beside it ({quoted(classes)}): put the "
+                "other images into train/, or take that folder away."
+            )
+    first = inner[folders[0]]
+    if len(folders) > 1 and len(first) > 1 and all(found == first for found in inner.values()):
+        return (
+            f"all class folders hold the same folders ({quoted(sorted(first))}): if these are the classes, "
+            f"{quoted(folders)} have to be called train and test.",
+        )
+    return ()
 
 
 def _agreed_classes(root: Path, scans: dict[str, _Scan]) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import warnings
 from collections.abc import Iterator
@@ -29,6 +30,8 @@ _MOST_METADATA_BYTES = 64 << 20
 _MOST_SCANS = 16  # of a JPEG with as many pixels as the cap allows; programs write about ten
 _STRIP_PIXELS = 4 << 20  # converted at once, so that one copy of a large image is held and not five
 _CHUNK = 1 << 20
+# of JPEG: FF 00 and FF D0 to D7 stand within the data of a scan, D8 and 01 have no length
+_JPEG_MARK, _SCAN, _END = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]"), b"\xff\xda", b"\xff\xd9"
 
 
 class UnreadableImageError(DataError):
@@ -139,16 +142,37 @@ def _check_file(status: os.stat_result, path: str | Path, pixel_cap: int) -> Non
 def _check_scans(file: IO[bytes], image: Image.Image, pixel_cap: int, path: str | Path) -> None:
     """Each scan of a progressive JPEG goes over all pixels, and one takes a few bytes: thousands would take hours."""
     place = file.tell()
-    file.seek(0)
-    scans, last = 0, b""
-    while chunk := file.read(_CHUNK):
-        scans += (last + chunk).count(b"\xff\xda")  # marks the start of a scan, and cannot occur within one
-        last = chunk[-1:]
+    scans = _count_scans(file)
     file.seek(place)
     if scans * image.width * image.height > _MOST_SCANS * pixel_cap:
         raise UnreadableImageError(
             path, f"it has {scans} scans of {image.width} x {image.height} pixels, too much work"
         )
+
+
+def _count_scans(file: IO[bytes]) -> int:
+    """Scans of the first picture of a JPEG file. What follows it does not count: telephones put a film there."""
+    file.seek(2)
+    scans, rest = 0, b""
+    while chunk := file.read(_CHUNK):
+        data, place = rest + chunk, 0
+        while True:
+            mark = _JPEG_MARK.search(data, place)
+            if mark is None:
+                rest = data[-1:]
+                break
+            if mark[0] == _END:
+                return scans
+            if mark.end() + 2 > len(data):
+                rest = data[mark.start() :]
+                break
+            scans += mark[0] == _SCAN
+            place = mark.end() + int.from_bytes(data[mark.end() : mark.end() + 2], "big")
+            if place >= len(data):
+                file.seek(place - len(data), os.SEEK_CUR)
+                rest = b""
+                break
+    return scans
 
 
 def _check_size(image: Image.Image, pixel_cap: int, path: str | Path) -> None:

@@ -85,6 +85,8 @@ def load_data(
         fix_leaks=fix_leaks,
         progress=progress,
     )
+    if not str(source):
+        raise DataError("the data source is empty: give a folder of class folders, or the name of a built-in data set.")
     builtin = isinstance(source, str) and source in SOURCES
     folder = Path(source).expanduser()
     place = str(source) if builtin else str(folder.absolute())

@@ -69,7 +69,8 @@ def carve(
         shown = ", ".join(repr(name) for name in too_small[:5])
         raise DataError(
             f"too few different images to split off a {purpose} set in {len(too_small)} of {len(classes)} classes "
-            f"({shown}): add images, at least two are needed per class, or provide a {purpose} folder."
+            f"({shown}): add images, at least two are needed per class that are no copies of each other (with --fix-leaks no "
+            f"near copies either), or provide a {purpose} folder."
         )
     return chosen
 

@@ -15,6 +15,7 @@ from .saved import (
     note_fold_,
     renew_head_,
     save,
+    saved_classes,
 )
 from .sites import Site, find_sites, search_sites
 
@@ -43,6 +44,7 @@ __all__ = [
     "reattach_",
     "renew_head_",
     "save",
+    "saved_classes",
     "search_sites",
     "uncompiled",
     "ungraft",

@@ -202,6 +202,11 @@ def renew_head_(model: nn.Module, classes: Sequence[str]) -> bool:
     return True
 
 
+def saved_classes(spec: str) -> tuple[str, ...]:
+    """Class names of the run or model file that a backbone's spec names; empty for all others."""
+    return describe(spec).classes if _is_saved_model(spec) else ()
+
+
 def classes_of(model: nn.Module) -> tuple[str, ...]:
     """What the model's logits are called; empty where unknown."""
     return tuple(getattr(model, CLASSES_ATTRIBUTE, ()))

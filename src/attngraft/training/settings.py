@@ -16,6 +16,7 @@ from ..environment import default_device, usable_cores
 from ..errors import ConfigError, nearest
 from .recipe import Recipe, load_recipe, recipe_fields
 
+MOST_WORKERS = 128  # each is a process of some 300 MB
 VALIDATION_SHARE = 0.15  # of the training images, where a recipe decides by validation and the data bring none
 
 
@@ -73,8 +74,10 @@ class MachineSettings:
     checkpoint_minutes: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 0:
-            raise ConfigError(f"workers is {self.workers}: expected 0 or more.")
+        if self.workers is not None and not 0 <= self.workers <= MOST_WORKERS:
+            raise ConfigError(
+                f"workers is {self.workers}: expected 0 to {MOST_WORKERS}; there are {usable_cores()} cores."
+            )
         if not self.checkpoint_minutes >= 0:
             raise ConfigError(f"checkpoint_minutes is {self.checkpoint_minutes}: expected 0 (every step) or more.")
 
