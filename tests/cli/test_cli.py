@@ -147,6 +147,7 @@ def test_importing_is_light():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+@pytest.mark.slow  # the same with SIGTERM is among the faults
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path):
     command = [sys.executable, "-m", "attngraft", "fit", "cluttered-digits", "--backbone", "small-cnn"]
     command += ["--recipe", "scratch", "--limit", "100", "--run-dir", str(tmp_path / "run")]

@@ -245,6 +245,7 @@ def wait_for(condition, process: subprocess.Popen[bytes], limit_s: float = 600) 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT for others")
+@pytest.mark.slow  # kills of comparisons and signals to runs are among the faults
 def test_a_comparison_that_was_interrupted_ends_with_the_same_bits(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     reference = start(whole)

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(50, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [2, 50])
 def test_a_killed_watch_ends_as_if_it_had_not_been(tmp_path, kills):
     child = Path(__file__).with_name("loop_children.py")
     done = subprocess.run(
