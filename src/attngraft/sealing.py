@@ -151,6 +151,20 @@ def file_hash(path: Path) -> str:
         return _digest(file)
 
 
+def is_own(folder: Path, name: str) -> bool:
+    """Whether a file is the one that the run of a folder was finished with; True where the folder does not say.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    try:
+        hashes = read_record(folder / "run.json", "run").get("files")
+    except RunError:
+        return True
+    expected = hashes.get(name) if isinstance(hashes, dict) else None
+    return expected is None or file_hash(folder / name) == expected
+
+
 def changed(path: Path) -> RunError:
     """The error for a file that is not what was written."""
     return RunError(f"{path} was changed after it was written (its SHA-256 differs): restore it from a copy.")

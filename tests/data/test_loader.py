@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import signal
 
 import pytest
 import torch
@@ -158,3 +161,17 @@ def test_a_selection_keeps_boxes_and_pixels(image_set: ImageSet) -> None:
     assert chosen.boxes is not None
     assert chosen.boxes[1].tolist() == [8, 9, 10, 11]
     assert torch.equal(chosen.image(0), image_set.image(5))
+
+
+def test_workers_do_not_hear_what_ends_their_parent_politely(image_set: ImageSet) -> None:
+    """`timeout` sends SIGTERM to all processes: the parent has yet to save, and gets its batches until then."""
+    loader = make_loader(image_set, lambda image: image.float(), batch_size=4, workers=2)
+    batches = iter(loader)
+    first = next(batches)
+    children = multiprocessing.active_children()
+    assert len(children) == 2
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for child in children:
+            os.kill(child.pid, number)
+    assert len([first, *batches]) == len(loader)
+    assert not any(child.is_alive() for child in children)

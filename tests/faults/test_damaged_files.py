@@ -25,6 +25,7 @@ from training_helpers import (
 
 import attngraft as ag
 from attngraft.errors import RunError
+from attngraft.reporting import write_report
 from attngraft.surgery import describe, graft
 from attngraft.training import Evaluation, FitResult, RunFolder
 from attngraft.training.checkpoint import read_checkpoint, read_newest
@@ -167,7 +168,17 @@ def test_files_of_another_run_are_not_taken_for_those_of_this_one(whole: FitResu
         shutil.copy(other.run_dir / name, folder / name)  # whole in itself
         with pytest.raises(RunError, match=f"{name} was changed after it was written"):
             trained(folder)
+        if name == "model.safetensors":
+            with pytest.raises(RunError, match="is not the model of the run in its folder"):
+                ag.load(folder, backbone=small_model())
+        else:
+            assert "Missing or damaged" in write_report(folder).read_text()
         shutil.rmtree(folder)
+
+
+def test_a_run_that_is_not_finished_is_said_to_be_that(half: Path):
+    with pytest.raises(RunError, match="is not finished: start its command again"):
+        ag.load(half)
 
 
 @pytest.mark.parametrize("name", READERS)

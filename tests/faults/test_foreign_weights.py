@@ -398,3 +398,13 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, state, kept):
         content = file.read_bytes()
         file.write_bytes(content[: int(len(content) * kept)])
         assert_refused(lambda path=file: ag.create_backbone(SPEC, num_classes=5, weights=path))
+
+
+def test_one_wrong_bit_in_an_archive_is_found(tmp_path: Path) -> None:
+    torch.save(ag.create_backbone("small-cnn", num_classes=10).state_dict(), tmp_path / "w.pth.tar")
+    ag.create_backbone("small-cnn", num_classes=10, weights=tmp_path / "w.pth.tar")
+    data = bytearray((tmp_path / "w.pth.tar").read_bytes())
+    data[len(data) // 2] ^= 4
+    (tmp_path / "w.pth.tar").write_bytes(data)
+    with pytest.raises(BackboneError, match="is damaged"):
+        ag.create_backbone("small-cnn", num_classes=10, weights=tmp_path / "w.pth.tar")

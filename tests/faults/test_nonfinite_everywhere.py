@@ -21,7 +21,16 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import AveragedModel
-from training_helpers import AtStep, assert_same_run, coloured_squares, droppy_model, metrics, run_fit, short_recipe
+from training_helpers import (
+    AtStep,
+    assert_same_run,
+    coloured_squares,
+    droppy_model,
+    metrics,
+    run_fit,
+    short_recipe,
+    small_model,
+)
 
 from attngraft.cli import main
 from attngraft.data import Dataset
@@ -360,8 +369,20 @@ def test_what_is_done_about_it_is_part_of_the_run(tmp_path: Path, data: Dataset)
     description = RunFolder(tmp_path / "run").read()
     assert description["recipe"]["on_nonfinite"] == "rollback"
     assert "events" not in description
-    with pytest.raises(RunError, match=r"another recipe \(on_nonfinite"):
-        train(data, tmp_path / "run", RECIPE)
+
+
+def test_a_run_that_stopped_goes_on_with_half_the_rates_where_that_is_asked_for(tmp_path: Path, data: Dataset):
+    """The same command would stop at the same step for ever, and another rate is another run."""
+    wild = short_recipe(3, lr=1e30, schedule="constant")
+    with pytest.raises(TrainingError, match="on_nonfinite=rollback"):
+        run_fit(small_model(), data, tmp_path / "run", recipe=wild)
+    with pytest.raises(TrainingError, match="halved 5 times"):
+        run_fit(small_model(), data, tmp_path / "run", recipe=replace(wild, on_nonfinite="rollback"))
+    described = RunFolder(tmp_path / "run").read()
+    assert described["recipe"]["on_nonfinite"] == "rollback"
+    assert len(described["events"]) == 5
+    with pytest.raises(RunError, match=r"another recipe"):
+        run_fit(small_model(), data, tmp_path / "run", recipe=short_recipe(3, lr=0.01, schedule="constant"))
 
 
 def test_an_older_run_that_does_not_say_means_stop(tmp_path: Path, data: Dataset):

@@ -12,7 +12,7 @@ import torch
 from ..errors import BackboneError
 from .pickled import HEAL, check_pickle
 
-SUFFIXES = (".pth", ".pt", ".bin", ".ckpt")
+SUFFIXES = (".pth", ".pt", ".bin", ".ckpt", ".tar")  # the last as in .pth.tar; what is no zip is refused
 MOST_DIRECTORY_BYTES = 4 << 20  # of a zip; an entry takes about 100
 _TAIL = 66_000  # bytes in which the ends of a zip lie
 _ENDS = {b"PK\x05\x06": (12, 4), b"PK\x06\x06": (40, 8)}  # signature -> where the size of the directory stands
@@ -51,6 +51,9 @@ def _check(path: Path) -> None:
             entries = archive.infolist()
             pickle = _pickle_of(entries, path)
             check_pickle(archive.read(pickle), path.name)
+            spoilt = archive.testzip()  # torch does not look at the checksums
+            if spoilt is not None:
+                raise BackboneError(f"{path.name} is damaged (the checksum of {spoilt} differs): get it again.")
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise BackboneError(f"{path.name} is damaged ({error}): get it again.") from None
 

@@ -39,11 +39,11 @@ def load_weights_(model: nn.Module, path: Path) -> str:
     try:
         if path.exists() and not path.is_file():
             raise BackboneError(f"{path} is not a regular file: give a file of weights.")
-        digest = _sha256(path)
         with _opened(path) as (source, where):
             names = without_prefixes(source, model.state_dict())
             headless = _check(model, source, names, path.name)
             _copy_(model, {ours: source[theirs] for theirs, ours in names.items() if ours not in headless}, path.name)
+        digest = _sha256(path)
     except (SafetensorError, RuntimeError) as error:
         raise BackboneError(f"{path.name} is damaged ({error}): get it again.") from None
     except OSError as error:

@@ -15,9 +15,10 @@ from ..continual.adaptation.judging import lost_attempts
 from ..continual.adaptation.opening import create_store
 from ..continual.adaptation.releasing import release as make_release
 from ..continual.guard.judge import GuardPolicy
+from ..continual.images.domains import Domains
 from ..continual.store.store import Store
 from ..continual.store.version import Version
-from ..errors import ConfigError
+from ..errors import ConfigError, RunError
 from . import options
 from .output import USER_ERROR, console, print_json
 
@@ -131,6 +132,11 @@ def _check_one(**actions: object) -> None:
 def _verify(store: Store, as_json: bool) -> None:
     lost = lost_attempts(store)
     problems = store.verify() + ([lost] if lost else [])
+    try:
+        for domain in Domains(store.path).all():
+            len(domain.packed.images)
+    except RunError as error:
+        problems.append(str(error))
     if as_json:
         print_json({"problems": problems})
     else:

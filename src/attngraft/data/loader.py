@@ -99,23 +99,22 @@ def _end_with_parent() -> None:
 
 
 def _ignore_interrupts(worker: int) -> None:
-    """Ctrl-C and a closed terminal reach the workers too: their parent decides what becomes of them."""
-    for name in ("SIGINT", "SIGHUP"):
+    """Ctrl-C, a closed terminal and `timeout` reach the workers too: their parent decides what becomes of them."""
+    for name in ("SIGINT", "SIGHUP", "SIGTERM"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _end(workers: Sequence[BaseProcess]) -> None:
     """End workers that are left, also one that hangs in a file system, for which PyTorch would wait."""
-    for end in (BaseProcess.terminate, BaseProcess.kill):
-        last = time.monotonic() + 0.5
-        for worker in workers:
-            with suppress(RuntimeError):  # PyTorch's complaint about a worker that was killed
-                if worker.is_alive():
-                    end(worker)
-        for worker in workers:
-            with suppress(RuntimeError):
-                worker.join(max(0.0, last - time.monotonic()))
+    last = time.monotonic() + 0.5
+    for worker in workers:
+        with suppress(RuntimeError):  # PyTorch's complaint about a worker that was killed
+            if worker.is_alive():
+                worker.kill()  # they do not hear a termination
+    for worker in workers:
+        with suppress(RuntimeError):
+            worker.join(max(0.0, last - time.monotonic()))
 
 
 def make_loader(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..errors import RunError
 from ..files import MOST_JSON_BYTES
-from ..sealing import MOST_NAMES_BYTES, read_record, read_sealed_json
+from ..sealing import MOST_NAMES_BYTES, is_own, read_record, read_sealed_json
 from .shape import (
     BENCH,
     COMPARISON,
@@ -174,13 +174,13 @@ def _require_kind(document: dict[str, Any], where: str, kind: Kind, words: str) 
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The epochs of a run in order; a last line that was cut off is dropped, a missing file is no epochs.
+    """The epochs of a run in order; a last line that was cut off is dropped, a missing or changed file is no epochs.
 
     After a resume an epoch can be there twice: the later line counts.
     """
     file = run_dir / "metrics.jsonl"
     try:
-        if not file.is_file() or file.stat().st_size > MOST_JSON_BYTES:
+        if not file.is_file() or file.stat().st_size > MOST_JSON_BYTES or not is_own(run_dir, file.name):
             return []
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
@@ -206,6 +206,8 @@ def read_predictions(run_dir: Path, classes: int) -> Predictions | None:
         with open_tensors(run_dir / "predictions.safetensors", "np", MOST_NAMES_BYTES) as tensors:
             probabilities = tensors.get_tensor("probabilities")
             labels = tensors.get_tensor("labels").astype(np.int64)
+        if not is_own(run_dir, "predictions.safetensors"):
+            return None
     except (OSError, RunError, SafetensorError, KeyError, ValueError, TypeError):
         return None
     fits = probabilities.ndim == 2 and probabilities.shape == (*labels.shape, classes) and len(labels)

@@ -29,7 +29,7 @@ from ..backbones import (
 from ..config import Preprocessing, from_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
 from ..formats import MODEL_FORMAT, UNSEALED_FORMAT, check_format, own_version
-from ..sealing import changed, check_seal, write_sealed
+from ..sealing import changed, check_seal, is_own, write_sealed
 from ..untrusted import Shapes, open_tensors, shapes_of
 from .delta import apply_delta_, read_delta
 from .graft import check_live, graft_, graft_plan, uncompiled
@@ -235,9 +235,17 @@ def describe(path: str | Path) -> SavedModel:
     file = _file_in(Path(path))
     try:
         sealed = check_seal(file)
+        if not is_own(file.parent, file.name):
+            raise RunError(
+                f"{file} is not the model of the run in its folder (its SHA-256 differs): restore it from a copy."
+            )
         with open_tensors(file) as tensors:
             text = (tensors.metadata() or {}).get("attngraft")
     except FileNotFoundError:
+        if (file.parent / "run.json").is_file():
+            raise RunError(
+                f"there is no {file}, so the run in its folder is not finished: start its command again."
+            ) from None
         raise RunError(f"there is no {file}: give a run folder or a file written by attngraft.save.") from None
     except (SafetensorError, OSError) as error:
         raise RunError(

@@ -131,6 +131,7 @@ class RunFolder:
         self._check_shape(found)
         if found["status"] != "finished":
             check_space(self.path, needed_bytes)
+            found["recipe"] = description["recipe"]
         return found
 
     def _check_shape(self, found: Mapping[str, Any]) -> None:
@@ -149,7 +150,8 @@ class RunFolder:
 
     def _check_same(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
         pairs = {key: (found.get(key), wanted.get(key)) for key in IDENTITY}
-        pairs["recipe"] = (completed_recipe(found.get("recipe")), wanted.get("recipe"))
+        # what is done about numbers that are not finite may change: a run that stopped because of them would never go on
+        pairs["recipe"] = (_lasting(completed_recipe(found.get("recipe"))), _lasting(wanted.get("recipe")))
         pairs["data"] = (_fingerprint(found), _fingerprint(wanted))
         if found.get("precision") and wanted.get("precision"):
             pairs["precision"] = (found["precision"], wanted["precision"])
@@ -182,6 +184,13 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
         "near_leaks": [list(item) for item in dataset.report.near_leaks],
         "duplicates": dataset.report.duplicates,
     }
+
+
+def _lasting(recipe: Any) -> Any:
+    """The part of a recipe that a resume must not change."""
+    return (
+        {key: value for key, value in recipe.items() if key != "on_nonfinite"} if isinstance(recipe, dict) else recipe
+    )
 
 
 def _are_names(value: Any) -> bool:

@@ -184,7 +184,7 @@ class Stepper:
         shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
         return NotFiniteError(
             f"{what} at {_where(at)}, on the images {shown}: "
-            "lower the learning rate (lr_scale), clip gradients (clip_norm) or look at these files"
+            "lower the learning rate (lr_scale), clip gradients (clip_norm), look at these files, or go on with on_nonfinite=rollback"
         )
 
 

@@ -19,7 +19,7 @@ from ...data.likeness import NUMBERS, Thumbnails
 from ...data.store import PixelStore
 from ...errors import RunError
 from ...files import write_atomically
-from ...sealing import MOST_NAMES_BYTES
+from ...sealing import MOST_NAMES_BYTES, changed, check_seal, file_hash, write_sealed
 from ...untrusted import open_tensors
 
 PIXELS_FILE = "pixels.u8"
@@ -73,8 +73,9 @@ def pack(packed: Packed, folder: Path) -> None:
         "ids": json.dumps(images.ids),
         "hashes": json.dumps(images.pixel_hashes),
         "roles": json.dumps(packed.roles.tolist()),
+        "pixels": file_hash(folder / PIXELS_FILE),
     }
-    write_atomically(folder / IMAGES_FILE, lambda temporary: save_file(tensors, temporary, metadata))
+    write_sealed(folder / IMAGES_FILE, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
 
 
 def unpack(folder: Path) -> Packed:
@@ -85,6 +86,7 @@ def unpack(folder: Path) -> Packed:
     """
     file = folder / IMAGES_FILE
     try:
+        check_seal(file, MOST_NAMES_BYTES)
         with open_tensors(file, "np", MOST_NAMES_BYTES) as tensors:
             texts = tensors.metadata() or {}
             ids, hashes, roles = (json.loads(texts[name]) for name in ("ids", "hashes", "roles"))
@@ -93,6 +95,7 @@ def unpack(folder: Path) -> Packed:
             small = tensors.get_tensor("thumbnails")
             boxes = tensors.get_tensor("boxes") if "boxes" in tensors.keys() else None  # noqa: SIM118
         size = (folder / PIXELS_FILE).stat().st_size
+        is_intact = texts.get("pixels") in (None, file_hash(folder / PIXELS_FILE))  # the first stores had no hash
     except Exception as error:  # safetensors and NumPy raise many kinds for a damaged file
         raise RunError(f"the images in {folder} cannot be read ({error}): restore the store from a copy.") from None
     expected = int(shapes.prod(axis=1).sum()) * 3
@@ -100,6 +103,8 @@ def unpack(folder: Path) -> Packed:
         raise RunError(
             f"{folder / PIXELS_FILE} has {size} bytes where {expected} are expected: restore the store from a copy."
         )
+    if not is_intact:
+        raise changed(folder / PIXELS_FILE)
     images = ImageSet(
         ids=tuple(ids),
         labels=labels,
