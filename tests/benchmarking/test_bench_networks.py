@@ -71,6 +71,7 @@ def test_saved_bytes_are_what_autograd_keeps_with_shared_memory_counted_once():
     assert saved_bytes(model, images, PLAIN) == 5 * 8 * 4  # the ReLU's output, for itself and for the layer after it
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_step_covers_what_autograd_keeps_and_the_weights():
     request = {"name": "plain", "backbone": "small-cnn", "attention": "se", "batch_size": 64, "image_size": 64}
     request |= {"dtype": "fp32", "layout": "channels_last", "device": "cpu", "threads": 1}

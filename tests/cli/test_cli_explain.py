@@ -31,6 +31,7 @@ def test_it_prints_the_sentences_and_the_page(attngraft, run: Path) -> None:
     assert "decoupling ..." in err
 
 
+@pytest.mark.slow
 def test_json_is_all_there_is_on_standard_output(attngraft, run: Path, tmp_path: Path) -> None:
     code, out, _ = attngraft("explain", run, "--out", tmp_path / "x", "--limit", 10, "--examples", 0, "--json")
     assert code == 0

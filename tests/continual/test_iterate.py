@@ -280,6 +280,7 @@ def assert_same_end(folder: Path, looked: list[dict[str, Any]], whole: Iteration
     assert {look["row"] for look in looked} == set(data.test.rows.tolist())
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_it_ends_the_same(tmp_path: Path, whole: Iteration, data: Dataset) -> None:
     assert_same_end(tmp_path, killed(tmp_path, 1), whole, data)
 

@@ -67,6 +67,7 @@ def test_a_run_is_explained_from_its_own_images(run: Path) -> None:
         assert title in page
 
 
+@pytest.mark.slow
 def test_repeating_it_gives_the_same_numbers(run: Path, tmp_path: Path) -> None:
     def numbers(folder: Path) -> str:
         document = dict(explain(run, out=folder, examples=1, limit=20, seed=3).document)

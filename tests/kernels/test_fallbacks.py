@@ -60,6 +60,7 @@ def test_without_numba_the_reference_runs_and_says_how_to_get_faster() -> None:
     assert result_of(child)["distance_compiled"] <= 1e-5
 
 
+@pytest.mark.slow
 def test_with_a_numba_that_does_not_import_the_reference_runs(tmp_path: Path) -> None:
     (tmp_path / "numba.py").write_text('raise ImportError("Numba needs NumPy 0.1 or less")')
     child = run_child("plain", PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
@@ -113,6 +114,7 @@ def test_the_second_process_reads_what_the_first_compiled(cache: Path) -> None:
 
 
 @needs_numba
+@pytest.mark.slow
 def test_a_damaged_cache_does_no_harm(cache: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "cache"
     shutil.copytree(cache, damaged)
