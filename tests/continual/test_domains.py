@@ -51,6 +51,19 @@ def test_pixels_that_were_cut_short_are_refused(tmp_path):
         unpack(tmp_path)
 
 
+def test_one_wrong_bit_in_kept_images_is_found(tmp_path):
+    pack(Packed(noise(3, 0), np.array(["learn"] * 3)), tmp_path)
+    for file in (PIXELS_FILE, "images.safetensors"):
+        before = (tmp_path / file).read_bytes()
+        spoilt = bytearray(before)
+        spoilt[len(spoilt) // 2] ^= 1
+        (tmp_path / file).write_bytes(spoilt)
+        with pytest.raises(RunError, match="was changed after it was written"):
+            unpack(tmp_path)
+        (tmp_path / file).write_bytes(before)
+    unpack(tmp_path)
+
+
 def test_no_picture_of_the_base_can_come_back_as_new(tmp_path):
     dataset = load_data("cluttered-digits", image_size=32, limit=300)
     domains = Domains(tmp_path)
