@@ -113,10 +113,23 @@ def read_record(path: Path, kind: str) -> dict[str, Any]:
         raise RunError(f"{path} does not describe a {kind}: choose another folder.")
     versions = found.get("versions")
     written_by = versions.get("attngraft") if isinstance(versions, dict) else None
-    check_format(path, found.get("format"), range(UNSEALED_FORMAT, RECORD_FORMATS[kind] + 1), written_by)
-    if not sealed and found["format"] != UNSEALED_FORMAT:
-        raise changed(path)
+    check_written(path, found.get("format"), RECORD_FORMATS[kind], written_by, sealed)
     return found
+
+
+def check_written(path: Path, number: Any, latest: int, written_by: Any, sealed: bool) -> None:
+    """Raise RunError where a file has a format that is not read, or lacks the seal that its format has.
+
+    Args:
+        path: of the file.
+        number: its format.
+        latest: the latest format that is known.
+        written_by: version of the library that wrote it, where it says so.
+        sealed: whether it has a seal.
+    """
+    check_format(path, number, range(UNSEALED_FORMAT, latest + 1), written_by)
+    if not sealed and number != UNSEALED_FORMAT:
+        raise changed(path)
 
 
 def read_sealed_json(path: Path) -> tuple[Any, bool]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sealed import read_plain
+from sealed import flip_bit, read_plain
 
 import attngraft as ag
 from attngraft.comparison import compare
@@ -154,9 +154,7 @@ def test_other_images_are_refused(finished, settings):
 def test_a_damaged_file_is_found_before_anything_is_concluded_from_it(finished, tmp_path, digits, settings, name):
     folder = tmp_path / "again"
     shutil.copytree(finished.run_dir, folder)
-    data = bytearray((folder / name).read_bytes())
-    data[len(data) // 2] ^= 2
-    (folder / name).write_bytes(data)
+    flip_bit(folder / name, bit=2)
     before = snapshot(folder)
     with pytest.raises(RunError, match=r"was changed after it was written|cannot be read"):
         compare(digits, attentions=["se"], controls=["static"], seeds=2, run_dir=folder, **settings)

@@ -20,6 +20,8 @@ import numpy as np
 from PIL import Image
 from safetensors import safe_open
 from training_helpers import (
+    ON_PLATEAU,
+    TWO_PHASES,
     coloured_squares,
     contents,
     droppy_model,
@@ -32,15 +34,10 @@ from training_helpers import (
 from attngraft.comparison import compare
 from attngraft.data import Dataset
 from attngraft.surgery import graft
-from attngraft.training import FitResult, Phase, Recipe, RunFolder, Teacher
+from attngraft.training import FitResult, Recipe, RunFolder, Teacher
 from attngraft.training.checkpoint import Position
 from attngraft.training.step import Stepper
 
-TWO_PHASES = (
-    Phase("head", train=("head", "grafts"), epochs=1, lr=0.05, warmup=0.3),
-    Phase("all", epochs=2, lr=0.02, lr_decay=0.7),
-)
-PLATEAU = Phase("all", epochs=4, lr=0.3, schedule="plateau", patience=1, gamma=0.5)
 CLOCKS = {"time_s", "images_per_s", "train_time_s", "latency_ms", "created", "sentence"}
 
 
@@ -73,7 +70,9 @@ STORIES = {
         ("branch",),
     ),
     "decided": Story(
-        Recipe("decided", (PLATEAU,), optimizer="adam", batch_size=16, select="best", early_stopping=2, ema_decay=0.5)
+        Recipe(
+            "decided", (ON_PLATEAU,), optimizer="adam", batch_size=16, select="best", early_stopping=2, ema_decay=0.5
+        )
     ),
     "taught": Story(short_recipe(5, lr=0.05, schedule="constant", dynamic="both"), ("branch",), has_teacher=True),
 }

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulting import forked
+from sealed import flip_bit
 from training_helpers import (
     AtStep,
     assert_same_run,
@@ -123,9 +124,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_with_the_same_bits_and_sa
     folder = tmp_path / "run"
     shutil.copytree(half, folder)
     newest = sorted((folder / "checkpoints").iterdir())[-1]
-    spoilt = bytearray(newest.read_bytes())
-    spoilt[-5] ^= 4  # in the weights, where nothing but a hash notices
-    newest.write_bytes(spoilt)
+    flip_bit(newest, 1.0, bit=4)  # in the weights, where nothing but a hash notices
     with caplog.at_level(logging.WARNING, "attngraft"):
         assert_same_run(trained(folder), whole)
     events = [event["text"] for event in RunFolder(folder).read()["events"]]
@@ -149,9 +148,7 @@ def test_damaged_metrics_of_a_run_that_goes_on_are_written_again(half: Path, who
 def test_a_finished_run_with_a_damaged_file_is_refused_and_stays_as_it_is(whole: FitResult, tmp_path: Path, name: str):
     folder = tmp_path / "run"
     shutil.copytree(whole.run_dir, folder)
-    data = bytearray((folder / name).read_bytes())
-    data[len(data) // 2] ^= 16
-    (folder / name).write_bytes(data)
+    flip_bit(folder / name, bit=16)
     before = contents(folder)
     with pytest.raises(RunError, match=r"was changed after it was written|cannot be read"):
         trained(folder)

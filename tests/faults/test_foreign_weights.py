@@ -17,6 +17,7 @@ import pytest
 import torch
 from refusing import Boom, assert_refused
 from safetensors.torch import save_file
+from sealed import flip_bit
 from torch import nn
 from training_helpers import PLAIN, coloured_squares, short_recipe
 from typer.testing import CliRunner
@@ -403,8 +404,6 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, state, kept):
 def test_one_wrong_bit_in_an_archive_is_found(tmp_path: Path) -> None:
     torch.save(ag.create_backbone("small-cnn", num_classes=10).state_dict(), tmp_path / "w.pth.tar")
     ag.create_backbone("small-cnn", num_classes=10, weights=tmp_path / "w.pth.tar")
-    data = bytearray((tmp_path / "w.pth.tar").read_bytes())
-    data[len(data) // 2] ^= 4
-    (tmp_path / "w.pth.tar").write_bytes(data)
+    flip_bit(tmp_path / "w.pth.tar", bit=4)
     with pytest.raises(BackboneError, match="is damaged"):
         ag.create_backbone("small-cnn", num_classes=10, weights=tmp_path / "w.pth.tar")

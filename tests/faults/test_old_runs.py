@@ -61,7 +61,9 @@ def test_an_unfinished_run_goes_on_and_is_of_this_version_then(tmp_path: Path, f
     assert (described["format"], described["status"]) == (2, "finished")
     assert check_seal(folder / "model.safetensors")
     fresh = again(tmp_path / "fresh")
-    assert_same_weights(result.model, fresh.model)
+    # its first steps were computed by another processor, which rounds in its own way
+    for name, tensor in result.model.state_dict().items():
+        torch.testing.assert_close(tensor, fresh.model.state_dict()[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("read", [again, write_report, lambda folder: RunFolder(folder).read()])

@@ -1,4 +1,4 @@
-"""Records as another program could have written them: changed, and sealed again."""
+"""Files that were changed: by accident, or by another program that sealed them again."""
 
 from __future__ import annotations
 
@@ -15,6 +15,13 @@ def read_plain(path: Path) -> dict[str, Any]:
     found = json.loads(path.read_text(encoding="utf-8"))
     found.pop(SEAL, None)
     return found
+
+
+def flip_bit(path: Path, place: float = 0.5, bit: int = 1) -> None:
+    """Turn one bit of a file, at this part of its length."""
+    data = bytearray(path.read_bytes())
+    data[int(place * (len(data) - 1))] ^= bit
+    path.write_bytes(data)
 
 
 def rewrite(path: Path, change: Callable[[dict[str, Any]], object]) -> None:

@@ -25,6 +25,11 @@ PREPROCESSING = Preprocessing(
 )
 # settings of every small run: nothing is timed, nothing depends on the machine
 PLAIN: Mapping[str, Any] = {"precision": "fp32+contiguous", "workers": 0, "device": "cpu"}
+TWO_PHASES = (
+    Phase("head", train=("head", "grafts"), epochs=1, lr=0.05, warmup=0.3),
+    Phase("all", epochs=2, lr=0.02, lr_decay=0.7),
+)
+ON_PLATEAU = Phase("all", epochs=4, lr=0.3, schedule="plateau", patience=1, gamma=0.5)
 
 
 def image_set(name: str, count: int, first_seed: int) -> ImageSet:

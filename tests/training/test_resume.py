@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 from training_helpers import (
+    ON_PLATEAU,
+    TWO_PHASES,
     AtStep,
     assert_same_run,
     coloured_squares,
@@ -26,18 +28,14 @@ from training_helpers import (
 from attngraft.data import Dataset
 from attngraft.errors import RunError
 from attngraft.surgery import graft
-from attngraft.training import Evaluation, Phase, Recipe, RunFolder
+from attngraft.training import Evaluation, Recipe, RunFolder
 from attngraft.training.checkpoint import read_newest
 
-TWO_PHASES = (
-    Phase("head", train=("head", "grafts"), epochs=1, lr=0.05, warmup=0.3),
-    Phase("all", epochs=2, lr=0.02, lr_decay=0.7),
-)
 SGD = short_recipe(epochs=3, clip_norm=1.0)
 ADAMW_EMA = Recipe("adamw", TWO_PHASES, optimizer="adamw", batch_size=16, ema_decay=0.7, mixup=0.3, label_smoothing=0.1)
 PLATEAU = Recipe(
     "plateau",
-    (Phase("all", epochs=4, lr=0.3, schedule="plateau", patience=1, gamma=0.5),),
+    (ON_PLATEAU,),
     optimizer="adam",
     batch_size=16,
     select="best",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import BackboneError
+from ..sealing import file_hash
 from ..untrusted import open_tensors
 from .archive import SUFFIXES, read_archive
 from .describe import find_heads
@@ -43,7 +43,7 @@ def load_weights_(model: nn.Module, path: Path) -> str:
             names = without_prefixes(source, model.state_dict())
             headless = _check(model, source, names, path.name)
             _copy_(model, {ours: source[theirs] for theirs, ours in names.items() if ours not in headless}, path.name)
-        digest = _sha256(path)
+        digest = file_hash(path)
     except (SafetensorError, RuntimeError) as error:
         raise BackboneError(f"{path.name} is damaged ({error}): get it again.") from None
     except OSError as error:
@@ -165,11 +165,3 @@ def _shape(tensor: Any) -> tuple[int, ...]:
 
 def _head_note(headless: set[str]) -> list[str]:
     return ["without its head"] if headless else []
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -76,6 +76,7 @@ def run(
     torch.manual_seed(seed)
     model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=pretrained, weights=weights)
     renew_head_(model, dataset.classes)
+    has_new_head = saved_classes(backbone) not in ((), dataset.classes)
     variant.grow(model, variant.plan(model, (3, side, side)), seed)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
     result = fit(model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=name, **overrides)
@@ -86,7 +87,7 @@ def run(
         return
     out = console()
     out.print(run_summary(description))
-    if saved_classes(backbone) not in ((), dataset.classes):
+    if has_new_head:
         out.print(f"note: {backbone} was trained on other classes, so it was given a new head.", markup=False)
     for line in data_lines(description["data"]):
         out.print(f"note: {line}", markup=False)

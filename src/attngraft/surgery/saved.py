@@ -28,8 +28,8 @@ from ..backbones import (
 )
 from ..config import Preprocessing, from_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
-from ..formats import MODEL_FORMAT, UNSEALED_FORMAT, check_format, own_version
-from ..sealing import changed, check_seal, is_own, write_sealed
+from ..formats import MODEL_FORMAT, own_version
+from ..sealing import check_seal, check_written, is_own, write_sealed
 from ..untrusted import Shapes, open_tensors, shapes_of
 from .delta import apply_delta_, read_delta
 from .graft import check_live, graft_, graft_plan, uncompiled
@@ -255,9 +255,7 @@ def describe(path: str | Path) -> SavedModel:
         raise RunError(f"{file} was not written by attngraft: load it with the library that wrote it.")
     try:
         header = json.loads(text)
-        check_format(file, header["format"], (UNSEALED_FORMAT, MODEL_FORMAT), header.get("written_by"))
-        if not sealed and header["format"] != UNSEALED_FORMAT:
-            raise changed(file)
+        check_written(file, header["format"], MODEL_FORMAT, header.get("written_by"), sealed)
         return _parse_header(header)
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"the header of {file} cannot be read ({error}): was it written by a newer attngraft?") from None

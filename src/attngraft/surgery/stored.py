@@ -15,6 +15,7 @@ from typing import Any
 from ..config import Preprocessing, from_dict
 from ..errors import ConfigError, RunError
 from ..files import read_json
+from ..sealing import file_hash
 from .delta import newer
 
 STORE_FORMAT = 1
@@ -179,19 +180,10 @@ def id_of(manifest: dict[str, Any]) -> str:
 def file_problem(path: Path, sha256: str) -> str | None:
     """What is wrong with a file; None where it has the digest that it should have."""
     try:
-        found = sha256_of(path)
+        found = file_hash(path)
     except OSError as error:
         return f"{path} cannot be read ({error.strerror or error}): restore it from a copy."
     return None if found == sha256 else f"{path} was changed after it was written: restore it from a copy."
-
-
-def sha256_of(path: Path) -> str:
-    """The sha256 of a file in hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 _STORE_KEYS = {"base": str, "base_sha256": str, "created": str, "classes": list, "settings": dict}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from ..config import from_dict
 from ..errors import ConfigError, NotFiniteError, RunError
-from ..formats import CHECKPOINT_FORMAT, UNSEALED_FORMAT, check_format, own_version
-from ..sealing import changed, check_seal, write_sealed
+from ..formats import CHECKPOINT_FORMAT, own_version
+from ..sealing import check_seal, check_written, write_sealed
 from ..untrusted import open_tensors
 from .dynamic import Pace
 from .finite import first_not_finite
@@ -122,20 +122,14 @@ def read_newest(folder: Path, note: Callable[[str], None] | None = None) -> Chec
     Raises:
         RunError: there are checkpoints, but none can be used.
     """
-    failures = []
-    for path in _paths(folder):
-        try:
-            found = read_checkpoint(path)
-        except RunError as error:
-            failures.append(error)
-            continue
-        if note is not None:
-            for failure in failures:
-                note(f"{failure} Training goes on from step {found.position.global_step}.")
-        return found
-    if failures:
+    failures: list[RunError] = []
+    found = next(_readable(folder, failures), None)
+    if found is None and failures:
         raise failures[0]
-    return None
+    if found is not None and note is not None:
+        for failure in failures:
+            note(f"{failure} Training goes on from step {found.position.global_step}.")
+    return found
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -148,10 +142,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         sealed = check_seal(path)
         with open_tensors(path) as file:
             header = file.metadata() or {}
-            number = int(header["format"])
-            check_format(path, number, (UNSEALED_FORMAT, CHECKPOINT_FORMAT), header.get("written_by"))
-            if not sealed and number != UNSEALED_FORMAT:
-                raise changed(path)
+            check_written(path, int(header["format"]), CHECKPOINT_FORMAT, header.get("written_by"), sealed)
             position = from_dict(Position, json.loads(header["position"]), where="checkpoint")
             return Checkpoint(position, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:
@@ -165,15 +156,10 @@ def epoch_start(folder: Path) -> Checkpoint:
         RunError: there is none that can be used.
     """
     failures = [RunError(f"{folder} has no checkpoint from the beginning of an epoch: train this run again.")]
-    for path in _paths(folder):
-        try:
-            found = read_checkpoint(path)
-        except RunError as error:
-            failures.append(error)
-            continue
-        if found.position.step == 0:
-            return found
-    raise failures[-1]
+    found = next((one for one in _readable(folder, failures) if one.position.step == 0), None)
+    if found is None:
+        raise failures[-1]
+    return found
 
 
 def remove_after(folder: Path, step: int) -> None:
@@ -233,6 +219,17 @@ def parameter_names(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[
     name_of = {id(parameter): name for name, parameter in model.named_parameters()}
     flat = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     return {number: name_of[id(parameter)] for number, parameter in enumerate(flat)}
+
+
+def _readable(folder: Path, failures: list[RunError]) -> Iterator[Checkpoint]:
+    """The checkpoints that can be used, newest first; why the others cannot is added to `failures`."""
+    for path in _paths(folder):
+        try:
+            found = read_checkpoint(path)
+        except RunError as error:
+            failures.append(error)
+            continue
+        yield found
 
 
 def _leftovers(folder: Path) -> list[Path]:

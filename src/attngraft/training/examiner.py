@@ -7,11 +7,35 @@ from typing import Any
 
 from torch import nn
 
+from ..data import ImageSet
 from ..errors import NotFiniteError
 from .evaluate import Evaluation, evaluate
 from .gate_record import record_gates
 from .job import Job
 from .memory import Portions
+
+
+def examine(
+    model: nn.Module, images: ImageSet, job: Job, portions: Portions, before_batch: Callable[[], None] | None = None
+) -> Evaluation:
+    """`evaluate` as a job does it: in its precision, on its device, by all of its processes.
+
+    Args:
+        portions: how many images at a time memory allows.
+        before_batch: as for `evaluate`.
+    """
+    return evaluate(
+        model,
+        images,
+        job.preprocessing,
+        batch_size=job.evaluation_batch_size,
+        precision=job.precision,
+        device=job.device,
+        workers=job.workers,
+        world=job.world,
+        portions=portions,
+        before_batch=before_batch,
+    )
 
 
 class Examiner:
@@ -42,21 +66,10 @@ class Examiner:
         Raises:
             NotFiniteError: an answer is not finite.
         """
-        job = self.job
-        job.world.align_buffers_(model)
+        self.job.world.align_buffers_(model)
+        images = getattr(self.job.dataset, self.split)
         try:
-            return evaluate(
-                model,
-                getattr(job.dataset, self.split),
-                job.preprocessing,
-                batch_size=job.evaluation_batch_size,
-                precision=job.precision,
-                device=job.device,
-                workers=job.workers,
-                world=job.world,
-                portions=self.portions,
-                before_batch=self.before_batch,
-            )
+            return examine(model, images, self.job, self.portions, self.before_batch)
         except NotFiniteError as error:
             raise NotFiniteError(f"after step {step} {error}") from None
 

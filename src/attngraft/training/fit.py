@@ -26,7 +26,8 @@ from .checkpoint import read_newest, remove_checkpoints
 from .checks import check_fit
 from .decisions import ShouldStop
 from .distributed import World, join_world
-from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate, in_eval_mode
+from .evaluate import PREDICTIONS_FILE, Evaluation, in_eval_mode
+from .examiner import examine
 from .finite import first_not_finite
 from .interrupts import finishing, stopping_at_once
 from .job import Job
@@ -317,17 +318,7 @@ def _is_sound(model: nn.Module, job: Job) -> bool:
 def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], trainer: Trainer) -> FitResult:
     """Measure the trained model on the test images and complete the run folder."""
     model.requires_grad_(True)
-    evaluation = evaluate(
-        model.eval(),
-        job.dataset.test,
-        job.preprocessing,
-        batch_size=job.evaluation_batch_size,
-        precision=job.precision,
-        device=job.device,
-        workers=job.workers,
-        world=job.world,
-        portions=trainer.examiner.portions,
-    )
+    evaluation = examine(model.eval(), job.dataset.test, job, trainer.examiner.portions)
     spoilt = first_not_finite(model.state_dict())
     if spoilt is not None:
         raise NotFiniteError(f"{spoilt} is not finite after the training: start the same command again.")

@@ -112,18 +112,19 @@ class RunFolder:
             raise ConfigError(f"resume is {resume!r}: expected auto, never or must.")
         if self.path.exists() and not self.path.is_dir():
             raise RunError(f"{self.path} is a file: choose a folder for the run.")
-        if self.is_new and resume == "must":
+        is_new = self.is_new
+        if is_new and resume == "must":
             raise RunError(f"there is no run in {self.path} to resume: leave out resume, or correct the folder.")
-        if not self.is_new and not self.description_file.is_file():
+        if not is_new and not self.description_file.is_file():
             raise RunError(f"{self.path} has files but no run.json: choose an empty or a new folder.")
-        if self.is_new:
+        if is_new:
             check_space(self.path, needed_bytes)
         else:
             self.read()  # nothing is written into a folder of others, not even a lock
             if resume == "never":
                 raise RunError(f"there is a run in {self.path} already: choose a new folder, or resume it.")
         claim()
-        if self.is_new:
+        if self.is_new:  # still: another process may have begun the run meanwhile
             self.write(description)
             return dict(description)
         found = self.read()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from ...data import ImageSet
 from ...errors import RunError, TrainingError
 from ...files import write_atomically
+from ...sealing import file_hash
 from ...surgery import load
 from ...surgery.saved import MODEL_FILE
 from ...training import PREDICTIONS_FILE, Evaluation, evaluate
@@ -123,7 +123,7 @@ def _answers(shop: Workshop, run: Mapping[str, Any], test: ImageSet) -> Evaluati
 
 def _digest(path: Path) -> str:
     try:
-        return sha256(path.read_bytes()).hexdigest()
+        return file_hash(path)
     except OSError as error:
         raise RunError(f"{path} cannot be read ({error.strerror}): restore it from a copy.") from None
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from ...environment import versions as library_versions
 from ...files import install_folder, write_json, write_text
+from ...sealing import file_hash
 from ...surgery import save
 from ...surgery.stored import (
     BASE_FOLDER,
@@ -19,7 +20,6 @@ from ...surgery.stored import (
     STORE_FORMAT,
     VERSIONS_FOLDER,
     id_of,
-    sha256_of,
     version_folder,
 )
 from .journal import JOURNAL_FILE, Journal
@@ -30,7 +30,7 @@ NEW_VERSION = ".new.part"
 
 def build_store(folder: Path, model: nn.Module, settings: Mapping[str, Any], made: Mapping[str, Any]) -> None:
     """Write all files of a new store into a folder that nobody looks at yet."""
-    base_sha256 = sha256_of(save(model, folder / BASE_FOLDER))
+    base_sha256 = file_hash(save(model, folder / BASE_FOLDER))
     manifest = base_manifest(model, base_sha256=base_sha256, made=made)
     base = id_of(manifest)
     install_version(folder, manifest)

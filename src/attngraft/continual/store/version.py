@@ -14,9 +14,10 @@ from ...backbones import backbone_info, noted_preprocessing
 from ...config import to_dict
 from ...costs import count_parameters
 from ...errors import ConfigError, GraftError
+from ...sealing import file_hash
 from ...surgery import SavedModel, classes_of, fold_note, graft_plan, uncompiled
 from ...surgery.delta import Delta, count_changed
-from ...surgery.stored import STORE_FORMAT, StoredVersion, sha256_of
+from ...surgery.stored import STORE_FORMAT, StoredVersion
 from ...timestamp import timestamp
 
 
@@ -103,7 +104,7 @@ def delta_manifest(
         "logits": delta.logits,
         "changed": count_changed(model, delta, base),
         "tensors": sorted(delta.tensors),
-        "delta": {"sha256": sha256_of(file), "bytes": file.stat().st_size},
+        "delta": {"sha256": file_hash(file), "bytes": file.stat().st_size},
     }
 
 
