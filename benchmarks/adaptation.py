@@ -20,13 +20,13 @@ from PIL import Image
 from torch import nn
 
 import attngraft as ag
-from attngraft.comparison.statistics import crossed_effect
 from attngraft.continual import GuardPolicy, Store, Watch, WatchOptions, adapt, create_store
-from attngraft.continual.adaptation.candidates import answers, make_variants
-from attngraft.continual.images.domains import Domains
+from attngraft.continual.adaptation.candidate_training import answers, make_variants
+from attngraft.continual.images.stored_domains import Domains
 from attngraft.data import ImageSet, corrupted, joined, load_labelled
 from attngraft.environment import hardware, versions
 from attngraft.files import read_json, write_json
+from attngraft.statistics.crossed_effects import crossed_effect
 from attngraft.training import fit
 
 LEARNED = 20_000

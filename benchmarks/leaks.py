@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attngraft.data import Dataset, ImageSet, joined, load_data
-from attngraft.data.alignment import agreement
 from attngraft.data.leaks import find_leaks
-from attngraft.data.near import SIDE, near_pairs, sketches
+from attngraft.data.near_duplicates.alignment import agreement
+from attngraft.data.near_duplicates.search import SIDE, near_pairs, sketches
 from attngraft.environment import hardware, versions
 from attngraft.files import write_json
 

@@ -14,7 +14,7 @@ ROOT = Path(attngraft.__file__).parent
 PACKAGE = "attngraft"
 LAYERS = {
     **dict.fromkeys(["errors", "registry", "config", "files", "locking", "network", "environment", "costs"], 1),
-    **dict.fromkeys(["timestamp", "formats", "sealing", "untrusted"], 1),
+    **dict.fromkeys(["timestamp", "formats", "sealing", "untrusted", "statistics"], 1),
     "kernels": 2,
     **dict.fromkeys(["attention", "backbones", "data"], 3),
     "surgery": 4,
@@ -195,7 +195,7 @@ MODULES = {
     [
         ("attngraft.surgery.plan", "from ..training import fit"),
         ("attngraft.surgery.plan", "from attngraft.training import fit"),
-        ("attngraft.surgery.plan", "import attngraft.training.loop"),
+        ("attngraft.surgery.plan", "import attngraft.training.trainer"),
         ("attngraft.surgery.plan", "def f():\n    from .. import training"),
         ("attngraft.surgery.plan", "from .. import __version__"),
         ("attngraft.surgery", "from ..training import fit"),
@@ -213,16 +213,14 @@ def test_the_checker_sees_an_import_from_above_or_beside(name, text):
 @pytest.mark.parametrize(
     ("text", "count"),
     [
-        ("from ..stream.watching import watch", 1),
-        ("from ..search.space import build_space", 1),
-        ("from ..guard.judge import judge\nfrom .sites import Site\nfrom ...errors import DataError", 0),
+        ("from ..stream.watch import watch", 1),
+        ("from ..search.search_space import build_space", 1),
+        ("from ..guard.guard import judge\nfrom .sites import Site\nfrom ...errors import DataError", 0),
     ],
 )
 def test_the_checker_sees_an_import_against_the_way_of_the_data(text, count):
-    name = (
-        "attngraft.continual.guard.paired" if count and "space" in text else "attngraft.continual.adaptation.adapting"
-    )
-    others = {f"attngraft.continual.{name}" for name in ("stream.watching", "search.space", "guard.judge")}
+    name = "attngraft.continual.guard.ledger" if count and "space" in text else "attngraft.continual.adaptation.adapt"
+    others = {f"attngraft.continual.{name}" for name in ("stream.watch", "search.search_space", "guard.guard")}
     assert len(inner_problems(Source(name, text, MODULES | others))) == count
 
 

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 
 from attngraft.attention import create_attention, load_published
-from attngraft.attention.published import entry_of, our_name
+from attngraft.attention.author_weights import entry_of, our_name
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 BUILDS = {

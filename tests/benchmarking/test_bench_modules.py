@@ -7,10 +7,17 @@ import dataclasses
 import pytest
 import torch
 
-from attngraft.benchmarking import modules, peers
+from attngraft.benchmarking import module_timing as modules
+from attngraft.benchmarking import timm_equivalents as peers
+from attngraft.benchmarking.bench_settings import BenchSettings
 from attngraft.benchmarking.clock import Spread, nothing
-from attngraft.benchmarking.modules import ModuleCase, measure_module, module_cases, module_row, summarise
-from attngraft.benchmarking.settings import BenchSettings
+from attngraft.benchmarking.module_timing import (
+    ModuleCase,
+    measure_module,
+    module_cases,
+    module_row,
+    summarise,
+)
 from attngraft.training import Precision
 
 CPU = torch.device("cpu")

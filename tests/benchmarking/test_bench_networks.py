@@ -11,14 +11,14 @@ import torch
 from torch import nn
 
 import attngraft as ag
-from attngraft.benchmarking import memory
+from attngraft.benchmarking import peak_memory as memory
+from attngraft.benchmarking.bench_settings import LoopCase
 from attngraft.benchmarking.clock import Spread
-from attngraft.benchmarking.loop import loop_row, write_images
-from attngraft.benchmarking.memory import MemoryCase, memory_row
-from attngraft.benchmarking.memory_child import saved_bytes
-from attngraft.benchmarking.models import ModelCase, build_plain, model_row
-from attngraft.benchmarking.settings import LoopCase
-from attngraft.benchmarking.steps import random_batch, training_step
+from attngraft.benchmarking.network_timing import ModelCase, build_plain, model_row
+from attngraft.benchmarking.peak_memory import MemoryCase, memory_row
+from attngraft.benchmarking.peak_memory_child import saved_bytes
+from attngraft.benchmarking.timed_steps import random_batch, training_step
+from attngraft.benchmarking.training_throughput import loop_row, write_images
 from attngraft.data import load_data
 from attngraft.errors import ConfigError
 from attngraft.training import Precision
@@ -75,7 +75,7 @@ def test_saved_bytes_are_what_autograd_keeps_with_shared_memory_counted_once():
 def test_the_memory_of_a_step_covers_what_autograd_keeps_and_the_weights():
     request = {"name": "plain", "backbone": "small-cnn", "attention": "se", "batch_size": 64, "image_size": 64}
     request |= {"dtype": "fp32", "layout": "channels_last", "device": "cpu", "threads": 1}
-    child = [sys.executable, "-m", "attngraft.benchmarking.memory_child", json.dumps(request)]
+    child = [sys.executable, "-m", "attngraft.benchmarking.peak_memory_child", json.dumps(request)]
     # in a process of its own, as the bench does: in this one there may be free memory already
     found = json.loads(subprocess.run(child, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
     assert found["saved_bytes"] > 64 * 32 * 64 * 64 * 4

@@ -9,9 +9,16 @@ import pytest
 import torch
 
 from attngraft.attention import create_attention
-from attngraft.benchmarking import peers
-from attngraft.benchmarking.models import build_grafted, build_networks, build_plain
-from attngraft.benchmarking.peers import PEERS, NoPeer, disagreement, objection, timm_network, timm_twin
+from attngraft.benchmarking import timm_equivalents as peers
+from attngraft.benchmarking.network_timing import build_grafted, build_networks, build_plain
+from attngraft.benchmarking.timm_equivalents import (
+    PEERS,
+    NoPeer,
+    disagreement,
+    objection,
+    timm_network,
+    timm_twin,
+)
 from attngraft.surgery import graft
 
 CPU = torch.device("cpu")

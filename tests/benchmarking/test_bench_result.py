@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from attngraft.benchmarking import BenchResult, BenchSettings, bench, parse_shapes
-from attngraft.benchmarking.settings import LoopCase
+from attngraft.benchmarking.bench_settings import LoopCase
 from attngraft.errors import ConfigError
 from attngraft.training import Silent
 
@@ -117,6 +117,6 @@ def test_lack_of_memory_is_one_sentence(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
         yield
 
-    monkeypatch.setattr("attngraft.benchmarking.suite.module_rows", too_large)
+    monkeypatch.setattr("attngraft.benchmarking.bench.module_rows", too_large)
     with pytest.raises(ConfigError, match="a batch of 4 images does not fit into the memory of cpu"):
         bench(TINY, progress=Silent())

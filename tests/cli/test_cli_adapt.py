@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 import attngraft as ag
-from attngraft.continual.adaptation.opening import create_store
-from attngraft.continual.guard.judge import GuardPolicy
-from attngraft.continual.store.store import Store
+from attngraft.continual.adaptation.create_store import create_store
+from attngraft.continual.guard.guard import GuardPolicy
+from attngraft.continual.store.version_store import Store
 from attngraft.data import load_data
 
 SIDE = 16

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 import attngraft as ag
-from attngraft.continual.images.domains import Domains
-from attngraft.continual.store.store import Store
+from attngraft.continual.images.stored_domains import Domains
+from attngraft.continual.store.version_store import Store
 from attngraft.locking import only_one
 
 SIDE = 32

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from attngraft.attention import attention_options, attentions
 from attngraft.cli import app
 from attngraft.comparison import compare, parse_variant, parse_variants, split_variants
+from attngraft.comparison.contrasts import fixed_twins
 from attngraft.comparison.factorial import squares
-from attngraft.comparison.outcome import fixed_twins
 from attngraft.comparison.variants import under
 from attngraft.errors import ConfigError, RunError
 from attngraft.reporting import write_report

@@ -9,12 +9,12 @@ import pytest
 from sealed import read_plain
 
 from attngraft.comparison import parse_variants
+from attngraft.comparison.compare import compare
 from attngraft.comparison.factorial import factorial, squares
-from attngraft.comparison.protocol import compare
-from attngraft.comparison.statistics import crossed_effect
 from attngraft.errors import RunError
 from attngraft.reporting import write_report
 from attngraft.sealing import write_sealed_json
+from attngraft.statistics.crossed_effects import crossed_effect
 from attngraft.training import Evaluation
 
 HALVES = ["cbam-channel", "cbam-spatial"]

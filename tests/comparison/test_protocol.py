@@ -17,7 +17,7 @@ from sealed import flip_bit, read_plain
 
 import attngraft as ag
 from attngraft.comparison import compare
-from attngraft.comparison.bench import fresh_backbone
+from attngraft.comparison.comparison_context import fresh_backbone
 from attngraft.comparison.variants import parse_variants
 from attngraft.errors import AttngraftError, ConfigError, RunError, TrainingError
 from attngraft.reporting import write_report

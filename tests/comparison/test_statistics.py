@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import ndtr, stdtrit
 
-from attngraft.comparison.statistics import (
+from attngraft.comparison.verdicts import control_clause, judge, non_inferiority_clause
+from attngraft.errors import ConfigError
+from attngraft.statistics.crossed_effects import (
     Effect,
     at_corrected_level,
     crossed_effect,
@@ -21,8 +23,6 @@ from attngraft.comparison.statistics import (
     per_class_effects,
     smallest_detectable,
 )
-from attngraft.comparison.verdicts import control_clause, judge, non_inferiority_clause
-from attngraft.errors import ConfigError
 
 CELLS = [(seeds, images, noise) for seeds in (3, 5) for images in (150, 1000, 2500) for noise in (0.03, 0.1, 0.3)]
 IMAGE_SD, PAIR_SD, RUN_SD = 1.2, 0.4, 0.7  # of the latent score: shared by both variants, per variant, per answer

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 import attngraft as ag
-from attngraft.continual.adaptation.opening import create_store
-from attngraft.continual.guard.judge import GuardPolicy
-from attngraft.continual.store.store import Store
+from attngraft.continual.adaptation.create_store import create_store
+from attngraft.continual.guard.guard import GuardPolicy
+from attngraft.continual.store.version_store import Store
 from attngraft.data import DataReport, Dataset, ImageSet
-from attngraft.data.store import decode_array
+from attngraft.data.pixel_store import decode_array
 from attngraft.training import Phase, Recipe, fit
 
 SIZE = 16

@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from attngraft.comparison.bench import fresh_backbone
-from attngraft.continual.search.iterating import Iteration, iterate
+from attngraft.comparison.comparison_context import fresh_backbone
+from attngraft.continual.search.iterate import Iteration, iterate
 from attngraft.continual.search.proposals import propose
-from attngraft.continual.search.space import build_space
+from attngraft.continual.search.search_space import build_space
 from attngraft.data import Dataset, ImageSet, load_data
 from attngraft.training import load_recipe
 

@@ -21,10 +21,10 @@ from PIL import Image
 
 from attngraft.continual.drift import detector
 from attngraft.continual.guard.ledger import AlphaLedger
-from attngraft.continual.store.store import Store
 from attngraft.continual.store.stream_log import StreamLog
-from attngraft.continual.stream.options import WatchOptions
-from attngraft.continual.stream.watching import watch
+from attngraft.continual.store.version_store import Store
+from attngraft.continual.stream.watch import watch
+from attngraft.continual.stream.watch_options import WatchOptions
 from attngraft.data import ImageSet
 
 STEPS = ("replace", "fsync", "write")

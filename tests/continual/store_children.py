@@ -20,7 +20,7 @@ from faulting import Calls, die, die_in_the_middle, forked, no_space, tried
 from torch import nn
 
 import attngraft as ag
-from attngraft.continual.store.store import Store
+from attngraft.continual.store.version_store import Store
 from attngraft.surgery import grafts, note_classes_
 from attngraft.surgery.delta import same_bits
 

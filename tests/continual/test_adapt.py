@@ -15,13 +15,13 @@ from PIL import Image
 from torch import nn
 
 import attngraft as ag
-from attngraft.continual.adaptation.adapting import adapt
-from attngraft.continual.adaptation.judging import lost_attempts
-from attngraft.continual.adaptation.opening import create_store
-from attngraft.continual.adaptation.record import records
-from attngraft.continual.adaptation.releasing import release
-from attngraft.continual.images.domains import Domains
-from attngraft.continual.store.store import Store
+from attngraft.continual.adaptation.adapt import adapt
+from attngraft.continual.adaptation.adaptation_folder import records
+from attngraft.continual.adaptation.create_store import create_store
+from attngraft.continual.adaptation.guard_contest import lost_attempts
+from attngraft.continual.adaptation.release_test import release
+from attngraft.continual.images.stored_domains import Domains
+from attngraft.continual.store.version_store import Store
 from attngraft.data import ImageSet, load_data
 from attngraft.errors import ConfigError, DataError, RunError
 from attngraft.surgery import note_classes_
@@ -97,7 +97,7 @@ def test_the_history_tells_what_the_journal_and_the_models_say(adapted):
     assert [version["status"] for version in found["versions"]] == ["base", "promoted", "served"]
     matrix = np.array(found["matrix"], dtype=float)
     assert matrix.shape == (3, 3)
-    from attngraft.continual.adaptation.candidates import answers as evaluation
+    from attngraft.continual.adaptation.candidate_training import answers as evaluation
 
     again = evaluation(
         store.model(first.document["candidate"]), Domains(store.path).all()[1].of("tune"), torch.device("cpu")
@@ -159,7 +159,7 @@ def test_what_forgets_is_not_served(stores, tmp_path):
 
 
 def test_a_strict_store_refuses_what_a_lenient_one_serves(stores, tmp_path):
-    from attngraft.continual.guard.judge import GuardPolicy
+    from attngraft.continual.guard.guard import GuardPolicy
 
     store = stores.make(tmp_path / "store", policy=GuardPolicy(delta=0.005, class_delta=None))
     found = adapt(store.path, pictures(600, 14, reddish), **QUICK, controls=False)
@@ -261,7 +261,7 @@ def test_an_adaptation_that_was_stopped_may_be_begun_again_with_other_options(ad
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("attngraft.continual.adaptation.adapting.make_variants", stop)
+        patch.setattr("attngraft.continual.adaptation.adapt.make_variants", stop)
         with pytest.raises(KeyboardInterrupt):
             adapt(store.path, pictures(300, 19, reddish), **QUICK)
     found = adapt(store.path, pictures(300, 19, reddish), **{**QUICK, "epochs": 1}, controls=False)

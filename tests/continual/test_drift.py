@@ -14,13 +14,18 @@ from safetensors.numpy import save_file
 from scipy.stats import ks_2samp
 
 from attngraft.backbones import create_backbone, preprocessing_of
-from attngraft.continual.drift.columns import Columns
 from attngraft.continual.drift.detector import Detector, DriftPolicy, calibrate
-from attngraft.continual.drift.marginals import CUTS, Grid, distances, p_values
-from attngraft.continual.drift.proportions import class_proportions, effective_size, image_weights
-from attngraft.continual.drift.reference import INPUT_STATISTICS, Reference, input_statistics
+from attngraft.continual.drift.drift_reference import INPUT_STATISTICS, Reference, input_statistics
+from attngraft.continual.drift.image_statistics import Columns
+from attngraft.continual.drift.ks_test import (
+    CUTS,
+    Grid,
+    distances,
+    p_values,
+)
+from attngraft.continual.drift.label_shift import class_proportions, effective_size, image_weights
 from attngraft.data import ImageSet, corrupted, load_labelled
-from attngraft.data.store import decode_array
+from attngraft.data.pixel_store import decode_array
 from attngraft.errors import ConfigError, RunError
 from attngraft.training import evaluate
 

@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import beta
 
 from attngraft.continual.guard.forecast import forecast
-from attngraft.continual.guard.judge import judge, over_budget
+from attngraft.continual.guard.guard import judge, over_budget
 from attngraft.continual.guard.ledger import AlphaLedger
 from attngraft.continual.guard.policy import GuardAnswers, GuardPolicy, GuardSizes
-from attngraft.continual.guard.power import power_noninferiority
 from attngraft.errors import ConfigError
+from attngraft.statistics.paired_power import power_noninferiority
 
 LOOPS, ATTEMPTS = 1000, 20
 WHOLE = GuardPolicy(class_delta=None)

@@ -18,7 +18,7 @@ from iterate_children import OPTIONS, digits, watched, without_clocks
 
 import attngraft as ag
 from attngraft.backbones import preprocessing_of
-from attngraft.continual.search.iterating import Iteration, iterate
+from attngraft.continual.search.iterate import Iteration, iterate
 from attngraft.continual.search.trials import is_hopeless
 from attngraft.data import Dataset
 from attngraft.errors import AttngraftError, ConfigError, DataError, RunError

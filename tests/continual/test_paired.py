@@ -9,7 +9,14 @@ import pytest
 from scipy.special import betainc, gammaln, xlogy
 from scipy.stats import binom
 
-from attngraft.continual.guard.paired import (
+from attngraft.errors import ConfigError
+from attngraft.statistics.paired_power import (
+    images_needed,
+    images_needed_superiority,
+    power_noninferiority,
+    power_superiority,
+)
+from attngraft.statistics.paired_tests import (
     STEP,
     cells_of_interval,
     is_noninferior,
@@ -17,13 +24,6 @@ from attngraft.continual.guard.paired import (
     score,
     superiority_p,
 )
-from attngraft.continual.guard.power import (
-    images_needed,
-    images_needed_superiority,
-    power_noninferiority,
-    power_superiority,
-)
-from attngraft.errors import ConfigError
 
 
 def lattice(images):

@@ -8,10 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from attngraft.continual.images.roles import HELD_OUT, ROLES, Shares, roles_of, sift
+from attngraft.continual.images.split_assignment import (
+    HELD_OUT,
+    ROLES,
+    Shares,
+    roles_of,
+    sift,
+)
 from attngraft.data import UNLABELLED, ImageSet
-from attngraft.data.likeness import families, resembling, thumbnails
-from attngraft.data.store import decode_array
+from attngraft.data.near_duplicates.small_copies import families, resembling, thumbnails
+from attngraft.data.pixel_store import decode_array
 from attngraft.errors import ConfigError
 
 
@@ -120,7 +126,7 @@ def test_different_pictures_are_not_alike():
 
 
 def test_a_family_is_found_over_steps_and_over_blocks(monkeypatch):
-    monkeypatch.setattr("attngraft.data.likeness._BLOCK", 3)
+    monkeypatch.setattr("attngraft.data.near_duplicates.small_copies._BLOCK", 3)
     start, end = natural(1, 4)[0].astype(float), natural(1, 5)[0].astype(float)
     steps = [start + (end - start) * part for part in np.linspace(0, 1, 12)]
     chain = np.stack([np.clip(step, 0, 255).astype(np.uint8) for step in steps])

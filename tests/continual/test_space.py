@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from attngraft.comparison.bench import fresh_backbone
+from attngraft.comparison.comparison_context import fresh_backbone
 from attngraft.continual.search.proposals import importances, propose, require_optuna
-from attngraft.continual.search.space import ATTENTIONS, Space, build_space
+from attngraft.continual.search.search_space import ATTENTIONS, Space, build_space
 from attngraft.errors import ConfigError, GraftError
 from attngraft.training import Phase, Recipe, load_recipe
 

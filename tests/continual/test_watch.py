@@ -17,14 +17,14 @@ from adapting import CLASSES, MACHINE, Stores, pictures, reddish, relabelled, sh
 from loop_children import write_labels, write_stream
 
 from attngraft.backbones import create_backbone
-from attngraft.continual.adaptation.adapting import adapt
-from attngraft.continual.adaptation.record import GIVEN_UP, records
+from attngraft.continual.adaptation.adapt import adapt
+from attngraft.continual.adaptation.adaptation_folder import GIVEN_UP, records
 from attngraft.continual.drift import detector
-from attngraft.continual.images.domains import Domains, learned_numbers
-from attngraft.continual.store.store import Store
+from attngraft.continual.images.stored_domains import Domains, learned_numbers
 from attngraft.continual.store.stream_log import StreamLog
-from attngraft.continual.stream.options import WatchOptions
-from attngraft.continual.stream.watching import Watch, watch
+from attngraft.continual.store.version_store import Store
+from attngraft.continual.stream.watch import Watch, watch
+from attngraft.continual.stream.watch_options import WatchOptions
 from attngraft.data import ImageSet
 from attngraft.errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from attngraft.locking import only_one

@@ -9,7 +9,7 @@ import pytest
 from image_folders import MakeFolder, write_noise
 
 from attngraft.data import ImageSet
-from attngraft.data.store import decode_array
+from attngraft.data.pixel_store import decode_array
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 from attngraft.data import CORRUPTIONS, SEVERITIES, ImageSet, corrupt, corrupted
 from attngraft.data.corruptions import _disk
-from attngraft.data.store import decode_array, pixel_hash
+from attngraft.data.pixel_store import decode_array, pixel_hash
 from attngraft.errors import ConfigError
 
 RANDOM = ("gaussian-noise", "shot-noise", "impulse-noise")

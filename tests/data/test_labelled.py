@@ -282,7 +282,7 @@ def test_what_was_joined_can_be_joined_again(sets: list[ImageSet]):
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_joining_any_parts_of_any_sets_keeps_every_image(data: st.DataObject):
-    from attngraft.data.store import decode_array
+    from attngraft.data.pixel_store import decode_array
 
     made = []
     for number in range(3):
@@ -320,7 +320,7 @@ def test_a_joined_set_can_be_loaded_by_workers(sets: list[ImageSet], workers: in
 
 
 def test_the_store_tells_its_place_and_its_end(sets: list[ImageSet], tmp_path: Path):
-    from attngraft.data.store import decode_files
+    from attngraft.data.pixel_store import decode_files
 
     write_noise(tmp_path / "x.png", 0)
     on_disk = decode_files([tmp_path / "x.png"], limit=9, pixel_cap=10**6, cache_dir=tmp_path / "cache", memory_bytes=0)

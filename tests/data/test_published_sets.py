@@ -103,7 +103,7 @@ def test_a_missing_set_says_where_it_is_expected(tmp_path: Path, name: str) -> N
 
 
 def test_a_download_without_network_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attngraft.data.published.is_reachable", lambda url: False)
+    monkeypatch.setattr("attngraft.data.torchvision_sets.is_reachable", lambda url: False)
     with pytest.raises(DataError, match="does not answer"):
         load_data("mnist", image_size=28, root=tmp_path, download=True)
 
@@ -112,7 +112,7 @@ def test_a_download_that_fails_is_one_sentence(tmp_path: Path, monkeypatch: pyte
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("Error\ndownloading")
 
-    monkeypatch.setattr("attngraft.data.published.is_reachable", lambda url: True)
+    monkeypatch.setattr("attngraft.data.torchvision_sets.is_reachable", lambda url: True)
     monkeypatch.setattr("torchvision.datasets.MNIST.download", fail)
     with pytest.raises(DataError, match=r"the download of mnist failed \(Error downloading\)"):
         load_data("mnist", image_size=28, root=tmp_path, download=True)

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from attngraft.data import UnreadableImageError, read_image, reading
+from attngraft.data import UnreadableImageError, read_image
+from attngraft.data import read_image as reading
 from attngraft.errors import DataError
 
 

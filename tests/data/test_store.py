@@ -11,7 +11,14 @@ import torch
 from image_folders import write_noise
 
 from attngraft.data import read_image
-from attngraft.data.store import Decoded, decode_array, decode_files, pixel_hash, short_side_limit, shrink
+from attngraft.data.pixel_store import (
+    Decoded,
+    decode_array,
+    decode_files,
+    pixel_hash,
+    short_side_limit,
+    shrink,
+)
 from attngraft.errors import DataError
 
 

@@ -14,7 +14,7 @@ from attngraft.attention import Attention
 from attngraft.backbones import note_preprocessing_
 from attngraft.config import Preprocessing
 from attngraft.data import ImageSet
-from attngraft.data.store import decode_array
+from attngraft.data.pixel_store import decode_array
 from attngraft.surgery import note_classes_
 
 SIDE, PATCH = 32, 8

@@ -20,12 +20,12 @@ import attngraft as ag
 from attngraft.attention import Attention, Gates
 from attngraft.config import Preprocessing
 from attngraft.errors import ConfigError, DataError, GraftError, TrainingError
-from attngraft.explanation.cells import Scores
+from attngraft.explanation.ablation_effects import cell_effects, halves_of
+from attngraft.explanation.ablations import Scores
 from attngraft.explanation.decouple import _batch_size, _derangement, decouple
-from attngraft.explanation.decoupling import Decoupling
-from attngraft.explanation.effects import cell_effects, halves_of
-from attngraft.explanation.resampling import interval, resampled_means
-from attngraft.explanation.view import View, view_of
+from attngraft.explanation.decoupling_result import Decoupling
+from attngraft.explanation.image_source import View, view_of
+from attngraft.statistics.bootstrap import interval, resampled_means
 from attngraft.surgery import computing, grafts
 from attngraft.training import Evaluation, Silent, evaluate
 

@@ -13,12 +13,12 @@ from torch.nn import functional as F
 
 import attngraft as ag
 from attngraft.errors import ConfigError, TrainingError
+from attngraft.explanation.baseline_maps import random_maps
 from attngraft.explanation.faithfulness import area, faithfulness, interval, paired
+from attngraft.explanation.image_source import view_of
 from attngraft.explanation.imputation import impute
-from attngraft.explanation.maps import cam_maps, gate_maps
 from attngraft.explanation.perturbation import blur, importance_ranks, perturb
-from attngraft.explanation.priors import random_maps
-from attngraft.explanation.view import view_of
+from attngraft.explanation.saliency_maps import cam_maps, gate_maps
 
 
 def by_name(found: dict) -> dict:

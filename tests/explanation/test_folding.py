@@ -14,14 +14,14 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.attention import attentions
-from attngraft.backbones.describe import find_head
+from attngraft.backbones.metadata import find_head
 from attngraft.costs import count_parameters
 from attngraft.errors import ConfigError, DataError, GraftError, RunError
-from attngraft.explanation.candidates import as_constants, candidates
 from attngraft.explanation.folding import fold
-from attngraft.explanation.view import View, view_of
+from attngraft.explanation.image_source import View, view_of
+from attngraft.explanation.static_gates import as_constants, candidates
 from attngraft.surgery import FoldNote, fold_note, graft_plan, note_fold_
-from attngraft.surgery.saved import MODEL_FILE
+from attngraft.surgery.serialization import MODEL_FILE
 
 SIDE = 32
 

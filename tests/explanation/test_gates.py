@@ -17,10 +17,10 @@ from torch import Tensor, nn
 import attngraft as ag
 from attngraft.attention import ATTENTIONS, Attention, Gates, attentions
 from attngraft.data import UNLABELLED, ImageSet
-from attngraft.data.store import decode_array
+from attngraft.data.pixel_store import decode_array
 from attngraft.errors import ConfigError, DataError, GraftError, InputError
 from attngraft.explanation.gates import gates
-from attngraft.explanation.view import view_of
+from attngraft.explanation.image_source import view_of
 from attngraft.surgery import computing, grafts, note_classes_, watching
 
 SIZE = (3, 32, 32)

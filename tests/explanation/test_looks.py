@@ -15,9 +15,14 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.errors import DataError
-from attngraft.explanation.looks import FEWEST_IMAGES, MOST_IMAGES, affordable, looks
-from attngraft.explanation.subject import Subject
-from attngraft.explanation.view import Source, view_of
+from attngraft.explanation.image_source import Source, view_of
+from attngraft.explanation.inputs import Subject
+from attngraft.explanation.saliency_report import (
+    FEWEST_IMAGES,
+    MOST_IMAGES,
+    affordable,
+    looks,
+)
 
 
 def subject(model: nn.Module, source: Source, *, with_plain: bool = True) -> Subject:
@@ -156,7 +161,7 @@ def test_large_networks_are_measured_on_fewer_images():
 
 
 def test_at_most_so_many_images_are_measured(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys.modules["attngraft.explanation.looks"], "MOST_IMAGES", 5)
+    monkeypatch.setattr(sys.modules["attngraft.explanation.saliency_report"], "MOST_IMAGES", 5)
     found = looks(subject(planted_model(), planted_images(12)), tmp_path, examples=9)
     assert found["pointing"]["n"] == found["faithfulness"]["n"] == 5
     assert len({example["id"] for example in found["examples"]}) == 5

@@ -13,8 +13,8 @@ import attngraft as ag
 from attngraft.config import Preprocessing
 from attngraft.data import ImageSet, build_transform, read_image
 from attngraft.explanation.examples import choose_examples, examples
+from attngraft.explanation.image_source import view_of
 from attngraft.explanation.overlays import LEGIBLE, displayed, enlarged, overlay
-from attngraft.explanation.view import view_of
 
 RNG = np.random.default_rng
 

@@ -10,9 +10,9 @@ from planted import planted_images, planted_model
 
 from attngraft.data.boxes import own_boxes
 from attngraft.errors import ConfigError
-from attngraft.explanation.maps import gate_maps
+from attngraft.explanation.baseline_maps import centre_maps, random_maps, uniform_maps
 from attngraft.explanation.pointing import coverage, energy, hits, holds_centre, pointing
-from attngraft.explanation.priors import centre_maps, random_maps, uniform_maps
+from attngraft.explanation.saliency_maps import gate_maps
 
 
 def box(*corners: float) -> np.ndarray:

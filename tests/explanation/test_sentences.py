@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from attngraft.explanation.sentences import sentences
+from attngraft.explanation.summary_sentences import sentences
 
 
 def effect(mean: float, low: float, high: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attngraft.explanation.shapley import (
+from attngraft.statistics.shapley import (
     coalitions_of,
     everyone,
     exact_values,

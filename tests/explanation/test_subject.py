@@ -14,7 +14,7 @@ from sealed import read_plain
 
 import attngraft as ag
 from attngraft.errors import ConfigError, DataError
-from attngraft.explanation.subject import open_subject
+from attngraft.explanation.inputs import open_subject
 from attngraft.sealing import write_sealed_json
 from attngraft.surgery import grafts
 from attngraft.training import evaluate

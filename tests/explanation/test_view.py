@@ -15,9 +15,9 @@ import attngraft as ag
 from attngraft.backbones import note_preprocessing_
 from attngraft.config import Preprocessing
 from attngraft.data import UNLABELLED, DataReport, Dataset, ImageSet, build_transform
-from attngraft.data.store import decode_array
+from attngraft.data.pixel_store import decode_array
 from attngraft.errors import ConfigError, DataError
-from attngraft.explanation.view import view_of
+from attngraft.explanation.image_source import view_of
 from attngraft.surgery import note_classes_
 
 CPU = torch.device("cpu")

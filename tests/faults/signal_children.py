@@ -17,9 +17,17 @@ import torch
 from torch import nn
 from training_helpers import coloured_squares, droppy_model, run_fit
 
-from attngraft.data import Dataset, loader, store
+from attngraft.data import Dataset, loader
+from attngraft.data import pixel_store as store
 from attngraft.errors import AttngraftError
-from attngraft.training import FitResult, Phase, Recipe, interrupts, loop, precision
+from attngraft.training import (
+    FitResult,
+    Phase,
+    Recipe,
+    interrupts,
+    precision,
+)
+from attngraft.training import trainer as loop
 
 fit_module = sys.modules["attngraft.training.fit"]  # `attngraft.training.fit` is the function
 evaluation = sys.modules["attngraft.training.evaluate"]

@@ -17,13 +17,13 @@ from training_helpers import PLAIN, contents, run_fit, short_recipe, small_model
 
 from attngraft.backbones import create_backbone
 from attngraft.comparison import compare
-from attngraft.comparison.bench import fresh_backbone
-from attngraft.continual.adaptation.opening import create_store
+from attngraft.comparison.comparison_context import fresh_backbone
+from attngraft.continual.adaptation.create_store import create_store
 from attngraft.data import Dataset, class_changes, load_data, load_labelled, load_pictures
 from attngraft.deployment import predict
 from attngraft.errors import AttngraftError, DataError, RunError
-from attngraft.explanation.subject import own_test_images
-from attngraft.explanation.view import view_of
+from attngraft.explanation.image_source import view_of
+from attngraft.explanation.inputs import own_test_images
 from attngraft.surgery import classes_of, load, note_classes_, renew_head_
 from attngraft.training import RunFolder
 

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 import attngraft as ag
 from attngraft.backbones import backbone_info
-from attngraft.backbones.foreign import without_prefixes
+from attngraft.backbones.load_weights import without_prefixes
 from attngraft.cli import app
 from attngraft.errors import BackboneError, RunError
 
@@ -256,7 +256,7 @@ def test_what_does_not_fit_is_refused_with_names(tmp_path, state, case):
 
 
 def test_a_refusal_leaves_no_half_filled_model(tmp_path, state):
-    from attngraft.backbones.foreign import load_weights_
+    from attngraft.backbones.load_weights import load_weights_
 
     model = ag.create_backbone(SPEC, num_classes=5)
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -24,11 +24,11 @@ from attngraft.backbones import create_backbone
 from attngraft.cli import app
 from attngraft.cli.output import data_lines
 from attngraft.data import Dataset, UnreadableImageError, list_images, load_data, read_image
-from attngraft.data.store import Decoded, decode_files
+from attngraft.data.pixel_store import Decoded, decode_files
 from attngraft.deployment import predict
 from attngraft.errors import DataError
 from attngraft.surgery import save
-from attngraft.training.run import describe_data
+from attngraft.training.run_folder import describe_data
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes, links and limits of processes")
 MIB = 1 << 20
@@ -185,7 +185,7 @@ def test_a_pipe_that_takes_the_place_of_a_file_does_not_block(tmp_path: Path, mo
         os.mkfifo(path)
         return real(name, *args)
 
-    monkeypatch.setattr("attngraft.data.reading.os.open", swapped)
+    monkeypatch.setattr("attngraft.data.read_image.os.open", swapped)
     with pytest.raises(UnreadableImageError, match="not a regular file"):
         read_image(path)
 

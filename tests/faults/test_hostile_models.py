@@ -20,9 +20,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import attngraft as ag
-from attngraft.continual.drift.reference import Reference
-from attngraft.continual.images.packing import unpack
-from attngraft.continual.store.store import Store
+from attngraft.continual.drift.drift_reference import Reference
+from attngraft.continual.images.image_archive import unpack
+from attngraft.continual.store.version_store import Store
 from attngraft.explanation import explain
 from attngraft.files import read_json
 from attngraft.reporting import write_report

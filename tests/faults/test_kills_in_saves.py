@@ -17,7 +17,8 @@ from kill_children import outcome, squares
 from training_helpers import AtStep, contents, droppy_model, run_fit, short_recipe
 
 from attngraft.errors import RunError
-from attngraft.training import FitResult, RunFolder, loop
+from attngraft.training import FitResult, RunFolder
+from attngraft.training import trainer as loop
 from attngraft.training.checkpoint import Checkpoint, Position, read_checkpoint, read_newest, write_checkpoint
 
 CALLS = ("open", "write", "fsync", "chmod", "replace", "unlink", "rmdir", "mkdir")

@@ -19,11 +19,11 @@ from attngraft.cli import app
 from attngraft.cli.output import data_lines
 from attngraft.data import Dataset, load_data
 from attngraft.data.digits import load_digits
-from attngraft.data.near import SIDE, near_pairs
+from attngraft.data.near_duplicates.search import SIDE, near_pairs
 from attngraft.errors import DataError, RunError
-from attngraft.explanation.subject import own_test_images
-from attngraft.reporting.parts import data_warnings
-from attngraft.training.run import describe_data
+from attngraft.explanation.inputs import own_test_images
+from attngraft.reporting.page_parts import data_warnings
+from attngraft.training.run_folder import describe_data
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 

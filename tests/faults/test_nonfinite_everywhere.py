@@ -36,8 +36,8 @@ from attngraft.cli import main
 from attngraft.data import Dataset
 from attngraft.errors import ConfigError, RunError, TrainingError
 from attngraft.training import FitResult, Phase, Recipe, RunFolder, load_recipe
+from attngraft.training.accumulation import Accumulator
 from attngraft.training.checkpoint import Position, read_newest, write_checkpoint
-from attngraft.training.gradient import Accumulator
 from attngraft.training.rollback import roll_back
 from attngraft.training.step import Stepper
 
@@ -350,7 +350,7 @@ def test_killed_at_any_file_operation_of_going_back(
                 return found
 
             def work() -> None:
-                monkeypatch.setattr("attngraft.training.loop.roll_back", within)
+                monkeypatch.setattr("attngraft.training.trainer.roll_back", within)
                 train(data, folder, GOING_BACK, checkpoint_minutes=0.0)
 
             return work

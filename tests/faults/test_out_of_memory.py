@@ -34,9 +34,9 @@ from attngraft.data import Batch, Dataset
 from attngraft.errors import TrainingError
 from attngraft.surgery import graft
 from attngraft.training import FitResult, Recipe, RunFolder, Teacher
+from attngraft.training.accumulation import Accumulator
 from attngraft.training.checkpoint import Position, read_newest, write_checkpoint
-from attngraft.training.gradient import Accumulator
-from attngraft.training.memory import is_out_of_memory, slices
+from attngraft.training.oom import is_out_of_memory, slices
 from attngraft.training.precision import Precision, choose_precision
 from attngraft.training.step import Stepper
 
@@ -362,7 +362,7 @@ def test_memory_that_fails_elsewhere_is_a_sentence(tmp_path: Path, data: Dataset
     def failing(*_: Any) -> None:
         raise ERRORS["cpu"]()
 
-    monkeypatch.setattr("attngraft.training.loop.dissect", failing)
+    monkeypatch.setattr("attngraft.training.trainer.dissect", failing)
     with pytest.raises(TrainingError, match=r"memory does not suffice to train this network \(.*can't allocate"):
         run_fit(plain_model(), data, tmp_path / "run", recipe=SGD)
 

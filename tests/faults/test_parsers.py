@@ -19,10 +19,10 @@ from attngraft.comparison import parse_variant, parse_variants, split_variants
 from attngraft.config import Preprocessing, from_dict, parse_assignment, to_dict
 from attngraft.continual.search.budget import parse_budget
 from attngraft.continual.search.requirement import METRICS, Clause, Requirement, parse_requirement
-from attngraft.data.tables import read_table
+from attngraft.data.csv_labels import read_table
 from attngraft.errors import AttngraftError, ConfigError
 from attngraft.reporting import write_report
-from attngraft.reporting.folder import read_metrics
+from attngraft.reporting.read_folder import read_metrics
 from attngraft.surgery import GraftPlan
 from attngraft.surgery.plan import Override
 from attngraft.surgery.sites import Site

@@ -18,7 +18,7 @@ from training_helpers import PREPROCESSING, coloured_squares, run_fit, short_rec
 from attngraft.backbones import BackboneInfo, note_backbone_
 from attngraft.errors import AttngraftError
 from attngraft.training import FitResult, RunFolder, join_world
-from attngraft.training.gradient import Accumulator
+from attngraft.training.accumulation import Accumulator
 
 Act = Callable[[Any, Any, Any], Any]
 

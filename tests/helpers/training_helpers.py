@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from attngraft.backbones.builtin import SmallCNN
-from attngraft.backbones.describe import BackboneInfo, note_backbone_
+from attngraft.backbones.metadata import BackboneInfo, note_backbone_
+from attngraft.backbones.small_networks import SmallCNN
 from attngraft.config import Preprocessing
 from attngraft.data import DataReport, Dataset, ImageSet
-from attngraft.data.store import decode_array
+from attngraft.data.pixel_store import decode_array
 from attngraft.training import FitResult, Phase, Recipe, fit
 
 SIZE = 16

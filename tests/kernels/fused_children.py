@@ -57,7 +57,7 @@ def without(module: str) -> dict[str, Any]:
 @task
 def plain() -> dict[str, Any]:
     """Compute."""
-    from attngraft.kernels import cpu
+    from attngraft.kernels import numba_backend as cpu
 
     return {"distance": distance_from_reference(), "unavailable": cpu.unavailable()}
 
@@ -68,7 +68,7 @@ def two_uses() -> dict[str, Any]:
     import torch
 
     from attngraft import kernels
-    from attngraft.kernels import cpu
+    from attngraft.kernels import numba_backend as cpu
 
     x, gate = torch.arange(24.0).view(1, 2, 3, 4), torch.tensor([[2.0, 3.0]])
 
@@ -150,7 +150,7 @@ def maps_at_the_end_of_memory() -> str:
     import numpy as np
     import torch
 
-    from attngraft.kernels import cpu
+    from attngraft.kernels import numba_backend as cpu
 
     def at_the_end(x: torch.Tensor) -> torch.Tensor:
         pages = -(-x.nbytes // mmap.PAGESIZE)
@@ -184,7 +184,7 @@ def fork_while_memory_is_lent() -> int:
     import torch
 
     from attngraft import kernels
-    from attngraft.kernels import memory
+    from attngraft.kernels import buffer_pool as memory
 
     x, gate = torch.randn(2, 64, 64, 64), torch.ones(2, 64)
     kernels.apply_gates(x, channel=gate)

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from attngraft import kernels
 from attngraft.attention import create_attention
-from attngraft.kernels import cpu
+from attngraft.kernels import numba_backend as cpu
+from attngraft.kernels.backend import Passes
 from attngraft.kernels.layout import CHANNELS_LAST
-from attngraft.kernels.passes import Passes
 
 LAYOUTS = ("contiguous", "channels_last")
 PASSES = tuple(name for name, value in vars(Passes).items() if callable(value) and not name.startswith("_"))

@@ -7,7 +7,7 @@ compared for equality, x times a gate against its maximum, is one fp32 product, 
 import torch
 from torch import Tensor
 
-from attngraft.kernels.passes import PoolGradient
+from attngraft.kernels.backend import PoolGradient
 
 ROWS, LANES = 1, 2  # dimensions of (B, R, L)
 

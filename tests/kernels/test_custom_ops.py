@@ -24,7 +24,7 @@ from fused_helpers import (
 from torch import Tensor, nn
 
 from attngraft import kernels
-from attngraft.kernels import ops
+from attngraft.kernels import custom_ops as ops
 from attngraft.kernels.layout import Reading, matrix_shape
 
 FP32, BF16 = torch.float32, torch.bfloat16

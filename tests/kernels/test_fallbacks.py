@@ -27,7 +27,8 @@ from fused_helpers import (
 import attngraft
 from attngraft import kernels
 from attngraft.errors import ConfigError
-from attngraft.kernels import choice, cpu
+from attngraft.kernels import dispatch as choice
+from attngraft.kernels import numba_backend as cpu
 
 SAID = "Attention runs in plain PyTorch, which is slower: "
 VARIABLE = "ATTNGRAFT_KERNELS"

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from attngraft import kernels
-from attngraft.kernels import memory
-from attngraft.kernels.memory import SMALLEST, Blocks, empty_like
+from attngraft.kernels import buffer_pool as memory
+from attngraft.kernels.buffer_pool import SMALLEST, Blocks, empty_like
 
 
 @pytest.fixture

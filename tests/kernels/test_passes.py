@@ -23,16 +23,16 @@ from hypothesis import strategies as st
 from pass_oracle import LANES, ROWS
 from torch import Tensor
 
-from attngraft.kernels import cuda
-from attngraft.kernels.passes import Passes, Pooled, PoolGradient
+from attngraft.kernels import triton_backend as cuda
+from attngraft.kernels.backend import Passes, Pooled, PoolGradient
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
 # name: module, device, dtypes
 BACKENDS = {
-    "cpu": ("attngraft.kernels.cpu", "cpu", (FP32, BF16)),
-    "cuda": ("attngraft.kernels.cuda", "cuda", (FP32, BF16, FP16)),
-    "triton": ("attngraft.kernels.cuda", "cpu", (FP32, BF16, FP16)),
+    "cpu": ("attngraft.kernels.numba_backend", "cpu", (FP32, BF16)),
+    "cuda": ("attngraft.kernels.triton_backend", "cuda", (FP32, BF16, FP16)),
+    "triton": ("attngraft.kernels.triton_backend", "cpu", (FP32, BF16, FP16)),
 }
 RUN_HERE = ("triton",) if INTERPRETED else ("cpu", "cuda")
 

@@ -11,7 +11,7 @@ from attngraft import kernels
 from attngraft.attention import create_attention
 from attngraft.attention.se import SE
 
-cpu = pytest.importorskip("attngraft.kernels.cpu")
+cpu = pytest.importorskip("attngraft.kernels.numba_backend")
 pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason="Numba cannot work here")
 IMAGES = 8
 NAMES = ("cbam", "cbam-channel", "cbam-spatial", "se", "eca")

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attngraft import kernels
-from attngraft.kernels import remaking
+from attngraft.kernels import recompute as remaking
 
 pytestmark = needs_numba
 

@@ -15,8 +15,8 @@ from torch.nn.utils import prune
 
 from attngraft import kernels
 from attngraft.attention import ATTENTIONS
-from attngraft.kernels import memory
-from attngraft.kernels.memory import Blocks
+from attngraft.kernels import buffer_pool as memory
+from attngraft.kernels.buffer_pool import Blocks
 
 needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed")
 LARGE = 2**20  # bytes

@@ -11,8 +11,8 @@ import pytest
 import torch
 from fused_helpers import run_child
 
-from attngraft.kernels import cpu
-from attngraft.kernels.passes import PoolGradient
+from attngraft.kernels import numba_backend as cpu
+from attngraft.kernels.backend import PoolGradient
 
 pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed")
 LANES = [17, 31, 49, 196, 1023]

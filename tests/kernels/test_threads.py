@@ -25,7 +25,7 @@ from fused_helpers import (
 from torch import Tensor
 
 from attngraft import kernels
-from attngraft.kernels import cpu
+from attngraft.kernels import numba_backend as cpu
 from attngraft.kernels import threads as starting
 
 pytestmark = needs_numba

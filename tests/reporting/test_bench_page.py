@@ -10,13 +10,18 @@ import re
 import pytest
 from rich.console import Console
 
+from attngraft.benchmarking.bench_result import BenchResult
+from attngraft.benchmarking.bench_settings import LoopCase
 from attngraft.benchmarking.clock import Spread
-from attngraft.benchmarking.loop import loop_row
-from attngraft.benchmarking.memory import MemoryCase, memory_row
-from attngraft.benchmarking.models import MODES, ModelCase, model_row
-from attngraft.benchmarking.modules import DIRECTIONS, ModuleCase, module_row, summarise
-from attngraft.benchmarking.result import BenchResult
-from attngraft.benchmarking.settings import LoopCase
+from attngraft.benchmarking.module_timing import (
+    DIRECTIONS,
+    ModuleCase,
+    module_row,
+    summarise,
+)
+from attngraft.benchmarking.network_timing import MODES, ModelCase, model_row
+from attngraft.benchmarking.peak_memory import MemoryCase, memory_row
+from attngraft.benchmarking.training_throughput import loop_row
 from attngraft.errors import RunError
 from attngraft.reporting import bench_notes, bench_tables, write_report
 from attngraft.training import Precision
@@ -169,7 +174,7 @@ def removable(value, path=()):
 
 @pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_entry_may_be_damaged(tmp_path, monkeypatch, every):
-    monkeypatch.setattr("attngraft.reporting.drawing._draw_as_svg", lambda paint, size: "<svg></svg>")
+    monkeypatch.setattr("attngraft.reporting.svg._draw_as_svg", lambda paint, size: "<svg></svg>")
     original = document()
     cases = [(p, d) for p in removable(original) for d in (None, "gone", "text", 7, -0.5, math.nan, [], {}, [None])]
     assert len(cases) > 900

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from attngraft.errors import RunError
 from attngraft.reporting import comparison_table, run_summary, write_report
-from attngraft.reporting.folder import read_metrics, thumbnail
+from attngraft.reporting.read_folder import read_metrics, thumbnail
 
 HOSTILE = ("<script>alert(1)</script>", "$x^2$ & $\\frac", "蜂", "_under\nline", "a" * 90, "\ud800")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -292,7 +292,7 @@ def quick_charts(monkeypatch):
         paint(Figure(size))
         return "<svg></svg>"
 
-    monkeypatch.setattr("attngraft.reporting.drawing._draw_as_svg", paint_only)
+    monkeypatch.setattr("attngraft.reporting.svg._draw_as_svg", paint_only)
 
 
 @pytest.mark.parametrize("every", [59, pytest.param(1, marks=pytest.mark.slow)])

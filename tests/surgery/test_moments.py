@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attngraft.errors import ConfigError
-from attngraft.surgery.moments import GateMoments, PartStatistics
+from attngraft.surgery.gate_statistics import GateMoments, PartStatistics
 
 
 def moments_of(*batches: list | Tensor, **options) -> GateMoments:

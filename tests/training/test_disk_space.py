@@ -8,7 +8,7 @@ import pytest
 from training_helpers import AtStep, coloured_squares, run_fit, short_recipe, small_model
 
 from attngraft.errors import RunError
-from attngraft.training.space import check_space, kept_bytes, working_bytes
+from attngraft.training.disk_space import check_space, kept_bytes, working_bytes
 
 
 def limited(monkeypatch: pytest.MonkeyPatch, free: int) -> None:

@@ -395,7 +395,7 @@ def test_tensorboard_files_are_written(tmp_path: Path, squares: Dataset):
 def test_tensorboard_that_is_not_installed_is_said_before_anything_is_written(
     tmp_path: Path, squares: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("attngraft.training.checks.find_spec", lambda name: None)
+    monkeypatch.setattr("attngraft.training.preflight.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install attngraft\[tensorboard\]"):
         run_fit(small_model(), squares, tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()

@@ -29,12 +29,12 @@ from training_helpers import (
     short_recipe,
 )
 
-import attngraft.training.examiner as examiner
+import attngraft.training.validation as examiner
 from attngraft.data import Dataset, ImageSet, build_transform
 from attngraft.reporting import write_report
 from attngraft.surgery import graft, grafts, watching
 from attngraft.training import FitResult, Phase, Recipe
-from attngraft.training.gate_record import record_gates
+from attngraft.training.gate_metrics import record_gates
 
 NUMBERS = {"mean", "spread", "distance", "dynamic"}
 EMA = Recipe(

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from attngraft.errors import ConfigError, DataError
 from attngraft.training import Phase, Recipe, World
-from attngraft.training.job import batch_size
+from attngraft.training.run_context import batch_size
 
 
 def recipe_of(images: int) -> Recipe:

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import nn
 from training_helpers import PREPROCESSING, AtStep, coloured_squares, contents, metrics, run_fit, short_recipe
 
-from attngraft.backbones.builtin import SmallCNN
-from attngraft.backbones.describe import BackboneInfo, note_backbone_
+from attngraft.backbones.metadata import BackboneInfo, note_backbone_
+from attngraft.backbones.small_networks import SmallCNN
 from attngraft.data import Dataset
 from attngraft.data.loader import _order
-from attngraft.data.store import decode_array
+from attngraft.data.pixel_store import decode_array
 from attngraft.errors import TrainingError
 from attngraft.surgery import load
 from attngraft.training import Phase, RunFolder

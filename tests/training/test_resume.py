@@ -148,7 +148,7 @@ def test_a_damaged_newest_checkpoint_costs_time_and_nothing_else(tmp_path: Path,
 def test_asked_to_stop_while_the_epoch_is_evaluated(
     tmp_path: Path, data: Dataset, whole, monkeypatch: pytest.MonkeyPatch
 ):
-    import attngraft.training.examiner as examiner
+    import attngraft.training.validation as examiner
 
     measured = []
 
@@ -172,7 +172,7 @@ def test_asked_to_stop_while_the_epoch_is_evaluated(
 def test_a_second_interrupt_while_evaluating_stops_at_once_and_can_be_resumed(
     tmp_path: Path, data: Dataset, whole, monkeypatch: pytest.MonkeyPatch
 ):
-    import attngraft.training.examiner as examiner
+    import attngraft.training.validation as examiner
 
     def evaluate(*args: Any, **options: Any) -> Any:
         ask_to_stop()

@@ -30,7 +30,7 @@ from attngraft.data import Batch, Dataset
 from attngraft.errors import ConfigError, RunError
 from attngraft.surgery import note_classes_
 from attngraft.training import Phase, Precision, Recipe, RunFolder, Teacher
-from attngraft.training.teacher import Lesson, fingerprint
+from attngraft.training.distillation import Lesson, fingerprint
 
 CPU = torch.device("cpu")
 

@@ -29,8 +29,8 @@ from . import (  # noqa: F401
     static,
     triplet,
 )
+from .author_weights import load_published, published_state
 from .contract import ATTENTIONS, Attention, Gates, Init, Reduction
-from .published import load_published, published_state
 
 __all__ = [
     "ATTENTIONS",

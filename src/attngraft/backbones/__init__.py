@@ -1,8 +1,7 @@
 """Create backbones by name and describe them."""
 
-from .builtin import BUILTIN
 from .create import SOURCES, BackboneSource, create_backbone, has_pretrained, reads_files
-from .describe import (
+from .metadata import (
     BackboneInfo,
     backbone_info,
     find_head,
@@ -13,6 +12,7 @@ from .describe import (
     preprocessing_of,
     replace_head_,
 )
+from .small_networks import BUILTIN
 
 __all__ = [
     "BUILTIN",

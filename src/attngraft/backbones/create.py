@@ -10,9 +10,10 @@ from torch import nn
 
 from ..errors import BackboneError, nearest
 from ..registry import Registry
-from . import builtin, timm_models, torchvision_models
-from .describe import backbone_info, note_backbone_
-from .foreign import load_weights_
+from . import small_networks as builtin
+from . import timm_models, torchvision_models
+from .load_weights import load_weights_
+from .metadata import backbone_info, note_backbone_
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from torch import nn
 
 from ..config import Preprocessing
 from ..errors import AttngraftError, BackboneError, nearest
-from .describe import BackboneInfo, note_backbone_
-from .packaged import PACKAGED, load_by_order_
-from .weights import is_in_torch_cache, no_published_weights, require_network
+from .availability import is_in_torch_cache, no_published_weights, require_network
+from .metadata import BackboneInfo, note_backbone_
+from .packaged_weights import PACKAGED, load_by_order_
 
 PREFIX = "timm:"
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..config import Preprocessing
 from ..errors import BackboneError, nearest
-from .describe import BackboneInfo, note_backbone_, replace_head_
-from .weights import is_in_torch_cache, require_network
+from .availability import is_in_torch_cache, require_network
+from .metadata import BackboneInfo, note_backbone_, replace_head_
 
 PREFIX = "torchvision:"
 PUBLISHED_CLASSES = 1000

@@ -1,7 +1,7 @@
 """What attention costs on this machine, against peers that compute the same function, in one run."""
 
-from .result import BENCH_FILE, BenchResult
-from .settings import PARTS, BenchSettings, parse_shapes
-from .suite import bench
+from .bench import bench
+from .bench_result import BENCH_FILE, BenchResult
+from .bench_settings import PARTS, BenchSettings, parse_shapes
 
 __all__ = ["BENCH_FILE", "PARTS", "BenchResult", "BenchSettings", "bench", "parse_shapes"]

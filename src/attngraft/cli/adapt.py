@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ..continual.adaptation.adapting import Adaptation, adapt
+from ..continual.adaptation.adapt import Adaptation, adapt
 from ..continual.adaptation.update import DEFAULT_UPDATE
 from . import options
 from .output import collect_overrides, console, print_json

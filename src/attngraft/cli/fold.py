@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from ..explanation.folded import Folding, check_free
 from ..explanation.folding import fold
-from ..explanation.view import view_of
+from ..explanation.folding_result import Folding, check_free
+from ..explanation.image_source import view_of
 from ..surgery import load
 from ..surgery.fold import KEPT
 from ..training import MachineSettings

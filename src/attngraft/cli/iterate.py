@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ..comparison import split_variants
-from ..continual.search.iterating import Iteration, iterate
-from ..continual.search.space import ATTENTIONS
+from ..continual.search.iterate import Iteration, iterate
+from ..continual.search.search_space import ATTENTIONS
 from ..reporting import write_report
 from . import options
 from .output import collect_overrides, command_line, console, data_lines, print_json

@@ -10,14 +10,14 @@ import typer
 from rich.table import Table
 
 from ..config import from_dict
-from ..continual.adaptation.history import update_history
-from ..continual.adaptation.judging import lost_attempts
-from ..continual.adaptation.opening import create_store
-from ..continual.adaptation.releasing import release as make_release
-from ..continual.guard.judge import GuardPolicy
-from ..continual.images.domains import Domains
-from ..continual.store.store import Store
+from ..continual.adaptation.create_store import create_store
+from ..continual.adaptation.guard_contest import lost_attempts
+from ..continual.adaptation.release_test import release as make_release
+from ..continual.adaptation.store_history import update_history
+from ..continual.guard.guard import GuardPolicy
+from ..continual.images.stored_domains import Domains
 from ..continual.store.version import Version
+from ..continual.store.version_store import Store
 from ..errors import ConfigError, RunError
 from . import options
 from .output import USER_ERROR, console, print_json

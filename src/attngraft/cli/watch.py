@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from ..config import from_dict
-from ..continual.stream.options import AdaptOn, WatchOptions
-from ..continual.stream.watching import watch
+from ..continual.stream.watch import watch
+from ..continual.stream.watch_options import AdaptOn, WatchOptions
 from . import options
 from .output import collect_overrides, console, error_console, print_json
 

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from ..attention import attention_options
 from ..attention.cbam_channel import parse_poolings
-from .outcome import Answers, correct_matrix
-from .statistics import crossed_effect
+from ..statistics.crossed_effects import crossed_effect
+from .contrasts import Answers, correct_matrix
 from .variants import BASELINE, Variant
 
 BOTH, CHANNEL, SPATIAL = "cbam", "cbam-channel", "cbam-spatial"

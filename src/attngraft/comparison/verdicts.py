@@ -5,7 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from .statistics import Effect, Needed, at_corrected_level, needed, smallest_detectable
+from ..statistics.crossed_effects import (
+    Effect,
+    Needed,
+    at_corrected_level,
+    needed,
+    smallest_detectable,
+)
 
 Kind = Literal["helps", "hurts", "no evidence", "one seed"]
 

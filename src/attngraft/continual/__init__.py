@@ -1,16 +1,16 @@
 """Dynamic learning: iterate until a requirement is met, adapt when the data change, never promote what is worse."""
 
-from .adaptation.adapting import Adaptation, adapt
-from .adaptation.opening import create_store
-from .adaptation.releasing import release
+from .adaptation.adapt import Adaptation, adapt
+from .adaptation.create_store import create_store
+from .adaptation.release_test import release
 from .adaptation.update import AdaptOptions
-from .guard.judge import GuardPolicy
-from .images.roles import Shares
-from .search.iterating import Iteration, iterate
-from .store.store import Store
+from .guard.guard import GuardPolicy
+from .images.split_assignment import Shares
+from .search.iterate import Iteration, iterate
 from .store.version import Version
-from .stream.options import WatchOptions
-from .stream.watching import Watch, watch
+from .store.version_store import Store
+from .stream.watch import Watch, watch
+from .stream.watch_options import WatchOptions
 
 __all__ = [
     "AdaptOptions",

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from .classes import class_changes
+from .class_names import class_changes
+from .concat import JoinedStore, joined
 from .corruptions import CORRUPTIONS, SEVERITIES, corrupt, corrupted
-from .domains import Domains, load_domains
-from .joining import JoinedStore, joined
-from .labelled import load_labelled
+from .dataset import (
+    DataReport,
+    Dataset,
+    ImageSet,
+    Origin,
+)
+from .domain_folders import Domains, load_domains
+from .inference_images import UNLABELLED, load_pictures, relabelled
+from .labelled_images import load_labelled
 from .listing import list_images
 from .loader import Batch, Loader, make_loader
 from .mixing import mix_batch
-from .pictures import UNLABELLED, load_pictures, relabelled
-from .reading import UnreadableImageError, printable, read_image
+from .read_image import UnreadableImageError, printable, read_image
 from .sources import describe_sources, load_data
 from .splits import evenly_spread, hash64
 from .transforms import ImageTransform, build_transform
-from .types import DataReport, Dataset, ImageSet, Origin
 
 __all__ = [
     "CORRUPTIONS",

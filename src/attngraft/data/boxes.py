@@ -15,9 +15,9 @@ from PIL import Image
 
 from ..config import Preprocessing
 from ..errors import DataError
+from .dataset import ImageSet
 from .geometry import boxes_in_input
-from .reading import EXTENSIONS, pillow_warnings_ignored, printable
-from .types import ImageSet
+from .read_image import EXTENSIONS, pillow_warnings_ignored, printable
 
 COLUMNS = ("image", "x0", "y0", "x1", "y1")
 _TURNED = frozenset({5, 6, 7, 8})  # EXIF orientations that swap width and height

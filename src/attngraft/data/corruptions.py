@@ -14,9 +14,9 @@ from PIL import Image
 
 from ..errors import ConfigError
 from ..registry import Registry
+from .dataset import ImageSet
+from .pixel_store import PixelStore, pixel_hash
 from .splits import hash64
-from .store import PixelStore, pixel_hash
-from .types import ImageSet
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALL_SIDE = 64

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import DataError
-from .classes import likely_cause, quoted
-from .reading import EXTENSIONS, printable
+from .class_names import likely_cause, quoted
+from .read_image import EXTENSIONS, printable
 
 # What people call the splits; the first name is the one used in this library.
 _ALIASES = {

@@ -10,9 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import DataError
-from .classes import quoted
-from .near import Pairs, Sketches, near_pairs, sketches
-from .types import ImageSet
+from .class_names import quoted
+from .dataset import ImageSet
+from .near_duplicates.search import (
+    Pairs,
+    Sketches,
+    near_pairs,
+    sketches,
+)
 
 SPLITS = ("train", "val", "test")  # a picture in two splits belongs to the first of them
 MOST_PAIRS = 4_000_000_000  # of pictures to compare: about a minute on one core

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from .folders import walk_images
-from .reading import printable
+from .read_image import printable
 
 
 def list_images(sources: Iterable[str | Path]) -> tuple[Path, ...]:

@@ -16,9 +16,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, LoaderError
+from .dataset import ImageSet
 from .splits import hash64
 from .transforms import ImageTransform
-from .types import ImageSet
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
 

@@ -11,13 +11,28 @@ import numpy as np
 
 from ..errors import DataError, nearest
 from ..registry import Registry
-from .assembly import LoadOptions, Pool, assemble, thin_splits
+from .build_dataset import (
+    LoadOptions,
+    Pool,
+    assemble,
+    thin_splits,
+)
+from .dataset import Dataset, Origin
 from .digits import CANVAS, TRAIN_COUNT, render_splits
 from .folders import FolderContents, scan_folder
-from .published import PUBLISHED, PublishedSet, find_imagenet, read_arrays
-from .reading import PIXEL_CAP, printable
-from .store import Progress, decode_array, decode_files, short_side_limit
-from .types import Dataset, Origin
+from .pixel_store import (
+    Progress,
+    decode_array,
+    decode_files,
+    short_side_limit,
+)
+from .read_image import PIXEL_CAP, printable
+from .torchvision_sets import (
+    PUBLISHED,
+    PublishedSet,
+    find_imagenet,
+    read_arrays,
+)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from .decouple import decouple
-from .decoupling import Decoupling
+from .decoupling_result import Decoupling
 from .explain import Explanation, explain
-from .folded import Folding
 from .folding import fold
+from .folding_result import Folding
+from .gate_report import GateSurvey, SiteGates
 from .gates import gates
-from .survey import GateSurvey, SiteGates
-from .view import View, view_of
+from .image_source import View, view_of
 
 __all__ = [
     "Decoupling",

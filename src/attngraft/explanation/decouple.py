@@ -15,15 +15,31 @@ from torch import Tensor, nn
 from ..attention import Gates
 from ..data import evenly_spread
 from ..errors import ConfigError, DataError, GraftError
+from ..statistics.shapley import coalitions_of, everyone, sampled_orders
 from ..surgery import check_live, grafts, uncompiled
 from ..training import Progress, Silent
 from ..training.evaluate import in_eval_mode
-from .cells import EVERYWHERE, MEAN, SHUFFLED, Cell, MeanGates, Scores, Switches, fixed, shuffled
-from .decoupling import Decoupling, SpeedUp
-from .effects import cell_effects, halves_of, interactions_of, sites_of, worth_of
+from .ablation_effects import (
+    cell_effects,
+    halves_of,
+    interactions_of,
+    sites_of,
+    worth_of,
+)
+from .ablations import (
+    EVERYWHERE,
+    MEAN,
+    SHUFFLED,
+    Cell,
+    MeanGates,
+    Scores,
+    Switches,
+    fixed,
+    shuffled,
+)
+from .decoupling_result import Decoupling, SpeedUp
+from .image_source import Source, View, view_of
 from .replay import Replay
-from .shapley import coalitions_of, everyone, sampled_orders
-from .view import Source, View, view_of
 
 BATCH = 128  # small maps are computed faster in large batches
 MOST_PAIRED_SITES = 12

@@ -15,10 +15,10 @@ from torch import nn
 
 from ..data import UNLABELLED
 from ..surgery import grafts, uncompiled
-from .answers import Floats, answers, inputs_of
-from .maps import cam_maps, combined_gate_map, gate_maps
+from .image_source import View
+from .model_outputs import Floats, answers, inputs_of
 from .overlays import displayed, enlarged, overlay, write_picture
-from .view import View
+from .saliency_maps import cam_maps, combined_gate_map, gate_maps
 
 _NAME = re.compile(r"example-\d{2,}(-gate|-cam|-plain-cam|-site-\d+)?\.png")
 

@@ -19,10 +19,10 @@ from ..training import FitResult, MachineSettings
 from .decouple import decouple
 from .folding import Step, check_tolerance, fold, silent
 from .gates import gates
-from .looks import known_boxes, looks
-from .sentences import sentences
-from .subject import Subject, open_subject
-from .view import Source
+from .image_source import Source
+from .inputs import Subject, open_subject
+from .saliency_report import known_boxes, looks
+from .summary_sentences import sentences
 
 EXPLANATION_FILE = "explanation.json"
 EXPLANATION_FORMAT = 1

@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
-from ..comparison.statistics import crossed_effect
 from ..errors import ConfigError
-from .answers import answers, inputs_of
+from ..statistics.crossed_effects import crossed_effect
+from .baseline_maps import centre_maps, random_maps
+from .image_source import Source, View
+from .model_outputs import answers, inputs_of
 from .perturbation import BLUR, ROAD_FRACTIONS, Curves, perturb
-from .priors import centre_maps, random_maps
-from .view import Source, View
 
 Floats = NDArray[np.float32]
 RANDOM, CENTRE = "random", "centre prior"

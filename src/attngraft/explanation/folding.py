@@ -9,16 +9,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..comparison.statistics import crossed_effect
 from ..costs import measure_latency
 from ..errors import ConfigError, DataError, GraftError
+from ..statistics.crossed_effects import crossed_effect
 from ..surgery import FoldNote, PartFold, check_live, fold_grafts, fold_note, grafts, note_fold_, uncompiled
 from ..surgery.fold import KEPT
 from ..training.evaluate import Evaluation, in_eval_mode
-from .answers import answers
-from .candidates import Candidate, as_constants, candidates
-from .folded import FoldedPart, Folding
-from .view import BATCH, Source, View, view_of
+from .folding_result import FoldedPart, Folding
+from .image_source import (
+    BATCH,
+    Source,
+    View,
+    view_of,
+)
+from .model_outputs import answers
+from .static_gates import Candidate, as_constants, candidates
 
 CHECKED_ON = 2  # images that every change of weights is checked on
 Step = Callable[[str], None]

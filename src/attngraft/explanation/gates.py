@@ -14,10 +14,15 @@ from torch import Tensor, nn
 from ..attention import ATTENTIONS, Attention, Gates
 from ..errors import AttngraftError, ConfigError, DataError, GraftError
 from ..surgery import check_live, grafts, uncompiled, watching
-from ..surgery.moments import GateMoments
+from ..surgery.gate_statistics import GateMoments
 from ..training.evaluate import in_eval_mode
-from .survey import GateSurvey, SiteGates
-from .view import BATCH, Source, View, view_of
+from .gate_report import GateSurvey, SiteGates
+from .image_source import (
+    BATCH,
+    Source,
+    View,
+    view_of,
+)
 
 PARTS = tuple(field.name for field in fields(Gates))
 

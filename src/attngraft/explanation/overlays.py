@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..config import Preprocessing
 from ..files import write_atomically
-from .maps import scaled_to
+from .saliency_maps import scaled_to
 
 Picture = NDArray[np.uint8]
 LEGIBLE = 160  # pixels: smaller images are enlarged, by whole factors

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import ConfigError
-from .answers import answers
 from .imputation import impute
+from .model_outputs import answers
 
 Floats = NDArray[np.float32]
 BLUR = 1 / 12  # standard deviation of the blur, in sides of the image

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from ..data.boxes import Boxes
 from ..errors import ConfigError
+from .baseline_maps import centre_maps, random_maps, uniform_maps
 from .faithfulness import CENTRE, RANDOM, interval, paired
-from .priors import centre_maps, random_maps, uniform_maps
 
 Floats = NDArray[np.float32]
 UNIFORM = "uniform"

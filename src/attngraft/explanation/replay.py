@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..attention import Attention, Gates
 from ..errors import GraftError, nearest
 from ..surgery import computing, grafts, uncompiled
-from ..surgery.interception import Compute
+from ..surgery.gate_hooks import Compute
 from .calls import Blank, Looks, Output, Run, UnexpectedCallError
 
 Changes = Mapping[str, Compute]  # site path -> how its attention computes

@@ -1,8 +1,16 @@
 """The few primitives every attention is made of. Attention modules call them through this package only."""
 
+from .backend_switch import using
+from .buffer_pool import empty_cache
 from .convolution import convolve_maps
-from .images import run_program, takes_programs
-from .memory import empty_cache
+from .fused_inference import run_program, takes_programs
+from .inference_programs import (
+    Bottleneck,
+    ChannelGate,
+    GateProgram,
+    SpatialGate,
+    normalisation,
+)
 from .primitives import (
     apply_gates,
     channel_max,
@@ -15,9 +23,7 @@ from .primitives import (
     strip_max,
     strip_pool,
 )
-from .programs import Bottleneck, ChannelGate, GateProgram, SpatialGate, normalisation
 from .reference import broadcast_gates
-from .selection import using
 
 __all__ = [
     "Bottleneck",

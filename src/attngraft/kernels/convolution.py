@@ -14,8 +14,8 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from . import cpu
-from .choice import is_plain, passes_for
+from . import numba_backend as cpu
+from .dispatch import is_plain, passes_for
 
 MOST_MAPS = 8
 

@@ -15,13 +15,19 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from . import ops, reference
-from .choice import is_plain, passes_for
+from . import custom_ops as ops
+from . import reference
+from .autograd_functions import (
+    PoolUse,
+    Reduction,
+    ScaleUse,
+    scaled,
+)
+from .backend import Passes, Squares
+from .dispatch import is_plain, passes_for
+from .gradient_collection import Entrance, pending_of
 from .layout import Reading, matrix_shape, reading_of
-from .passes import Passes, Squares
-from .relay import Entrance, pending_of
-from .remaking import normalised
-from .uses import PoolUse, Reduction, ScaleUse, scaled
+from .recompute import normalised
 
 CAN_COMPILE = {
     "cpu": importlib.util.find_spec("numba") is not None,

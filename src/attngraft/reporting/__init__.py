@@ -9,11 +9,19 @@ from .bench_page import bench_page
 from .bench_tables import bench_notes, bench_tables
 from .comparison_page import comparison_page
 from .explanation_page import explanation_page
-from .folder import folder_kind, read_bench, read_comparison, read_explanation, read_iteration, read_run, read_store
 from .iterate_page import iterate_page
+from .read_folder import (
+    folder_kind,
+    read_bench,
+    read_comparison,
+    read_explanation,
+    read_iteration,
+    read_run,
+    read_store,
+)
 from .run_page import run_page
 from .store_page import store_page
-from .tables import comparison_table, run_summary
+from .terminal_tables import comparison_table, run_summary
 
 __all__ = ["bench_notes", "bench_tables", "comparison_table", "run_summary", "write_report"]
 

@@ -6,8 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .bench_numbers import COMPETITORS, LIMIT, NETWORKS, OURS, Row, entry, feature_map, network, quartiles, significant
-from .drawing import INK, MUTED, Chart, LegendItem, draw, series_color
-from .numbers import shortened
+from .number_format import shortened
+from .svg import (
+    INK,
+    MUTED,
+    Chart,
+    LegendItem,
+    draw,
+    series_color,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .folder import finite
-from .numbers import MISSING, points
-from .parts import plain
+from .number_format import MISSING, points
+from .page_parts import plain
+from .read_folder import finite
 
 OURS = "attngraft"
 LIMIT = "traffic limit"

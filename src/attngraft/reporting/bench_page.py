@@ -27,8 +27,13 @@ from .bench_numbers import (
     significant,
     times,
 )
-from .numbers import MISSING, percent
-from .parts import Table, Warned, hardware_facts, plain
+from .number_format import MISSING, percent
+from .page_parts import (
+    Table,
+    Warned,
+    hardware_facts,
+    plain,
+)
 from .render import render
 
 METHOD = (

@@ -24,9 +24,9 @@ from .bench_numbers import (
     times,
 )
 from .bench_numbers import bench_notes as _notes
-from .folder import check_bench
-from .numbers import MISSING
-from .parts import plain
+from .number_format import MISSING
+from .page_parts import plain
+from .read_folder import check_bench
 
 MODULE_KEYS = ("attention", "direction", "dtype", "layout")
 

@@ -9,11 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from .charts import baseline_first, class_chart, cost_chart, curve_chart, effect_chart
+from .comparison_charts import (
+    baseline_first,
+    class_chart,
+    cost_chart,
+    curve_chart,
+    effect_chart,
+)
 from .confusion import confusion_change
-from .folder import Predictions, finite, inside, read_metrics, read_predictions, thumbnail
-from .numbers import MISSING, count, decimal, duration, interval, mean_and_spread, points, share, shortened
-from .parts import (
+from .factorial_tables import square_tables
+from .number_format import (
+    MISSING,
+    count,
+    decimal,
+    duration,
+    interval,
+    mean_and_spread,
+    points,
+    share,
+    shortened,
+)
+from .page_parts import (
     Table,
     Warned,
     data_facts,
@@ -24,9 +40,16 @@ from .parts import (
     plain,
     recipe_facts,
 )
+from .read_folder import (
+    Predictions,
+    finite,
+    inside,
+    read_metrics,
+    read_predictions,
+    thumbnail,
+)
 from .render import render
 from .run_charts import phases_of
-from .squares import square_tables
 
 MOST_SAMPLES = 18  # of each direction
 Comparison = Mapping[str, Any]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .folder import Predictions
+from .read_folder import Predictions
 
 MOST_CELLS_WIDE = 12  # classes that still fit a matrix on the page
 MOST_PAIRS = 20

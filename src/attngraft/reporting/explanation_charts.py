@@ -5,7 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .drawing import (
+from .number_format import (
+    interval,
+    percent,
+    points,
+    shortened,
+)
+from .svg import (
     BETTER,
     INK,
     MUTED,
@@ -19,7 +25,6 @@ from .drawing import (
     points_axis,
     series_color,
 )
-from .numbers import interval, percent, points, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,12 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from .confusion import Cell
-from .drawing import Chart
 from .explanation_charts import faithfulness_chart, gate_atlas, gate_history_chart, switch_chart, value_chart
-from .folder import finite, thumbnail
-from .numbers import MISSING, decimal, interval, percent, points, shortened
-from .parts import Table, Warned, hardware_facts
+from .number_format import (
+    MISSING,
+    decimal,
+    interval,
+    percent,
+    points,
+    shortened,
+)
+from .page_parts import Table, Warned, hardware_facts
+from .read_folder import finite, thumbnail
 from .render import render
+from .svg import Chart
 
 Document = Mapping[str, Any]
 MOST_CLASSES = 12  # that still fit a matrix on the page

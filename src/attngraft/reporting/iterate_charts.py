@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .drawing import INK, MUTED, WORSE, Chart, draw, named_rows, series_color
-from .folder import finite
-from .numbers import percent
+from .number_format import percent
+from .read_folder import finite
+from .svg import (
+    INK,
+    MUTED,
+    WORSE,
+    Chart,
+    draw,
+    named_rows,
+    series_color,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,10 +6,23 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .folder import finite
 from .iterate_charts import STOPPED, answer_chart, importance_chart, trials_chart
-from .numbers import MISSING, count, decimal, duration, percent
-from .parts import Table, Warned, data_facts, data_warnings, hardware_facts, plain
+from .number_format import (
+    MISSING,
+    count,
+    decimal,
+    duration,
+    percent,
+)
+from .page_parts import (
+    Table,
+    Warned,
+    data_facts,
+    data_warnings,
+    hardware_facts,
+    plain,
+)
+from .read_folder import finite
 from .render import render
 
 Document = Mapping[str, Any]

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .charts import mark_phases
-from .drawing import MUTED, Chart, LegendItem, draw, epoch_axis, series_color
-from .folder import finite
-from .numbers import percent, shortened
+from .comparison_charts import mark_phases
+from .number_format import percent, shortened
+from .read_folder import finite
+from .svg import (
+    MUTED,
+    Chart,
+    LegendItem,
+    draw,
+    epoch_axis,
+    series_color,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

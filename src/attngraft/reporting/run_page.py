@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from .confusion import confusion_of
-from .folder import read_metrics, read_predictions
-from .numbers import decimal, percent
-from .parts import (
+from .number_format import decimal, percent
+from .page_parts import (
     Table,
     Warned,
     data_facts,
@@ -20,6 +19,7 @@ from .parts import (
     plain,
     recipe_facts,
 )
+from .read_folder import read_metrics, read_predictions
 from .render import render
 from .run_charts import class_bars, history_chart, pace_chart
 

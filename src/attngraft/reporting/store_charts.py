@@ -7,9 +7,19 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .drawing import BETTER, INK, MUTED, WORSE, Chart, LegendItem, draw, named_rows, series_color
-from .folder import finite
-from .numbers import percent, shortened
+from .number_format import percent, shortened
+from .read_folder import finite
+from .svg import (
+    BETTER,
+    INK,
+    MUTED,
+    WORSE,
+    Chart,
+    LegendItem,
+    draw,
+    named_rows,
+    series_color,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

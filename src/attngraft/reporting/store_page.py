@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from .confusion import Cell
-from .folder import finite
-from .numbers import MISSING, points
-from .parts import Warned, plain
+from .number_format import MISSING, points
+from .page_parts import Warned, plain
+from .read_folder import finite
 from .render import render
 from .store_charts import drift_chart, stream_accuracy_chart, timeline_chart, trade_chart
 from .store_tables import (

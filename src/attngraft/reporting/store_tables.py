@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .folder import finite
-from .numbers import MISSING, count, duration, percent, share
-from .parts import Table
+from .number_format import (
+    MISSING,
+    count,
+    duration,
+    percent,
+    share,
+)
+from .page_parts import Table
+from .read_folder import finite
 
 Document = Mapping[str, Any]
 

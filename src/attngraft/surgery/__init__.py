@@ -1,10 +1,10 @@
 """Find sites, plan, graft, ungraft, save: everything that changes the shape of a network."""
 
 from .fold import PartFold, fold_grafts
+from .gate_hooks import computing, watching
 from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, uncompiled, ungraft, ungraft_
-from .interception import computing, watching
 from .plan import GraftPlan, Override, plan_graft
-from .saved import (
+from .serialization import (
     FoldNote,
     SavedModel,
     classes_of,

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..attention import Attention, Gates, Reduction
 from ..errors import GraftError, nearest
+from .channel_scaling import Passage, merge_, observe
 from .graft import CHILD, PLAN_ATTRIBUTE, check_live, detach_, graft_plan, grafts, like_host, uncompiled
-from .merging import Passage, merge_, observe
 from .plan import GraftPlan, Override
 from .sites import Site
 

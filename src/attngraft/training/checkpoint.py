@@ -19,7 +19,7 @@ from ..formats import CHECKPOINT_FORMAT, own_version
 from ..sealing import check_seal, check_written, write_sealed
 from ..untrusted import open_tensors
 from .dynamic import Pace
-from .finite import first_not_finite
+from .nonfinite import first_not_finite
 
 KEPT = 2
 

@@ -23,7 +23,7 @@ from ..sealing import MOST_NAMES_BYTES, changed, check_seal, write_sealed
 from ..surgery import check_live
 from ..untrusted import open_tensors
 from .distributed import World
-from .memory import Portions
+from .oom import Portions
 from .precision import Precision
 
 PREDICTIONS_FILE = "predictions.safetensors"

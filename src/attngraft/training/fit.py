@@ -21,26 +21,26 @@ from ..formats import RECORD_FORMATS
 from ..locking import Claim
 from ..surgery import check_live, graft_plan, load, note_classes_, save, ungraft_
 from ..timestamp import timestamp
-from .board import Board
 from .checkpoint import read_newest, remove_checkpoints
-from .checks import check_fit
-from .decisions import ShouldStop
+from .disk_space import kept_bytes, working_bytes
+from .distillation import Lesson, Teacher, check_teacher
 from .distributed import World, join_world
+from .early_stopping import ShouldStop
 from .evaluate import PREDICTIONS_FILE, Evaluation, in_eval_mode
-from .examiner import examine
-from .finite import first_not_finite
+from .events import Notes
 from .interrupts import finishing, stopping_at_once
-from .job import Job
-from .loop import Trainer
-from .memory import is_out_of_memory, memory_needed
-from .notes import Notes
+from .nonfinite import first_not_finite
+from .oom import is_out_of_memory, memory_needed
 from .precision import Precision, choose_precision, parse_precision
+from .preflight import check_fit
 from .progress import Progress, Reading, Silent, watched
 from .recipe import Recipe
-from .run import Resume, RunFolder, describe_data
+from .run_context import Job
+from .run_folder import Resume, RunFolder, describe_data
 from .settings import Settings, open_data, resolve_settings
-from .space import kept_bytes, working_bytes
-from .teacher import Lesson, Teacher, check_teacher
+from .tensorboard import Board
+from .trainer import Trainer
+from .validation import examine
 
 LAST_GOOD_FILE = "last-good.safetensors"
 

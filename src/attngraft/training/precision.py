@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import ConfigError, TrainingError, nearest
-from .memory import Portions, is_out_of_memory
+from .oom import Portions, is_out_of_memory
 
 TIMED = 16  # images at most: as many as tell
 MARGIN = 0.95  # leave the plainer setting only for a gain of more than 5 %

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ..errors import NotFiniteError, RunError
 from .checkpoint import Checkpoint, Position, epoch_start, remove_after, write_checkpoint
-from .job import Job
+from .run_context import Job
 
 MOST = 5  # times in one epoch: the rates are then a 32nd of what they were
 CUT = 0.5

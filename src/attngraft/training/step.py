@@ -12,11 +12,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from ..data import Batch
 from ..errors import NotFiniteError, TrainingError
+from .accumulation import Accumulator, StepNumbers
 from .checkpoint import Position
-from .finite import first_not_finite, kept_buffers
-from .gradient import Accumulator, StepNumbers
-from .job import Job
-from .memory import free_memory, is_out_of_memory
+from .nonfinite import first_not_finite, kept_buffers
+from .oom import free_memory, is_out_of_memory
+from .run_context import Job
 
 
 class Stepper:

@@ -12,10 +12,15 @@ from numpy.typing import NDArray
 
 from ...config import from_dict
 from ...errors import ConfigError
-from .columns import Columns
-from .marginals import Grid, Stack, distances, p_values
-from .proportions import class_proportions, effective_size, image_weights
-from .reference import Reference, check_answers
+from .drift_reference import Reference, check_answers
+from .image_statistics import Columns
+from .ks_test import (
+    Grid,
+    Stack,
+    distances,
+    p_values,
+)
+from .label_shift import class_proportions, effective_size, image_weights
 
 LEAST_WINDOW = 50
 REFERENCE_WINDOWS = 2  # a smaller reference would decide more than the window does

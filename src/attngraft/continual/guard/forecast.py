@@ -9,8 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from ...statistics.paired_power import (
+    images_needed,
+    images_needed_superiority,
+    power_noninferiority,
+    power_superiority,
+)
 from .policy import Counts, GuardAnswers, GuardPolicy, GuardSizes
-from .power import images_needed, images_needed_superiority, power_noninferiority, power_superiority
 
 NEW, OLD, BASE = "new data", "old data", "old data against the base"
 CLASS_WEIGHT = 50  # images of the average class that are counted to those of a class, of which there are few

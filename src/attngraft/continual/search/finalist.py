@@ -13,7 +13,7 @@ from ...errors import RunError, TrainingError
 from ...files import write_atomically
 from ...sealing import file_hash
 from ...surgery import load
-from ...surgery.saved import MODEL_FILE
+from ...surgery.serialization import MODEL_FILE
 from ...training import PREDICTIONS_FILE, Evaluation, evaluate
 from .measures import Measured, as_json, measure, measure_all
 from .requirement import METRICS, Clause, asked, shown

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...data import hash64
 from ...errors import ConfigError
-from .space import Params, Space
+from .search_space import Params, Space
 
 if TYPE_CHECKING:
     import optuna

@@ -12,19 +12,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...comparison.bench import fresh_backbone
+from ...comparison.comparison_context import fresh_backbone
 from ...config import Preprocessing
 from ...costs import count_macs, count_parameters, measure_latency
 from ...data import Dataset
 from ...errors import TrainingError
-from ...surgery.saved import MODEL_FILE
+from ...surgery.serialization import MODEL_FILE
 from ...training import FitResult, Precision, Progress, Settings, ShouldStop, fit, titled
 from ...training.fit import LAST_GOOD_FILE
 from .budget import Clock, Ticking
 from .measures import as_json, measure_all
-from .record import SearchRecord
 from .requirement import Requirement
-from .space import Params, Space
+from .search_folder import SearchRecord
+from .search_space import Params, Space
 
 LEAST_PEERS = 4  # trials to be compared with before one is given up
 LOSSES = ("loss", "ece")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data import UNLABELLED, ImageSet
-from ...data.tables import read_table
+from ...data.csv_labels import read_table
 from ..drift.cusum import ErrorCusum
 
 Row = Mapping[str, str]  # of the answers: image, pixels, class, probability, window

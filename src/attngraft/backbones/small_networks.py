@@ -1,0 +1,138 @@
+"""Backbones for small images that neither timm nor torchvision has in this form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from ..config import Preprocessing
+from .availability import no_published_weights
+from .metadata import BackboneInfo, note_backbone_
+
+
+class SmallCNN(nn.Module):
+    """Three blocks of convolution, BatchNorm, ReLU and pooling, then a linear head; for 32x32 images.
+
+    Args:
+        num_classes: number of logits.
+        width: channels of the first block; doubled in each of the next two.
+
+    Shape:
+        (B, 3, H, W) -> (B, num_classes), H and W at least 8.
+    """
+
+    def __init__(self, num_classes: int = 10, width: int = 32) -> None:
+        super().__init__()
+        self.block1 = _block(3, width)
+        self.block2 = _block(width, 2 * width)
+        self.block3 = _block(2 * width, 4 * width)
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.block3(self.block2(self.block1(x)))
+        return self.head(self.pool(x).flatten(1))
+
+
+def _block(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+    )
+
+
+class ResNet20(nn.Module):
+    """The ResNet-20 for CIFAR of He et al. (arXiv:1512.03385, section 4.2): 0.27 million parameters.
+
+    Three stages of three basic blocks with 16, 32 and 64 channels. Shortcuts that change the size are 1x1
+    convolutions (the paper's option B).
+
+    Args:
+        num_classes: number of logits.
+
+    Shape:
+        (B, 3, H, W) -> (B, num_classes)
+    """
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.relu = nn.ReLU(inplace=True)
+        self.layer1 = _stage(16, 16, stride=1)
+        self.layer2 = _stage(16, 32, stride=2)
+        self.layer3 = _stage(32, 64, stride=2)
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc = nn.Linear(64, num_classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.fc(self.avgpool(x).flatten(1))
+
+
+def _stage(channels_in: int, channels: int, *, stride: int) -> nn.Sequential:
+    from torchvision.models.resnet import BasicBlock
+
+    shortcut = None
+    if stride != 1 or channels_in != channels:
+        shortcut = nn.Sequential(
+            nn.Conv2d(channels_in, channels, 1, stride=stride, bias=False), nn.BatchNorm2d(channels)
+        )
+    first = BasicBlock(channels_in, channels, stride, shortcut)
+    return nn.Sequential(first, BasicBlock(channels, channels), BasicBlock(channels, channels))
+
+
+def resnet18_32(num_classes: int) -> nn.Module:
+    """ResNet-18 with a 3x3 stem and no max-pool, as is usual for CIFAR."""
+    from torchvision.models import resnet18
+
+    return _small_stem(resnet18(num_classes=num_classes))
+
+
+def resnet50_32(num_classes: int) -> nn.Module:
+    """ResNet-50 with a 3x3 stem and no max-pool, as is usual for CIFAR."""
+    from torchvision.models import resnet50
+
+    return _small_stem(resnet50(num_classes=num_classes))
+
+
+def _small_stem(model: nn.Module) -> nn.Module:
+    model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
+    model.maxpool = nn.Identity()
+    return model
+
+
+BUILTIN: dict[str, Callable[[int], nn.Module]] = {
+    "small-cnn": SmallCNN,
+    "resnet20-32": ResNet20,
+    "resnet18-32": resnet18_32,
+    "resnet50-32": resnet50_32,
+}
+
+_SMALL_IMAGES = Preprocessing(
+    image_size=32, mean=(0.4914, 0.4822, 0.4465), std=(0.2470, 0.2435, 0.2616), interpolation="bilinear", crop_pct=1.0
+)
+
+
+def claims(spec: str) -> bool:
+    return spec in BUILTIN
+
+
+def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
+    """Create one of them, for ten classes where nothing else is said.
+
+    Raises:
+        BackboneError: pretrained weights were asked for.
+    """
+    if pretrained:
+        raise no_published_weights(spec)
+    classes = num_classes or 10
+    return note_backbone_(BUILTIN[spec](classes), BackboneInfo(spec, classes, _SMALL_IMAGES))

@@ -1,0 +1,178 @@
+"""The folder of a comparison: what was asked for, and whether it may be continued."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config import Preprocessing, from_dict, to_dict
+from ..data import Dataset, class_changes
+from ..environment import versions
+from ..errors import RunError
+from ..formats import RECORD_FORMATS
+from ..sealing import read_record, write_record
+from ..training import (
+    PREDICTIONS_FILE,
+    Precision,
+    Settings,
+    choose_precision,
+    describe_data,
+    parse_precision,
+)
+from ..training.disk_space import check_space
+from ..training.recipe import completed_recipe
+from ..training.run_folder import is_leftover
+from .variants import (
+    BASELINE,
+    Variant,
+    again,
+    parse_variant,
+)
+
+COMPARISON_FILE = "comparison.json"
+AGAIN_SLUG = again().slug
+
+
+def describe_request(
+    backbone: str,
+    pretrained: bool,
+    settings: Settings,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+) -> dict[str, Any]:
+    """What was asked for; a folder can be continued only with the same, or with more seeds and variants."""
+    return {
+        "format": RECORD_FORMATS["comparison"],
+        "kind": "comparison",
+        "data": describe_data(dataset),
+        "backbone": backbone,
+        "pretrained": pretrained,
+        "weights": None,
+        "recipe": to_dict(settings.recipe),
+        "preprocessing": to_dict(preprocessing),
+        "seeds": list(seeds),
+        "baseline": BASELINE,
+        "requested": [{"name": v.name, "role": v.role, "slug": v.slug} for v in variants],
+    }
+
+
+def earlier_variants(folder: Path) -> tuple[Variant, ...]:
+    """Variants that were trained in this folder before.
+
+    They stay columns of the comparison: leaving out what did not look good would make the rest look better.
+    """
+    rows = _earlier(folder).get("requested", [])
+    done = [row for row in rows if any(folder.glob(f"runs/{row['slug']}/seed-*/{PREDICTIONS_FILE}"))]
+    return tuple(
+        parse_variant(BASELINE if row["slug"] == AGAIN_SLUG else row["name"], row["role"])
+        for row in done
+        if row["role"] != "baseline"
+    )
+
+
+def with_earlier_seeds(folder: Path, seeds: Sequence[int]) -> tuple[int, ...]:
+    """The seeds that the folder was concluded with, and the new ones: none is left out again either."""
+    looks = _earlier(folder).get("looks") or [[]]
+    return tuple(dict.fromkeys([*looks[-1], *seeds]))
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """What the folder says so far; nothing where it is new. Whether it may be continued is checked on opening."""
+    return read_comparison(folder) if is_comparison(folder) else {}
+
+
+def is_comparison(folder: Path) -> bool:
+    """Whether a comparison was begun in this folder."""
+    return (folder / COMPARISON_FILE).is_file()
+
+
+def read_comparison(folder: Path) -> dict[str, Any]:
+    """The content of `comparison.json`.
+
+    Raises:
+        RunError: missing, damaged, changed after it was written, not a comparison, or of another version.
+    """
+    return read_record(folder / COMPARISON_FILE, "comparison")
+
+
+def write_comparison(folder: Path, document: Mapping[str, Any]) -> None:
+    """Write `comparison.json`."""
+    write_record(folder / COMPARISON_FILE, "comparison", document)
+
+
+FIXED = ("backbone", "pretrained", "weights", "recipe", "preprocessing")
+
+
+def open_comparison(
+    folder: Path,
+    request: Mapping[str, Any],
+    settings: Settings,
+    template: nn.Module,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    claim: Callable[[], None],
+    needed_bytes: int,
+) -> Precision:
+    """Begin the comparison or come back to it; the precision that all its runs use is returned.
+
+    Args:
+        claim: makes sure that this process uses the folder alone; called before anything is written.
+        needed_bytes: that the whole comparison takes on the disk.
+    """
+    path = folder / COMPARISON_FILE
+    fixed = parse_precision(settings.machine.precision)
+    if path.is_file():
+        claim()
+        found = read_comparison(folder)
+        _check_same(folder, found, request)
+        precision = from_dict(Precision, found["precision"], where="precision")
+        if fixed is not None and fixed != precision:
+            raise RunError(f"the comparison in {folder} was begun with precision {precision}: choose a new folder.")
+    else:
+        if folder.is_dir() and not all(is_leftover(item) for item in folder.iterdir()):
+            raise RunError(f"{folder} has files but no {COMPARISON_FILE}: choose an empty or a new folder.")
+        check_space(folder, needed_bytes)
+        claim()
+        batch_size = settings.recipe.batch_size
+        precision = fixed or choose_precision(
+            template, image_size=preprocessing.image_size, batch_size=batch_size, device=device
+        )
+        found = {}
+    if found.get("status") != "finished":
+        write_comparison(
+            folder,
+            {
+                **request,
+                "status": "partial",
+                "precision": to_dict(precision),
+                "variants": [],
+                "effects": [],
+                "looks": found.get("looks", []),
+                "versions": versions(),
+            },
+        )
+    return precision
+
+
+def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, Any]) -> None:
+    wanted = json.loads(json.dumps(request))
+    classes = class_changes(found.get("data", {}).get("classes", ()), wanted["data"]["classes"])
+    if classes:
+        raise RunError(
+            f"the comparison in {folder} has other classes ({classes}): choose a new folder; nothing was changed."
+        )
+    for key in FIXED:
+        there = completed_recipe(found.get(key)) if key == "recipe" else found.get(key)
+        if there != wanted[key]:
+            raise RunError(f"the comparison in {folder} has another {key}: choose a new folder; nothing was changed.")
+    if found.get("data", {}).get("fingerprint") != wanted["data"]["fingerprint"]:
+        raise RunError(
+            f"the comparison in {folder} was made with other images: choose a new folder; nothing was changed."
+        )

@@ -1,0 +1,100 @@
+"""The columns of a comparison: accuracy of a variant over its seeds, and what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+import torch
+
+from ..costs import (
+    Latency,
+    count_macs,
+    count_parameters,
+    measure_latency,
+)
+from ..surgery import GraftPlan, load
+from ..training import FitResult
+from .comparison_context import Bench
+from .variants import BASELINE, Variant
+
+LATENCY_BATCH = 8
+
+
+def columns(
+    bench: Bench,
+    variants: Sequence[Variant],
+    plans: Mapping[str, GraftPlan | None],
+    seeds: Sequence[int],
+    results: Mapping[str, Sequence[FitResult]],
+) -> list[dict[str, Any]]:
+    """One JSON object per variant, the baseline first."""
+    latencies = _latencies(bench, variants, seeds)
+    rows = [
+        _column(bench, v, plans[v.name], seeds, results[v.name], latencies[BASELINE if v.is_again else v.name])
+        for v in variants
+    ]
+    base = rows[0]
+    for row in rows:
+        row["parameters_added"] = row["parameters"] - base["parameters"]
+        row["macs_added"] = row["macs"] - base["macs"]
+    return rows
+
+
+def _column(
+    bench: Bench,
+    variant: Variant,
+    plan: GraftPlan | None,
+    seeds: Sequence[int],
+    runs: Sequence[FitResult],
+    latency: Latency,
+) -> dict[str, Any]:
+    """One column of the comparison, with what it costs."""
+    size = bench.preprocessing.image_size
+    model = load(bench.run_dir(variant, seeds[0]))
+    top1 = [run.top1 for run in runs]
+    return {
+        "name": variant.name,
+        "slug": variant.slug,
+        "role": variant.role,
+        "top1_per_seed": top1,
+        "top1_mean": sum(top1) / len(top1),
+        "loss_mean": sum(run.evaluation.loss for run in runs) / len(runs),
+        "parameters": count_parameters(model),
+        "macs": count_macs(model, (3, size, size)),
+        "latency_ms": asdict(latency),
+        "train_time_s": [run.train_time_s for run in runs],
+        "sites": len(plan.sites) if plan else 0,
+        "plan": plan.to_dict() if plan else None,
+        "runs": [bench.run_dir(variant, seed).relative_to(bench.folder).as_posix() for seed in seeds],
+    }
+
+
+def _latencies(bench: Bench, variants: Sequence[Variant], seeds: Sequence[int]) -> dict[str, Latency]:
+    """Latency of every variant, measured side by side in the comparison's precision."""
+    layout = bench.precision.memory_format
+    models = {
+        variant.name: load(bench.run_dir(variant, seeds[0])).to(bench.device).to(memory_format=layout)
+        for variant in variants
+        if not variant.is_again
+    }
+    size = bench.preprocessing.image_size
+    example = torch.zeros(LATENCY_BATCH, 3, size, size, device=bench.device).to(memory_format=layout)
+    with bench.precision.autocast(bench.device):
+        return measure_latency(models, example)
+
+
+def price(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
+    """What a variant costs, as the end of a sentence."""
+    if not row["sites"]:
+        return ""
+    parameters = 100 * row["parameters_added"] / base["parameters"]
+    macs = 100 * row["macs_added"] / base["macs"]
+    latency = 100 * (row["latency_ms"]["median"] / base["latency_ms"]["median"] - 1)
+    training = 100 * (median(row["train_time_s"]) / median(base["train_time_s"]) - 1)
+    return (
+        f"; its price at {row['sites']} sites: {parameters:+.1f} % parameters, {macs:+.1f} % multiply-accumulates, "
+        f"{latency:+.0f} % latency, {training:+.0f} % training time"
+    )

@@ -1,0 +1,156 @@
+"""Begin the life of a store: a trained model, the images that it was trained and tested on, and the guard's policy."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ...backbones import backbone_info, preprocessing_of
+from ...config import from_dict
+from ...data import (
+    Dataset,
+    Origin,
+    class_changes,
+    load_data,
+    relabelled,
+)
+from ...errors import ConfigError, DataError, RunError
+from ...files import install_folder, read_json
+from ...surgery import classes_of, load
+from ...training import Progress, Reading, watched
+from ..guard.guard import GuardPolicy
+from ..images.split_assignment import Shares
+from ..images.stored_domains import LEARN_POOL, Domains, add_base
+from ..store.version_store import Store
+from .store_history import update_history
+
+
+def create_store(
+    path: str | Path,
+    run: str | Path | nn.Module,
+    *,
+    data: str | Path | Dataset | None = None,
+    policy: GuardPolicy | None = None,
+    shares: Shares | None = None,
+    seed: int = 0,
+    replay_pool: int = LEARN_POOL,
+    progress: Progress | None = None,
+    **data_options: Any,
+) -> Store:
+    """Make a store around a trained model; version 0 is the model as it is.
+
+    The store keeps the images that later versions are judged on, so that it does not depend on other folders.
+
+    Args:
+        path: a new folder.
+        run: a run folder, a saved model, or a model that knows its classes.
+        data: what it was trained and tested on, with the same split; where the run was trained on a data set that
+            can be loaded again, that one if not given.
+        policy: of the guard; fixed for the life of the store.
+        shares: part of new images that is learned from, and so on; fixed as well.
+        seed: of the roles of images.
+        replay_pool: how many training images are kept, to be learned from again.
+        progress: where to show it.
+        **data_options: of `load_data`, where `data` is a path or a name.
+
+    Raises:
+        ConfigError, DataError, RunError: what was given does not fit, or the folder is in use; nothing is left there.
+    """
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise RunError(f"{target} is in use: choose a new folder for the store.")
+    policy, shares = policy or GuardPolicy(), shares or Shares()
+    model = run if isinstance(run, nn.Module) else load(run)
+    if backbone_info(model) is None:
+        raise ConfigError(
+            "the model's backbone was not built by attngraft, and a store has to build it again: take one that "
+            "create_backbone knows (timm:, torchvision:, built in)."
+        )
+    classes = classes_of(model)
+    if not classes:
+        raise ConfigError("the model does not say what its classes are called: save it with save(..., classes=...).")
+    with watched(progress) as shown:
+        dataset = _dataset(data, run, preprocessing_of(model).image_size, shown, data_options)
+        dataset = _in_order(dataset, classes)
+        part = target.with_name(f".{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        settings = {"guard": policy.to_dict(), "shares": asdict(shares), "seed": seed}
+        made = {"by": "create", "source": str(run) if isinstance(run, (str, Path)) else "a model in memory"}
+        try:
+            store = Store.create(part, model, settings=settings, made=made)
+            add_base(Domains(part), dataset, seed=seed, learn_pool=replay_pool)
+            with store.writing():
+                update_history(store)
+            install_folder(part, target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return Store.open(target)
+
+
+def _dataset(
+    data: str | Path | Dataset | None,
+    run: str | Path | nn.Module,
+    image_size: int,
+    progress: Progress,
+    options: Mapping[str, Any],
+) -> Dataset:
+    """The images of the run with the split of the run.
+
+    Raises:
+        ConfigError: nobody says which images these are.
+        DataError: they are not those that the run says.
+    """
+    known = {} if isinstance(run, nn.Module) else _data_of(Path(run))
+    origin = from_dict(Origin, known["origin"], where="data.origin in run.json") if known.get("origin") else None
+    if data is None and origin is None:
+        raise ConfigError(
+            "the model does not say which images it was trained and tested on: give them, with the split that it was "
+            "trained with (data=, --data)."
+        )
+    dataset = data if isinstance(data, Dataset) else _loaded(data, origin, image_size, progress, options)
+    if known.get("fingerprint") not in (None, dataset.fingerprint):
+        raise DataError(
+            f"{dataset.name} is not what the run in {run} was trained and tested on, or is split otherwise, so images "
+            "that it has learned from could judge it: give the same images."
+        )
+    return dataset
+
+
+def _loaded(
+    data: str | Path | None, origin: Origin | None, image_size: int, progress: Progress, options: Mapping[str, Any]
+) -> Dataset:
+    """The data that were given, else those of the origin; split as the origin says."""
+    split = {} if origin is None else {key: value for key, value in asdict(origin).items() if key != "source"}
+    source = data if data is not None else origin.source if origin is not None else ""
+    return load_data(source, image_size=image_size, progress=Reading(progress), **{**split, **options})
+
+
+def _data_of(run: Path) -> dict[str, Any]:
+    """What `run.json` says about the images; nothing where there is none."""
+    file = run / "run.json"
+    found = read_json(file) if file.is_file() else {}
+    data = found.get("data") if isinstance(found, dict) else None
+    return data if isinstance(data, dict) else {}
+
+
+def _in_order(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
+    """The data with labels that count the model's classes.
+
+    Raises:
+        DataError: they have other classes.
+    """
+    if set(dataset.classes) != set(classes):
+        raise DataError(
+            f"{dataset.name} has other classes than the model ({class_changes(classes, dataset.classes)}): give the data "
+            "that it was trained on."
+        )
+    if dataset.classes == classes:
+        return dataset
+    train, test = (relabelled(images, dataset.classes, classes) for images in (dataset.train, dataset.test))
+    val = None if dataset.val is None else relabelled(dataset.val, dataset.classes, classes)
+    return replace(dataset, classes=classes, train=train, val=val, test=test)

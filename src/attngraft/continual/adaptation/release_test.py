@@ -1,0 +1,60 @@
+"""The answer for the outside: a version measured, once, on images that no decision has ever looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import DataError
+from ...statistics.crossed_effects import crossed_effect
+from ..images.stored_domains import Domains
+from ..store.version_store import Store
+from .candidate_training import answers
+from .store_history import update_history
+
+
+def release(store: str | Path, *, device: torch.device | None = None) -> Mapping[str, Any]:
+    """Measure the served version on the final images of all domains; asked again, the same answer is given.
+
+    The images lose their worth where one goes back to change the version after having seen the answer: every release
+    is therefore in the journal, and reports show how many there were.
+
+    Returns:
+        the journal's entry: version, images, top1, low and high (95 % interval over images), per_domain.
+
+    Raises:
+        DataError: there are no final images.
+        RunError: the store is damaged or in use.
+    """
+    opened = Store.open(store)
+    with opened.writing():
+        version = opened.head
+        for entry in opened.journal.entries():
+            if entry["event"] == "release" and entry["version"] == version:
+                return entry
+        model, where = opened.model(version), device or torch.device("cpu")
+        parts: dict[str, np.ndarray] = {}
+        for domain in Domains(opened.path).all():
+            images = domain.of("final")
+            if len(images) and domain.can_judge(opened.classes):
+                name = domain.note.name if domain.note.name not in parts else f"{domain.note.name} {domain.note.number}"
+                parts[name] = answers(model, images, where).correct
+        if not parts:
+            raise DataError(f"{opened.path} has no final images: make a store with a share for them.")
+        right = np.concatenate(list(parts.values()))
+        interval = crossed_effect(right[None].astype(np.float64), limit=1.0)
+        entry = opened.record(
+            "release",
+            version=version,
+            images=len(right),
+            top1=float(right.mean()),
+            low=interval.low,
+            high=interval.high,
+            per_domain=[{"name": n, "top1": float(r.mean()), "images": len(r)} for n, r in parts.items()],
+        )
+        update_history(opened, where)
+        return entry

@@ -1,0 +1,211 @@
+"""The story of a store in one document: versions, accuracies, the guard's ledger, the stream. `report` reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...config import to_dict
+from ...files import read_json, write_json
+from ..images.stored_domains import Domain, Domains
+from ..store.stream_log import stream_summary
+from ..store.version_store import Store
+from .adaptation_folder import (
+    PROMOTED,
+    REJECTED,
+    Record,
+    records,
+)
+from .candidate_training import answers
+from .guard_contest import policy_of
+
+HISTORY_FILE = "history.json"
+HISTORY_FORMAT = 1
+ACCURACIES_FILE = "accuracies.json"  # version -> domain -> top-1 on its tune images: never changes, so kept
+TOLD = ("create", "promote", "rollback", "verdict", "refuse", "drift", "release")  # of the journal
+
+
+def update_history(store: Store, device: torch.device | None = None) -> Path:
+    """Measure what is not measured yet and write `history.json`; needs the store's lock.
+
+    Raises:
+        RunError: the store is damaged, or the disk is full.
+    """
+    domains, done = Domains(store.path).all(), records(store.path)
+    entries = store.journal.entries()
+    versions = [version.id for version in store.versions()]
+    matrix = _accuracies(store, domains, device or torch.device("cpu"))
+    path = store.path / HISTORY_FILE
+    write_json(
+        path,
+        {
+            "format": HISTORY_FORMAT,
+            "kind": "store",
+            "created": store.created,
+            "classes": list(store.classes),
+            "served": store.head,
+            "base": store.base,
+            "policy": to_dict(policy_of(store)),
+            "versions": _versions(store, entries),
+            "domains": [{"name": d.note.name, "images": len(d.of("tune"))} for d in domains],
+            "matrix": matrix,
+            "transfer": transfer(served_rows(matrix, versions, store.base, entries, done)),
+            "ledger": _ledger(entries, done),
+            "adaptations": [_adaptation(record) for record in done],
+            "stream": stream_summary(store.path),
+            "releases": [_release(entry) for entry in entries if entry["event"] == "release"],
+            "events": [_event(entry) for entry in entries if _is_told(entry)],
+        },
+    )
+    return path
+
+
+def transfer(rows: Sequence[Sequence[float | None]]) -> dict[str, float | None]:
+    """Forgetting, backward and forward transfer from the accuracies after each domain.
+
+    With R[i][j] the accuracy on domain j of what was served after domain i (of T): backward is the mean of
+    R[T-1][j] - R[j][j] over j < T-1, forward the mean of R[j-1][j] - R[0][j] over 1 < j, forgetting the mean of
+    max_i R[i][j] - R[T-1][j] over j < T-1. None where there are too few domains.
+
+    Source: Lopez-Paz and Ranzato, 2017, arXiv:1706.08840; Chaudhry et al., 2018, arXiv:1801.10112.
+    """
+    table = np.array([[np.nan if value is None else value for value in row] for row in rows], dtype=np.float64)
+    count = len(table)
+    if count < 2:
+        return {"forgetting": None, "backward": None, "forward": None}
+    last, past = table[-1, :-1], np.arange(count - 1)
+    later = np.arange(2, count)
+    best = table[:-1, :-1].max(axis=0, where=np.tri(count - 1, dtype=bool), initial=-np.inf)
+    return {
+        "forgetting": _mean(best - last),
+        "backward": _mean(last - table[past, past]),
+        "forward": _mean(table[later - 1, later] - table[0, later]),
+    }
+
+
+def served_rows(
+    matrix: Sequence[Sequence[float | None]],
+    versions: Sequence[str],
+    base: str,
+    entries: Sequence[Mapping[str, Any]],
+    done: Sequence[Record],
+) -> list[list[float | None]]:
+    """Row i: accuracies on all domains of the version that was served once domain i had been dealt with."""
+    domain_of = {record.get("candidate"): int(record.get("domain")) for record in done}
+    after = {0: base}
+    for entry in entries:
+        if entry["event"] == "promote" and entry["to"] in domain_of:
+            after[domain_of[entry["to"]]] = entry["to"]
+    rows, current = [], base
+    for number in range(len(matrix[0]) if matrix else 0):
+        current = after.get(number, current)
+        rows.append(list(matrix[versions.index(current)]))
+    return rows
+
+
+def _accuracies(store: Store, domains: Sequence[Domain], device: torch.device) -> list[list[float | None]]:
+    """(versions, domains); measured once and kept."""
+    file = store.path / ACCURACIES_FILE
+    known: dict[str, dict[str, float]] = read_json(file) if file.is_file() else {}
+    for version in store.versions():
+        rows = known.setdefault(version.id, {})
+        missing = [d for d in domains if str(d.note.number) not in rows and d.can_judge(version.classes)]
+        missing = [d for d in missing if len(d.of("tune"))]
+        if missing:
+            model = store.model(version.id)
+            rows |= {str(d.note.number): answers(model, d.of("tune"), device).top1 for d in missing}
+    write_json(file, known)
+    return [[known[version.id].get(str(d.note.number)) for d in domains] for version in store.versions()]
+
+
+def _versions(store: Store, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    last = {entry["to"]: entry["event"] for entry in entries if entry["event"] in ("promote", "rollback")}
+    left = {entry["from"] for entry in entries if entry["event"] == "rollback"}
+    return [
+        {
+            "id": version.id,
+            "parent": version.parent,
+            "created": version.created,
+            "update": version.made.get("update"),
+            "changed_parameters": version.changed,
+            "parameters": version.parameters,
+            "delta_bytes": version.delta_bytes,
+            "status": _status(version.id, store, set(last), left),
+        }
+        for version in store.versions()
+    ]
+
+
+def _status(version: str, store: Store, served_once: set[str], left: set[str]) -> str:
+    if version == store.head:
+        return "served"
+    if version == store.base:
+        return "base"
+    if version not in served_once:
+        return REJECTED
+    return "rolled back" if version in left else PROMOTED
+
+
+def _ledger(entries: Sequence[Mapping[str, Any]], done: Sequence[Record]) -> list[dict[str, Any]]:
+    number = {record.get("candidate"): record.get("number") for record in done}
+    answers = {entry["attempt"]: entry["passed"] for entry in entries if entry["event"] == "verdict"}
+    rows, spent = [], 0.0
+    for entry in entries:
+        if entry["event"] == "attempt":
+            spent += entry["alpha"]
+            rows.append(
+                {
+                    "attempt": entry["attempt"],
+                    "alpha": entry["alpha"],
+                    "spent": spent,
+                    "candidate": entry["candidate"],
+                    "adaptation": number.get(entry["candidate"]),
+                    "passed": answers.get(entry["attempt"]),
+                }
+            )
+    return rows
+
+
+def _adaptation(record: Record) -> dict[str, Any]:
+    keys = ("number", "status", "created", "finished", "served", "candidate", "blend", "variants", "new_images")
+    more = ("old_images", "recovery", "guard", "refused", "minutes", "sentence")
+    kept = {key: record.get(key) for key in (*keys, *more)}
+    data = {key: value for key, value in record.get("data").items() if key != "classes"}
+    return {**kept, "data": data, "update": record.get("options")["update"], "variants": kept["variants"] or []}
+
+
+def _release(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {"created": entry["time"], **{k: entry[k] for k in ("version", "images", "top1", "per_domain")}}
+
+
+def _event(entry: Mapping[str, Any]) -> dict[str, Any]:
+    kind = "reject" if entry["event"] == "verdict" else entry["event"]
+    version = entry.get("to") or entry.get("version") or entry.get("candidate")
+    return {"time": entry["time"], "event": kind, "version": version, "text": _text(kind, entry)}
+
+
+def _is_told(entry: Mapping[str, Any]) -> bool:
+    """A verdict that passed is followed by a promotion, which says it all."""
+    return entry["event"] in TOLD and not entry.get("passed", False)
+
+
+def _text(kind: str, entry: Mapping[str, Any]) -> str:
+    texts = {
+        "create": "the store was made",
+        "promote": f"{entry.get('to')} is served instead of {entry.get('from')}",
+        "rollback": f"back to {entry.get('to')} from {entry.get('from')}",
+        "reject": f"the guard did not let attempt {entry.get('attempt')} pass",
+        "refuse": f"{entry.get('candidate')} was not put to the guard: {entry.get('reason')}",
+        "drift": f"the stream has drifted: {', '.join(entry.get('reasons', []))}",
+        "release": f"{entry.get('version')} was measured on the final images",
+    }
+    return texts[kind]
+
+
+def _mean(values: np.ndarray) -> float | None:
+    kept = values[np.isfinite(values)]
+    return float(kept.mean()) if len(kept) else None

@@ -1,0 +1,149 @@
+"""What the served version's stream may look like: one reference for every kind of images that it was released for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from ...data import ImageSet, evenly_spread, joined
+from ...errors import ConfigError
+from ...surgery import classes_of
+from ...training import Evaluation
+from ..adaptation.candidate_training import answers
+from ..drift.cusum import ErrorCusum, safe_error_rate
+from ..drift.detector import (
+    LEAST_FALSE_ALARMS,
+    LEAST_WINDOW,
+    REFERENCE_WINDOWS,
+    Detector,
+    DriftPolicy,
+    WindowTest,
+    calibrate,
+)
+from ..drift.drift_reference import Reference, input_statistics
+from ..images.stored_domains import Domain
+from .accuracy_loss import LossTest, find_loss
+
+MOST_IMAGES = 4000  # of a reference: more make the calibration slower and hardly better
+MOST_PARTS = 4  # a small reference tests a window in parts; in more of them there would be nothing left to see
+
+
+@dataclass(frozen=True)
+class KnownDomains:
+    """Detectors of one version, one per domain that it knows. A window has drifted where it is like none of them.
+
+    Attributes:
+        detectors: (detector, in how many parts it takes a window), the base's first.
+        right: (N,) answers of the version on the tune images of its domains.
+        labels: (N,) of these images.
+    """
+
+    detectors: tuple[tuple[Detector, int], ...]
+    right: NDArray[np.bool_]
+    labels: NDArray[np.int64]
+
+    @staticmethod
+    def of(
+        model: nn.Module,
+        domains: Sequence[Domain],
+        device: torch.device,
+        policy: DriftPolicy,
+        say: Callable[[str], None],
+    ) -> KnownDomains:
+        """Calibrate on the images that the model has not learned from; labels of guard and final stay unread.
+
+        Args:
+            model: in eval mode.
+            domains: that it was released for, the base's first.
+            policy: for windows.
+            say: gets a sentence for a domain with too few images.
+
+        Raises:
+            ConfigError: too few images of the base.
+        """
+        found = []
+        for domain in domains:
+            held_out = _held_out(domain)
+            parts = 1 if domain.note.number == 0 else -(-policy.window * REFERENCE_WINDOWS // max(1, len(held_out)))
+            if parts > MOST_PARTS or policy.window // parts < LEAST_WINDOW:
+                say(
+                    f"{domain.note.name} has {len(held_out)} held-out images, too few to know its images again: "
+                    f"{_least_held_out(policy.window)} are needed for windows of {policy.window}, "
+                    "so they will look like drift."
+                )
+                continue
+            rate = max(LEAST_FALSE_ALARMS, policy.false_alarms / parts)
+            own = replace(policy, window=policy.window // parts, false_alarms=rate)
+            seen = answers(model, held_out, device)
+            reference = Reference(seen.probabilities, input_statistics(held_out), classes=classes_of(model))
+            found.append((calibrate(reference, own), parts))
+        tuned = joined([images for images in (domain.of("tune") for domain in domains) if len(images)])
+        return KnownDomains(tuple(found), answers(model, tuned, device).correct, tuned.labels)
+
+    def takes(self, images: int) -> bool:
+        """Whether there are enough images for a test."""
+        return images >= max(LEAST_WINDOW * parts for _, parts in self.detectors)
+
+    def cusum(self, rise: float) -> ErrorCusum | None:
+        """The test for a higher error rate; None where the rate cannot rise so far."""
+        rate = safe_error_rate(~self.right)
+        return ErrorCusum.design(rate, rise) if rate + rise < 1 else None
+
+    def find_loss(self, found: Evaluation) -> LossTest:
+        """Whether labelled answers are worse than those on the tune images, class by class."""
+        return find_loss(found.correct, found.labels, self.right, self.labels)
+
+    def test(self, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> WindowTest:
+        """The test against the domain that the window is most like.
+
+        Args:
+            probabilities: (n, K) of this version.
+            inputs: (n, F) from `input_statistics`.
+        """
+        tests = [_test_in_parts(detector, parts, probabilities, inputs) for detector, parts in self.detectors]
+        return max(tests, key=lambda test: (not test.drift, test.p_value))
+
+
+def _test_in_parts(
+    detector: Detector, parts: int, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]
+) -> WindowTest:
+    """The clearest of the tests of equal parts, each with its share of the false alarms."""
+    tested = min(len(probabilities), parts * detector.policy.window)  # a rest of less than one image per part
+    positions = np.array_split(np.arange(tested), parts)
+    tests = [detector.test(probabilities[part], inputs[part]) for part in positions]
+    clearest = min(tests, key=lambda test: test.p_value)
+    return replace(clearest, images=len(probabilities))
+
+
+def check_base(base: Domain, policy: DriftPolicy) -> None:
+    """Raise ConfigError where the base has too few images to know its stream by."""
+    held_out = len(_held_out(base))
+    if held_out >= policy.reference:
+        return
+    smaller = held_out // REFERENCE_WINDOWS
+    advice = (
+        f"take windows of at most {smaller} images (--window {smaller})"
+        if smaller >= LEAST_WINDOW
+        else f"make a store with at least {LEAST_WINDOW * REFERENCE_WINDOWS} test images"
+    )
+    raise ConfigError(
+        f"the store has {held_out} images of its base that were not learned from, and windows of {policy.window} "
+        f"need {policy.reference}: {advice}."
+    )
+
+
+def _least_held_out(window: int) -> int:
+    """Images of a domain with which a window can be tested in as few parts as it may be."""
+    parts = min(MOST_PARTS, window // LEAST_WINDOW)
+    return -(-window * REFERENCE_WINDOWS // parts)
+
+
+def _held_out(domain: Domain) -> ImageSet:
+    """Images of a domain that no version learns from."""
+    positions = np.flatnonzero(domain.packed.roles != "learn")
+    return domain.packed.images.select(positions[evenly_spread(len(positions), MOST_IMAGES)])

@@ -1,0 +1,211 @@
+"""From decoded images to a data set: splits, checks, report and fingerprint. The same for every source."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError, DataError
+from .dataset import DataReport, Dataset, ImageSet
+from .leaks import find_leaks, picture_families, without_leaks
+from .pixel_store import PixelStore, Progress
+from .read_image import PIXEL_CAP
+from .splits import carve, thin
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """The options of `load_data`, checked once.
+
+    Raises:
+        ConfigError: a value out of range.
+    """
+
+    image_size: int
+    root: Path
+    cache_dir: Path
+    split_seed: int = 0
+    val_fraction: float = 0.0
+    test_fraction: float = 0.2
+    skip_broken: bool = False
+    pixel_cap: int = PIXEL_CAP
+    download: bool = False
+    limit: int | None = None
+    fix_leaks: bool = False
+    progress: Progress | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("image_size", "pixel_cap", "limit"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}: expected at least 1.")
+        if not 0 <= self.val_fraction < 1:
+            raise ConfigError(f"val_fraction is {self.val_fraction}: expected 0 or more and less than 1.")
+        if not 0 < self.test_fraction < 1:
+            raise ConfigError(f"test_fraction is {self.test_fraction}: expected more than 0 and less than 1.")
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """What a source hands over: every image that could be read, decoded, row i of the store being image i.
+
+    Attributes:
+        splits: "train", "val" or "test" per image, or "" where the source has no splits.
+        boxes: (N, 4) in pixels of the stored image, or None.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    splits: np.ndarray
+    pixel_hashes: tuple[str, ...]
+    store: PixelStore
+    boxes: np.ndarray | None = None
+    skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    mirrorable: bool = True
+
+
+def assemble(pool: Pool, options: LoadOptions) -> Dataset:
+    """Make the splits that are missing, check them, and describe the result.
+
+    Raises:
+        DataError: a class has no image in a split, too few to be split, or none without a copy in an earlier split.
+    """
+    everything = ImageSet(
+        ids=pool.ids,
+        labels=pool.labels.astype(np.int64),
+        pixel_hashes=pool.pixel_hashes,
+        store=pool.store,
+        rows=np.arange(len(pool.ids)),
+        boxes=pool.boxes,
+    )
+    families, notes = picture_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
+    splits, made = _complete_splits(pool, options, families or pool.pixel_hashes)
+    _check_classes(pool, splits)
+    if options.fix_leaks:
+        splits, moved = without_leaks(everything, splits, pool.classes)
+        notes = (*notes, *moved)
+    sets = {name: _limited(everything, np.flatnonzero(splits == name), options) for name in ("train", "val", "test")}
+    present = {name: images for name, images in sets.items() if len(images)}
+    leaks = find_leaks(present)
+    notes = (*pool.notes, *made, *notes, *leaks.notes, *_label_conflicts(present), *_place_of_pixels(pool.store))
+    return Dataset(
+        name=pool.name,
+        classes=pool.classes,
+        train=present["train"],
+        val=present.get("val"),
+        test=present["test"],
+        report=DataReport(pool.skipped, leaks.exact, _duplicates(present), notes, leaks.near),
+        fingerprint=fingerprint_of(pool.classes, present),
+        mirrorable=pool.mirrorable,
+    )
+
+
+def thin_splits(
+    labels: Sequence[int] | np.ndarray, splits: Sequence[str] | np.ndarray, ids: Sequence[str], options: LoadOptions
+) -> np.ndarray:
+    """Positions that `limit` leaves, known before decoding where the source itself names train and test images."""
+    labels, splits = np.asarray(labels), np.asarray(splits)
+    names = set(splits.tolist())
+    if options.limit is None or "" in names or len(names) < 2:
+        return np.arange(len(labels))
+    parts = []
+    for name in sorted(names):
+        members = np.flatnonzero(splits == name)
+        keys = [ids[i] for i in members.tolist()]
+        parts.append(members[thin(labels[members], keys, limit=options.limit, seed=options.split_seed)])
+    return np.sort(np.concatenate(parts))
+
+
+def _is_carved(pool: Pool, options: LoadOptions) -> bool:
+    """Whether a split is to be made by chance."""
+    own = set(pool.splits.tolist())
+    return not own & {"val", "test"} or bool(options.val_fraction and not {"val", "test"} <= own)
+
+
+def _complete_splits(pool: Pool, options: LoadOptions, families: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Every image in train, val or test, and sentences on how that came about; families stay on one side."""
+    splits = pool.splits.astype("<U5")
+    splits[splits == ""] = "train"
+    notes = []
+    if "test" not in splits and "val" in splits:
+        splits[splits == "val"] = "test"
+        notes.append("there is no test folder, so the validation images serve as the test set.")
+    elif "test" not in splits:
+        chosen = _carve(pool, families, splits, options.test_fraction, "test", options.split_seed)
+        notes.append(f"the test set is a random {options.test_fraction:.0%} of each class (seed {options.split_seed}).")
+        splits[chosen] = "test"
+    if "val" not in splits and options.val_fraction:
+        splits[_carve(pool, families, splits, options.val_fraction, "val", options.split_seed)] = "val"
+        part = f"{options.val_fraction:.0%} of the training images of each class"
+        notes.append(f"the validation set is a random {part} (seed {options.split_seed}).")
+    return splits, tuple(notes)
+
+
+def _carve(
+    pool: Pool, families: Sequence[str], splits: np.ndarray, fraction: float, purpose: str, seed: int
+) -> np.ndarray:
+    """Positions chosen from the training images."""
+    members = np.flatnonzero(splits == "train")
+    chosen = carve(
+        pool.labels[members],
+        [families[i] for i in members.tolist()],
+        fraction=fraction,
+        seed=seed,
+        classes=pool.classes,
+        purpose=purpose,
+    )
+    return members[chosen]
+
+
+def _check_classes(pool: Pool, splits: np.ndarray) -> None:
+    """Broken files may have emptied a class that had files."""
+    for name in dict.fromkeys(splits.tolist()):
+        missing = set(range(len(pool.classes))) - set(pool.labels[splits == name].tolist())
+        if missing:
+            shown = ", ".join(repr(pool.classes[label]) for label in sorted(missing)[:5])
+            raise DataError(f"no readable images of {shown} in the {name} split of {pool.name}: add some.")
+    for name in ("train", "test"):
+        if name not in splits:
+            raise DataError(f"{pool.name} has no readable images for the {name} split: add some.")
+
+
+def _limited(everything: ImageSet, members: np.ndarray, options: LoadOptions) -> ImageSet:
+    if options.limit is not None:
+        keys = [everything.ids[i] for i in members]
+        members = members[thin(everything.labels[members], keys, limit=options.limit, seed=options.split_seed)]
+    return everything.select(members)
+
+
+def _duplicates(sets: dict[str, ImageSet]) -> int:
+    return sum(len(images) - len(set(images.pixel_hashes)) for images in sets.values())
+
+
+def _label_conflicts(sets: dict[str, ImageSet]) -> tuple[str, ...]:
+    labels: dict[str, set[int]] = {}
+    for images in sets.values():
+        for digest, label in zip(images.pixel_hashes, images.labels.tolist(), strict=True):
+            labels.setdefault(digest, set()).add(label)
+    conflicts = sum(len(found) > 1 for found in labels.values())
+    return (f"{conflicts} pictures appear under more than one class.",) if conflicts else ()
+
+
+def _place_of_pixels(store: PixelStore) -> tuple[str, ...]:
+    return (f"decoded images are kept in {store.path}; the file may be deleted.",) if store.path else ()
+
+
+def fingerprint_of(classes: tuple[str, ...], sets: dict[str, ImageSet]) -> str:
+    """Hash of classes and splits, see `Dataset`."""
+    digest = blake2b(digest_size=16)
+    digest.update("\0".join(classes).encode("utf-8", "surrogatepass"))
+    for name in ("train", "val", "test"):
+        images = sets.get(name)
+        rows = zip(images.pixel_hashes, images.labels.tolist(), strict=True) if images else ()
+        digest.update(f"\n{name}:".encode() + ",".join(f"{pixels}={label}" for pixels, label in rows).encode())
+    return digest.hexdigest()

@@ -1,0 +1,114 @@
+"""The values that data is made of: a set of images, a data set of up to three of them, and what was noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from .pixel_store import Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """One split, decoded.
+
+    Attributes:
+        ids: one name per image, as a relative path ("train/ants/x.jpg") or "source/split/number".
+        labels: (N,) int64, index into the classes.
+        pixel_hashes: hash of each image as decoded, before it was shrunk.
+        store: where the pixels lie, shared between the splits.
+        rows: (N,) int64, the place of each image in the store.
+        boxes: (N, 4) float32, x0 y0 x1 y1 of the object in pixels of the stored image, or None where unknown.
+    """
+
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    pixel_hashes: tuple[str, ...]
+    store: Pixels
+    rows: np.ndarray
+    boxes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, i: int) -> torch.Tensor:
+        """The stored image i: (3, H, W) uint8, a copy."""
+        return self.store.image(int(self.rows[i]))
+
+    def select(self, positions: Sequence[int] | np.ndarray) -> ImageSet:
+        """The images at these positions, in this order; pixels are shared, not copied."""
+        chosen = np.asarray(positions, dtype=np.int64)
+        return ImageSet(
+            ids=tuple(self.ids[i] for i in chosen),
+            labels=self.labels[chosen],
+            pixel_hashes=tuple(self.pixel_hashes[i] for i in chosen),
+            store=self.store,
+            rows=self.rows[chosen],
+            boxes=None if self.boxes is None else self.boxes[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was noticed while loading.
+
+    Attributes:
+        skipped: (path, reason) of every file that could not be read.
+        leaks: (id, id) of images with equal pixels in two splits: train and val, train and test, val and test.
+        duplicates: how many images repeat an earlier one of their own split.
+        notes: sentences, for example where the test split came from.
+        near_leaks: as `leaks`, of pictures that are alike but not equal: saved again, resized, a little cropped.
+    """
+
+    skipped: tuple[tuple[str, str], ...] = ()
+    leaks: tuple[tuple[str, str], ...] = ()
+    duplicates: int = 0
+    notes: tuple[str, ...] = ()
+    near_leaks: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Classes, splits and a fingerprint.
+
+    Attributes:
+        name: the source's name or the folder's.
+        classes: class names; a label is an index into them. Those of a folder are sorted.
+        train, val, test: the splits; val is None where there is none.
+        report: what was noticed while loading.
+        fingerprint: hash of classes, split membership, labels, pixels and their order; file names do not enter, but
+            order does, because augmentation and the pairing of a comparison go by position.
+        mirrorable: False where a mirrored image means something else, as with digits.
+        origin: where it was loaded from and how it was split; None for one that was put together by hand.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: ImageSet
+    val: ImageSet | None
+    test: ImageSet
+    report: DataReport
+    fingerprint: str
+    mirrorable: bool = True
+    origin: Origin | None = None
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Enough to load the same data again.
+
+    Attributes:
+        source: name of a built-in data set, or the absolute path of the folder.
+        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks: as for `load_data`.
+    """
+
+    source: str
+    split_seed: int = 0
+    val_fraction: float = 0.0
+    test_fraction: float = 0.2
+    limit: int | None = None
+    skip_broken: bool = False
+    fix_leaks: bool = False

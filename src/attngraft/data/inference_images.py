@@ -1,0 +1,201 @@
+"""Images to look at with a trained model, whose classes are known already: labelled by their folders, or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError, DataError
+from .class_names import likely_cause
+from .dataset import ImageSet
+from .folders import training_folders
+from .listing import list_images
+from .pixel_store import Progress, decode_files, short_side_limit
+from .read_image import PIXEL_CAP, printable
+from .sources import SOURCES, data_root, load_data
+from .splits import evenly_spread
+
+UNLABELLED = -1
+
+
+def load_pictures(
+    source: str | Path | Iterable[str | Path],
+    classes: Sequence[str],
+    *,
+    image_size: int,
+    split_seed: int = 0,
+    skip_broken: bool = False,
+    limit: int | None = None,
+    cache_dir: Path | None = None,
+    root: Path | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """Read images for a model that knows these classes.
+
+    Args:
+        source: the name of a built-in data set or a folder with train and test folders (its test images, or
+            validation images where it has no others); a folder of class folders (all images; some classes may be
+            missing); image files, or a folder of them without classes (labels are then -1).
+        classes: of the model, in the order of its logits.
+        image_size: side of the model's input in pixels.
+        split_seed: for built-in data sets that are split by chance.
+        skip_broken: leave out files that cannot be read, instead of an error.
+        limit: at most so many images, evenly spread over the source.
+        cache_dir: where decoded images go when they are too many for memory.
+        root: where published data sets lie.
+        download: fetch one that is not there.
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: no images, one that cannot be read, or classes that the model does not know.
+        ConfigError: limit < 1.
+    """
+    if limit is not None and limit < 1:
+        raise ConfigError(f"limit is {limit}: expected at least 1 image.")
+    if isinstance(source, (str, Path)) and _is_data_set(source, classes):
+        dataset = load_data(
+            source,
+            image_size=image_size,
+            split_seed=split_seed,
+            skip_broken=skip_broken,
+            cache_dir=cache_dir,
+            root=root,
+            download=download,
+            progress=progress,
+        )
+        return _thinned(relabelled(dataset.test, dataset.classes, classes), limit)
+    sources = _paths([source] if isinstance(source, (str, Path)) else source)
+    paths = list_images(sources)
+    folder = sources[0] if isinstance(source, (str, Path)) and sources[0].is_dir() else None
+    names = [path.relative_to(folder).as_posix() if folder else str(path) for path in paths]
+    chosen = evenly_spread(len(paths), len(paths) if limit is None else limit)
+    paths, names = tuple(paths[i] for i in chosen), [names[i] for i in chosen]
+    labels = _labels_by_folder(names, classes, folder) if folder else _unlabelled(len(names))
+    return decode_pictures(
+        paths,
+        names,
+        labels,
+        image_size=image_size,
+        skip_broken=skip_broken,
+        cache_dir=cache_dir,
+        progress=progress,
+    )
+
+
+def decode_pictures(
+    paths: Sequence[Path],
+    names: Sequence[str],
+    labels: np.ndarray,
+    *,
+    image_size: int,
+    skip_broken: bool,
+    cache_dir: Path | None,
+    progress: Progress | None,
+) -> ImageSet:
+    """Image files with their ids and labels as an image set.
+
+    Raises:
+        DataError: files that cannot be read and may not be left out, or none that can.
+    """
+    decoded = decode_files(
+        paths,
+        limit=short_side_limit(image_size),
+        pixel_cap=PIXEL_CAP,
+        cache_dir=cache_dir or data_root() / "decoded",
+        progress=progress,
+    )
+    if decoded.failures and (not skip_broken or not len(decoded.kept)):
+        index, reason = decoded.failures[0]
+        left_out = "give others" if skip_broken else "or leave them out with --skip-broken (skip_broken=True)"
+        raise DataError(
+            f"{len(decoded.failures)} of {len(paths)} images cannot be read ({printable(names[index])}: {reason}): "
+            f"mend or remove them, {left_out}."
+        )
+    return ImageSet(
+        ids=tuple(names[i] for i in decoded.kept),
+        labels=labels[decoded.kept],
+        pixel_hashes=decoded.hashes,
+        store=decoded.store,
+        rows=np.arange(len(decoded.kept)),
+    )
+
+
+def relabelled(images: ImageSet, own: Sequence[str], known: Sequence[str]) -> ImageSet:
+    """The same images with labels that count the classes of a model.
+
+    Raises:
+        DataError: images of a class that the model does not know.
+    """
+    if tuple(own) == tuple(known):
+        return images
+    present = [own[label] for label in np.unique(images.labels) if label != UNLABELLED]
+    _check_known(present, known, "the data")
+    index = {name: number for number, name in enumerate(known)}
+    # the last entry is for images without a label, which are -1
+    lookup = np.array([*(index.get(name, UNLABELLED) for name in own), UNLABELLED], dtype=np.int64)
+    return ImageSet(images.ids, lookup[images.labels], images.pixel_hashes, images.store, images.rows, images.boxes)
+
+
+def _is_data_set(source: str | Path, classes: Sequence[str]) -> bool:
+    """A built-in source, or a folder with a folder of training images, unless that is one of the classes."""
+    if isinstance(source, str) and source in SOURCES:
+        return True
+    folder = Path(source).expanduser()
+    return folder.is_dir() and any(name not in classes for name in training_folders(folder))
+
+
+def _paths(sources: Iterable[str | Path]) -> list[Path]:
+    """The files and folders as paths.
+
+    Raises:
+        DataError: none, or something else.
+    """
+    found = list(sources) if isinstance(sources, Iterable) else [sources]
+    strange = sorted({type(source).__name__ for source in found if not isinstance(source, (str, Path))})
+    if strange or not found:
+        raise DataError(f"got {', '.join(strange) or 'no images'}: give image files or folders.")
+    return [Path(source).expanduser() for source in found]
+
+
+def _unlabelled(count: int) -> np.ndarray:
+    return np.full(count, UNLABELLED, dtype=np.int64)
+
+
+def _labels_by_folder(names: Sequence[str], classes: Sequence[str], folder: Path) -> np.ndarray:
+    """The first folder of each path is its class; where no image lies in a folder, there are no labels."""
+    tops = [name.split("/")[0] if "/" in name else None for name in names]
+    if all(top is None for top in tops):
+        return _unlabelled(len(names))
+    loose = next((name for name, top in zip(names, tops, strict=True) if top is None), None)
+    if loose is not None:
+        raise DataError(
+            f"{printable(folder)} has class folders and also {printable(loose)} beside them: "
+            "put every image into the folder of its class, or give a folder of images alone."
+        )
+    _check_known([top for top in tops if top is not None], classes, printable(folder))
+    index = {name: number for number, name in enumerate(classes)}
+    return np.array([index[top] for top in tops if top is not None], dtype=np.int64)
+
+
+def _check_known(found: Collection[str], known: Sequence[str], where: str) -> None:
+    if found and not known:
+        raise DataError(
+            f"{where} has classes, but the model does not say what its own are called: give images without class "
+            "folders, or tell the model (attngraft.surgery.note_classes_)."
+        )
+    strange = sorted(set(found) - set(known))
+    if strange:
+        shown, have = (", ".join(repr(name) for name in names[:3]) for names in (strange, list(known)))
+        cause = likely_cause(known, strange)
+        raise DataError(
+            f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not "
+            f"know ({shown}): it knows {len(known)} ({have}{', ...' if len(known) > 3 else ''}); "
+            f"{f'{cause}; ' if cause else ''}give images of these."
+        )
+
+
+def _thinned(images: ImageSet, limit: int | None) -> ImageSet:
+    return images if limit is None or limit >= len(images) else images.select(evenly_spread(len(images), limit))

@@ -1,0 +1,163 @@
+"""All labelled images of a source in one set: the data that a model which is in use may go on to learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConfigError, DataError
+from .build_dataset import LoadOptions
+from .class_names import likely_cause
+from .csv_labels import read_table
+from .dataset import ImageSet
+from .folders import scan_labelled
+from .inference_images import decode_pictures, relabelled
+from .pixel_store import Progress
+from .read_image import printable
+from .sources import SOURCES, data_root, unknown_source
+from .splits import thin
+
+
+def load_labelled(
+    source: str | Path,
+    classes: Sequence[str],
+    *,
+    image_size: int,
+    extend: bool = False,
+    partly: bool = False,
+    skip_broken: bool = False,
+    limit: int | None = None,
+    cache_dir: Path | None = None,
+    root: Path | None = None,
+    download: bool = False,
+    progress: Progress | None = None,
+) -> tuple[ImageSet, tuple[str, ...]]:
+    """Read every labelled image of a source, whatever its split.
+
+    Args:
+        source: a folder of class folders, alone or below train, val and test folders; a CSV file with the columns
+            path,label (a header is optional, paths are relative to the file), or a folder of such files and nothing
+            else; or the name of a built-in data set. Classes may be missing, and one image of a class is enough.
+        classes: names that are known, in the order of the labels; labels count them.
+        image_size: side of the model's input in pixels; larger images are stored shrunk.
+        extend: append the names that are not known, sorted, instead of an error.
+        partly: leave out the images of a CSV file that have no label as yet, instead of an error.
+        skip_broken: leave out files that cannot be read, instead of an error.
+        limit: at most so many images, with the classes in proportion and at least one of each.
+        cache_dir: where decoded images go when they are too many for memory.
+        root: where published data sets lie.
+        download: fetch one that is not there.
+        progress: called with (images done, images in all).
+
+    Returns:
+        The images, and the classes that their labels count.
+
+    Raises:
+        DataError: no images, one that cannot be read, or classes that are not known.
+        ConfigError: image_size or limit < 1.
+    """
+    for name, value in (("image_size", image_size), ("limit", limit)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} is {value}: expected at least 1.")
+    if isinstance(source, str) and source in SOURCES:
+        options = LoadOptions(
+            image_size=image_size,
+            root=data_root() if root is None else Path(root).expanduser(),
+            cache_dir=_cache(cache_dir),
+            skip_broken=skip_broken,
+            download=download,
+            limit=limit,
+            progress=progress,
+        )
+        return _built_in(source, tuple(classes), options, extend)
+    place = Path(source).expanduser()
+    if isinstance(source, str) and not place.exists():
+        raise unknown_source(source)
+    base, names, labels = _listed(place, classes, partly)
+    known = _known_classes(labels, classes, extend, printable(place))
+    numbers = _numbers(labels, known)
+    kept = np.arange(len(names)) if limit is None else thin(numbers, names, limit=limit, seed=0)
+    images = decode_pictures(
+        [base / names[i] for i in kept],
+        [names[i] for i in kept],
+        numbers[kept],
+        image_size=image_size,
+        skip_broken=skip_broken,
+        cache_dir=_cache(cache_dir),
+        progress=progress,
+    )
+    return images, known
+
+
+def _listed(place: Path, classes: Sequence[str], partly: bool) -> tuple[Path, list[str], list[str]]:
+    """The folder that paths are relative to, the path of every image, and its class."""
+    if place.is_file() and place.suffix.lower() != ".csv":
+        raise DataError(f"{printable(place)} is a file: give a folder of class folders, or a .csv with path,label.")
+    tables = [place] if place.is_file() else _tables_in(place)
+    base = tables[0].parent if tables else place
+    if tables:
+        read = [read_table(table, partly=partly) for table in tables]
+        names, labels = ([item for one in read for item in one[column]] for column in (0, 1))
+    else:
+        names, labels = scan_labelled(place, classes)
+    if not names:
+        what = "with a label" if tables else "in class folders"
+        raise DataError(f"there are no images {what} in {printable(place)}: give a source that has some.")
+    return base, names, labels
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    """The CSV files of a folder that holds nothing else."""
+    # office programs put a hidden file beside a table that is open
+    found = [path for path in sorted(folder.iterdir()) if path.name[0] != "."] if folder.is_dir() else []
+    return found if found and all(path.is_file() and path.suffix.lower() == ".csv" for path in found) else []
+
+
+def _built_in(
+    name: str, classes: tuple[str, ...], options: LoadOptions, extend: bool
+) -> tuple[ImageSet, tuple[str, ...]]:
+    pool = SOURCES[name].load(options)
+    own = [pool.classes[label] for label in np.unique(pool.labels)]
+    known = _known_classes(own, classes, extend, name)
+    images = ImageSet(
+        ids=pool.ids,
+        labels=pool.labels.astype(np.int64),
+        pixel_hashes=pool.pixel_hashes,
+        store=pool.store,
+        rows=np.arange(len(pool.ids)),
+        boxes=pool.boxes,
+    )
+    if options.limit is not None:
+        images = images.select(thin(images.labels, images.ids, limit=options.limit, seed=0))
+    return relabelled(images, pool.classes, known), known
+
+
+def _known_classes(found: Sequence[str], classes: Sequence[str], extend: bool, where: str) -> tuple[str, ...]:
+    """The classes that labels will count.
+
+    Raises:
+        DataError: some are not known and may not be added.
+    """
+    strange = sorted(set(found) - set(classes))
+    if strange and not extend:
+        shown, have = (", ".join(repr(name) for name in names[:3]) for names in (strange, list(classes)))
+        more = ", ..." if len(classes) > 3 else ""
+        cause = likely_cause(classes, strange)
+        raise DataError(
+            f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not "
+            f"know ({shown}{', ...' if len(strange) > 3 else ''}): it knows {len(classes)} ({have}{more}); "
+            f"{f'{cause}; ' if cause else ''}give images of these, or let it learn new ones with --classes extend "
+            "(extend=True)."
+        )
+    return (*classes, *strange)
+
+
+def _numbers(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    number = {name: index for index, name in enumerate(classes)}
+    return np.array([number[label] for label in labels], dtype=np.int64)
+
+
+def _cache(given: Path | None) -> Path:
+    return data_root() / "decoded" if given is None else Path(given).expanduser()

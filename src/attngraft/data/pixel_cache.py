@@ -1,0 +1,207 @@
+"""The cache file for decoded pixels that are too many for memory, and the writer that decides between the two."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from ..errors import DataError, RunError
+from ..sealing import read_sealed_json, write_sealed_json
+from .read_image import printable
+
+_CHUNK = 1 << 20
+_ABANDONED_S = 86_400.0
+
+
+@dataclass
+class StoreIndex:
+    """What lies where: one entry per kept image, and the inputs that failed."""
+
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    failed: list[tuple[int, str]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any], inputs: int) -> StoreIndex:
+        """What `__dict__` was.
+
+        Raises:
+            ValueError, TypeError: these values cannot be about so many inputs.
+        """
+        index = cls(**values)
+        places = sorted([*index.positions, *(position for position, _ in index.failed)])
+        rows = [len(part) for part in (index.positions, index.sizes, index.digests)]
+        if places != list(range(inputs)) or len(set(rows)) > 1 or any(min(size) < 1 for size in index.sizes):
+            raise ValueError("not an index of these files")
+        return index
+
+    @property
+    def shapes(self) -> np.ndarray:
+        return np.array(self.sizes, dtype=np.int64).reshape(-1, 2)
+
+    @property
+    def kept(self) -> np.ndarray:
+        return np.array(self.positions, dtype=np.int64)
+
+    @property
+    def hashes(self) -> tuple[str, ...]:
+        return tuple(self.digests)
+
+    @property
+    def failures(self) -> tuple[tuple[int, str], ...]:
+        return tuple((int(position), reason) for position, reason in self.failed)
+
+
+class CacheFile:
+    """Two files per key: the pixels, and the index, which is written last and vouches for both by their hashes."""
+
+    def __init__(self, folder: Path, key: str) -> None:
+        self.folder, self.key = folder, key
+        self.pixels = folder / f"{key}.pixels"
+        self.index = folder / f"{key}.json"
+
+    def read_index(self, inputs: int) -> StoreIndex | None:
+        """The index, or None where there is none, it is not ours, or a bit of it or of the pixels is not as written.
+
+        Args:
+            inputs: how many files it is about.
+        """
+        try:
+            found, sealed = read_sealed_json(self.index)
+            index = StoreIndex.from_json(found["index"], inputs) if sealed else None
+            if (
+                index is None
+                or found["key"] != self.key
+                or self.pixels.stat().st_size != int(index.shapes.prod(axis=1).sum()) * 3
+            ):
+                return None
+            with self.pixels.open("rb") as file:
+                return index if hash_of(file) == found["pixels"] else None
+        except (OSError, ValueError, TypeError, KeyError, OverflowError, RunError):
+            return None
+
+    def write_index(self, index: StoreIndex, pixels: str) -> None:
+        """Vouch for the pixels that were installed.
+
+        Args:
+            pixels: their hash.
+
+        Raises:
+            RunError: the disk is full, or the folder cannot be written.
+        """
+        write_sealed_json(self.index, {"key": self.key, "index": index.__dict__, "pixels": pixels})
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed while they wrote have left behind."""
+        for part in self.folder.glob("*.part"):
+            with contextlib.suppress(OSError):
+                if time.time() - part.stat().st_mtime > _ABANDONED_S:
+                    part.unlink()
+
+    def open_temporary(self) -> IO[bytes]:
+        """A new file beside its later place, so that moving it there is atomic."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.NamedTemporaryFile(dir=self.folder, suffix=".part", delete=False)
+
+    @staticmethod
+    def install(source: Path, target: Path) -> None:
+        try:
+            source.replace(target)
+        except PermissionError:  # Windows, where another process has the equal file open
+            if not target.exists():
+                raise
+            source.unlink(missing_ok=True)
+
+
+def hash_of(file: IO[bytes]) -> str:
+    """Hash of what is in a file from here on."""
+    digest = blake2b(digest_size=32)
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+class PixelWriter:
+    """Collects decoded images in memory and moves to the cache file once they exceed `memory_bytes`."""
+
+    def __init__(self, cache: CacheFile, memory_bytes: int) -> None:
+        self.index = StoreIndex()
+        self._cache = cache
+        self._memory_bytes = memory_bytes
+        self._held: list[np.ndarray] = []
+        self._held_bytes = 0
+        self._file: IO[bytes] | None = None
+        self._digest = blake2b(digest_size=32)
+
+    def __enter__(self) -> PixelWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        """An interrupted or failed run leaves no half file behind."""
+        if self._file is not None:
+            self._file.close()
+            Path(self._file.name).unlink(missing_ok=True)
+
+    def add(self, position: int, outcome: tuple[np.ndarray, str] | str) -> None:
+        """Take (pixels, hash) of the input at this position, or the reason why it failed."""
+        if isinstance(outcome, str):
+            self.index.failed.append((position, outcome))
+            return
+        pixels, digest = outcome
+        self.index.positions.append(position)
+        self.index.digests.append(digest)
+        self.index.sizes.append((pixels.shape[0], pixels.shape[1]))
+        self._held.append(pixels)
+        self._held_bytes += pixels.nbytes
+        if self._file is not None or self._held_bytes > self._memory_bytes:
+            self._spill()
+
+    def finish(self) -> tuple[np.ndarray, torch.Tensor | Path]:
+        """Shapes (N, 2), and the flat buffer or the file that holds it."""
+        if self._file is None:
+            return self.index.shapes, torch.from_numpy(self._flat())
+        try:
+            self._file.close()
+            self._cache.install(Path(self._file.name), self._cache.pixels)
+            self._cache.write_index(self.index, self._digest.hexdigest())
+        except (OSError, RunError) as error:
+            raise self._unwritable(error) from None
+        return self.index.shapes, self._cache.pixels
+
+    def _flat(self) -> np.ndarray:
+        flat = np.empty(self._held_bytes, dtype=np.uint8)
+        start = 0
+        for pixels in self._held:
+            flat[start : start + pixels.nbytes] = pixels.reshape(-1)
+            start += pixels.nbytes
+        self._held.clear()
+        return flat
+
+    def _spill(self) -> None:
+        try:
+            if self._file is None:
+                self._file = self._cache.open_temporary()
+                self._cache.sweep()
+            for pixels in self._held:
+                flat = np.ascontiguousarray(pixels)
+                self._file.write(flat.data)
+                self._digest.update(flat.data)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        self._held.clear()
+
+    def _unwritable(self, error: OSError | RunError) -> DataError:
+        reason = getattr(error, "strerror", None) or error
+        return DataError(
+            f"decoded images cannot be kept in {printable(self._cache.folder)} ({reason}): give another cache folder."
+        )

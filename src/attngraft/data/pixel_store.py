@@ -1,0 +1,239 @@
+"""Decoded pixels: read once, shrunk, and kept as one flat buffer in memory or in a cache file."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .pixel_cache import CacheFile, PixelWriter
+from .read_image import UnreadableImageError, decode, pillow_warnings_ignored
+
+IN_MEMORY_BYTES = 1 << 30
+_REPORTED = 128  # images between two reports of progress
+
+Progress = Callable[[int, int], None]
+
+
+def short_side_limit(image_size: int) -> int:
+    """Longest short side worth keeping for inputs of this size: room for random crops and an 87.5 % centre crop.
+
+    >>> short_side_limit(224)
+    320
+    """
+    return math.ceil(1.25 * image_size / 0.875)
+
+
+class Pixels(Protocol):
+    """Where the pixels of an image set lie: one store, or several joined. Must survive being sent to a process.
+
+    Attributes:
+        shapes: (N, 2) int64, height and width of each image.
+    """
+
+    shapes: np.ndarray
+
+    def __len__(self) -> int: ...
+
+    @property
+    def path(self) -> Path | None:
+        """A cache file that holds pixels, None where all are in memory."""
+
+    def image(self, row: int) -> torch.Tensor:
+        """(3, H, W) uint8, a copy."""
+
+
+class PixelStore:
+    """Images of any size, end to end in one uint8 buffer as (H, W, 3).
+
+    The buffer is a torch tensor, which worker processes share instead of copying, or a file that each process
+    maps for itself.
+
+    Args:
+        shapes: (N, 2) height and width of each image.
+        buffer: the pixels, or the file that holds them.
+    """
+
+    def __init__(self, shapes: np.ndarray, buffer: torch.Tensor | Path) -> None:
+        self.shapes = np.ascontiguousarray(shapes, dtype=np.int64).reshape(-1, 2)
+        self._offsets = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1) * 3)]).astype(np.int64)
+        self._path = buffer if isinstance(buffer, Path) else None
+        self._buffer = self._mapped(buffer) if isinstance(buffer, Path) else buffer
+
+    def __len__(self) -> int:
+        return len(self.shapes)
+
+    @property
+    def path(self) -> Path | None:
+        """The cache file, None for a store in memory."""
+        return self._path
+
+    def image(self, row: int) -> torch.Tensor:
+        """(3, H, W) uint8, a copy, laid out with channels last."""
+        height, width = self.shapes[row].tolist()
+        pixels = self._buffer[self._offsets[row] : self._offsets[row + 1]]
+        copied = pixels.clone() if isinstance(pixels, torch.Tensor) else torch.from_numpy(np.array(pixels))
+        return copied.view(height, width, 3).permute(2, 0, 1)
+
+    def _mapped(self, path: Path) -> np.ndarray:
+        return np.memmap(path, dtype=np.uint8, mode="r", shape=(int(self._offsets[-1]),))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Without the mapping, which would be pickled as a copy of the whole file."""
+        return {**self.__dict__, "_buffer": None} if self._path else dict(self.__dict__)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        if self._path:
+            self._buffer = self._mapped(self._path)
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """The outcome of decoding many images.
+
+    Attributes:
+        store: the pixels of those that could be read.
+        kept: (M,) int64, which of the inputs these are.
+        hashes: pixel hash of each kept image.
+        failures: (input position, reason) of the others.
+    """
+
+    store: PixelStore
+    kept: np.ndarray
+    hashes: tuple[str, ...]
+    failures: tuple[tuple[int, str], ...] = ()
+
+
+def pixel_hash(pixels: np.ndarray) -> str:
+    """Hash of shape and bytes of an (H, W, 3) uint8 image."""
+    digest = blake2b(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode(), digest_size=16)
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.hexdigest()
+
+
+def shrink(pixels: np.ndarray, limit: int) -> np.ndarray:
+    """Scale (H, W, 3) uint8 down so that the short side is at most `limit`; smaller images stay as they are."""
+    height, width = pixels.shape[:2]
+    short = min(height, width)
+    if short <= limit:
+        return pixels
+    size = (max(limit, round(width * limit / short)), max(limit, round(height * limit / short)))
+    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+
+
+def decode_files(
+    paths: Sequence[Path],
+    *,
+    limit: int,
+    pixel_cap: int,
+    cache_dir: Path,
+    progress: Progress | None = None,
+    memory_bytes: int = IN_MEMORY_BYTES,
+) -> Decoded:
+    """Decode image files with a few threads, or open what an earlier call left in the cache folder.
+
+    Args:
+        paths: the files.
+        limit: short side to shrink to, in pixels.
+        pixel_cap: see `read_image`.
+        cache_dir: where pixels go when they take more than `memory_bytes`.
+        progress: called with (done, total).
+
+    Raises:
+        DataError: the cache file cannot be written.
+    """
+    cache = CacheFile(cache_dir, _inputs_key(paths, limit, pixel_cap))
+    index = cache.read_index(len(paths))
+    if index is not None:
+        store = PixelStore(index.shapes, cache.pixels)
+        return Decoded(store, index.kept, index.hashes, index.failures)
+    with PixelWriter(cache, memory_bytes) as writer:
+        _decode_into(writer, paths, limit, pixel_cap, progress)
+        shapes, buffer = writer.finish()
+    return Decoded(PixelStore(shapes, buffer), writer.index.kept, writer.index.hashes, writer.index.failures)
+
+
+def decode_array(pixels: np.ndarray, *, limit: int) -> Decoded:
+    """Hash and keep images that are arrays already: (N, H, W, 3) uint8."""
+    hashes = tuple(pixel_hash(image) for image in pixels)
+    if len(pixels) and min(pixels.shape[1:3]) > limit:
+        pixels = np.stack([shrink(image, limit) for image in pixels])
+    shapes = np.tile(np.array(pixels.shape[1:3], dtype=np.int64), (len(pixels), 1))
+    buffer = torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1))
+    return Decoded(PixelStore(shapes, buffer), np.arange(len(pixels)), hashes)
+
+
+Outcome = tuple[np.ndarray, str] | str  # pixels and their hash, or the reason why there are none
+
+
+def _decode_into(
+    writer: PixelWriter,
+    paths: Sequence[Path],
+    limit: int,
+    pixel_cap: int,
+    progress: Progress | None,
+) -> None:
+    for done, outcome in enumerate(_outcomes(paths, limit, pixel_cap), start=1):
+        writer.add(done - 1, outcome)
+        if progress is not None and (done % _REPORTED == 0 or done == len(paths)):
+            progress(done, len(paths))
+
+
+def _outcomes(paths: Sequence[Path], limit: int, pixel_cap: int) -> Iterator[Outcome]:
+    """What became of each file, in order.
+
+    The memory is bounded: few results wait, all threads together decode no more pixels at once than the cap allows for
+    one image, and larger images are decoded here, one at a time.
+    """
+    threads = min(8, os.cpu_count() or 1)
+    waiting: deque[tuple[Path, Future[Outcome | None]]] = deque()
+
+    def first() -> Outcome:
+        path, future = waiting.popleft()
+        outcome = future.result() or _read(path, limit, pixel_cap)
+        assert outcome is not None
+        return outcome
+
+    with pillow_warnings_ignored(), ThreadPoolExecutor(threads) as pool:
+        try:
+            for path in paths:
+                waiting.append((path, pool.submit(_read, path, limit, pixel_cap, pixel_cap // threads)))
+                if len(waiting) == 2 * threads:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            for _, future in waiting:  # where it is broken off, nothing else is begun
+                future.cancel()
+
+
+def _read(path: Path, limit: int, pixel_cap: int, postpone_above: int | None = None) -> Outcome | None:
+    try:
+        pixels = decode(path, pixel_cap, postpone_above)
+    except UnreadableImageError as error:
+        return error.reason
+    return None if pixels is None else (shrink(pixels, limit), pixel_hash(pixels))
+
+
+def _inputs_key(paths: Sequence[Path], limit: int, pixel_cap: int) -> str:
+    """Key of a set of files in a given size; a changed file changes its size or its times, new permissions the last."""
+    digest = blake2b(f"v2:{limit}:{pixel_cap}".encode(), digest_size=16)
+    for path in paths:
+        try:
+            status = path.stat()
+            mark = f"{status.st_size}:{status.st_mtime_ns}:{status.st_ctime_ns}"
+        except OSError:
+            mark = "missing"
+        digest.update(f"\0{path.absolute()}\0{mark}".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()

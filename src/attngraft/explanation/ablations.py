@@ -1,0 +1,237 @@
+"""The cells of a decoupling: what is changed in each, and how well the model then does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..attention import Attention, Gates
+from ..errors import TrainingError
+from ..surgery.gate_hooks import Compute
+from .replay import Changes
+
+EVERYWHERE = "everywhere"
+ALL_OFF, MEAN, SHUFFLED = "all off", "gates at their mean", "gates shuffled"
+BINS = 15
+SMALLEST = 1e-12  # probability, as in Evaluation.loss
+
+Floats = NDArray[np.float32]
+
+
+class Cell(NamedTuple):
+    """One change to a model.
+
+    Attributes:
+        where: "everywhere" or the path of a site.
+        change: what is changed there, in words.
+        changes: how the grafts compute.
+    """
+
+    where: str
+    change: str
+    changes: Changes
+
+
+class Observed:
+    """The gates as the attention itself computes them; those of the last call are kept.
+
+    Passes that are to be compared all compute their gates this way, so that where a change is none they agree bit for
+    bit: the fused kernels round otherwise.
+    """
+
+    def __init__(self) -> None:
+        self.last: Gates | None = None
+
+    def __call__(self, attention: Attention, x: Tensor) -> Gates:
+        self.last = attention.gates(x)
+        return self.last
+
+
+class Switches:
+    """Ways to switch parts of the grafts off; asked again, the same way is the same object.
+
+    Args:
+        live: site path -> attention, in the order in which they run.
+
+    Attributes:
+        intact: every graft as it is.
+        parts: names of all parts that the grafts have.
+    """
+
+    def __init__(self, live: Mapping[str, Attention]) -> None:
+        self.live = dict(live)
+        self.intact: dict[str, Observed] = {path: Observed() for path in live}
+        self.parts = tuple(dict.fromkeys(part for attention in live.values() for part in attention.parts))
+        self._off: dict[tuple[str, frozenset[str]], Compute] = {}
+
+    def without(self, parts: Collection[str], paths: Iterable[str] | None = None) -> Changes:
+        """These parts off at these sites, or everywhere."""
+        paths = self.live if paths is None else paths
+        return {**self.intact, **{path: self._without(path, frozenset(parts)) for path in paths}}
+
+    def _without(self, path: str, parts: frozenset[str]) -> Compute:
+        off = parts & set(self.live[path].parts)
+        if not off:
+            return self.intact[path]
+        return self._off.setdefault((path, off), partial(_without, off))
+
+    def everywhere(self) -> list[Cell]:
+        """Parts off at all sites, in every combination that is not empty, and other orders."""
+        cells = [
+            Cell(EVERYWHERE, self.word_for(off), self.without(off))
+            for size in range(1, len(self.parts) + 1)
+            for off in combinations(self.parts, size)
+        ]
+        orders = {path: attention.rearranged() for path, attention in self.live.items()}
+        for order in dict.fromkeys(name for known in orders.values() for name in known):
+            computes = {path: partial(_rearranged, known[order]) for path, known in orders.items() if order in known}
+            cells.append(Cell(EVERYWHERE, f"order {order}", {**self.intact, **computes}))
+        return cells
+
+    def site_by_site(self) -> list[Cell]:
+        """Each part off at each site, and all of them where there are several."""
+        cells = []
+        for path, attention in self.live.items():
+            for part in attention.parts:
+                cells.append(Cell(path, self.word_for((part,)), self.without((part,), (path,))))
+            if len(attention.parts) > 1:
+                cells.append(self.all_off(path))
+        return cells
+
+    def all_off(self, path: str) -> Cell:
+        """Everything off at one site."""
+        parts = self.live[path].parts
+        return Cell(path, ALL_OFF if len(parts) > 1 else self.word_for(parts), self.without(parts, (path,)))
+
+    def word_for(self, off: Sequence[str]) -> str:
+        """What it is called when these parts are off."""
+        if len(off) == len(self.parts) > 1:
+            return ALL_OFF
+        return f"{' and '.join(off)} off"
+
+
+def fixed(gates: Mapping[str, Gates]) -> Changes:
+    """The grafts take these gates, whatever they see."""
+    return {path: partial(_fixed, given) for path, given in gates.items()}
+
+
+def shuffled(gates: Mapping[str, Gates], order: Tensor) -> Changes:
+    """Image i takes the gates of image order[i], of every site those that it has in the intact model."""
+    count = len(order)
+    return fixed({path: _each(given, lambda part: part[order] if len(part) == count else part)
+                  for path, given in gates.items()})  # fmt: skip
+
+
+class MeanGates:
+    """Means of the gates over images, summed in double precision on the CPU."""
+
+    def __init__(self) -> None:
+        self._images = 0
+        self._sums: dict[str, Gates] = {}
+        self._like: dict[str, Tensor] = {}
+
+    def add(self, gates: Mapping[str, Gates], count: int) -> None:
+        """The gates of a batch of so many images."""
+        self._images += count
+        for path, given in gates.items():
+            summed = _each(given, lambda part: part.float().mean(0, keepdim=True).cpu().double() * count)
+            before = self._sums.get(path)
+            self._sums[path] = summed if before is None else _added(before, summed)
+            self._like[path] = next(iter(_parts(given).values())).new_empty(0)
+
+    def means(self) -> dict[str, Gates]:
+        """Parts of shape (1, ...), of the type and on the device of the gates."""
+        found = {}
+        for path, summed in self._sums.items():
+            like = self._like[path]
+            found[path] = _each(summed, lambda part, like=like: (part / self._images).float().to(like))  # type: ignore[misc]
+        return found
+
+
+@dataclass(frozen=True)
+class Scores:
+    """How a model did on N images.
+
+    Attributes:
+        correct: (N,), whether the most probable class is the true one.
+        loss: (N,), negative log likelihood in nats.
+        confidence: (N,), probability of the most probable class.
+    """
+
+    correct: NDArray[np.bool_]
+    loss: Floats
+    confidence: Floats
+
+    @classmethod
+    def empty(cls, images: int) -> Scores:
+        return cls(np.zeros(images, bool), np.zeros(images, np.float32), np.zeros(images, np.float32))
+
+    def note(self, positions: NDArray[np.int64], logits: Tensor, labels: NDArray[np.int64]) -> None:
+        """Fill in some images from logits (B, K).
+
+        Raises:
+            TrainingError: logits that are not finite.
+        """
+        probabilities = logits.float().softmax(1).cpu().numpy()
+        if not np.isfinite(probabilities).all():
+            raise TrainingError("the model's answers are not finite, so there is nothing to take apart: train it anew.")
+        rows = np.arange(len(labels))
+        self.correct[positions] = probabilities.argmax(1) == labels
+        self.loss[positions] = -np.log(np.clip(probabilities[rows, labels], SMALLEST, None))
+        self.confidence[positions] = probabilities.max(1)
+
+    @property
+    def top1(self) -> float:
+        return float(self.correct.mean())
+
+    @property
+    def mean_loss(self) -> float:
+        return float(self.loss.mean(dtype=np.float64))
+
+    @property
+    def calibration_error(self) -> float:
+        """Expected calibration error with bins of equal width (Guo et al., arXiv:1706.04599)."""
+        return float(np.abs(self.binned_gaps().sum(0)).sum() / len(self.correct))
+
+    def binned_gaps(self) -> Floats:
+        """(N, bins), correctness minus confidence in the bin of the confidence; the error is |column sums| / N, summed."""
+        which = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
+        gaps = np.zeros((len(which), BINS), np.float32)
+        gaps[np.arange(len(which)), which] = self.correct - self.confidence
+        return gaps
+
+    def take(self, positions: NDArray[np.int64]) -> Scores:
+        """The scores of these images."""
+        return Scores(self.correct[positions], self.loss[positions], self.confidence[positions])
+
+
+def _parts(gates: Gates) -> dict[str, Tensor]:
+    found = {entry.name: getattr(gates, entry.name) for entry in fields(gates)}
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def _each(gates: Gates, change: Callable[[Tensor], Tensor]) -> Gates:
+    return replace(gates, **{name: change(part) for name, part in _parts(gates).items()})
+
+
+def _added(one: Gates, other: Gates) -> Gates:
+    return replace(one, **{name: part + getattr(other, name) for name, part in _parts(one).items()})
+
+
+def _without(off: frozenset[str], attention: Attention, x: Tensor) -> Gates:
+    return attention.gates_without(x, off)
+
+
+def _rearranged(compute: Callable[[Tensor], Gates], attention: Attention, x: Tensor) -> Gates:
+    return compute(x)
+
+
+def _fixed(gates: Gates, attention: Attention, x: Tensor) -> Gates:
+    return gates

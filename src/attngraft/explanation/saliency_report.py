@@ -1,0 +1,175 @@
+"""Where a model looks, whether that is what its answer rests on, and whether it is the object."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ..costs import count_macs
+from ..data import evenly_spread
+from ..data.boxes import (
+    Boxes,
+    input_boxes,
+    own_boxes,
+    read_boxes,
+)
+from ..errors import ConfigError, DataError, GraftError
+from .examples import choose_examples, examples
+from .faithfulness import faithfulness, summary
+from .image_source import View
+from .inputs import Subject
+from .model_outputs import Floats, answers, inputs_of
+from .perturbation import ROAD_FRACTIONS
+from .pointing import pointing
+from .saliency_maps import cam_maps, combined_gate_map, gate_maps
+
+MOST_IMAGES = 200
+FEWEST_IMAGES = 24
+MOST_PIXELS = 20_000_000  # of all inputs together: they and their maps stay in memory
+MOST_MACS = 1.6e12  # of the perturbed images together: about half a minute on two cores
+STEPS = 8
+GATE, CAM, PLAIN_CAM = "spatial gate", "grad-cam", "plain grad-cam"
+
+
+def looks(
+    subject: Subject, folder: Path, *, boxes: str | Path | None = None, examples: int = 8, seed: int = 0
+) -> dict[str, Any]:
+    """Maps of the model and of the plain network, measured and drawn.
+
+    At most 200 images are measured, evenly spread over those with boxes where boxes are known. Faithfulness is
+    measured on fewer where the network is large: at least 24.
+
+    Args:
+        subject: the model, the plain network, the images.
+        folder: where the pictures go.
+        boxes: CSV file (see `read_boxes`); the data set's own boxes where not given.
+        examples: images to draw.
+        seed: of random maps and noise.
+
+    Returns:
+        Plain values: "notes", "faithfulness" (see there, or None), "pointing" (see there, or None), "examples".
+
+    Raises:
+        DataError: the boxes cannot be read, or are about other images.
+    """
+    view, model = subject.view, subject.model
+    known = known_boxes(view, boxes)
+    if view.tensor is not None and view.tensor.dim() != 4:
+        note = f"The inputs are {tuple(view.tensor.shape)}, not images, so nothing is said about where the model looks."
+        return {"notes": [note], "faithfulness": None, "pointing": None, "examples": []}
+    chosen = _spread(view, known)
+    inputs = inputs_of(model, view.select(chosen))
+    notes: list[str] = []
+    maps, plain_maps = _maps(subject, inputs, notes)
+    found = {
+        "faithfulness": _faithfulness(subject, inputs, maps, plain_maps, seed),
+        "pointing": None if known is None else pointing(maps | plain_maps, tuple(known[i] for i in chosen), seed=seed),
+    }
+    if found["pointing"] is None:
+        notes.append("Nothing is said about whether the maps point at the object: no boxes are known.")
+    if found["faithfulness"] is not None and view.is_labelled:
+        _doubt_(found["faithfulness"], answers(model, inputs), view.labels[chosen])
+    has_cam = CAM in maps
+    return {"notes": notes, **found, "examples": _examples(subject, folder, examples, has_cam)}
+
+
+def known_boxes(view: View, csv: str | Path | None) -> Boxes | None:
+    """For each image its boxes in pixels of the input; None where there are none at all.
+
+    Raises:
+        DataError: the file cannot be read, or boxes are given for inputs that are no image files.
+    """
+    if view.images is None:
+        if csv is not None:
+            raise DataError("boxes belong to image files, and the images are a tensor: give a folder of images.")
+        return None
+    found = own_boxes(view.images) if csv is None else read_boxes(csv, view.images, view.root)
+    return None if found is None else input_boxes(found, view.images, view.preprocessing)
+
+
+def _spread(view: View, known: Boxes | None) -> list[int]:
+    """Positions to measure, evenly spread, of the images with boxes where there are some."""
+    pool = np.arange(len(view))
+    if known is not None and any(len(mine) for mine in known):
+        pool = np.flatnonzero([len(mine) > 0 for mine in known])
+    pixels = view.input(0)[0].numel()
+    count = min(len(pool), MOST_IMAGES, max(1, MOST_PIXELS // pixels))
+    return pool[evenly_spread(len(pool), count)].tolist()
+
+
+def _maps(subject: Subject, inputs: Tensor, notes: list[str]) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """Those of the model, and those of the plain network."""
+    maps: dict[str, Floats] = {}
+    gate = combined_gate_map(gate_maps(subject.model, inputs), (int(inputs.shape[2]), int(inputs.shape[3])))
+    if gate is not None:
+        maps[GATE] = gate
+    try:
+        maps[CAM] = cam_maps(subject.model, inputs)
+        plain = {} if subject.plain is None else {PLAIN_CAM: cam_maps(subject.plain, inputs)}
+    except (ConfigError, GraftError) as error:
+        maps.pop(CAM, None)
+        notes.append(f"There is no Grad-CAM: {error}")
+        plain = {}
+    return maps, plain
+
+
+def _faithfulness(
+    subject: Subject, inputs: Tensor, maps: dict[str, Floats], plain_maps: dict[str, Floats], seed: int
+) -> dict[str, Any] | None:
+    """The plain network's maps are measured on the plain network, against a random map there."""
+    if not maps:
+        return None
+    measured = len(maps) + 2 + (len(plain_maps) + 2 if plain_maps else 0)  # with two baselines for each network
+    passes = measured * 2 * (STEPS - 1 + len(ROAD_FRACTIONS))
+    count = affordable(subject.model, inputs, passes)
+    chosen = evenly_spread(len(inputs), count)
+    some = inputs[chosen.tolist()]
+    found = faithfulness(subject.model, some, _part(maps, chosen), steps=STEPS, seed=seed)
+    if plain_maps and subject.plain is not None:
+        plainly = faithfulness(subject.plain, some, _part(plain_maps, chosen), steps=STEPS, seed=seed)
+        rows = plainly["maps"][: len(plain_maps)]
+        found["maps"] = [*found["maps"][: len(maps)], *rows, *found["maps"][len(maps) :]]
+        found["sentence"] = summary(found["maps"], count)
+    return found
+
+
+def _doubt_(found: dict[str, Any], probabilities: Floats, labels: NDArray[np.int64]) -> None:
+    """Call no map faithful where the model knows no more than which class is most frequent.
+
+    A map can mark what such a model's answers rest on, but then it says nothing about the images' classes.
+    """
+    from scipy.stats import binomtest
+
+    correct, largest = probabilities.argmax(1) == labels, float(np.bincount(labels).max() / len(labels))
+    chance = largest if largest < 1 else 1 / probabilities.shape[1]  # images of one class: a guess among all classes
+    if binomtest(int(correct.sum()), len(correct), chance, alternative="greater").pvalue < 0.05:
+        return
+    for row in found["maps"]:
+        row["verdict"] = "not shown" if row["verdict"] == "faithful" else row["verdict"]
+    found["sentence"] = (
+        f"No map is called faithful, as the model's answers are not shown to be better than chance: {correct.mean():.0%} "
+        f"of {len(correct)} images are right, and guessing gets {chance:.0%}."
+    )
+
+
+def affordable(model: nn.Module, inputs: Tensor, passes: int) -> int:
+    """How many of the inputs can be measured with so many forward passes each; the same on every machine."""
+    macs = max(count_macs(model, tuple(inputs.shape[1:])), 1)
+    return min(len(inputs), max(FEWEST_IMAGES, int(MOST_MACS / (macs * passes))))
+
+
+def _part(maps: dict[str, Floats], positions: Any) -> dict[str, Floats]:
+    return {name: found[positions] for name, found in maps.items()}
+
+
+def _examples(subject: Subject, folder: Path, count: int, has_cam: bool) -> list[dict[str, Any]]:
+    """Chosen among at most so many images as were measured."""
+    view = subject.view.some(MOST_IMAGES)
+    inputs = inputs_of(subject.model, view)
+    plainly = None if subject.plain is None else answers(subject.plain, inputs)
+    positions = choose_examples(answers(subject.model, inputs), view.labels, count, plain=plainly)
+    return examples(subject.model, subject.plain, view, positions, folder, with_cam=has_cam)

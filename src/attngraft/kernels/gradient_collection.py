@@ -1,0 +1,175 @@
+"""Autograd for the passes: whatever flows back to a map is collected first and written once.
+
+An attention uses its input x several times, to pool it and to scale it. Left to itself, autograd would write a
+gradient of x's size for each use and add them up. Here x goes through an entrance. In the backward pass
+every use leaves the small tensors that its gradient is made of at the entrance, which autograd visits last,
+and there one pass writes the sum.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from . import torch_backend as plain
+from .backend import Passes, PoolGradient, Remade
+from .layout import (
+    Reading,
+    from_matrices,
+    matrix_shape,
+    own_tensor,
+)
+from .recompute import Normalised
+
+
+class Like(NamedTuple):
+    """What must be known of x to write its gradient."""
+
+    shape: torch.Size
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Part:
+    """A share of the gradient of x: arguments of `Passes.input_gradient`, for one reading of x."""
+
+    reading: Reading
+    x: Tensor | Remade | None = None
+    grad: Tensor | None = None
+    row_gate: Tensor | None = None
+    lane_gate: Tensor | None = None
+    over_rows: PoolGradient | None = None
+    over_lanes: PoolGradient | None = None
+    row_factor: Tensor | None = None
+    lane_factor: Tensor | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The arguments that are there."""
+        named = ((entry.name, getattr(self, entry.name)) for entry in fields(self)[1:])
+        return {name: value for name, value in named if value is not None}
+
+    def arrived(self) -> Tensor | None:
+        """A gradient among the arguments."""
+        pooled = self.over_rows or self.over_lanes
+        return self.grad if pooled is None else pooled.weight
+
+    def joined(self, other: Part) -> Part | None:
+        """Both in one, or None where both need the same place."""
+        mine, others = self.given(), other.given()
+        both = (mine.keys() & others.keys()) - {"x"}
+        if self.reading is not other.reading or {"row_factor", "lane_factor"} <= mine.keys() | others.keys():
+            return None
+        joint = {name: _joined_pools(mine[name], others[name]) for name in both if name.startswith("over_")}
+        if len(joint) < len(both) or None in joint.values():
+            return None
+        return replace(self, **{**mine, **others, **joint})
+
+
+def _joined_pools(one: PoolGradient, other: PoolGradient) -> PoolGradient | None:
+    """Plain weights add up."""
+    if one.gate is None and other.gate is None and (one.maximum is None or other.maximum is None):
+        with_maximum = other if one.maximum is None else one
+        return replace(with_maximum, weight=one.weight + other.weight)
+    return None
+
+
+@dataclass
+class Pending:
+    """Parts that wait at an entrance, a list for each run of autograd that is under way.
+
+    A run that asks for the gradients of some parameters only never reaches the entrance, and runs may go over one
+    graph at the same time: so each has a list of its own, which is gone when the run is.
+    """
+
+    recipe: Normalised | None = None  # how x can be made of something that is kept anyway
+    parts: dict[int, list[Part]] = field(default_factory=dict)
+
+    def add(self, part: Part) -> None:
+        run = torch._C._current_graph_task_id()
+        if run not in self.parts:
+            self.parts[run] = []
+            torch.autograd.Variable._execution_engine.queue_callback(functools.partial(self._forget, run))
+        self.parts[run].append(part)
+
+    def _forget(self, run: int) -> None:
+        self.parts.pop(run, None)
+
+    def take(self) -> list[Part]:
+        return self.parts.pop(torch._C._current_graph_task_id(), [])
+
+
+class Entrance(Function):
+    """The identity whose backward pass sums up what the uses of x have left."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, passes: Passes, recipe: Normalised | None) -> Tensor:
+        ctx.collected, ctx.passes, ctx.like = Pending(recipe), passes, Like(x.shape, x.dtype)
+        ctx.set_materialize_grads(False)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
+        parts = ctx.collected.take()
+        passes = passes_in_backward(ctx, (part.arrived() for part in parts))
+        return write_gradient(passes, parts, ctx.like, grad), None, None
+
+
+def passes_in_backward(ctx: Any, grads: Iterable[Tensor | None]) -> Passes:
+    """The backend of the forward pass, or plain PyTorch for a batch of gradients, which has no address in memory."""
+    in_memory = all(grad is None or torch._C._has_storage(grad) for grad in grads)
+    return ctx.passes if in_memory and not torch._C._are_functorch_transforms_active() else cast(Passes, plain)
+
+
+def pending_of(x: Tensor) -> Pending | None:
+    """Where uses of x leave their parts; None unless x has come through an entrance."""
+    return getattr(x.grad_fn, "collected", None)
+
+
+def write_gradient(passes: Passes, parts: Sequence[Part], like: Like, rest: Tensor | None = None) -> Tensor | None:
+    """The sum of all parts, and of what came the usual way, for an x like that."""
+    for part in _joined(parts):
+        whole = _write(passes, part, like)
+        rest = whole if rest is None else rest + whole
+    return rest
+
+
+def _joined(parts: Sequence[Part]) -> list[Part]:
+    result: list[Part] = []
+    for part in parts:
+        for index, other in enumerate(result):
+            both = other.joined(part)
+            if both is not None:
+                result[index] = both
+                break
+        else:
+            result.append(part)
+    return result
+
+
+def _write(passes: Passes, part: Part, like: Like) -> Tensor:
+    big = part.grad if part.grad is not None else part.x
+    big = big.source if isinstance(big, Remade) else big
+    matrices = _spread(part, like) if big is None else passes.input_gradient(big, **part.given())
+    gradient = from_matrices(matrices, part.reading, like.shape)
+    if big is None or not torch._C._has_storage(gradient):
+        return gradient
+    return own_tensor(gradient)  # autograd keeps it without a copy
+
+
+def _spread(part: Part, like: Like) -> Tensor:
+    """Gradients of means are constant along what was pooled: views do, no pass is needed."""
+    total: Tensor | None = None
+    for pooled, across in ((part.over_rows, 1), (part.over_lanes, 2)):
+        if pooled is not None:
+            weight = pooled.weight.unsqueeze(across)
+            if pooled.gate is not None:
+                weight = weight * pooled.gate.unsqueeze(3 - across)
+            total = weight if total is None else total + weight
+    assert total is not None, "a part without x, gradient and pools is no part"
+    return total.to(like.dtype).expand(matrix_shape(like.shape, part.reading))

@@ -1,0 +1,123 @@
+"""Numbers as people read them, always with their unit."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from .read_folder import finite
+
+MISSING = "n/a"
+
+
+def percent(fraction: Any, decimals: int = 1) -> str:
+    """A fraction in percent.
+
+    >>> percent(0.8963), percent(None)
+    ('89.6 %', 'n/a')
+    """
+    value = finite(fraction)
+    return MISSING if value is None else f"{100 * value:.{decimals}f} %"
+
+
+def points(fraction: Any, decimals: int = 1) -> str:
+    """A difference of fractions in points, with a sign.
+
+    >>> points(0.018), points(-0.0001), points(-0.02)
+    ('+1.8', '0.0', '\u22122.0')
+    """
+    value = finite(fraction)
+    if value is None:
+        return MISSING
+    text = f"{100 * value:+.{decimals}f}"
+    return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
+
+
+def interval(entry: dict[str, Any]) -> str:
+    """The interval of an effect in points.
+
+    >>> interval({"low": -0.009, "high": 0.017})
+    '\u22120.9 to +1.7'
+    """
+    low, high = finite(entry.get("low")), finite(entry.get("high"))
+    if low is None or high is None:
+        return MISSING
+    nearly_zero = any(0 < abs(end) < 0.0005 for end in (low, high))  # on which side of zero is the end?
+    decimals = 2 if high - low < 0.01 or nearly_zero else 1
+    return f"{points(low, decimals)} to {points(high, decimals)}"
+
+
+def mean_and_spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation in percent; one value has no spread.
+
+    >>> mean_and_spread([0.9, 0.92]), mean_and_spread([0.9]), mean_and_spread([])
+    ('91.0 ± 1.4 %', '90.0 %', 'n/a')
+    """
+    if not values:
+        return MISSING
+    if len(values) == 1:
+        return percent(values[0])
+    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f} %"
+
+
+def count(number: Any) -> str:
+    """A count with k, M or G.
+
+    >>> count(11_689_512), count(850), count(1.82e9), count(-20_000)
+    ('11.7 M', '850', '1.82 G', '\u221220.0 k')
+    """
+    value = finite(number)
+    if value is None:
+        return MISSING
+    for size, unit, decimals in ((1e9, " G", 2), (1e6, " M", 1), (1e3, " k", 1)):
+        if abs(value) >= size:
+            return f"{value / size:.{decimals}f}{unit}".replace("-", "\u2212")
+    return f"{value:.0f}".replace("-", "\u2212")
+
+
+def share(added: Any, base: Any) -> str:
+    """What was added, relative to the base.
+
+    >>> share(20, 1000), share(1, 0), share(0, 5)
+    ('+2.0 %', 'n/a', '0.0 %')
+    """
+    extra, whole = finite(added), finite(base)
+    if extra is None or whole is None or whole <= 0:
+        return MISSING
+    return f"{points(extra / whole)} %"
+
+
+def duration(seconds: Any) -> str:
+    """Seconds as seconds, minutes or hours.
+
+    >>> duration(8.2), duration(130), duration(7320), duration(None)
+    ('8.2 s', '2 min 10 s', '2 h 2 min', 'n/a')
+    """
+    value = finite(seconds)
+    if value is None:
+        return MISSING
+    if value < 60:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def decimal(number: Any, decimals: int = 3) -> str:
+    """A plain number.
+
+    >>> decimal(0.12345), decimal(float("inf"))
+    ('0.123', 'n/a')
+    """
+    value = finite(number)
+    return MISSING if value is None else f"{value:.{decimals}f}"
+
+
+def shortened(text: Any, most: int = 28) -> str:
+    """One line of at most so many characters, for labels in a chart.
+
+    >>> shortened("ants"), shortened("a very long class name of somebody", 12), shortened("two\\nlines")
+    ('ants', 'a very long…', 'two lines')
+    """
+    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return line if len(line) <= most else line[: most - 1] + "…"

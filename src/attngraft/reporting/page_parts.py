@@ -1,0 +1,133 @@
+"""What the pages of a comparison and of a run have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .confusion import Confusion
+from .number_format import MISSING, decimal
+
+MOST_LISTED = 10
+
+
+@dataclass(frozen=True)
+class Table:
+    """A plain table; the columns in ``text`` are words and set to the left."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True)
+class Warned:
+    """Something that the reader must know before believing the numbers."""
+
+    title: str
+    items: tuple[str, ...] = ()
+
+
+def data_warnings(data: Mapping[str, Any]) -> list[Warned]:
+    """Leaks and unreadable files."""
+    found = []
+    leaks, skipped = data.get("leaks") or [], data.get("skipped") or []
+    if leaks:
+        pairs = tuple(" = ".join(str(part) for part in pair) for pair in leaks)
+        title = f"{_count(len(leaks), 'pair')} of equal images in different splits: the accuracies may be too high."
+        found.append(Warned(title, _first(pairs)))
+    if data.get("near_leaks"):
+        pairs = tuple(" ~ ".join(str(part) for part in pair) for pair in data["near_leaks"])
+        title = (
+            f"{_count(len(pairs), 'pair')} of nearly equal images in different splits: the accuracies may be too high."
+        )
+        found.append(Warned(title, _first(pairs)))
+    if skipped:
+        files = tuple(": ".join(str(part) for part in entry) for entry in skipped)
+        found.append(Warned(f"{_count(len(skipped), 'file')} could not be used.", _first(files)))
+    return found
+
+
+def data_facts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The data set, its splits and its notes."""
+    facts = [("data", str(data.get("name", MISSING)))]
+    classes = data.get("classes") or []
+    if classes:
+        shown = ", ".join(map(str, classes[:20])) + (", …" if len(classes) > 20 else "")
+        facts.append(("classes", f"{len(classes)}: {shown}"))
+    parts = [(data.get(f"{split}_images"), word) for split, word in (("train", "training"), ("val", "validation"))]
+    parts.append((data.get("test_images"), "test"))
+    facts.append(("images", ", ".join(f"{number:,} {word}" for number, word in parts if isinstance(number, int))))
+    if data.get("fingerprint"):
+        facts.append(("fingerprint", str(data["fingerprint"])))
+    facts += [("note", str(note)) for note in data.get("notes") or []]
+    return facts
+
+
+def recipe_facts(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Everything a recipe says apart from its phases."""
+    return [
+        (str(key).replace("_", " "), plain(value)) for key, value in recipe.items() if key not in ("name", "phases")
+    ]
+
+
+def phase_table(recipe: Mapping[str, Any]) -> Table:
+    """The phases of a recipe, one a row, whatever columns they have."""
+    phases = [phase for phase in recipe.get("phases") or [] if isinstance(phase, dict)]
+    keys = list(dict.fromkeys(key for phase in phases for key in phase))
+    keys.sort(key=lambda key: key != "name")
+    rows = tuple(tuple(plain(phase.get(key)) for key in keys) for phase in phases)
+    columns = tuple(str(key).replace("_", " ") for key in keys)
+    words = frozenset(i for i, key in enumerate(keys) if any(isinstance(p.get(key), (str, list, dict)) for p in phases))
+    return Table("Phases of the recipe", columns, rows, words)
+
+
+def hardware_facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The machine and the versions."""
+    words = {"cpu": "CPU", "cores": "cores", "memory_gib": "memory", "gpu": "GPU", "os": "system"}
+    facts = []
+    for key, value in (document.get("hardware") or {}).items():
+        text = "none" if value is None else f"{decimal(value, 1)} GiB" if key == "memory_gib" else plain(value)
+        facts.append((words.get(key, str(key)), text))
+    versions = ", ".join(f"{name} {version}" for name, version in (document.get("versions") or {}).items())
+    return [*facts, ("versions", versions or MISSING)]
+
+
+def pair_table(confusion: Confusion, caption: str, *, changed: bool) -> Table:
+    """The list of confused classes."""
+    if not changed:
+        rows = tuple((pair.true, pair.predicted, pair.after) for pair in confusion.pairs)
+        return Table(caption, ("true class", "taken for", "images"), rows, frozenset({1}))
+    rows_changed = tuple((p.true, p.predicted, p.before, p.after, p.change) for p in confusion.pairs)
+    return Table(caption, ("true class", "taken for", "baseline", "variant", "change"), rows_changed, frozenset({1}))
+
+
+def plain(value: Any) -> str:
+    """Any JSON value as text.
+
+    >>> plain([1, "a"]), plain(None), plain(True), plain(0.0001), plain({"lr": 0.1})
+    ('1, a', 'none', 'yes', '0.0001', 'lr 0.1')
+    """
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(plain(entry) for entry in value)
+    return str(value)
+
+
+def _first(items: tuple[str, ...]) -> tuple[str, ...]:
+    if len(items) <= MOST_LISTED:
+        return items
+    return (*items[:MOST_LISTED], f"and {len(items) - MOST_LISTED} more")
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"

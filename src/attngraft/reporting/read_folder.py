@@ -1,0 +1,267 @@
+"""Reading a run folder: JSON, metrics, predictions and images, and nothing outside the folder."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import RunError
+from ..files import MOST_JSON_BYTES
+from ..sealing import (
+    MOST_NAMES_BYTES,
+    is_own,
+    read_record,
+    read_sealed_json,
+)
+from .shape import (
+    BENCH,
+    COMPARISON,
+    EXPLANATION,
+    ITERATION,
+    OPTIONAL_BENCH,
+    OPTIONAL_COMPARISON,
+    OPTIONAL_EXPLANATION,
+    OPTIONAL_ITERATION,
+    OPTIONAL_RUN,
+    OPTIONAL_STORE,
+    RUN,
+    STORE,
+    require,
+)
+
+THUMBNAIL_SIZE = 176  # pixels of the longer side: 8 KB each as JPEG
+MOST_PIXELS = 50_000_000
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What one run answered on the test images: probabilities (N, K) and labels (N,)."""
+
+    probabilities: NDArray[np.float32]
+    labels: NDArray[np.int64]
+
+    def confusion(self, classes: int) -> NDArray[np.float64]:
+        """(K, K) counts; rows are true classes, columns predicted ones."""
+        flat = self.labels * classes + self.probabilities.argmax(1)
+        return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
+
+
+Kind = Literal["comparison", "run", "bench", "explanation", "store", "iteration"]
+DOCUMENTS: dict[Kind, str] = {
+    "comparison": "comparison.json",
+    "run": "run.json",
+    "bench": "bench.json",
+    "explanation": "explanation.json",
+    "store": "history.json",
+    "iteration": "iterate.json",
+}
+
+
+def folder_kind(run_dir: Path) -> Kind:
+    """Which report a folder gets.
+
+    Raises:
+        RunError: the folder holds none of the documents that a report is made of.
+    """
+    if not run_dir.is_dir():
+        raise RunError(
+            f"no folder {run_dir}: give the folder of a run, a comparison, a bench, an explanation, a store or a search."
+        )
+    for kind, name in DOCUMENTS.items():
+        if (run_dir / name).is_file():
+            return kind
+    if (run_dir / "store.json").is_file():
+        raise RunError(
+            f"{run_dir} is a store without a history.json: adapt it once, then there is something to report."
+        )
+    raise RunError(
+        f"{run_dir} has none of {', '.join(DOCUMENTS.values())}: "
+        "give the folder of a run, a comparison, a bench, an explanation, a store or a search."
+    )
+
+
+def read_comparison(run_dir: Path) -> dict[str, Any]:
+    """comparison.json, checked."""
+    return check_comparison(read_record(run_dir / "comparison.json", "comparison"), str(run_dir / "comparison.json"))
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """run.json, checked."""
+    return check_run(read_record(run_dir / "run.json", "run"), str(run_dir / "run.json"))
+
+
+def read_bench(run_dir: Path) -> dict[str, Any]:
+    """bench.json, checked."""
+    return check_bench(_document(run_dir / "bench.json"), str(run_dir / "bench.json"))
+
+
+def read_explanation(run_dir: Path) -> dict[str, Any]:
+    """explanation.json, checked."""
+    return check_explanation(_document(run_dir / "explanation.json"), str(run_dir / "explanation.json"))
+
+
+def read_iteration(run_dir: Path) -> dict[str, Any]:
+    """iterate.json, checked."""
+    return check_iteration(_document(run_dir / "iterate.json"), str(run_dir / "iterate.json"))
+
+
+def read_store(run_dir: Path) -> dict[str, Any]:
+    """history.json, checked."""
+    return check_store(_document(run_dir / "history.json"), str(run_dir / "history.json"))
+
+
+def check_comparison(document: Any, where: str = "comparison.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, COMPARISON, where)
+    require(document, OPTIONAL_COMPARISON, where, optional=True)
+    names = [variant["name"] for variant in document["variants"]]
+    for effect in document["effects"]:
+        for name in (effect["variant"], effect["against"]):
+            if name not in names:
+                raise RunError(f"{where} has an effect of '{name[:40]}' but no such variant: repeat the comparison.")
+    return document
+
+
+def check_run(document: Any, where: str = "run.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, RUN, where)
+    require(document, OPTIONAL_RUN, where, optional=True)
+    return document
+
+
+def check_bench(document: Any, where: str = "bench.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, BENCH, where)
+    require(document, OPTIONAL_BENCH, where, optional=True)
+    _require_kind(document, where, "bench", "a bench")
+    return document
+
+
+def check_explanation(document: Any, where: str = "explanation.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, EXPLANATION, where)
+    require(document, OPTIONAL_EXPLANATION, where, optional=True)
+    _require_kind(document, where, "explanation", "an explanation")
+    return document
+
+
+def check_iteration(document: Any, where: str = "iterate.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, ITERATION, where)
+    require(document, OPTIONAL_ITERATION, where, optional=True)
+    _require_kind(document, where, "iteration", "a search")
+    return document
+
+
+def check_store(document: Any, where: str = "history.json") -> dict[str, Any]:
+    """The document itself where it has all that a report needs; a RunError where not."""
+    require(document, STORE, where)
+    require(document, OPTIONAL_STORE, where, optional=True)
+    _require_kind(document, where, "store", "a store")
+    matrix, domains = document.get("matrix") or [], document.get("domains") or []
+    if matrix and (len(matrix) != len(document["versions"]) or any(len(row) != len(domains) for row in matrix)):
+        raise RunError(f"{where}: matrix does not have a row a version and a column a domain: adapt or watch again.")
+    return document
+
+
+def _require_kind(document: dict[str, Any], where: str, kind: Kind, words: str) -> None:
+    if document["kind"] != kind:
+        raise RunError(f"{where} is of the kind '{document['kind'][:40]}': expected {words}.")
+
+
+def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The epochs of a run in order; a last line that was cut off is dropped, a missing or changed file is no epochs.
+
+    After a resume an epoch can be there twice: the later line counts.
+    """
+    file = run_dir / "metrics.jsonl"
+    try:
+        if not file.is_file() or file.stat().st_size > MOST_JSON_BYTES or not is_own(run_dir, file.name):
+            return []
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    epochs: dict[int, dict[str, Any]] = {}
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(entry, dict) and isinstance(entry.get("epoch"), int):
+            epochs[entry["epoch"]] = entry
+    return [epochs[epoch] for epoch in sorted(epochs)]
+
+
+def read_predictions(run_dir: Path, classes: int) -> Predictions | None:
+    """The predictions of a run, or None where the file is missing, damaged or of other classes."""
+    from safetensors import SafetensorError
+
+    from ..untrusted import open_tensors
+
+    try:
+        with open_tensors(run_dir / "predictions.safetensors", "np", MOST_NAMES_BYTES) as tensors:
+            probabilities = tensors.get_tensor("probabilities")
+            labels = tensors.get_tensor("labels").astype(np.int64)
+        if not is_own(run_dir, "predictions.safetensors"):
+            return None
+    except (OSError, RunError, SafetensorError, KeyError, ValueError, TypeError):
+        return None
+    fits = probabilities.ndim == 2 and probabilities.shape == (*labels.shape, classes) and len(labels)
+    if not fits or labels.min() < 0 or labels.max() >= classes:
+        return None
+    return Predictions(probabilities, labels)
+
+
+def inside(run_dir: Path, relative: str) -> Path | None:
+    """The path of an entry of the folder; None for one that points out of it."""
+    try:
+        path = (run_dir / relative).resolve()
+        return path if path.is_relative_to(run_dir.resolve()) else None
+    except (OSError, ValueError):
+        return None
+
+
+def thumbnail(run_dir: Path, relative: str) -> str | None:
+    """An image of the folder as a small data URI; None where it is missing, damaged or outside."""
+    from PIL import Image
+
+    path = inside(run_dir, relative)
+    if path is None:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a strange image is left out or shown as it is, without a word
+            with Image.open(path) as image:
+                if image.width * image.height > MOST_PIXELS:
+                    return None
+                small = image.convert("RGB")
+        small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=82)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def finite(value: Any) -> float | None:
+    """A number as float, or None where it is missing, NaN or infinite.
+
+    >>> finite(2), finite(float("nan")), finite("2"), finite(None)
+    (2.0, None, None, None)
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None
+
+
+def _document(path: Path) -> Any:
+    return read_sealed_json(path)[0]

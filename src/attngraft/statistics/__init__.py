@@ -1,0 +1,1 @@
+"""Statistics: paired effects over seeds and images, exact tests, power, resampling. NumPy and SciPy only."""

@@ -1,0 +1,370 @@
+"""A model on disk that describes itself: weights, backbone, plan and classes in one safetensors file."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ..backbones import (
+    SOURCES,
+    BackboneInfo,
+    BackboneSource,
+    backbone_info,
+    create_backbone,
+    note_backbone_,
+    note_preprocessing_,
+    noted_preprocessing,
+    reads_files,
+    replace_head_,
+)
+from ..config import Preprocessing, from_dict
+from ..errors import (
+    BackboneError,
+    ConfigError,
+    GraftError,
+    RunError,
+)
+from ..formats import MODEL_FORMAT, own_version
+from ..sealing import (
+    check_seal,
+    check_written,
+    is_own,
+    write_sealed,
+)
+from ..untrusted import Shapes, open_tensors, shapes_of
+from .delta import apply_delta_, read_delta
+from .graft import (
+    check_live,
+    graft_,
+    graft_plan,
+    uncompiled,
+)
+from .plan import GraftPlan
+from .stored import StoredVersion, is_store, served_version
+from .weightless_init import ForWeights, misfit
+
+MODEL_FILE = "model.safetensors"
+CLASSES_ATTRIBUTE = "attngraft_classes"
+FOLD_ATTRIBUTE = "attngraft_fold"
+
+
+@dataclass(frozen=True)
+class FoldNote:
+    """What was folded away, and from which model: loading that one again undoes it.
+
+    Attributes:
+        parts: (site, part, what became of it) of every part that changed.
+        tolerance: how much accuracy was allowed to be lost, as a fraction.
+        images: how many images the loss was measured on.
+        source: path of the model that was folded; None for one in memory.
+        sha256: of that file.
+    """
+
+    parts: tuple[tuple[str, str, str], ...]
+    tolerance: float
+    images: int
+    source: str | None = None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class SavedModel:
+    """The description in the header of a saved model.
+
+    Attributes:
+        backbone: what to build; None for a model that attngraft did not create.
+        plan: the grafts; None for a plain backbone.
+        classes: class names in the order of the logits; empty where unknown.
+        preprocessing: how it was trained to get its images; None where unknown.
+        folded: what was folded away; None for a model that was not folded.
+    """
+
+    backbone: BackboneInfo | None
+    plan: GraftPlan | None
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing | None = None
+    folded: FoldNote | None = None
+
+
+def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> Path:
+    """Write the model with all that is needed to build it again.
+
+    Args:
+        model: a backbone, grafted or not.
+        path: a file ending in .safetensors, or a folder that will hold `model.safetensors`.
+        classes: class names in the order of the logits; those that the model knows where not given.
+
+    Raises:
+        GraftError: a graft is not live.
+        RunError: the file cannot be written.
+    """
+    model = uncompiled(model)
+    check_live(model)
+    plan, info, known = graft_plan(model), backbone_info(model), noted_preprocessing(model)
+    header = {
+        "format": MODEL_FORMAT,
+        "written_by": own_version(),
+        "backbone": asdict(info) if info else None,
+        "preprocessing": asdict(known) if known else None,
+        "plan": json.loads(plan.to_json()) if plan else None,
+        "classes": list(classes or classes_of(model)),
+    }
+    note = fold_note(model)
+    if note is not None:
+        header["folded"] = asdict(note)
+    target = _file_in(Path(path))
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"attngraft": json.dumps(header)}
+    write_sealed(target, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
+    return target
+
+
+def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: Any = None) -> nn.Module:
+    """Build a saved model again, in eval mode.
+
+    Args:
+        path: a run folder, a file written by `save`, or a store, of which it is the served version.
+        backbone: an instance of the plain backbone, needed only for models that attngraft did not create. It
+            is copied and stays as it is.
+        example_input: for models that take something other than one image batch, as for `plan_graft`.
+
+    Raises:
+        RunError: no such file, not one of ours, damaged, or of a newer version.
+        BackboneError: the model was built elsewhere and no backbone was given.
+    """
+    if is_store(Path(path)):
+        return load_version(served_version(Path(path)), backbone=backbone, example_input=example_input)
+    file = _file_in(Path(path))
+    saved = describe(file)
+    try:
+        with open_tensors(file) as tensors:
+            model = _build(saved, file, shapes_of(tensors), backbone, example_input)
+            state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        _match_dtypes_(model, state, file)
+        model.load_state_dict(state)
+    except (RuntimeError, SafetensorError, OSError) as error:
+        raise RunError(_no_fit(file, str(error)[:300])) from error
+    if saved.preprocessing is not None:
+        note_preprocessing_(model, saved.preprocessing)
+    if saved.folded is not None:
+        note_fold_(model, saved.folded)
+    return note_classes_(model.eval(), saved.classes)
+
+
+def load_version(stored: StoredVersion, *, backbone: nn.Module | None = None, example_input: Any = None) -> nn.Module:
+    """Build one version of a store, in eval mode: the base, and on it what the version changed.
+
+    Raises:
+        RunError: a file was changed after it was written, or is missing.
+        BackboneError: as for `load`.
+    """
+    for problem in stored.problems():
+        raise RunError(problem)
+    model = load(stored.base_file, backbone=backbone, example_input=example_input)
+    if stored.delta_file is not None:
+        apply_delta_(model, read_delta(stored.delta_file))
+    if stored.preprocessing is not None:
+        note_preprocessing_(model, stored.preprocessing)
+    return note_classes_(model.eval(), stored.classes)
+
+
+def describe_version(stored: StoredVersion) -> SavedModel:
+    """What one version of a store is, without its weights.
+
+    Raises:
+        RunError: as for `describe`.
+    """
+    base = describe(stored.base_file)
+    backbone, known = base.backbone, stored.preprocessing or base.preprocessing
+    if backbone is not None:
+        logits = stored.logits or backbone.num_classes
+        backbone = replace(backbone, num_classes=logits, preprocessing=known or backbone.preprocessing)
+    return replace(base, backbone=backbone, classes=stored.classes, preprocessing=known)
+
+
+def note_classes_(model: nn.Module, classes: Sequence[str]) -> nn.Module:
+    """Note on the model what its logits are called."""
+    setattr(model, CLASSES_ATTRIBUTE, tuple(classes))
+    return model
+
+
+def renew_head_(model: nn.Module, classes: Sequence[str]) -> bool:
+    """Give the model a new head, unless its logits are called exactly this, in this order, or nobody knows how.
+
+    Returns:
+        whether it has a new one.
+
+    Raises:
+        BackboneError: its head cannot be found.
+    """
+    known = classes_of(model)
+    if not known or known == tuple(classes):
+        return False
+    replace_head_(model, len(classes))
+    info = backbone_info(model)
+    if info is not None:
+        note_backbone_(model, replace(info, num_classes=len(classes)))
+    note_classes_(model, ())
+    return True
+
+
+def saved_classes(spec: str) -> tuple[str, ...]:
+    """Class names of the run or model file that a backbone's spec names; empty for all others."""
+    return describe(spec).classes if _is_saved_model(spec) else ()
+
+
+def classes_of(model: nn.Module) -> tuple[str, ...]:
+    """What the model's logits are called; empty where unknown."""
+    return tuple(getattr(model, CLASSES_ATTRIBUTE, ()))
+
+
+def note_fold_(model: nn.Module, note: FoldNote) -> nn.Module:
+    """Note on the model what was folded away."""
+    setattr(model, FOLD_ATTRIBUTE, note)
+    return model
+
+
+def fold_note(model: nn.Module) -> FoldNote | None:
+    """What was folded away; None for a model that was not folded."""
+    note = getattr(uncompiled(model), FOLD_ATTRIBUTE, None)
+    return note if isinstance(note, FoldNote) else None
+
+
+def describe(path: str | Path) -> SavedModel:
+    """Read what a saved model is, without its weights; of a store, its served version.
+
+    Raises:
+        RunError: as for `load`.
+    """
+    if is_store(Path(path)):
+        return describe_version(served_version(Path(path)))
+    file = _file_in(Path(path))
+    try:
+        sealed = check_seal(file)
+        if not is_own(file.parent, file.name):
+            raise RunError(
+                f"{file} is not the model of the run in its folder (its SHA-256 differs): restore it from a copy."
+            )
+        with open_tensors(file) as tensors:
+            text = (tensors.metadata() or {}).get("attngraft")
+    except FileNotFoundError:
+        if (file.parent / "run.json").is_file():
+            raise RunError(
+                f"there is no {file}, so the run in its folder is not finished: start its command again."
+            ) from None
+        raise RunError(f"there is no {file}: give a run folder or a file written by attngraft.save.") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(
+            f"{file} is not a safetensors file or is damaged ({error}): restore it or train again."
+        ) from None
+    if text is None:
+        raise RunError(f"{file} was not written by attngraft: load it with the library that wrote it.")
+    try:
+        header = json.loads(text)
+        check_written(file, header["format"], MODEL_FORMAT, header.get("written_by"), sealed)
+        return _parse_header(header)
+    except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(f"the header of {file} cannot be read ({error}): was it written by a newer attngraft?") from None
+
+
+def _parse_header(header: dict[str, Any]) -> SavedModel:
+    info, plan, wanted = header["backbone"], header["plan"], header.get("preprocessing")
+    folded = header.get("folded")
+    return SavedModel(
+        backbone=from_dict(BackboneInfo, info, where="backbone") if info else None,
+        plan=GraftPlan.from_dict(plan) if plan else None,
+        classes=_classes(header["classes"], info["num_classes"] if info else None),
+        preprocessing=from_dict(Preprocessing, wanted, where="preprocessing") if wanted else None,
+        folded=from_dict(FoldNote, folded, where="folded") if folded else None,
+    )
+
+
+def _classes(names: Any, logits: int | None) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ValueError("classes are no list of names")
+    if names and logits is not None and len(names) != logits:
+        raise ValueError(f"{len(names)} class names for {logits} logits")
+    return tuple(names)
+
+
+def _match_dtypes_(model: nn.Module, state: Mapping[str, Tensor], file: Path) -> None:
+    """A model that was saved in half precision comes back in half precision."""
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        found = state[name].dtype
+        if found.is_floating_point != tensor.dtype.is_floating_point or found.is_complex != tensor.dtype.is_complex:
+            raise RunError(_no_fit(file, f"'{name}' is of the type {found}, expected {tensor.dtype}"))
+        if found.is_floating_point:
+            tensor.data = tensor.data.to(found)
+
+
+def _build(saved: SavedModel, file: Path, shapes: Shapes, backbone: nn.Module | None, example_input: Any) -> nn.Module:
+    """The model that the header describes, if it has the tensors that the file has; its weights mean nothing yet.
+
+    Raises:
+        RunError: the grafts do not fit the backbone, or the weights do not fit both.
+        BackboneError: as for `load`.
+    """
+    with torch.random.fork_rng(devices=[]), ForWeights(shapes, file):
+        model = copy.deepcopy(backbone) if backbone is not None else _create(saved, file)
+        try:
+            if saved.plan is not None:
+                graft_(model, saved.plan, example_input=example_input)
+        except (GraftError, ConfigError, TypeError, ValueError, OverflowError) as error:
+            raise RunError(f"the grafts in {file} do not fit the backbone: {error}") from error
+    problem = misfit(model, shapes)
+    if problem is not None:
+        raise RunError(_no_fit(file, problem))
+    return model
+
+
+def _no_fit(file: Path, reason: str) -> str:
+    return f"the weights in {file} do not fit the model that its header describes ({reason})."
+
+
+def _create(saved: SavedModel, file: Path) -> nn.Module:
+    if saved.backbone is None:
+        raise BackboneError(f"{file} holds a model that attngraft did not create: give load(..., backbone=your_model).")
+    spec = saved.backbone.spec
+    if reads_files(spec):
+        raise RunError(f"the header of {file} names '{spec}' as its backbone, another file: restore it from a copy.")
+    return note_backbone_(create_backbone(spec, num_classes=saved.backbone.num_classes), saved.backbone)
+
+
+def _file_in(path: Path) -> Path:
+    return path if path.suffix == ".safetensors" else path / MODEL_FILE
+
+
+def _is_saved_model(spec: str) -> bool:
+    path = Path(spec)
+    return bool(spec) and (path.is_dir() or spec.endswith(".safetensors"))
+
+
+def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
+    """A trained run as the backbone of the next, with the grafts that it has.
+
+    The spec stays that of the original backbone, so that what is saved does not depend on this folder.
+    """
+    model = load(spec)
+    info = backbone_info(model)
+    if info is None:
+        raise GraftError(f"{spec} does not say which backbone it holds: give the backbone by name.")
+    if num_classes is not None and num_classes != info.num_classes:
+        replace_head_(model, num_classes)
+        note_classes_(model, ())
+        info = replace(info, num_classes=num_classes)
+    info = replace(info, weights=f"the run {Path(spec).name}")
+    return note_backbone_(model.train(), info)  # in the mode of every other fresh backbone
+
+
+SOURCES.register(
+    "run", BackboneSource(_is_saved_model, _create_from_run, ("the path of a run folder",), reads_files=True)
+)

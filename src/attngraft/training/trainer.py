@@ -1,0 +1,373 @@
+"""The training loop: phases, epochs, and what is kept and decided on the way.
+
+Everything that moves is in the state that a checkpoint holds, and what is random depends on the position alone, so
+that a resumed training ends with the same bits as one that was not interrupted.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import Loader, build_transform, make_loader
+from ..errors import (
+    LoaderError,
+    NotFiniteError,
+    PeerError,
+    RunError,
+)
+from .checkpoint import (
+    Checkpoint,
+    Position,
+    optimizer_tensors,
+    parameter_names,
+    restore_optimizer_,
+    write_checkpoint,
+)
+from .dynamic import possible, strengthen_
+from .early_stopping import (
+    Rows,
+    ShouldStop,
+    ask_,
+    decide_,
+)
+from .ema import moving_average
+from .interrupts import Interrupts, Stopped, signals_heard_in_backward
+from .optimizers import build_optimizer, rate_factor, set_rates_
+from .phases import (
+    apply_phase_,
+    dissect,
+    moving_norms,
+    parameter_groups,
+    set_modes_,
+)
+from .progress import Progress
+from .recipe import Phase
+from .rollback import roll_back
+from .run_context import Job
+from .step import StepNumbers, Stepper
+from .validation import Examiner
+
+
+class _EveryProcessStops(Exception):  # noqa: N818
+    """A signal came, and all processes know it at the same point of the training."""
+
+
+class Trainer:
+    """Trains one model through all phases of a recipe.
+
+    Args:
+        model: what is trained.
+        job: how.
+        progress: where to show it.
+        write: gets the rows so far after every epoch, when its state is saved.
+        should_stop: gets them before that, in the main process; True ends the training.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        job: Job,
+        progress: Progress,
+        write: Callable[[Rows], None],
+        should_stop: ShouldStop | None = None,
+    ):
+        self.model = model.to(job.device).to(memory_format=job.precision.memory_format)
+        self.job = job
+        self.progress = progress
+        self.write = write
+        self.should_stop = should_stop
+        self.position = Position()
+        self.ema = moving_average(self.model, job.recipe.ema_decay)
+        self.best: dict[str, Tensor] = {}
+        size = job.preprocessing.image_size
+        self.anatomy = dissect(self.model, (3, size, size))
+        self.transform = build_transform(
+            job.recipe.augment, job.preprocessing, train=True, mirror=job.dataset.mirrorable
+        )
+        self.steps_per_epoch = job.steps_per_epoch
+        self.stepper = Stepper(self.model, job, self.ema)
+        self.dynamic = possible(job.recipe.dynamic, self.model)
+        self.examiner = Examiner(job, self._stop_if_asked)
+        self.interrupts = Interrupts()
+        self._saved_at = time.monotonic()
+        self._saved_step = 0
+        self._pending: dict[str, Tensor] = {}
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that count: the average where there is one."""
+        return self.ema.module if self.ema is not None else self.model
+
+    @property
+    def stopped_after_epochs(self) -> int | None:
+        """Epochs trained, where that is fewer than the recipe has."""
+        done = self.position.epochs_done
+        return done if self.position.stopped and done < self.job.recipe.epochs else None
+
+    def train(self) -> None:
+        """Train from the present position to the end, saving on the way.
+
+        Raises:
+            NotFiniteError: the loss, the gradient or a weight is not finite, and the recipe does not want to go back or
+                has done so too often.
+            TrainingError: memory does not suffice.
+            PeerError: another process is missing; the main one has saved the state.
+            KeyboardInterrupt: asked to stop; the state is saved.
+        """
+        with self.interrupts:
+            try:
+                self._train()
+            except (KeyboardInterrupt, PeerError) as reason:
+                lost = self.job.world.find_lost()
+                if lost is None or lost.is_stop:
+                    raise
+                kept = f"everything up to step {self._saved_step} is saved: start the same command again."
+                raise PeerError(f"{lost.sentence}; {kept}") from reason
+
+    def _train(self) -> None:
+        total = self.steps_per_epoch * self.job.recipe.epochs
+        self.progress.start("training", total, self.position.global_step)
+        devices = [self.job.device] if self.job.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices), signals_heard_in_backward(self.model):
+            while self.position.phase < len(self.job.recipe.phases) and not self.position.stopped:
+                try:
+                    self._train_phase(self.job.recipe.phases[self.position.phase])
+                except NotFiniteError as error:
+                    self.restore(roll_back(self.job, self.position, error))
+                    self.progress.start("training", total, self.position.global_step)
+        if self.best:
+            self.evaluated.load_state_dict(self.best)
+        self.job.world.align_buffers_(self.evaluated)
+        self.progress.stop()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Continue from a checkpoint.
+
+        Raises:
+            RunError: it is the state of another model.
+        """
+        self.position = checkpoint.position
+        self._saved_step = checkpoint.position.global_step
+        try:
+            self.model.load_state_dict(checkpoint.part("model"))
+            if self.ema is not None:
+                self.ema.load_state_dict(checkpoint.part("ema"))
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise RunError(f"the checkpoint in {self.job.checkpoints} is of another model ({reason}).") from error
+        self.best = checkpoint.part("best")
+        self._pending = checkpoint.part("optimizer")
+        self.examiner.portions.parts = self.position.evaluation_parts
+        self.stepper.is_midway = False
+
+    def _train_phase(self, phase: Phase) -> None:
+        apply_phase_(self.model, self.anatomy, phase)
+        optimizer = build_optimizer(
+            self.model, parameter_groups(self.model, self.anatomy, phase, self.job.recipe), self.job.recipe
+        )
+        if self._pending:
+            restore_optimizer_(optimizer, parameter_names(self.model, optimizer), self._pending)
+            self._pending = {}
+        self.job.world.align_(self.model)
+        while self.position.epoch < phase.epochs and not self.position.stopped:
+            self._train_epoch(phase, optimizer)
+        optimizer.zero_grad(set_to_none=True)  # what the next phase freezes would keep its gradients in memory
+        self._next_phase()
+
+    def _train_epoch(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+        set_modes_(self.model, moving_norms(self.anatomy, phase))
+        if self.position.global_step == 0 and self.job.recipe.on_nonfinite == "rollback":
+            self._save(optimizer)  # there is always a beginning of an epoch to go back to
+        with self._saved_where_stopped(optimizer):
+            self._take_steps(phase, optimizer)
+            # not the last step's own rate: a training that was stopped just before the evaluation took no step here
+            problem = self._close_epoch(phase, lr=self._set_rates(optimizer, phase, self.position.step - 1))
+        self._pace_grafts(phase)
+        self._save(optimizer)
+        self.write(self.position.history)
+        if problem is not None:
+            raise problem
+        if self._must_stop():
+            raise self.interrupts.stopped()
+
+    @contextmanager
+    def _saved_where_stopped(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
+        """Where training ends within the block, the state after the last whole step is saved."""
+        try:
+            yield
+        except _EveryProcessStops:
+            self._save(optimizer)
+            raise self.interrupts.stopped() from None
+        except (Stopped, PeerError, LoaderError):
+            self._save_alone(optimizer)
+            if self.interrupts.requested:  # which has ended the loader's workers too
+                raise self.interrupts.stopped() from None
+            raise
+
+    def _take_steps(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
+        """The steps that are left in the epoch."""
+        start = time.perf_counter()
+        with closing(iter(self._batches())) as batches:
+            while True:
+                with self.interrupts.breakable():
+                    batch = next(batches, None)
+                    if batch is None:
+                        return
+                    self._set_rates(optimizer, phase, self.position.step)
+                    parts = self.position.parts
+                    self._count(self.stepper.step(optimizer, batch, self.position, self.interrupts.hold))
+                start = self._count_time(start)
+                self._stop_if_asked()
+                if self._save_is_due() or self.position.parts != parts:
+                    self._save(optimizer)
+                    start = time.perf_counter()
+
+    def _close_epoch(self, phase: Phase, lr: float) -> BaseException | None:
+        """Measure, decide and ask; the error of who was asked is returned. Where that is stopped, nothing has moved."""
+        before, best = replace(self.position, history=[*self.position.history]), self.best
+        try:
+            with self.interrupts.breakable():
+                self._end_epoch(phase, lr)
+                return ask_(self.position, self.should_stop, self.job.world)
+        except (Stopped, PeerError, LoaderError, _EveryProcessStops):
+            self.position, self.best = before, best
+            raise
+
+    def _batches(self) -> Loader:
+        job = self.job
+        return make_loader(
+            job.dataset.train,
+            self.transform,
+            batch_size=job.batch_size,
+            seed=job.seed,
+            epoch=self.position.epochs_done,
+            shuffle=True,
+            drop_last=True,
+            workers=job.workers,
+            first_batch=self.position.step,
+            rank=job.world.rank,
+            world_size=job.world.size,
+            pin_memory=job.device.type == "cuda",
+        )
+
+    def _count(self, taken: StepNumbers) -> None:
+        at = self.position
+        at.loss_sum += taken.loss * taken.images
+        at.correct += taken.correct
+        at.seen += taken.images
+        at.parts = taken.parts
+        at.step += 1
+        at.global_step += 1
+        self.progress.advance()
+        self.progress.note({"epoch": at.epochs_done + 1, "loss": at.loss_sum / at.seen, "top1": at.correct / at.seen})
+
+    def _count_time(self, start: float) -> float:
+        now = time.perf_counter()
+        self.position.time_s += now - start
+        self.position.epoch_time_s += now - start
+        return now
+
+    def _end_epoch(self, phase: Phase, lr: float) -> None:
+        at = self.position
+        row = {
+            "epoch": at.epochs_done + 1,
+            "phase": phase.name,
+            "train_loss": at.loss_sum / at.seen,
+            "train_top1": at.correct / at.seen,
+            **self._evaluation_numbers(phase),
+            "lr": lr,
+            "time_s": round(at.epoch_time_s, 3),
+            "images_per_s": round(at.seen / max(at.epoch_time_s, 1e-9), 1),
+        }
+        if at.lr_cut != 1:
+            row["lr_cut"] = at.lr_cut
+        if self._is_paced(phase):
+            at.pace = at.pace.seen(row["eval_loss"] if row.get("eval_split") == "val" else row["train_loss"])
+            row["dynamic"] = at.pace.to_row()
+        at.history.append(row)
+        at.epoch, at.epochs_done = at.epoch + 1, at.epochs_done + 1
+        at.step, at.loss_sum, at.correct, at.seen, at.epoch_time_s, at.rollbacks = 0, 0.0, 0, 0, 0.0, 0
+
+    def _evaluation_numbers(self, phase: Phase) -> dict[str, Any]:
+        """Measure the model, and let the validation loss decide where the recipe says so."""
+        at, recipe, split = self.position, self.job.recipe, self.examiner.split
+        is_followed = split == "val" and self._is_paced(phase)
+        if not (self.job.curve or recipe.needs_validation or is_followed):
+            return {}
+        measured = self.examiner.evaluate(self.evaluated, at.global_step)
+        if recipe.needs_validation and decide_(at, recipe, measured.loss) and recipe.select == "best":
+            self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.evaluated.state_dict().items()}
+        gates = self.examiner.gates(self.evaluated) if self.job.curve else {}
+        at.evaluation_parts = self.examiner.portions.parts
+        return {"eval_split": split, "eval_loss": measured.loss, "eval_top1": measured.top1, **gates}
+
+    def _is_paced(self, phase: Phase) -> bool:
+        """Whether the trend of the loss acts on the grafts in this phase: not on frozen ones."""
+        return self.dynamic != "off" and not {"grafts", "all"}.isdisjoint(phase.train)
+
+    def _pace_grafts(self, phase: Phase) -> None:
+        """Let the trend of the loss change how the grafts go on; what is measured at the end of a phase stays."""
+        at = self.position
+        if at.stopped or at.epoch == phase.epochs or not self._is_paced(phase):
+            return
+        before, at.pace = at.pace.strength, at.pace.adjusted(self.dynamic)
+        for model in (self.model, self.ema.module) if self.ema is not None else (self.model,):
+            strengthen_(model, at.pace.strength / before)
+
+    def _next_phase(self) -> None:
+        fresh, at = Position(), self.position
+        self.position = replace(
+            at,
+            phase=at.phase + 1,
+            epoch=0,
+            drop=fresh.drop,
+            plateau=fresh.plateau,
+            pace=at.pace.in_next_phase(),
+        )
+
+    def _set_rates(self, optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> float:
+        return set_rates_(optimizer, self._rate_at(phase, step), self.position.pace.rate)
+
+    def _rate_at(self, phase: Phase, step: int) -> float:
+        """Part of the highest rates that is in force at a step of the present epoch."""
+        total = phase.epochs * self.steps_per_epoch
+        progress = (self.position.epoch * self.steps_per_epoch + step) / total
+        return rate_factor(phase, progress, 1 / total) * self.position.drop * self.position.lr_cut
+
+    def _must_stop(self) -> bool:
+        """Whether any process was asked to stop; all of them know it at the same point."""
+        return self.job.world.any(self.interrupts.requested)
+
+    def _stop_if_asked(self) -> None:
+        if self._must_stop():
+            raise _EveryProcessStops
+
+    def _save_is_due(self) -> bool:
+        return self.job.world.any(time.monotonic() - self._saved_at > 60 * self.job.checkpoint_minutes)
+
+    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+        """Write a checkpoint from the main process; where it cannot, all processes stop."""
+        self._saved_at = time.monotonic()
+        self.job.world.in_main(lambda: write_checkpoint(self.job.checkpoints, self._state(optimizer)))
+        self._saved_step = self.position.global_step
+
+    def _save_alone(self, optimizer: torch.optim.Optimizer) -> None:
+        """Write a checkpoint from the main process without a word to the others, who may be gone."""
+        if self.job.world.is_main and not self.stepper.is_midway:
+            write_checkpoint(self.job.checkpoints, self._state(optimizer))
+            self._saved_step = self.position.global_step
+
+    def _state(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        if self.ema is not None:
+            tensors |= {f"ema/{name}": tensor for name, tensor in self.ema.state_dict().items()}
+        tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        tensors |= optimizer_tensors(optimizer, parameter_names(self.model, optimizer))
+        return Checkpoint(self.position, tensors)
