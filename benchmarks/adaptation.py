@@ -26,7 +26,7 @@ from attngraft.continual.images.stored_domains import Domains
 from attngraft.data import ImageSet, corrupted, joined, load_labelled
 from attngraft.environment import hardware, versions
 from attngraft.files import read_json, write_json
-from attngraft.statistics.crossed_effects import crossed_effect
+from attngraft.statistics.effects import crossed_effect
 from attngraft.training import fit
 
 LEARNED = 20_000

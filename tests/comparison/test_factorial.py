@@ -14,7 +14,7 @@ from attngraft.comparison.factorial import factorial, squares
 from attngraft.errors import RunError
 from attngraft.reporting import write_report
 from attngraft.sealing import write_sealed_json
-from attngraft.statistics.crossed_effects import crossed_effect
+from attngraft.statistics.effects import crossed_effect
 from attngraft.training import Evaluation
 
 HALVES = ["cbam-channel", "cbam-spatial"]

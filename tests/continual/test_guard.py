@@ -13,7 +13,7 @@ from attngraft.continual.guard.guard import judge, over_budget
 from attngraft.continual.guard.ledger import AlphaLedger
 from attngraft.continual.guard.policy import GuardAnswers, GuardPolicy, GuardSizes
 from attngraft.errors import ConfigError
-from attngraft.statistics.paired_power import power_noninferiority
+from attngraft.statistics.exact_power import power_noninferiority
 
 LOOPS, ATTEMPTS = 1000, 20
 WHOLE = GuardPolicy(class_delta=None)

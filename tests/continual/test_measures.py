@@ -8,7 +8,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from attngraft.continual.search.measures import as_json, measure, proportion
-from attngraft.statistics.crossed_effects import crossed_effect
+from attngraft.statistics.effects import crossed_effect
 from attngraft.training import Evaluation
 
 

@@ -10,13 +10,9 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from attngraft.comparison.verdicts import control_clause, judge
-from attngraft.statistics.crossed_effects import (
-    crossed_effect,
-    holm,
-    needed,
-    per_class_effects,
-    smallest_detectable,
-)
+from attngraft.statistics.effects import crossed_effect, per_class_effects
+from attngraft.statistics.multiplicity import holm
+from attngraft.statistics.power import needed, smallest_detectable
 
 ROLES = {"none": "baseline", "static": "control", "capacity": "control"}
 GAINS = {"none": 0.0, "static": 0.05, "capacity": 0.0, "cbam": 0.35, "se": 0.1, "simam": -0.3}

@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..statistics.crossed_effects import (
-    Effect,
-    at_corrected_level,
-    crossed_effect,
-    holm,
-    needed,
-    per_class_effects,
-    smallest_detectable,
-)
+from ..statistics.effects import Effect, crossed_effect, per_class_effects
+from ..statistics.multiplicity import holm
+from ..statistics.power import at_corrected_level, needed, smallest_detectable
 from ..training import Evaluation
 from .variants import BASELINE, Variant
 from .verdicts import control_clause, judge

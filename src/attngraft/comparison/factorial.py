@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..attention import attention_options
 from ..attention.cbam_channel import parse_poolings
-from ..statistics.crossed_effects import crossed_effect
+from ..statistics.effects import crossed_effect
 from .contrasts import Answers, correct_matrix
 from .variants import BASELINE, Variant
 

@@ -5,13 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..statistics.crossed_effects import (
-    Effect,
-    Needed,
-    at_corrected_level,
-    needed,
-    smallest_detectable,
-)
+from ..statistics.effects import Effect
+from ..statistics.power import Needed, at_corrected_level, needed, smallest_detectable
 
 Kind = Literal["helps", "hurts", "no evidence", "one seed"]
 

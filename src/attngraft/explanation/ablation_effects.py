@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..statistics.bootstrap import Interval, interval, resampled_means
-from ..statistics.crossed_effects import crossed_effect
+from ..statistics.effects import crossed_effect
 from ..statistics.shapley import (
     Order,
     exact_values,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..statistics.bootstrap import Interval
-from ..statistics.crossed_effects import Effect
+from ..statistics.effects import Effect
 from .ablations import Scores
 
 

@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ..errors import ConfigError
-from ..statistics.crossed_effects import crossed_effect
+from ..statistics.effects import crossed_effect
 from .baseline_maps import centre_maps, random_maps
 from .image_source import Source, View
 from .model_outputs import answers, inputs_of

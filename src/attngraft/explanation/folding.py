@@ -11,7 +11,7 @@ from torch import nn
 
 from ..costs import measure_latency
 from ..errors import ConfigError, DataError, GraftError
-from ..statistics.crossed_effects import crossed_effect
+from ..statistics.effects import crossed_effect
 from ..surgery import FoldNote, PartFold, check_live, fold_grafts, fold_note, grafts, note_fold_, uncompiled
 from ..surgery.fold import KEPT
 from ..training.evaluate import Evaluation, in_eval_mode

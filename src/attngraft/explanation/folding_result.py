@@ -13,7 +13,7 @@ from torch import nn
 from ..costs import Latency
 from ..errors import RunError
 from ..files import write_json
-from ..statistics.crossed_effects import Effect
+from ..statistics.effects import Effect
 from ..surgery import fold_note, note_fold_, save
 from ..surgery.fold import KEPT, PartFold
 from ..surgery.serialization import MODEL_FILE

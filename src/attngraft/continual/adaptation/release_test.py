@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ...errors import DataError
-from ...statistics.crossed_effects import crossed_effect
+from ...statistics.effects import crossed_effect
 from ..images.stored_domains import Domains
 from ..store.version_store import Store
 from .candidate_training import answers

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...statistics.paired_power import (
+from ...statistics.exact_power import (
     images_needed,
     images_needed_superiority,
     power_noninferiority,

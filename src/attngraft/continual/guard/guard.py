@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ...statistics.paired_tests import is_noninferior, superiority_p
+from ...statistics.exact_tests import is_noninferior, superiority_p
 from .forecast import Forecast, forecast
 from .policy import (
     Counts,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...statistics.crossed_effects import crossed_effect
+from ...statistics.effects import crossed_effect
 from ...training import Evaluation
 
 Floats = NDArray[np.float64]

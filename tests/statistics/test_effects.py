@@ -12,17 +12,9 @@ from scipy.special import ndtr, stdtrit
 
 from attngraft.comparison.verdicts import control_clause, judge, non_inferiority_clause
 from attngraft.errors import ConfigError
-from attngraft.statistics.crossed_effects import (
-    Effect,
-    at_corrected_level,
-    crossed_effect,
-    error_of_mean,
-    holm,
-    mean_squares,
-    needed,
-    per_class_effects,
-    smallest_detectable,
-)
+from attngraft.statistics.effects import Effect, crossed_effect, error_of_mean, mean_squares, per_class_effects
+from attngraft.statistics.multiplicity import holm
+from attngraft.statistics.power import at_corrected_level, needed, smallest_detectable
 
 CELLS = [(seeds, images, noise) for seeds in (3, 5) for images in (150, 1000, 2500) for noise in (0.03, 0.1, 0.3)]
 IMAGE_SD, PAIR_SD, RUN_SD = 1.2, 0.4, 0.7  # of the latent score: shared by both variants, per variant, per answer

@@ -1,35 +1,33 @@
-"""Whether a variant is better than another, from paired answers over seeds and test images.
+"""Paired effects with intervals that account for training seeds and test images.
 
-The input is always ``difference[s, i]``: 1 where seed ``s`` of the variant got test image ``i`` right and the
-baseline of the same seed did not, -1 the other way round, 0 where both agree. Seeds and images are both samples
-of something larger, so both add to the uncertainty: a crossed two-way random-effects analysis of variance.
+The input is always ``difference[s, i]``: the score of test image ``i`` under the variant trained with seed ``s``, minus
+its score under the baseline trained with the same seed. Seeds and images are both samples of something larger, so both
+add to the uncertainty: a crossed two-way random-effects analysis of variance.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError
+from .multiplicity import holm
 
 Floats = NDArray[np.float64]
 Method = Literal["crossed", "images only", "no variation", "one image"]
 
-MOST_SEEDS = 200  # more seeds than this are no practical advice
-MOST_IMAGES = 1_000_000
-
 
 @dataclass(frozen=True)
 class Effect:
-    """A mean paired difference in accuracy with its interval.
+    """A mean paired difference with its interval.
 
     Attributes:
-        mean: the mean difference, as a fraction (0.01 is one point).
+        mean: the mean difference, in the unit of the scores (for fractions 0.01 is one point).
         low: lower end of the interval.
         high: upper end of the interval.
         standard_error: of the mean; 0 where nothing varies (then the interval is a bound, see ``method``).
@@ -88,18 +86,6 @@ class ClassEffect:
         }
 
 
-class Needed(NamedTuple):
-    """What would settle an effect of the observed size; None where that alone cannot.
-
-    Attributes:
-        more_seeds: seeds to add, with the images as they are.
-        images: test images in total, with the seeds as they are.
-    """
-
-    more_seeds: int | None
-    images: int | None
-
-
 def crossed_effect(difference: ArrayLike, *, confidence: float = 0.95, limit: float | None = None) -> Effect:
     """The mean difference with an interval that accounts for seeds and for images.
 
@@ -132,61 +118,6 @@ def crossed_effect(difference: ArrayLike, *, confidence: float = 0.95, limit: fl
     if limit is None:
         limit = 1.0 if np.abs(matrix).max() <= 1 else math.inf
     return _cut(effect, limit)
-
-
-def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """Holm's step-down correction, in the order given.
-
-    >>> holm([0.01, 0.04, 0.03])
-    (0.03, 0.06, 0.06)
-    """
-    p = np.asarray(p_values, dtype=np.float64)
-    if not p.size:
-        return ()
-    order = np.argsort(p, kind="stable")
-    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.minimum(stepped, 1.0)
-    return tuple(float(value) for value in adjusted)
-
-
-def smallest_detectable(effect: Effect, power: float = 0.8) -> float:
-    """The smallest true effect that a comparison this noisy finds with the given probability.
-
-    From the noncentral t distribution. Where nothing varied it is the width of the bound.
-    """
-    if effect.method in ("no variation", "one image"):
-        return max(effect.high - effect.mean, effect.mean - effect.low)
-    error, df = np.array([effect.standard_error]), np.array([effect.degrees_of_freedom])
-    return float(_detectable(error, df, effect.confidence, power)[0])
-
-
-def at_corrected_level(effect: Effect, comparisons: int) -> Effect:
-    """The effect with the confidence that one of several comparisons needs (Bonferroni, Holm's first step).
-
-    Only for forecasts: its interval is not computed anew.
-    """
-    return replace(effect, confidence=1 - (1 - effect.confidence) / max(comparisons, 1))
-
-
-def needed(effect: Effect, power: float = 0.8) -> Needed:
-    """How many more seeds, or how many images, would find a true effect of the observed size.
-
-    A forecast from the estimated variance components, with the given power. With one seed nothing can be said. Where
-    the variance between seeds was estimated as 0, which a few seeds often do by chance, nothing is said about images:
-    if it is not 0, no number of images need suffice.
-    """
-    if effect.method != "crossed" or effect.mean == 0.0:
-        return Needed(None, None)
-    seeds = np.arange(effect.seeds, effect.seeds + MOST_SEEDS + 1, dtype=np.float64)
-    grid = np.geomspace(effect.images, max(MOST_IMAGES, effect.images), 200)
-    images = np.unique(np.ceil(grid.round(6)))
-    more = _first_settled(effect, seeds, np.full_like(seeds, effect.images), power)
-    total = _first_settled(effect, np.full_like(images, effect.seeds), images, power)
-    return Needed(
-        None if more is None else int(seeds[more]) - effect.seeds,
-        None if total is None or effect.seed_variance <= 0 else int(images[total]),
-    )
 
 
 def per_class_effects(
@@ -305,25 +236,6 @@ def _cut(effect: Effect, limit: float) -> Effect:
         return effect
     values = asdict(effect) | {"low": max(effect.low, -limit), "high": min(effect.high, limit)}
     return Effect(**values)
-
-
-def _detectable(error: Floats, df: Floats, confidence: float, power: float) -> Floats:
-    from scipy.special import nctdtrinc, stdtrit
-
-    critical = stdtrit(df, 0.5 + confidence / 2)
-    with np.errstate(all="ignore"):
-        shift = np.asarray(nctdtrinc(df, 1 - power, critical), dtype=np.float64)
-        central = critical + stdtrit(df, power)
-    return np.where(np.isfinite(shift), shift, central) * error
-
-
-def _first_settled(effect: Effect, seeds: Floats, images: Floats, power: float) -> int | None:
-    residual = np.full_like(seeds, effect.residual_variance)
-    ms_seed = residual + images * effect.seed_variance
-    ms_image = residual + seeds * effect.image_variance
-    error, df = error_of_mean(ms_seed, ms_image, residual, seeds, images)
-    settled = np.flatnonzero(_detectable(error, df, effect.confidence, power) <= abs(effect.mean))
-    return int(settled[0]) if settled.size else None
 
 
 def _checked(difference: ArrayLike, confidence: float) -> Floats:

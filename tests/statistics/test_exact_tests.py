@@ -10,13 +10,13 @@ from scipy.special import betainc, gammaln, xlogy
 from scipy.stats import binom
 
 from attngraft.errors import ConfigError
-from attngraft.statistics.paired_power import (
+from attngraft.statistics.exact_power import (
     images_needed,
     images_needed_superiority,
     power_noninferiority,
     power_superiority,
 )
-from attngraft.statistics.paired_tests import (
+from attngraft.statistics.exact_tests import (
     STEP,
     cells_of_interval,
     is_noninferior,

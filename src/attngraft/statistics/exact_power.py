@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ConfigError
-from .paired_tests import (
+from .exact_tests import (
     GAMMA_SHARE,
     cells_of_interval,
     check_fraction,
