@@ -26,7 +26,7 @@ NAMES = attentions()
 INITS = ("identity", "paper")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAPS = [(2, 9, 7), (1, 8, 8), (2, 1, 5), (1, 1, 1)]  # batch, height, width
-HELPERS = {"__init__", "contract", "layers", "published"}
+HELPERS = {"__init__", "author_weights", "contract", "layers"}
 
 every_name = pytest.mark.parametrize("name", NAMES)
 every_init = pytest.mark.parametrize("init", INITS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 import torch
@@ -117,6 +118,6 @@ def test_lack_of_memory_is_one_sentence(monkeypatch):
         raise torch.OutOfMemoryError("CUDA out of memory")
         yield
 
-    monkeypatch.setattr("attngraft.benchmarking.bench.module_rows", too_large)
+    monkeypatch.setattr(sys.modules["attngraft.benchmarking.bench"], "module_rows", too_large)
     with pytest.raises(ConfigError, match="a batch of 4 images does not fit into the memory of cpu"):
         bench(TINY, progress=Silent())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from attngraft.data import UnreadableImageError, read_image
-from attngraft.data import read_image as reading
+from attngraft.data.read_image import _count_scans
 from attngraft.errors import DataError
 
 
@@ -262,6 +263,6 @@ def test_scans_are_counted_across_the_parts_in_which_a_file_is_read(monkeypatch:
     gradient(200, 150).save(stream, "JPEG", quality=90, progressive=True, comment=b"\xff\xda" * 999)
     counts = []
     for size in (1, 2, 3, 7, 64, 1 << 20):
-        monkeypatch.setattr(reading, "_CHUNK", size)
-        counts.append(reading._count_scans(stream))
+        monkeypatch.setattr(sys.modules["attngraft.data.read_image"], "_CHUNK", size)
+        counts.append(_count_scans(stream))
     assert set(counts) == {10}  # of libjpeg's usual script for colours

@@ -185,7 +185,7 @@ def test_a_pipe_that_takes_the_place_of_a_file_does_not_block(tmp_path: Path, mo
         os.mkfifo(path)
         return real(name, *args)
 
-    monkeypatch.setattr("attngraft.data.read_image.os.open", swapped)
+    monkeypatch.setattr(os, "open", swapped)
     with pytest.raises(UnreadableImageError, match="not a regular file"):
         read_image(path)
 

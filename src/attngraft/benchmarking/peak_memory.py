@@ -110,7 +110,7 @@ def _ask(case: MemoryCase, name: str, device: torch.device) -> Reply:
     wanted = {**asdict(case), **asdict(case.precision), "name": name, "device": str(device)}
     wanted |= {"threads": torch.get_num_threads()}
     wanted.pop("precision")
-    command = [sys.executable, "-m", f"{__package__}.memory_child", json.dumps(wanted)]
+    command = [sys.executable, "-m", f"{__package__}.peak_memory_child", json.dumps(wanted)]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **CHILD_ENVIRONMENT}, check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
