@@ -36,7 +36,7 @@ def image_set() -> ImageSet:
     decoded = decode_array(pixels, limit=100)
     return ImageSet(
         ids=tuple(f"{i}" for i in range(37)),
-        labels=np.arange(37, dtype=np.int64) % 3,
+        targets=np.arange(37, dtype=np.int64) % 3,
         pixel_hashes=decoded.hashes,
         store=decoded.store,
         rows=np.arange(37),

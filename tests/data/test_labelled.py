@@ -313,7 +313,7 @@ def test_a_joined_set_can_be_loaded_by_workers(sets: list[ImageSet], workers: in
     whole = joined(sets)
     transform = build_transform("none", Preprocessing(image_size=8), train=False)
     batches = list(make_loader(whole, transform, batch_size=4, workers=workers))
-    assert torch.cat([batch.labels for batch in batches]).tolist() == whole.labels.tolist()
+    assert torch.cat([batch.targets for batch in batches]).tolist() == whole.labels.tolist()
     assert torch.equal(batches[0].images[0], batches[2].images[1])  # image 5 of the first store, twice
     copy = pickle.loads(pickle.dumps(whole.store))
     assert all(torch.equal(copy.image(row), whole.store.image(row)) for row in range(len(copy)))

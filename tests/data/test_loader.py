@@ -26,19 +26,19 @@ def assert_same(ours: list[Batch], theirs: list[Batch]) -> None:
     assert len(ours) == len(theirs)
     for a, b in zip(ours, theirs, strict=True):
         assert torch.equal(a.indices, b.indices)
-        assert torch.equal(a.labels, b.labels)
+        assert torch.equal(a.targets, b.targets)
         assert torch.equal(a.images, b.images)
 
 
 def test_an_epoch_visits_every_image_once(image_set: ImageSet) -> None:
     found = batches(image_set)
-    assert [len(batch.labels) for batch in found] == [8, 8, 8, 8, 5]
+    assert [len(batch.targets) for batch in found] == [8, 8, 8, 8, 5]
     indices = torch.cat([batch.indices for batch in found])
     assert sorted(indices.tolist()) == list(range(37))
     assert indices.tolist() != list(range(37))
-    assert torch.cat([batch.labels for batch in found]).tolist() == (indices % 3).tolist()
+    assert torch.cat([batch.targets for batch in found]).tolist() == (indices % 3).tolist()
     assert found[0].images.shape == (8, 3, 8, 8)
-    assert (found[0].images.dtype, found[0].labels.dtype, found[0].indices.dtype) == (
+    assert (found[0].images.dtype, found[0].targets.dtype, found[0].indices.dtype) == (
         torch.float32,
         torch.int64,
         torch.int64,
@@ -74,7 +74,7 @@ def test_a_rank_without_samples_gets_an_empty_batch(image_set: ImageSet) -> None
     images = image_set.select(range(9))
     last = batches(images, rank=1, world_size=2)[-1]
     assert last.images.shape == (0, 3, 8, 8)
-    assert last.labels.shape == last.indices.shape == (0,)
+    assert last.targets.shape == last.indices.shape == (0,)
 
 
 def test_seed_and_epoch_change_order_and_augmentation(image_set: ImageSet) -> None:

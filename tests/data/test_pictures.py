@@ -308,7 +308,7 @@ def test_equal_classes_change_nothing(image_set: ImageSet):
 
 
 def test_images_without_a_label_stay_so(image_set: ImageSet):
-    unknown = replace(image_set, labels=np.where(image_set.labels == 1, UNLABELLED, image_set.labels))
+    unknown = replace(image_set, targets=np.where(image_set.labels == 1, UNLABELLED, image_set.labels))
     found = relabelled(unknown, ("a", "b", "c"), ("c", "a"))
     assert found.labels.tolist() == [(1, UNLABELLED, 0)[label] for label in image_set.labels]
 

@@ -186,7 +186,7 @@ def test_a_model_that_knows_nothing_has_no_faithful_map(tmp_path: Path, seed: in
 def test_a_model_of_shuffled_labels_has_no_faithful_map(tmp_path: Path) -> None:
     data = ag.load_data("cluttered-digits", image_size=SIZE, limit=80)
     labels = np.random.default_rng(0).permutation(data.train.labels)
-    shuffled = replace(data, train=replace(data.train, labels=labels), fingerprint="shuffled")
+    shuffled = replace(data, train=replace(data.train, targets=labels), fingerprint="shuffled")
     torch.manual_seed(0)
     model = ag.graft(ag.create_backbone("small-cnn", num_classes=10), "cbam")
     ag.fit(model, shuffled, run_dir=tmp_path / "run", image_size=SIZE, **QUICK)

@@ -81,7 +81,7 @@ class Scarce:
             scarce.parts_seen += 1
             scarce.images[scarce.at.global_step + 1] += part.indices.tolist()
             found = real_loss(accumulator, part, *others)
-            if scarce.fails(len(part.labels)):
+            if scarce.fails(len(part.targets)):
                 if scarce.where == "forward":
                     raise ERRORS[scarce.error]()
                 found.register_hook(scarce.fail)

@@ -95,7 +95,7 @@ def assert_like(alone: FitResult, together: list[dict[str, np.ndarray] | str]) -
 
 def short_of_memory(part: Any, at: Any, right: Any) -> Any:
     """In the second process, from the third step on, not more than 4 images."""
-    if join_world().rank == 1 and at.global_step >= 2 and len(part.labels) > 4:
+    if join_world().rank == 1 and at.global_step >= 2 and len(part.targets) > 4:
         raise torch.OutOfMemoryError("CUDA out of memory.")
     return right
 
@@ -104,7 +104,7 @@ def short_in_the_backward_pass(part: Any, at: Any, right: Any) -> Any:
     def fail(gradient: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    if join_world().rank == 1 and at.global_step == 2 and len(part.labels) > 4:
+    if join_world().rank == 1 and at.global_step == 2 and len(part.targets) > 4:
         right.register_hook(fail)
     return right
 

@@ -285,7 +285,7 @@ def test_label_smoothing_is_in_the_training_loss(tmp_path: Path, squares: Datase
 
 def swapped_test(data: Dataset) -> Dataset:
     """The same training and validation images with a test split that says the opposite."""
-    wrong = replace(data.test, labels=(data.test.labels + 1) % len(CLASSES))
+    wrong = replace(data.test, targets=(data.test.labels + 1) % len(CLASSES))
     return replace(data, test=wrong)
 
 

@@ -174,7 +174,7 @@ def _loader_ms(bench: _Bench, epoch: int) -> float:
         pin_memory=bench.device.type == "cuda",
     )
     for batch in loader:
-        seen += len(batch.labels)
+        seen += len(batch.indices)
     return 1e3 * (time.perf_counter() - start) / seen
 
 

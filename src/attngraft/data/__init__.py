@@ -20,6 +20,7 @@ from .mixing import mix_batch
 from .read_image import UnreadableImageError, printable, read_image
 from .sources import describe_sources, load_data
 from .splits import evenly_spread, hash64
+from .targets import ClassLabels, LabelSets, Targets, Values
 from .transforms import ImageTransform, build_transform
 
 __all__ = [
@@ -27,15 +28,19 @@ __all__ = [
     "SEVERITIES",
     "UNLABELLED",
     "Batch",
+    "ClassLabels",
     "DataReport",
     "Dataset",
     "Domains",
     "ImageSet",
     "ImageTransform",
     "JoinedStore",
+    "LabelSets",
     "Loader",
     "Origin",
+    "Targets",
     "UnreadableImageError",
+    "Values",
     "build_transform",
     "class_changes",
     "corrupt",

@@ -15,6 +15,7 @@ from .leaks import find_leaks, picture_families, without_leaks
 from .pixel_store import PixelStore, Progress
 from .read_image import PIXEL_CAP
 from .splits import carve, thin
+from .targets import Targets
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Pool:
     """What a source hands over: every image that could be read, decoded, row i of the store being image i.
 
     Attributes:
+        targets: what each image is labelled with.
         splits: "train", "val" or "test" per image, or "" where the source has no splits.
         boxes: (N, 4) in pixels of the stored image, or None.
     """
@@ -61,7 +63,7 @@ class Pool:
     name: str
     classes: tuple[str, ...]
     ids: tuple[str, ...]
-    labels: np.ndarray
+    targets: Targets
     splits: np.ndarray
     pixel_hashes: tuple[str, ...]
     store: PixelStore
@@ -70,6 +72,12 @@ class Pool:
     notes: tuple[str, ...] = ()
     mirrorable: bool = True
 
+    @property
+    def images(self) -> ImageSet:
+        """All of them, whatever their split."""
+        rows = np.arange(len(self.ids))
+        return ImageSet(self.ids, self.targets, self.pixel_hashes, self.store, rows, self.boxes)
+
 
 def assemble(pool: Pool, options: LoadOptions) -> Dataset:
     """Make the splits that are missing, check them, and describe the result.
@@ -77,14 +85,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
     Raises:
         DataError: a class has no image in a split, too few to be split, or none without a copy in an earlier split.
     """
-    everything = ImageSet(
-        ids=pool.ids,
-        labels=pool.labels.astype(np.int64),
-        pixel_hashes=pool.pixel_hashes,
-        store=pool.store,
-        rows=np.arange(len(pool.ids)),
-        boxes=pool.boxes,
-    )
+    everything = pool.images
     families, notes = picture_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
     splits, made = _complete_splits(pool, options, families or pool.pixel_hashes)
     _check_classes(pool, splits)
@@ -104,6 +105,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         report=DataReport(pool.skipped, leaks.exact, _duplicates(present), notes, leaks.near),
         fingerprint=fingerprint_of(pool.classes, present),
         mirrorable=pool.mirrorable,
+        task=pool.targets.task,
     )
 
 
@@ -154,7 +156,7 @@ def _carve(
     """Positions chosen from the training images."""
     members = np.flatnonzero(splits == "train")
     chosen = carve(
-        pool.labels[members],
+        pool.images.labels[members],
         [families[i] for i in members.tolist()],
         fraction=fraction,
         seed=seed,
@@ -167,7 +169,7 @@ def _carve(
 def _check_classes(pool: Pool, splits: np.ndarray) -> None:
     """Broken files may have emptied a class that had files."""
     for name in dict.fromkeys(splits.tolist()):
-        missing = set(range(len(pool.classes))) - set(pool.labels[splits == name].tolist())
+        missing = set(range(len(pool.classes))) - set(pool.images.labels[splits == name].tolist())
         if missing:
             shown = ", ".join(repr(pool.classes[label]) for label in sorted(missing)[:5])
             raise DataError(f"no readable images of {shown} in the {name} split of {pool.name}: add some.")
@@ -188,12 +190,12 @@ def _duplicates(sets: dict[str, ImageSet]) -> int:
 
 
 def _label_conflicts(sets: dict[str, ImageSet]) -> tuple[str, ...]:
-    labels: dict[str, set[int]] = {}
+    targets: dict[str, set[str | int]] = {}
     for images in sets.values():
-        for digest, label in zip(images.pixel_hashes, images.labels.tolist(), strict=True):
-            labels.setdefault(digest, set()).add(label)
-    conflicts = sum(len(found) > 1 for found in labels.values())
-    return (f"{conflicts} pictures appear under more than one class.",) if conflicts else ()
+        for position, pixels in enumerate(images.pixel_hashes):
+            targets.setdefault(pixels, set()).add(images.targets.digest(position))
+    conflicts = sum(len(found) > 1 for found in targets.values())
+    return (f"{conflicts} images appear with different labels.",) if conflicts else ()
 
 
 def _place_of_pixels(store: PixelStore) -> tuple[str, ...]:
@@ -204,8 +206,12 @@ def fingerprint_of(classes: tuple[str, ...], sets: dict[str, ImageSet]) -> str:
     """Hash of classes and splits, see `Dataset`."""
     digest = blake2b(digest_size=16)
     digest.update("\0".join(classes).encode("utf-8", "surrogatepass"))
+    task = next(iter(sets.values())).targets.task
+    if task != "classification":  # the first tasks had no name here
+        digest.update(f"\ntask:{task}".encode())
     for name in ("train", "val", "test"):
         images = sets.get(name)
-        rows = zip(images.pixel_hashes, images.labels.tolist(), strict=True) if images else ()
-        digest.update(f"\n{name}:".encode() + ",".join(f"{pixels}={label}" for pixels, label in rows).encode())
+        hashes = images.pixel_hashes if images else ()
+        rows = (f"{pixels}={images.targets.digest(i)}" for i, pixels in enumerate(hashes)) if images else ()
+        digest.update(f"\n{name}:".encode() + ",".join(rows).encode())
     return digest.hexdigest()

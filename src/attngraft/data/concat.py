@@ -45,7 +45,7 @@ class JoinedStore:
 def joined(sets: Sequence[ImageSet]) -> ImageSet:
     """The images of several sets in one, in the order given.
 
-    Labels are taken as they are, so the sets must count the same classes. A store that several sets share is taken
+    Targets are taken as they are, so the sets must be of one task and count the same classes. A store that several sets share is taken
     once. Boxes are kept where every set has them.
 
     Raises:
@@ -60,7 +60,7 @@ def joined(sets: Sequence[ImageSet]) -> ImageSet:
     boxes = [images.boxes for images in sets if images.boxes is not None]
     return ImageSet(
         ids=tuple(image_id for images in sets for image_id in images.ids),
-        labels=np.concatenate([images.labels for images in sets]).astype(np.int64),
+        targets=sets[0].targets.extend([images.targets for images in sets[1:]]),
         pixel_hashes=tuple(digest for images in sets for digest in images.pixel_hashes),
         store=stores[0] if joined_store is None else joined_store,
         rows=np.concatenate([_rows(images, stores, joined_store) for images in sets]),

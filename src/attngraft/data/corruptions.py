@@ -82,7 +82,7 @@ def corrupted(images: ImageSet, name: str, severity: int, *, seed: int = 0) -> I
     """Every image of a set damaged, in memory.
 
     The noise of an image is a function of (seed, name, its pixel hash), so neither the order nor the other images
-    matter. Images get hashes of their own and ids such as "jpeg-5/test/ants/1.jpg"; labels and boxes stay.
+    matter. Images get hashes of their own and ids such as "jpeg-5/test/ants/1.jpg"; targets and boxes stay.
 
     Args:
         images: what to damage; unchanged.
@@ -101,7 +101,7 @@ def corrupted(images: ImageSet, name: str, severity: int, *, seed: int = 0) -> I
     flat = np.concatenate([pixels.reshape(-1) for pixels in damaged]) if damaged else np.empty(0, dtype=np.uint8)
     return ImageSet(
         ids=tuple(f"{name}-{severity}/{image_id}" for image_id in images.ids),
-        labels=images.labels.copy(),
+        targets=images.targets,
         pixel_hashes=tuple(pixel_hash(pixels) for pixels in damaged),
         store=PixelStore(np.array([pixels.shape[:2] for pixels in damaged]), torch.from_numpy(flat)),
         rows=np.arange(len(damaged)),

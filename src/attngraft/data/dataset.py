@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
+from ..errors import DataError
 from .pixel_store import Pixels
+from .targets import ClassLabels, Targets, as_targets
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,7 +20,7 @@ class ImageSet:
 
     Attributes:
         ids: one name per image, as a relative path ("train/ants/x.jpg") or "source/split/number".
-        labels: (N,) int64, index into the classes.
+        targets: what each image is labelled with; an array of whole numbers is taken as class labels.
         pixel_hashes: hash of each image as decoded, before it was shrunk.
         store: where the pixels lie, shared between the splits.
         rows: (N,) int64, the place of each image in the store.
@@ -25,14 +28,28 @@ class ImageSet:
     """
 
     ids: tuple[str, ...]
-    labels: np.ndarray
+    targets: Targets
     pixel_hashes: tuple[str, ...]
     store: Pixels
     rows: np.ndarray
     boxes: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", as_targets(self.targets))
+
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) index into the classes, of a classification set.
+
+        Raises:
+            DataError: the images are labelled for another task.
+        """
+        if not isinstance(self.targets, ClassLabels):
+            raise DataError(f"the images are labelled for {self.targets.task}: expected one class per image.")
+        return self.targets.labels
 
     def image(self, i: int) -> torch.Tensor:
         """The stored image i: (3, H, W) uint8, a copy."""
@@ -43,7 +60,7 @@ class ImageSet:
         chosen = np.asarray(positions, dtype=np.int64)
         return ImageSet(
             ids=tuple(self.ids[i] for i in chosen),
-            labels=self.labels[chosen],
+            targets=self.targets.select(chosen),
             pixel_hashes=tuple(self.pixel_hashes[i] for i in chosen),
             store=self.store,
             rows=self.rows[chosen],
@@ -76,13 +93,15 @@ class Dataset:
 
     Attributes:
         name: the source's name or the folder's.
-        classes: class names; a label is an index into them. Those of a folder are sorted.
+        classes: names of the outputs: classes (a label is an index into them; those of a folder are sorted), labels
+            or numeric targets.
         train, val, test: the splits; val is None where there is none.
         report: what was noticed while loading.
-        fingerprint: hash of classes, split membership, labels, pixels and their order; file names do not enter, but
+        fingerprint: hash of classes, split membership, targets, pixels and their order; file names do not enter, but
             order does, because augmentation and the pairing of a comparison go by position.
         mirrorable: False where a mirrored image means something else, as with digits.
         origin: where it was loaded from and how it was split; None for one that was put together by hand.
+        task: name of the task that the targets are for.
     """
 
     name: str
@@ -94,6 +113,7 @@ class Dataset:
     fingerprint: str
     mirrorable: bool = True
     origin: Origin | None = None
+    task: str = "classification"
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from .pixel_store import Progress, decode_files, short_side_limit
 from .read_image import PIXEL_CAP, printable
 from .sources import SOURCES, data_root, load_data
 from .splits import evenly_spread
+from .targets import ClassLabels
 
 UNLABELLED = -1
 
@@ -116,7 +118,7 @@ def decode_pictures(
         )
     return ImageSet(
         ids=tuple(names[i] for i in decoded.kept),
-        labels=labels[decoded.kept],
+        targets=ClassLabels(labels[decoded.kept]),
         pixel_hashes=decoded.hashes,
         store=decoded.store,
         rows=np.arange(len(decoded.kept)),
@@ -136,7 +138,7 @@ def relabelled(images: ImageSet, own: Sequence[str], known: Sequence[str]) -> Im
     index = {name: number for number, name in enumerate(known)}
     # the last entry is for images without a label, which are -1
     lookup = np.array([*(index.get(name, UNLABELLED) for name in own), UNLABELLED], dtype=np.int64)
-    return ImageSet(images.ids, lookup[images.labels], images.pixel_hashes, images.store, images.rows, images.boxes)
+    return replace(images, targets=ClassLabels(lookup[images.labels]))
 
 
 def _is_data_set(source: str | Path, classes: Sequence[str]) -> bool:

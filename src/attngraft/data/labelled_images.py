@@ -119,16 +119,9 @@ def _built_in(
     name: str, classes: tuple[str, ...], options: LoadOptions, extend: bool
 ) -> tuple[ImageSet, tuple[str, ...]]:
     pool = SOURCES[name].load(options)
-    own = [pool.classes[label] for label in np.unique(pool.labels)]
+    own = [pool.classes[label] for label in np.unique(pool.images.labels)]
     known = _known_classes(own, classes, extend, name)
-    images = ImageSet(
-        ids=pool.ids,
-        labels=pool.labels.astype(np.int64),
-        pixel_hashes=pool.pixel_hashes,
-        store=pool.store,
-        rows=np.arange(len(pool.ids)),
-        boxes=pool.boxes,
-    )
+    images = pool.images
     if options.limit is not None:
         images = images.select(thin(images.labels, images.ids, limit=options.limit, seed=0))
     return relabelled(images, pool.classes, known), known

@@ -28,18 +28,18 @@ class Batch:
     """Some samples.
 
     Attributes:
-        images: (B, 3, S, S) float32.
-        labels: (B,) int64.
+        images: (B, C, H, W) float32.
+        targets: what the images are labelled with, first axis = images; (B,) int64 for classification.
         indices: (B,) int64, positions in the image set.
     """
 
     images: torch.Tensor
-    labels: torch.Tensor
+    targets: torch.Tensor
     indices: torch.Tensor
 
     def pin_memory(self) -> Batch:
         """The same in page-locked memory; the name is the one that PyTorch's loader looks for."""
-        return Batch(self.images.pin_memory(), self.labels.pin_memory(), self.indices.pin_memory())
+        return Batch(self.images.pin_memory(), self.targets.pin_memory(), self.indices.pin_memory())
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,7 +181,7 @@ class _Samples(Dataset[Batch]):
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         images = self._transformed(indices) if len(indices) else self._transformed([0])[:0]
         chosen = torch.tensor(list(indices), dtype=torch.int64)
-        return Batch(images, torch.from_numpy(self.images.labels[chosen.numpy()]), chosen)
+        return Batch(images, self.images.targets.collate(chosen.numpy()), chosen)
 
     def _transformed(self, indices: Sequence[int]) -> torch.Tensor:
         with torch.random.fork_rng(devices=[]), _one_thread():

@@ -27,6 +27,7 @@ from .pixel_store import (
     short_side_limit,
 )
 from .read_image import PIXEL_CAP, printable
+from .targets import ClassLabels
 from .torchvision_sets import (
     PUBLISHED,
     PublishedSet,
@@ -154,7 +155,7 @@ def load_folder(folder: Path, options: LoadOptions) -> Pool:
         name=folder.resolve().name,
         classes=contents.classes,
         ids=tuple(contents.ids[i] for i in kept),
-        labels=np.asarray(contents.labels, dtype=np.int64)[kept],
+        targets=ClassLabels(np.asarray(contents.labels, dtype=np.int64)[kept]),
         splits=np.asarray(contents.splits)[kept],
         pixel_hashes=decoded.hashes,
         store=decoded.store,
@@ -190,7 +191,7 @@ def _load_digits(options: LoadOptions) -> Pool:
         name="cluttered-digits",
         classes=tuple("0123456789"),
         ids=digits.ids,
-        labels=digits.labels,
+        targets=ClassLabels(digits.labels),
         splits=np.asarray(digits.splits),
         pixel_hashes=decoded.hashes,
         store=decoded.store,
@@ -212,7 +213,7 @@ def _load_published(name: str, published: PublishedSet, options: LoadOptions) ->
         name=name,
         classes=classes,
         ids=tuple(ids[i] for i in wanted),
-        labels=labels[wanted],
+        targets=ClassLabels(labels[wanted]),
         splits=splits[wanted],
         pixel_hashes=decoded.hashes,
         store=decoded.store,

@@ -60,9 +60,9 @@ class Accumulator:
         before, moved = self.kept(), None
         images, targets = self._inputs(batch, at)
         value, correct = 0.0, 0
-        for number, chosen in enumerate(slices(len(batch.labels), parts)):
-            part = Batch(images[chosen], batch.labels[chosen], batch.indices[chosen])
-            share = len(part.labels) / len(batch.labels)
+        for number, chosen in enumerate(slices(len(batch.indices), parts)):
+            part = Batch(images[chosen], batch.targets[chosen], batch.indices[chosen])
+            share = len(part.indices) / len(batch.indices)
             if number:
                 self.put_back(before)
             torch.manual_seed(self._seed(at, number))  # dropout and stochastic depth
@@ -73,12 +73,12 @@ class Accumulator:
             if not math.isfinite(value):
                 break
             loss.backward()
-            correct += int((logits.detach().argmax(1).cpu() == part.labels).sum())
+            correct += int((logits.detach().argmax(1).cpu() == part.targets).sum())
             if parts > 1:
                 moved = _added(moved, self.kept(), share)
         if moved is not None:
             self.put_back(moved)
-        return StepNumbers(value, correct, len(batch.labels), parts)
+        return StepNumbers(value, correct, len(batch.indices), parts)
 
     def put_back(self, values: Sequence[Tensor]) -> None:
         """Give the buffers the values that they had."""
@@ -102,7 +102,7 @@ class Accumulator:
     def _inputs(self, batch: Batch, at: Position) -> tuple[Tensor, Tensor]:
         recipe, device = self.job.recipe, self.job.device
         images = batch.images.to(device, memory_format=self.job.precision.memory_format, non_blocking=True)
-        labels = batch.labels.to(device, non_blocking=True)
+        labels = batch.targets.to(device, non_blocking=True)
         if not (recipe.mixup or recipe.cutmix):
             return images, labels
         seed = hash64("mix", self.job.seed, at.global_step, self.job.world.rank)

@@ -93,7 +93,7 @@ class Stepper:
             optimizer.zero_grad(set_to_none=True)
             free_memory()
             self._accumulator.put_back(statistics)
-            parts = self._more_parts(parts, len(batch.labels), at)
+            parts = self._more_parts(parts, len(batch.indices), at)
         assert isinstance(outcome, StepNumbers)
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         world.average_gradients_(trained)
@@ -110,7 +110,7 @@ class Stepper:
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            return TrainingError(self._one_position(parts, len(batch.labels), at))
+            return TrainingError(self._one_position(parts, len(batch.indices), at))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

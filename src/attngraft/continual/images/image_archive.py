@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from ...data import ImageSet
+from ...data import ClassLabels, ImageSet
 from ...data.near_duplicates.small_copies import NUMBERS, Thumbnails
 from ...data.pixel_store import PixelStore
 from ...errors import RunError
@@ -113,7 +113,7 @@ def unpack(folder: Path) -> Packed:
         raise changed(folder / PIXELS_FILE)
     images = ImageSet(
         ids=tuple(ids),
-        labels=labels,
+        targets=ClassLabels(labels),
         pixel_hashes=tuple(hashes),
         store=PixelStore(shapes, folder / PIXELS_FILE),
         rows=np.arange(len(ids)),

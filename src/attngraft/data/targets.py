@@ -1,0 +1,193 @@
+"""What the images of a set are labelled with: one kind of targets per kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, TypeVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import DataError
+
+_BINS = 10  # of the first value, for stratified splits of regression data
+
+T = TypeVar("T", bound="Targets")
+
+
+class Targets(Protocol):
+    """The targets of N images. They may be read lazily, so nothing may assume that they are one array.
+
+    Attributes:
+        task: name of the task that they are for.
+        strata: (N,) int64, groups that a random split keeps in proportion; None where there are none.
+    """
+
+    task: ClassVar[str]
+
+    def __len__(self) -> int: ...
+
+    @property
+    def strata(self) -> NDArray[np.int64] | None: ...
+
+    def select(self: T, positions: Sequence[int] | NDArray[Any]) -> T:
+        """The targets at these positions, in this order."""
+
+    def extend(self: T, others: Sequence[T]) -> T:
+        """These targets, then those of the others."""
+
+    def get(self, position: int) -> Any:
+        """The target of one image."""
+
+    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
+        """The targets of a batch, first axis = images."""
+
+    def digest(self, position: int) -> str | int:
+        """What enters the fingerprint of the data; equal where targets are equal."""
+
+
+@dataclass(frozen=True, eq=False)
+class ClassLabels:
+    """One class per image.
+
+    Attributes:
+        labels: (N,) int64, index into the classes; -1 where unknown.
+    """
+
+    labels: NDArray[np.int64]
+    task: ClassVar[str] = "classification"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        return self.labels
+
+    def select(self, positions: Sequence[int] | NDArray[Any]) -> ClassLabels:
+        return ClassLabels(self.labels[np.asarray(positions)])
+
+    def extend(self, others: Sequence[ClassLabels]) -> ClassLabels:
+        return ClassLabels(np.concatenate([self.labels, *(other.labels for other in others)]))
+
+    def get(self, position: int) -> int:
+        return int(self.labels[position])
+
+    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
+        """(B,) int64"""
+        return torch.from_numpy(self.labels[np.asarray(positions, dtype=np.int64)])
+
+    def digest(self, position: int) -> int:
+        return int(self.labels[position])
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSets:
+    """Any number of labels per image.
+
+    Attributes:
+        labels: (N, K) uint8, 1 where an image has a label.
+    """
+
+    labels: NDArray[np.uint8]
+    task: ClassVar[str] = "multilabel"
+
+    def __post_init__(self) -> None:
+        given = np.asarray(self.labels)
+        if given.ndim != 2 or not np.isin(given, (0, 1)).all():
+            raise DataError(f"got labels of shape {given.shape}: expected images x labels, each 0 or 1.")
+        object.__setattr__(self, "labels", given.astype(np.uint8))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """The rarest label of each image, K where it has none."""
+        counts = self.labels.sum(axis=0, dtype=np.int64)
+        ranked = np.where(self.labels.astype(bool), counts, len(self.labels) + 1)
+        padded = np.concatenate([ranked, np.full((len(ranked), 1), len(self.labels))], axis=1)
+        return padded.argmin(axis=1).astype(np.int64)
+
+    def select(self, positions: Sequence[int] | NDArray[Any]) -> LabelSets:
+        return LabelSets(self.labels[np.asarray(positions)])
+
+    def extend(self, others: Sequence[LabelSets]) -> LabelSets:
+        return LabelSets(np.concatenate([self.labels, *(other.labels for other in others)]))
+
+    def get(self, position: int) -> NDArray[np.uint8]:
+        return self.labels[position]
+
+    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
+        """(B, K) float32"""
+        return torch.from_numpy(self.labels[np.asarray(positions, dtype=np.int64)].astype(np.float32))
+
+    def digest(self, position: int) -> str:
+        return "+".join(map(str, np.flatnonzero(self.labels[position])))
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """One or several numbers per image.
+
+    Attributes:
+        values: (N, T) float64.
+    """
+
+    values: NDArray[np.float64]
+    task: ClassVar[str] = "regression"
+
+    def __post_init__(self) -> None:
+        given = np.asarray(self.values, dtype=np.float64)
+        given = given[:, None] if given.ndim == 1 else given
+        if given.ndim != 2 or not np.isfinite(given).all():
+            raise DataError(f"got values of shape {given.shape}: expected images x targets, all of them finite.")
+        object.__setattr__(self, "values", given)
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def strata(self) -> NDArray[np.int64]:
+        """Ten groups of equal size by the first value; equal values stay together."""
+        first = self.values[:, 0]
+        edges = np.unique(np.quantile(first, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(first) else first
+        return np.searchsorted(edges, first, side="left").astype(np.int64)
+
+    def select(self, positions: Sequence[int] | NDArray[Any]) -> Values:
+        return Values(self.values[np.asarray(positions)])
+
+    def extend(self, others: Sequence[Values]) -> Values:
+        return Values(np.concatenate([self.values, *(other.values for other in others)]))
+
+    def get(self, position: int) -> NDArray[np.float64]:
+        return self.values[position]
+
+    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
+        """(B, T) float32"""
+        return torch.from_numpy(self.values[np.asarray(positions, dtype=np.int64)].astype(np.float32))
+
+    def digest(self, position: int) -> str:
+        return ",".join(map(repr, self.values[position].tolist()))
+
+
+def as_targets(given: Targets | ArrayLike) -> Targets:
+    """Targets as they are; whole numbers, one per image, as class labels.
+
+    Raises:
+        DataError: an array of another kind.
+    """
+    if not isinstance(given, (np.ndarray, list, tuple)):
+        return cast(Targets, given)
+    array = np.asarray(given)
+    if array.ndim != 1 or (array.size and not np.issubdtype(array.dtype, np.integer)):
+        raise DataError(
+            f"got targets of shape {array.shape} and type {array.dtype}: expected one whole number per image, or "
+            "ClassLabels, LabelSets or Values."
+        )
+    return ClassLabels(array)
