@@ -65,7 +65,7 @@ def test_two_processes_share_the_batches_of_one(image_set: ImageSet, drop_last: 
     shares = [batches(image_set, drop_last=drop_last, rank=rank, world_size=2) for rank in (0, 1)]
     assert len(shares[0]) == len(shares[1]) == len(alone)
     for whole, even, odd in zip(alone, *shares, strict=True):
-        for name in ("images", "labels", "indices"):
+        for name in ("images", "targets", "indices"):
             assert torch.equal(getattr(even, name), getattr(whole, name)[0::2])
             assert torch.equal(getattr(odd, name), getattr(whole, name)[1::2])
 
