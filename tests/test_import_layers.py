@@ -18,12 +18,13 @@ LAYERS = {
     "kernels": 2,
     **dict.fromkeys(["attention", "backbones", "data"], 3),
     "surgery": 4,
-    "training": 5,
-    **dict.fromkeys(["comparison", "deployment", "benchmarking"], 6),
-    **dict.fromkeys(["explanation", "continual", "reporting"], 7),
-    "cli": 8,
-    "__init__": 9,
-    "__main__": 9,
+    "tasks": 5,
+    "training": 6,
+    **dict.fromkeys(["comparison", "deployment", "benchmarking"], 7),
+    **dict.fromkeys(["explanation", "continual", "reporting"], 8),
+    "cli": 9,
+    "__init__": 10,
+    "__main__": 10,
 }
 # Within `continual` the way of the data: a package imports from those of a lower number.
 CONTINUAL = {"images": 1, "store": 1, "guard": 1, "drift": 1, "search": 1, "adaptation": 2, "stream": 3}

@@ -1,0 +1,268 @@
+"""What training, comparison and reports ask of a task. Each task is one file that registers one class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..config import from_dict
+from ..errors import BackboneError, ConfigError, DataError, nearest
+from ..registry import Registry
+
+Array = NDArray[Any]
+Rows = Mapping[str, Array]  # the first axis of every array counts the images
+Floats = NDArray[np.float64]
+Capability = Literal["mix", "teacher", "class-weights", "balanced-sampler", "explain", "fold", "store"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that says how good predictions are, and its share per image.
+
+    Attributes:
+        name: what users write, for example "top1" or "macro-f1".
+        label: what reports write, for example "top-1".
+        value: rows -> the number as the field defines it.
+        scores: rows -> (N,) per-image scores whose mean is `value`. A metric that is no mean over images gives
+            leave-one-out pseudo-values, see `pseudo_values`.
+        unit: "points" for fractions, which are shown in percent and compared in points; else a unit such as "nats".
+        higher_is_better: which way is good.
+        bounds: lowest and highest possible value.
+    """
+
+    name: str
+    label: str
+    value: Callable[[Rows], float]
+    scores: Callable[[Rows], Floats]
+    unit: str = "points"
+    higher_is_better: bool = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+
+    def describe(self) -> dict[str, Any]:
+        """What records keep of it."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "unit": self.unit,
+            "higher_is_better": self.higher_is_better,
+        }
+
+
+class Task(Protocol):
+    """A kind of prediction: its loss, what is kept of its predictions, and its metrics.
+
+    Implementations are frozen dataclasses. Their fields are all that a saved model needs to be used again; they are
+    written to `run.json` and to the header of the model.
+
+    Attributes:
+        name: key in the registry and in records.
+        outputs: what the model's outputs are called: classes, labels or targets.
+        supports: what can be done besides training, comparing, predicting and reporting.
+        metrics: by name; the first is the primary one.
+    """
+
+    name: ClassVar[str]
+    supports: ClassVar[frozenset[Capability]]
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def metrics(self) -> Mapping[str, Metric]: ...
+
+    def fitted(self, targets: Any) -> Task:
+        """The task with what it needs to know of the training targets, such as their mean and spread.
+
+        Raises:
+            DataError: targets that nothing can be learned from.
+        """
+
+    def check(self, outputs: Tensor) -> None:
+        """Raise BackboneError or DataError where the main output (B, ...) of a model is not what the task needs."""
+
+    def criterion(self, targets: Any, options: LossOptions) -> Criterion:
+        """The loss for training on these targets, of which it may use the frequencies.
+
+        Raises:
+            ConfigError: an option that this task does not have.
+        """
+
+    def rows(self, model: Forward, inputs: Tensor) -> dict[str, Array]:
+        """What is kept of the predictions for a batch: arrays on the CPU whose first axis counts the images."""
+
+    def target_rows(self, targets: Any) -> dict[str, Array]:
+        """What is kept of the targets of an image set, under names that `rows` does not use."""
+
+    def loss_of(self, rows: Rows) -> float:
+        """The loss of kept predictions, by which validation decides: without smoothing and without weights."""
+
+    def summary(self, rows: Rows) -> dict[str, Any]:
+        """What `run.json` says of the test images, as JSON values."""
+
+    def tuned(self, validation: Rows | None) -> Task:
+        """The task with what is chosen on validation images after training, such as thresholds."""
+
+    def readable(self, rows: Rows, top: int) -> list[dict[str, Any]]:
+        """Predictions as people and programs read them, one JSON object per image.
+
+        Args:
+            rows: as from `rows`.
+            top: how many classes at most, where the task ranks them.
+        """
+
+    def random_targets(self, batch_size: int) -> Tensor:
+        """Targets of a batch for dry runs, from torch's global generator."""
+
+
+Forward = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> the main output of the model (B, ...)
+
+
+class Criterion(Protocol):
+    """The loss of a batch in training."""
+
+    def __call__(self, model: Forward, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The mean loss over the images, differentiable, and the main output that it comes from."""
+
+    def running(self, outputs: Tensor, targets: Tensor) -> float | None:
+        """The primary metric's scores summed over the batch, for the progress; None where it is no sum."""
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """The fields of a recipe that concern losses.
+
+    Attributes:
+        loss: name of the loss, "auto" for the task's usual one.
+        label_smoothing: 0 to below 1.
+        class_weights: "balanced" weighs classes, or the positives of labels, by the inverse of their frequency.
+    """
+
+    loss: str = "auto"
+    label_smoothing: float = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+@dataclass(frozen=True)
+class OutputLoss:
+    """A criterion that is a function of the main output and the targets.
+
+    Attributes:
+        loss: (outputs (B, ...) float32, targets) -> the mean loss over the images.
+        scores: (outputs, targets) -> (B,) scores of the primary metric, where that is a mean over images.
+    """
+
+    loss: Callable[[Tensor, Tensor], Tensor]
+    scores: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def __call__(self, model: Forward, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        outputs = model(inputs)
+        return self.loss(outputs.float(), targets), outputs
+
+    def running(self, outputs: Tensor, targets: Tensor) -> float | None:
+        return None if self.scores is None else float(self.scores(outputs.detach().float(), targets).sum())
+
+
+TASKS: Registry[Callable[..., Task]] = Registry("task")
+
+
+def create_task(name: str, outputs: Sequence[str], **fields: Any) -> Task:
+    """Create a registered task.
+
+    Args:
+        name: for example "classification".
+        outputs: what the model's outputs are called.
+        **fields: of the task.
+
+    Raises:
+        ConfigError: no such task or field.
+    """
+    if name not in TASKS:
+        raise ConfigError(f"unknown task '{name}': {nearest(name, list(TASKS))}")
+    return from_dict(TASKS[name], {"outputs": tuple(outputs), **fields}, where=f"task '{name}'")  # type: ignore[arg-type]
+
+
+def primary(task: Task) -> Metric:
+    """The metric that a task is judged by where nothing else is asked for."""
+    return next(iter(task.metrics.values()))
+
+
+def find_metric(task: Task, name: str | None) -> Metric:
+    """A metric of a task by name, its primary one for None.
+
+    Raises:
+        ConfigError: no such metric; the nearest is named.
+    """
+    if name is None:
+        return primary(task)
+    if name not in task.metrics:
+        raise ConfigError(f"unknown metric '{name}' of {task.name}: {nearest(name, list(task.metrics))}")
+    return task.metrics[name]
+
+
+def require(task: Task, capability: Capability, what: str) -> None:
+    """Raise ConfigError in one sentence where a task cannot do something yet.
+
+    Args:
+        task: what the model was or will be trained for.
+        capability: one of `Task.supports`.
+        what: the subject of the sentence, for example "explain".
+    """
+    if capability not in task.supports:
+        able = sorted(name for name, kind in TASKS.items() if capability in getattr(kind, "supports", ()))
+        raise ConfigError(f"{what} is not available for {task.name}: it works for {', '.join(able) or 'no task yet'}.")
+
+
+def mean_metric(name: str, label: str, scores: Callable[[Rows], Array], **fields: Any) -> Metric:
+    """A metric that is the mean of per-image scores; `fields` are those of `Metric`."""
+
+    def doubles(rows: Rows) -> Floats:
+        return np.asarray(scores(rows), dtype=np.float64)
+
+    return Metric(name, label, lambda rows: float(doubles(rows).mean()), doubles, **fields)
+
+
+def left_out_metric(
+    name: str, label: str, value: Callable[[Rows], float], without: Callable[[Rows], Floats], **fields: Any
+) -> Metric:
+    """A metric that is no mean over images; `without` gives (N,) its values when each image is left out."""
+    return Metric(name, label, value, lambda rows: pseudo_values(value(rows), without(rows)), **fields)
+
+
+def check_width(outputs: Tensor, names: Sequence[str], what: str) -> None:
+    """Raise where the main output is not (B, one number per name).
+
+    Args:
+        outputs: of the model.
+        names: what the outputs are called.
+        what: in the plural: "classes", "labels" or "targets".
+    """
+    if outputs.ndim != 2:
+        raise BackboneError(
+            f"the model returns {tuple(outputs.shape)} for {len(outputs)} images: expected (images, {what}); add a head."
+        )
+    if outputs.shape[1] != len(names):
+        raise DataError(
+            f"the model has {outputs.shape[1]} logits and the data have {len(names)} {what}: "
+            f"create it with num_classes={len(names)}."
+        )
+
+
+def pseudo_values(value: float, without: Floats) -> Floats:
+    """Leave-one-out pseudo-values, shifted so that their mean is the value itself.
+
+    Args:
+        value: of the metric on all N images.
+        without: (N,), its values when one image is left out; NaN where it is not defined then, which counts as
+            no influence.
+
+    Source: Quenouille 1956; for plug-in centring see docs/compare.md.
+    """
+    count = len(without)
+    filled = np.where(np.isfinite(without), without, value)
+    pseudo = count * value - (count - 1) * filled
+    return np.asarray(pseudo - pseudo.mean() + value, dtype=np.float64)
