@@ -15,9 +15,9 @@ from training_helpers import PLAIN, coloured_squares, contents, run_fit, short_r
 import attngraft as ag
 from attngraft.backbones import preprocessing_of
 from attngraft.comparison import compare
-from attngraft.continual.store.version_store import Store
 from attngraft.reporting import write_report
 from attngraft.surgery import graft
+from attngraft.surgery.version_store.store import Store
 from attngraft.training import RunFolder
 from attngraft.training.evaluate import Evaluation, evaluate
 

@@ -27,7 +27,7 @@ LAYERS = {
     "__main__": 10,
 }
 # Within `continual` the way of the data: a package imports from those of a lower number.
-CONTINUAL = {"images": 1, "store": 1, "guard": 1, "drift": 1, "search": 1, "adaptation": 2, "stream": 3}
+CONTINUAL = {"images": 1, "stream_log": 1, "guard": 1, "drift": 1, "search": 1, "adaptation": 2, "stream": 3}
 # Within layer 1 the plain files build on each other: errors below all, then registry, config, ...
 SHARED_LAYER = 1
 PICKLING = {"pickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

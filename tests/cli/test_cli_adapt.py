@@ -15,8 +15,8 @@ from PIL import Image
 import attngraft as ag
 from attngraft.continual.adaptation.create_store import create_store
 from attngraft.continual.guard.guard import GuardPolicy
-from attngraft.continual.store.version_store import Store
 from attngraft.data import load_data
+from attngraft.surgery.version_store.store import Store
 
 SIDE = 16
 MACHINE = ("--device", "cpu", "--set", "workers=0", "--set", "precision=fp32+contiguous")

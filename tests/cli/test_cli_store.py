@@ -10,8 +10,8 @@ from PIL import Image
 
 import attngraft as ag
 from attngraft.continual.images.stored_domains import Domains
-from attngraft.continual.store.version_store import Store
 from attngraft.locking import only_one
+from attngraft.surgery.version_store.store import Store
 
 SIDE = 32
 

@@ -14,9 +14,9 @@ from torch import nn
 import attngraft as ag
 from attngraft.continual.adaptation.create_store import create_store
 from attngraft.continual.guard.guard import GuardPolicy
-from attngraft.continual.store.version_store import Store
 from attngraft.data import DataReport, Dataset, ImageSet
 from attngraft.data.pixel_store import decode_array
+from attngraft.surgery.version_store.store import Store
 from attngraft.training import Phase, Recipe, fit
 
 SIZE = 16

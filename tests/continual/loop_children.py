@@ -21,11 +21,11 @@ from PIL import Image
 
 from attngraft.continual.drift import detector
 from attngraft.continual.guard.ledger import AlphaLedger
-from attngraft.continual.store.stream_log import StreamLog
-from attngraft.continual.store.version_store import Store
 from attngraft.continual.stream.watch import watch
 from attngraft.continual.stream.watch_options import WatchOptions
+from attngraft.continual.stream_log import StreamLog
 from attngraft.data import ImageSet
+from attngraft.surgery.version_store.store import Store
 
 STEPS = ("replace", "fsync", "write")
 OPTIONS = WatchOptions(window=100, labels_needed=250, labels_wanted=300)

@@ -21,10 +21,10 @@ from attngraft.continual.adaptation.create_store import create_store
 from attngraft.continual.adaptation.guard_contest import lost_attempts
 from attngraft.continual.adaptation.release_test import release
 from attngraft.continual.images.stored_domains import Domains
-from attngraft.continual.store.version_store import Store
 from attngraft.data import ImageSet, load_data
 from attngraft.errors import ConfigError, DataError, RunError
 from attngraft.surgery import note_classes_
+from attngraft.surgery.version_store.store import Store
 from attngraft.training import Phase, Recipe, fit
 
 

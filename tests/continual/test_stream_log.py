@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attngraft.continual.store.stream_log import StreamLog, StreamState, advance, stream_summary
 from attngraft.continual.stream.folder_watcher import Arrivals
+from attngraft.continual.stream_log import (
+    StreamLog,
+    StreamState,
+    advance,
+    stream_summary,
+)
 from attngraft.errors import DataError, RunError
 
 WINDOW = {"images": 5, "left_out": [], "p_value": 0.5, "threshold": 0.01, "reasons": [], "version": "a", "alarm": False}

@@ -21,14 +21,14 @@ from attngraft.continual.adaptation.adapt import adapt
 from attngraft.continual.adaptation.adaptation_folder import GIVEN_UP, records
 from attngraft.continual.drift import detector
 from attngraft.continual.images.stored_domains import Domains, learned_numbers
-from attngraft.continual.store.stream_log import StreamLog
-from attngraft.continual.store.version_store import Store
 from attngraft.continual.stream.watch import Watch, watch
 from attngraft.continual.stream.watch_options import WatchOptions
+from attngraft.continual.stream_log import StreamLog
 from attngraft.data import ImageSet
 from attngraft.errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from attngraft.locking import only_one
 from attngraft.surgery import note_classes_
+from attngraft.surgery.version_store.store import Store
 
 QUICK: dict[str, Any] = {**MACHINE, "epochs": 4, "replay": 90, "lr": 0.01, "blends": (0.5, 1.0), "controls": False}
 OPTIONS = {"window": 100, "labels_needed": 150, "labels_wanted": 300}

@@ -22,12 +22,12 @@ from safetensors.torch import load_file, save_file
 import attngraft as ag
 from attngraft.continual.drift.drift_reference import Reference
 from attngraft.continual.images.image_archive import unpack
-from attngraft.continual.store.version_store import Store
 from attngraft.explanation import explain
 from attngraft.files import read_json
 from attngraft.reporting import write_report
 from attngraft.surgery import describe
-from attngraft.surgery.delta import read_delta
+from attngraft.surgery.version_store.delta import read_delta
+from attngraft.surgery.version_store.store import Store
 from attngraft.training import RunFolder
 from attngraft.training.checkpoint import read_checkpoint
 from attngraft.training.evaluate import Evaluation

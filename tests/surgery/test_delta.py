@@ -16,7 +16,14 @@ from torch import nn
 import attngraft as ag
 from attngraft.backbones import backbone_info, find_head, replace_head_
 from attngraft.errors import GraftError, RunError
-from attngraft.surgery.delta import apply_delta_, count_changed, difference, read_delta, same_bits, write_delta
+from attngraft.surgery.version_store.delta import (
+    apply_delta_,
+    count_changed,
+    difference,
+    read_delta,
+    same_bits,
+    write_delta,
+)
 
 SIZE = (3, 32, 32)
 ODD_BITS = (0x00000000, 0x80000000, 0x7FC00000, 0x7FC00001, 0xFFC00000, 0x7F800001, 0x3F800000)  # zeros, NaNs, one

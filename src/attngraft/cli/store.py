@@ -16,9 +16,9 @@ from ..continual.adaptation.release_test import release as make_release
 from ..continual.adaptation.store_history import update_history
 from ..continual.guard.guard import GuardPolicy
 from ..continual.images.stored_domains import Domains
-from ..continual.store.version import Version
-from ..continual.store.version_store import Store
 from ..errors import ConfigError, RunError
+from ..surgery.version_store.store import Store
+from ..surgery.version_store.version import Version
 from . import options
 from .output import USER_ERROR, console, print_json
 

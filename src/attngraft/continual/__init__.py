@@ -1,5 +1,7 @@
 """Dynamic learning: iterate until a requirement is met, adapt when the data change, never promote what is worse."""
 
+from ..surgery.version_store.store import Store
+from ..surgery.version_store.version import Version
 from .adaptation.adapt import Adaptation, adapt
 from .adaptation.create_store import create_store
 from .adaptation.release_test import release
@@ -7,8 +9,6 @@ from .adaptation.update import AdaptOptions
 from .guard.guard import GuardPolicy
 from .images.split_assignment import Shares
 from .search.iterate import Iteration, iterate
-from .store.version import Version
-from .store.version_store import Store
 from .stream.watch import Watch, watch
 from .stream.watch_options import WatchOptions
 

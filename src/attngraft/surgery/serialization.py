@@ -41,7 +41,6 @@ from ..sealing import (
     write_sealed,
 )
 from ..untrusted import Shapes, open_tensors, shapes_of
-from .delta import apply_delta_, read_delta
 from .graft import (
     check_live,
     graft_,
@@ -49,7 +48,9 @@ from .graft import (
     uncompiled,
 )
 from .plan import GraftPlan
-from .stored import StoredVersion, is_store, served_version
+from .version_store.delta import apply_delta_, read_delta
+from .version_store.store_files import is_store, served_version
+from .version_store.version import Version
 from .weightless_init import ForWeights, misfit
 
 MODEL_FILE = "model.safetensors"
@@ -160,35 +161,35 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
     return note_classes_(model.eval(), saved.classes)
 
 
-def load_version(stored: StoredVersion, *, backbone: nn.Module | None = None, example_input: Any = None) -> nn.Module:
+def load_version(version: Version, *, backbone: nn.Module | None = None, example_input: Any = None) -> nn.Module:
     """Build one version of a store, in eval mode: the base, and on it what the version changed.
 
     Raises:
         RunError: a file was changed after it was written, or is missing.
         BackboneError: as for `load`.
     """
-    for problem in stored.problems():
+    for problem in version.problems():
         raise RunError(problem)
-    model = load(stored.base_file, backbone=backbone, example_input=example_input)
-    if stored.delta_file is not None:
-        apply_delta_(model, read_delta(stored.delta_file))
-    if stored.preprocessing is not None:
-        note_preprocessing_(model, stored.preprocessing)
-    return note_classes_(model.eval(), stored.classes)
+    model = load(version.base_file, backbone=backbone, example_input=example_input)
+    if version.delta_file is not None:
+        apply_delta_(model, read_delta(version.delta_file))
+    if version.preprocessing is not None:
+        note_preprocessing_(model, version.preprocessing)
+    return note_classes_(model.eval(), version.classes)
 
 
-def describe_version(stored: StoredVersion) -> SavedModel:
+def describe_version(version: Version) -> SavedModel:
     """What one version of a store is, without its weights.
 
     Raises:
         RunError: as for `describe`.
     """
-    base = describe(stored.base_file)
-    backbone, known = base.backbone, stored.preprocessing or base.preprocessing
+    base = describe(version.base_file)
+    backbone, known = base.backbone, version.preprocessing or base.preprocessing
     if backbone is not None:
-        logits = stored.logits or backbone.num_classes
+        logits = version.logits or backbone.num_classes
         backbone = replace(backbone, num_classes=logits, preprocessing=known or backbone.preprocessing)
-    return replace(base, backbone=backbone, classes=stored.classes, preprocessing=known)
+    return replace(base, backbone=backbone, classes=version.classes, preprocessing=known)
 
 
 def note_classes_(model: nn.Module, classes: Sequence[str]) -> nn.Module:

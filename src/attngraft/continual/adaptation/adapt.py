@@ -22,6 +22,7 @@ from ...errors import (
     nearest,
 )
 from ...surgery import classes_of
+from ...surgery.version_store.store import Store
 from ...training import (
     MachineSettings,
     Progress,
@@ -37,7 +38,6 @@ from ..images.stored_domains import (
     fingerprint,
     learned_numbers,
 )
-from ..store.version_store import Store
 from .adaptation_folder import (
     GIVEN_UP,
     PROMOTED,

@@ -22,11 +22,11 @@ from ...data import (
 from ...errors import ConfigError, DataError, RunError
 from ...files import install_folder, read_json
 from ...surgery import classes_of, load
+from ...surgery.version_store.store import Store
 from ...training import Progress, Reading, watched
 from ..guard.guard import GuardPolicy
 from ..images.split_assignment import Shares
 from ..images.stored_domains import LEARN_POOL, Domains, add_base
-from ..store.version_store import Store
 from .store_history import update_history
 
 

@@ -13,6 +13,7 @@ from ...backbones import preprocessing_of
 from ...costs import measure_latency
 from ...data import ImageSet, evenly_spread, joined
 from ...errors import RunError
+from ...surgery.version_store.store import Store
 from ..guard.guard import (
     GuardAnswers,
     GuardPolicy,
@@ -23,7 +24,6 @@ from ..guard.guard import (
 )
 from ..guard.ledger import AlphaLedger
 from ..images.stored_domains import Domain
-from ..store.version_store import Store
 from .adaptation_folder import (
     PROMOTED,
     REFUSED,

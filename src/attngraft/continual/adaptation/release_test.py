@@ -11,8 +11,8 @@ import torch
 
 from ...errors import DataError
 from ...statistics.effects import crossed_effect
+from ...surgery.version_store.store import Store
 from ..images.stored_domains import Domains
-from ..store.version_store import Store
 from .candidate_training import answers
 from .store_history import update_history
 

@@ -11,9 +11,9 @@ import torch
 
 from ...config import to_dict
 from ...files import read_json, write_json
+from ...surgery.version_store.store import Store
 from ..images.stored_domains import Domain, Domains
-from ..store.stream_log import stream_summary
-from ..store.version_store import Store
+from ..stream_log import stream_summary
 from .adaptation_folder import (
     PROMOTED,
     REJECTED,

@@ -10,13 +10,13 @@ from torch import nn
 from ...backbones import preprocessing_of
 from ...data import ImageSet
 from ...surgery import classes_of
+from ...surgery.version_store.store import Store
 from ...training import Evaluation
 from ..adaptation.adaptation_folder import PROMOTED, records
 from ..adaptation.candidate_training import answers
 from ..adaptation.update import refresh_statistics_
 from ..drift.detector import DriftPolicy
 from ..images.stored_domains import Domain, Domains, learned_numbers
-from ..store.version_store import Store
 from .reference_pool import KnownDomains
 
 

@@ -21,6 +21,7 @@ from ...errors import (
     TrainingError,
 )
 from ...locking import only_one
+from ...surgery.version_store.store import Store
 from ...training import MachineSettings
 from ..adaptation.adapt import (
     Adaptation,
@@ -35,8 +36,7 @@ from ..drift.detector import WindowTest
 from ..drift.drift_reference import input_statistics
 from ..images.split_assignment import sift
 from ..images.stored_domains import Domains
-from ..store.stream_log import StreamLog, StreamState
-from ..store.version_store import Store
+from ..stream_log import StreamLog, StreamState
 from .folder_watcher import Arrivals
 from .labels import (
     Evidence,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ...data.read_image import printable
 from ..drift.detector import WindowTest
-from ..store.stream_log import StreamState
+from ..stream_log import StreamState
 from .accuracy_loss import LossTest
 
 

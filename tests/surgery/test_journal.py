@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attngraft.continual.store.journal import Journal
 from attngraft.errors import ConfigError, RunError
+from attngraft.surgery.version_store.journal import Journal
 
 EVENTS = ("create", "attempt", "verdict", "promote")
 

@@ -6,50 +6,57 @@ in one step. One writer at a time holds the lock; it first finishes what a kille
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 from torch import nn
 
-from ...errors import ConfigError, RunError
-from ...files import install_folder, write_text
+from ...backbones import backbone_info, noted_preprocessing
+from ...config import to_dict
+from ...costs import count_parameters
+from ...environment import versions as library_versions
+from ...errors import ConfigError, GraftError, RunError
+from ...files import install_folder, write_json, write_text
 from ...locking import only_one
-from ...surgery import describe, load
-from ...surgery.delta import difference, write_delta
-from ...surgery.serialization import load_version
-from ...surgery.stored import (
-    DELTA_FILE,
+from ...sealing import file_hash
+from ...timestamp import timestamp
+from ..graft import graft_plan, uncompiled
+from ..serialization import SavedModel, classes_of, describe, fold_note, load, load_version, save
+from .delta import count_changed, difference, write_delta
+from .journal import JOURNAL_FILE, Journal
+from .store_files import (
     HEAD_FILE,
-    VERSIONS_FOLDER,
-    id_of,
+    STORE_FILE,
+    StoreRecord,
+    full_id,
     read_head,
     read_store,
-    read_version,
-)
-from .journal import JOURNAL_FILE, Journal
-from .store_files import NEW_VERSION, build_store, install_version
-from .version import (
-    Version,
-    check_same_build,
-    delta_manifest,
-    plain,
-)
-from .version_lookup import (
-    MOVES,
-    contradiction,
-    full_id,
-    led_to,
-    problems_of,
     version_ids,
-    whole_version,
+)
+from .version import (
+    BASE_FOLDER,
+    DELTA_FILE,
+    MANIFEST_FILE,
+    VERSIONS_FOLDER,
+    DeltaFile,
+    Manifest,
+    Version,
+    file_problem,
+    id_of,
+    read_version,
+    version_folder,
 )
 
 LOCK_FILE = "lock"
+NEW_VERSION = ".new.part"
+MOVES = ("promote", "rollback")
 
 
 class Store:
@@ -60,10 +67,10 @@ class Store:
         journal: what happened, line by line.
     """
 
-    def __init__(self, path: Path, document: Mapping[str, Any]) -> None:
+    def __init__(self, path: Path, record: StoreRecord) -> None:
         self.path = path
         self.journal = Journal(path / JOURNAL_FILE)
-        self._document = document
+        self._record = record
         self._writer: int | None = None
 
     @classmethod
@@ -91,13 +98,13 @@ class Store:
         target = Path(path).resolve()
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise RunError(f"{target} is in use: choose a new folder for the store.")
-        fixed, how = plain(settings or {}, "settings"), plain(made or {}, "made")
+        fixed, how = _plain(settings or {}, "settings"), _plain(made or {}, "made")
         model = model_or_run if isinstance(model_or_run, nn.Module) else load(model_or_run)
         part = target.with_name(f".{target.name}.part")  # the same name each time: what was killed is cleared away
         with only_one(part / LOCK_FILE):
             shutil.rmtree(part / "store", ignore_errors=True)
             try:
-                build_store(part / "store", model, fixed, how)
+                _build(part / "store", model, fixed, how)
                 install_folder(part / "store", target)
             finally:
                 shutil.rmtree(part, ignore_errors=True)
@@ -105,27 +112,27 @@ class Store:
 
     @classmethod
     def open(cls, path: str | Path) -> Store:
-        """A store that is there already.
+        """Open an existing store.
 
         Raises:
-            RunError: it is no store, is damaged, or was written by a newer attngraft.
+            RunError: it is not a store, is damaged, or was written by a newer attngraft.
         """
         return cls(Path(path), read_store(Path(path)))
 
     @property
     def created(self) -> str:
         """ISO time, UTC."""
-        return str(self._document["created"])
+        return self._record.created
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What was fixed when the store was made."""
-        return dict(self._document["settings"])
+        """Fixed when the store was made."""
+        return dict(self._record.settings)
 
     @property
     def base(self) -> str:
         """Id of version 0."""
-        return str(self._document["base"])
+        return self._record.base
 
     @property
     def head(self) -> str:
@@ -147,7 +154,7 @@ class Store:
         Raises:
             RunError: one is damaged.
         """
-        found = [Version.read(read_version(self.path, name)) for name in version_ids(self.path)]
+        found = [read_version(self.path, name) for name in version_ids(self.path)]
         return tuple(sorted(found, key=lambda version: (version.number, version.id)))
 
     def version(self, text: str) -> Version:
@@ -156,7 +163,7 @@ class Store:
         Raises:
             RunError: there is none, or there are several; or it is damaged.
         """
-        return Version.read(read_version(self.path, full_id(self.path, text)))
+        return read_version(self.path, full_id(self.path, text))
 
     def lineage(self, version: str) -> set[str]:
         """Ids of a version and of all that it was made from, the base included.
@@ -184,12 +191,38 @@ class Store:
             RunError: no such version, or it is damaged.
             BackboneError: as for `load`.
         """
-        stored = read_version(self.path, self.head if version is None else full_id(self.path, version))
-        return load_version(stored, backbone=backbone, example_input=example_input)
+        found = self.version(self.head if version is None else version)
+        return load_version(found, backbone=backbone, example_input=example_input)
 
     def verify(self) -> list[str]:
-        """Read every file of every version and the journal; what is wrong, one sentence each."""
-        return problems_of(self.path, self._document, self.journal)
+        """Compare every file of every version and the journal with what was written.
+
+        Returns:
+            one sentence for each problem.
+        """
+        found = [file_problem(self.path / BASE_FOLDER / "model.safetensors", self._record.base_sha256)]
+        ids = version_ids(self.path)
+        for name in ids:
+            found += self._problems_of(name, ids)
+        if self.base not in ids:
+            found.append(f"the base {self.base} is not among the versions of {self.path}: restore it from a copy.")
+        found += [_problem(lambda: self.head), _problem(self.journal.entries)]
+        if not any(found):
+            found.append(self._contradiction())
+        return [problem for problem in found if problem]
+
+    def _problems_of(self, name: str, ids: Sequence[str]) -> Iterator[str | None]:
+        """What is wrong with one version, its base aside."""
+        try:
+            version = self.version(name)
+        except RunError as error:
+            yield str(error)
+            return
+        if version.base_sha256 != self._record.base_sha256:
+            yield f"version {name} belongs to another base: restore it from a copy."
+        if version.parent is not None and version.parent not in ids:
+            yield f"version {name} was made from {version.parent}, which is not there: restore it from a copy."
+        yield version.delta_problem()
 
     @contextmanager
     def writing(self, *, settle: bool = False) -> Iterator[Store]:
@@ -222,27 +255,24 @@ class Store:
             RunError: the disk is full, no such parent, or the store is not open for writing; nothing is changed.
         """
         self._check_writing()
-        parent, how = full_id(self.path, parent), plain(made or {}, "made")
-        base_file = whole_version(self.path, self.base).base_file
-        check_same_build(model, describe(base_file))
+        parent, how = full_id(self.path, parent), _plain(made or {}, "made")
+        base_file = read_version(self.path, self.base, whole=True).base_file
+        _check_same_build(model, describe(base_file))
         base = load_file(base_file)
         delta = difference(model, base)
         part = self.path / VERSIONS_FOLDER / NEW_VERSION
         try:
             file = write_delta(delta, part / DELTA_FILE)
-            manifest = delta_manifest(
-                model,
-                delta,
-                file,
-                base,
+            manifest = replace(
+                _base_manifest(model, self._record.base_sha256, how),
                 number=len(version_ids(self.path)),
                 parent=parent,
-                base_sha256=str(self._document["base_sha256"]),
-                made=how,
+                logits=delta.logits,
+                changed=count_changed(model, delta, base),
+                tensors=tuple(sorted(delta.tensors)),
+                delta=DeltaFile(file_hash(file), file.stat().st_size),
             )
-            if id_of(manifest) not in version_ids(self.path):
-                install_version(self.path, manifest)
-            return Version.read(whole_version(self.path, id_of(manifest)))
+            return _install(self.path, manifest)
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
@@ -280,7 +310,7 @@ class Store:
     def _move(self, event: str, version: str, fields: Mapping[str, Any]) -> None:
         """First the journal, then HEAD: what is killed in between is finished by the next writer."""
         self._check_writing()
-        target = whole_version(self.path, full_id(self.path, version)).id
+        target = read_version(self.path, full_id(self.path, version), whole=True).id
         before = self._served()
         if before == target:
             return
@@ -302,12 +332,12 @@ class Store:
         for leftover in self.path.glob(".*.part"):
             if leftover.is_file():
                 leftover.unlink(missing_ok=True)
-        problem = contradiction(self.path, self.base, self._served(), self.journal.entries())
+        problem = self._contradiction()
         if problem is not None:
             if not settle:
                 raise RunError(problem)
             return
-        wanted = led_to(self.base, self.journal.entries())[1]
+        wanted = self._last_move()[1]
         if wanted != self._served() and wanted in version_ids(self.path):
             write_text(self.path / HEAD_FILE, f"{wanted}\n")
 
@@ -318,6 +348,93 @@ class Store:
         except RunError:
             return None
 
+    def _last_move(self) -> tuple[str | None, str]:
+        """Where the journal's last move came from and where it led; the base where nothing was moved."""
+        moves = [entry for entry in self.journal.entries() if entry["event"] in MOVES]
+        return (moves[-1]["from"], str(moves[-1]["to"])) if moves else (self.base, self.base)
+
+    def _contradiction(self) -> str | None:
+        """Why HEAD cannot be where the journal leads: lines were lost, or one of them was copied from elsewhere.
+
+        A move stands in the journal before it reaches HEAD, so HEAD may be where the last move came from.
+        """
+        served, moved = self._served(), self._last_move()
+        if served is None or served in moved:
+            return None
+        return (
+            f"HEAD of {self.path} serves {served}, but the journal's last move is to {moved[1]}, so lines of it are "
+            "lost: restore journal.jsonl from a copy, or say which version is right with attngraft store "
+            f"{self.path} --rollback VERSION."
+        )
+
     def _check_writing(self) -> None:
         if self._writer != os.getpid():
             raise RunError(f"{self.path} is not open for writing: use it within `with store.writing():`.")
+
+
+def _build(folder: Path, model: nn.Module, settings: Mapping[str, Any], made: Mapping[str, Any]) -> None:
+    """Write all files of a new store into a folder that nobody reads yet."""
+    base_sha256 = file_hash(save(model, folder / BASE_FOLDER))
+    base = _install(folder, _base_manifest(model, base_sha256, made))
+    record = StoreRecord(base.created, base.id, base_sha256, base.classes, settings, library_versions())
+    write_json(folder / STORE_FILE, to_dict(record))
+    Journal(folder / JOURNAL_FILE).append("create", {"version": base.id})
+    write_text(folder / HEAD_FILE, f"{base.id}\n")
+
+
+def _install(store: Path, manifest: Manifest) -> Version:
+    """Complete the folder of a new version with its manifest and give it its name, unless it is there already."""
+    values, part = to_dict(manifest), store / VERSIONS_FOLDER / NEW_VERSION
+    version = id_of(values)
+    if version not in version_ids(store):
+        write_json(part / MANIFEST_FILE, values)
+        install_folder(part, version_folder(store, version))
+    return read_version(store, version, whole=True)
+
+
+def _base_manifest(model: nn.Module, base_sha256: str, made: Mapping[str, Any]) -> Manifest:
+    """The manifest of version 0."""
+    model = uncompiled(model)
+    return Manifest(
+        number=0,
+        parent=None,
+        created=timestamp(),
+        base_sha256=base_sha256,
+        classes=classes_of(model),
+        preprocessing=noted_preprocessing(model),
+        made=made,
+        parameters=count_parameters(model),
+    )
+
+
+def _check_same_build(model: nn.Module, base: SavedModel) -> None:
+    """Raise GraftError unless the model is built as the base: the same backbone with the same grafts."""
+    model = uncompiled(model)
+    info = backbone_info(model)
+    pairs = {
+        "another backbone": (info and info.spec, base.backbone and base.backbone.spec),
+        "other grafts": (graft_plan(model), base.plan),
+        "other parts folded away": (fold_note(model), base.folded),
+    }
+    for what, (found, wanted) in pairs.items():
+        if found != wanted:
+            raise GraftError(
+                f"the model has {what} than the base of the store: a version can differ in values and in the number "
+                "of classes; make another store for this model."
+            )
+
+
+def _plain(values: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The values as JSON has them; ConfigError where JSON does not have one."""
+    try:
+        return json.loads(json.dumps(dict(values), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{what} takes JSON values only ({error}): convert them first.") from None
+
+
+def _problem(read: Callable[[], object]) -> str | None:
+    try:
+        read()
+    except RunError as error:
+        return str(error)
+    return None

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ...errors import RunError
-from ...files import write_atomically
-from ...timestamp import timestamp
+from ..errors import RunError
+from ..files import write_atomically
+from ..timestamp import timestamp
 
 WATCH_FOLDER = "watch"
 LOG_FILE = "log.jsonl"

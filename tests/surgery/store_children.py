@@ -20,9 +20,9 @@ from faulting import Calls, die, die_in_the_middle, forked, no_space, tried
 from torch import nn
 
 import attngraft as ag
-from attngraft.continual.store.version_store import Store
 from attngraft.surgery import grafts, note_classes_
-from attngraft.surgery.delta import same_bits
+from attngraft.surgery.version_store.delta import same_bits
+from attngraft.surgery.version_store.store import Store
 
 
 def base_model() -> nn.Module:

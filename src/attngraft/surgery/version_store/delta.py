@@ -12,11 +12,16 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ..backbones import backbone_info, find_head, note_backbone_, replace_head_
-from ..errors import BackboneError, GraftError, RunError
-from ..files import write_atomically
-from ..untrusted import open_tensors
-from .graft import check_live, uncompiled
+from ...backbones import (
+    backbone_info,
+    find_head,
+    note_backbone_,
+    replace_head_,
+)
+from ...errors import BackboneError, GraftError, RunError
+from ...files import write_atomically
+from ...untrusted import open_tensors
+from ..graft import check_live, uncompiled
 
 DELTA_FORMAT = 1
 

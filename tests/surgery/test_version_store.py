@@ -23,11 +23,11 @@ from torch import nn
 import attngraft as ag
 from attngraft.backbones import backbone_info, note_preprocessing_, preprocessing_of, replace_head_
 from attngraft.config import Preprocessing
-from attngraft.continual.store.version_store import Store
 from attngraft.errors import BackboneError, ConfigError, GraftError, RunError
 from attngraft.surgery import classes_of, describe, note_classes_
-from attngraft.surgery.delta import same_bits
-from attngraft.surgery.stored import id_of
+from attngraft.surgery.version_store.delta import same_bits
+from attngraft.surgery.version_store.store import Store
+from attngraft.surgery.version_store.version import id_of
 
 BASE = base_model()
 CHANGED = changed(BASE, 0.1)
