@@ -14,7 +14,7 @@ ROOT = Path(attngraft.__file__).parent
 PACKAGE = "attngraft"
 LAYERS = {
     **dict.fromkeys(["errors", "registry", "config", "files", "locking", "network", "environment", "costs"], 1),
-    **dict.fromkeys(["timestamp", "formats", "sealing", "untrusted", "statistics"], 1),
+    **dict.fromkeys(["timestamp", "formats", "sealing", "untrusted", "statistics", "interrupts", "settings"], 1),
     "kernels": 2,
     **dict.fromkeys(["attention", "backbones", "data"], 3),
     "surgery": 4,

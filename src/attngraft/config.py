@@ -53,6 +53,18 @@ class Preprocessing:
             raise ConfigError(f"crop_pct is {self.crop_pct}: expected 0.05 to 1.")
 
 
+def setting(default: S, description: str, *, flag: bool = False, metavar: str | None = None) -> S:
+    """Declare one field of a settings dataclass.
+
+    Args:
+        default: its default value.
+        description: what it means, as `--help` shows it.
+        flag: give it a command-line option of its own, `--some-field`; every field can be set with `--set`.
+        metavar: placeholder of the value in `--help`; by default the type, or the choices of a Literal.
+    """
+    return dataclasses.field(default=default, metadata={"description": description, "flag": flag, "metavar": metavar})
+
+
 def to_dict(settings: Any) -> dict[str, Any]:
     """A frozen dataclass as plain JSON values (tuples become lists)."""
     return json.loads(json.dumps(dataclasses.asdict(settings)))

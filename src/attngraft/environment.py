@@ -6,15 +6,18 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("attngraft", "torch", "torchvision", "timm", "numpy", "scipy", "pillow", "safetensors")
 
 
 def hardware() -> dict[str, Any]:
     """Processor, cores, memory and accelerator of this machine."""
+    import torch
+
     return {
         "cpu": _cpu_name(),
         "cores": usable_cores(),
@@ -44,6 +47,8 @@ def usable_cores() -> int:
 
 def default_device() -> torch.device:
     """CUDA, Apple's MPS or the CPU, in this order."""
+    import torch
+
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     if torch.backends.mps.is_available():

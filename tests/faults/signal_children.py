@@ -17,6 +17,7 @@ import torch
 from torch import nn
 from training_helpers import coloured_squares, droppy_model, run_fit
 
+from attngraft import interrupts
 from attngraft.data import Dataset, loader
 from attngraft.data import pixel_store as store
 from attngraft.errors import AttngraftError
@@ -24,7 +25,6 @@ from attngraft.training import (
     FitResult,
     Phase,
     Recipe,
-    interrupts,
     precision,
 )
 from attngraft.training import trainer as loop

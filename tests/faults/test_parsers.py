@@ -23,11 +23,11 @@ from attngraft.data.csv_labels import read_table
 from attngraft.errors import AttngraftError, ConfigError
 from attngraft.reporting import write_report
 from attngraft.reporting.read_folder import read_metrics
+from attngraft.settings.recipe import parse_recipe
 from attngraft.surgery import GraftPlan
 from attngraft.surgery.plan import Override
 from attngraft.surgery.sites import Site
 from attngraft.training import Phase, Recipe, RunFolder, load_recipe, recipes
-from attngraft.training.recipe import parse_recipe
 
 EXAMPLES = 40
 examples = settings(

@@ -22,8 +22,9 @@ from signal_children import LONG_S, Announcer, Child, before, evaluation, replac
 from torch import nn
 from training_helpers import PREPROCESSING, coloured_squares, metrics, run_fit, short_recipe
 
+from attngraft import interrupts
 from attngraft.backbones import BackboneInfo, note_backbone_
-from attngraft.training import connections, interrupts, join_world, peers
+from attngraft.training import connections, join_world, peers
 from attngraft.training.checkpoint import read_newest
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="what the system knows of processes")

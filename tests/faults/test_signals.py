@@ -13,8 +13,9 @@ import pytest
 from signal_children import STATES, STEPS_PER_EPOCH, State, data, images, train, training_in
 from training_helpers import assert_same_run
 
+from attngraft import interrupts
 from attngraft.data import Dataset
-from attngraft.training import FitResult, RunFolder, interrupts
+from attngraft.training import FitResult, RunFolder
 from attngraft.training.checkpoint import read_newest
 
 pytestmark = [

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from attngraft.training import interrupts as module
-from attngraft.training.interrupts import (
+from attngraft import interrupts as module
+from attngraft.interrupts import (
     Interrupts,
     Stopped,
     exit_code,

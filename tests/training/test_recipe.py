@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from attngraft.config import to_dict
 from attngraft.errors import ConfigError
+from attngraft.settings.recipe import parse_recipe, with_epochs
 from attngraft.training import Phase, Recipe, load_recipe, recipes, resolve_settings
-from attngraft.training.recipe import parse_recipe, with_epochs
 
 
 def test_the_packaged_recipes_are_the_documented_ones():

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import AttngraftError, PeerError
-from ..training.interrupts import exit_code, stopping_at_once, undisturbed
+from ..interrupts import exit_code, stopping_at_once, undisturbed
 from . import adapt, attentions, bench, compare, explain, fit, fold, iterate, predict, report, sites, store, watch
 from .output import USER_ERROR, console, error_console
 

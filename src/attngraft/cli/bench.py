@@ -11,8 +11,8 @@ import typer
 from ..benchmarking import BENCH_FILE, PARTS, BenchResult, BenchSettings, bench, parse_shapes
 from ..errors import RunError
 from ..files import write_json
+from ..interrupts import exit_code
 from ..reporting import bench_notes, bench_tables, write_report
-from ..training.interrupts import exit_code
 from . import options
 from .output import command_line, console, error_console, print_json
 

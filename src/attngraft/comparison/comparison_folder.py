@@ -16,6 +16,7 @@ from ..environment import versions
 from ..errors import RunError
 from ..formats import RECORD_FORMATS
 from ..sealing import read_record, write_record
+from ..settings.recipe import completed_recipe
 from ..training import (
     PREDICTIONS_FILE,
     Precision,
@@ -25,7 +26,6 @@ from ..training import (
     parse_precision,
 )
 from ..training.disk_space import check_space
-from ..training.recipe import completed_recipe
 from ..training.run_folder import is_leftover
 from .variants import (
     BASELINE,

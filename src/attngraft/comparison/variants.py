@@ -13,9 +13,9 @@ from torch import nn
 from ..attention import ATTENTIONS, attention_options
 from ..config import parse_assignment
 from ..errors import ConfigError, nearest
+from ..settings.recipe import Dynamic
 from ..surgery import GraftPlan, graft_, plan_graft
 from ..training import Recipe
-from ..training.recipe import Dynamic
 
 BASELINE = "none"
 DYNAMIC = "dynamic"  # an option of the training, not of the attention

@@ -1,15 +1,15 @@
 """Recipes, phases, the training loop, checkpoints, evaluation, the run folder."""
 
+from ..settings import DataSettings, MachineSettings, Phase, Recipe, Settings, load_recipe, recipes, resolve_settings
 from .distillation import Teacher
 from .distributed import World, join_world
 from .early_stopping import Rows, ShouldStop
 from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
 from .fit import FitResult, fit
+from .open_data import open_data, starts_pretrained
 from .precision import Precision, choose_precision, parse_precision, warm_up
 from .progress import Progress, Reading, Silent, titled, watched
-from .recipe import Phase, Recipe, load_recipe, recipes
 from .run_folder import Resume, RunFolder, describe_data
-from .settings import DataSettings, MachineSettings, Settings, open_data, resolve_settings, starts_pretrained
 
 __all__ = [
     "PREDICTIONS_FILE",

@@ -9,8 +9,8 @@ from torch import nn
 
 from ..data import Dataset
 from ..errors import RunError
+from ..settings.recipe import Recipe
 from .checkpoint import KEPT
-from .recipe import Recipe
 
 MARGIN = 1 << 20  # run.json, metrics, headers, the page
 

@@ -19,10 +19,10 @@ from ..backbones import noted_preprocessing
 from ..config import Preprocessing
 from ..data import Batch, Dataset
 from ..errors import ConfigError
+from ..settings.recipe import Recipe
 from ..surgery import check_live, classes_of
 from .evaluate import in_eval_mode
 from .precision import Precision
-from .recipe import Recipe
 
 
 @dataclass(frozen=True, eq=False)

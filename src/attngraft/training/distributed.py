@@ -16,8 +16,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ..errors import AttngraftError, PeerError
+from ..interrupts import Stopped
 from .connections import open_connections, to_peers
-from .interrupts import Stopped
 from .peers import VERDICT_S, Card, Lost, Peers
 
 Found = TypeVar("Found")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from torch import nn
 
+from ..settings.recipe import Dynamic
 from ..surgery import grafts
-from .recipe import Dynamic
 
 WINDOW = 4  # epochs that a trend is taken from: the fewest that tell a bent curve from a straight one with noise
 LEAST = 3  # epochs in the phase before there is a trend: a line through two has no residuals

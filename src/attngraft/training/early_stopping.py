@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..errors import RunError
+from ..interrupts import Stopped
+from ..settings.recipe import Recipe
 from .checkpoint import Position
 from .distributed import World
-from .interrupts import Stopped
 from .optimizers import Plateau
-from .recipe import Recipe
 
 Rows = Sequence[Mapping[str, Any]]
 ShouldStop = Callable[[Rows], bool]

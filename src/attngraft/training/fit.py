@@ -18,7 +18,10 @@ from ..data import Dataset
 from ..environment import hardware, versions
 from ..errors import NotFiniteError, PeerError, RunError, TrainingError
 from ..formats import RECORD_FORMATS
+from ..interrupts import finishing, stopping_at_once
 from ..locking import Claim
+from ..settings import Settings, resolve_settings
+from ..settings.recipe import Recipe
 from ..surgery import check_live, graft_plan, load, note_classes_, save, ungraft_
 from ..timestamp import timestamp
 from .checkpoint import read_newest, remove_checkpoints
@@ -28,16 +31,14 @@ from .distributed import World, join_world
 from .early_stopping import ShouldStop
 from .evaluate import PREDICTIONS_FILE, Evaluation, in_eval_mode
 from .events import Notes
-from .interrupts import finishing, stopping_at_once
 from .nonfinite import first_not_finite
 from .oom import is_out_of_memory, memory_needed
+from .open_data import open_data
 from .precision import Precision, choose_precision, parse_precision
 from .preflight import check_fit
 from .progress import Progress, Reading, Silent, watched
-from .recipe import Recipe
 from .run_context import Job
 from .run_folder import Resume, RunFolder, describe_data
-from .settings import Settings, open_data, resolve_settings
 from .tensorboard import Board
 from .trainer import Trainer
 from .validation import examine

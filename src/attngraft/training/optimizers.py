@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from ..settings.recipe import Phase, Recipe
 from .phases import ParameterGroup
-from .recipe import Phase, Recipe
 
 
 def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], recipe: Recipe) -> torch.optim.Optimizer:

@@ -21,8 +21,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..interrupts import SIGNALS, wake_main_thread
 from .connections import Connection, cut
-from .interrupts import SIGNALS, wake_main_thread
 
 TICK_S = 0.5
 # Counted in ticks of this process, so that a machine that slept has not missed anybody.

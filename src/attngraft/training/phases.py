@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from ..backbones import find_heads
+from ..settings.recipe import Phase, Recipe, check_part
 from ..surgery.sites import resolve_input
 from ..surgery.trace import trace
-from .recipe import Phase, Recipe, check_part
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from torch import nn
 
 from ..data import Dataset, class_changes
 from ..errors import BackboneError, ConfigError, DataError
+from ..settings import Settings
+from ..settings.recipe import PARTS, Recipe
 from ..surgery import classes_of
 from .distributed import World
 from .evaluate import in_eval_mode
 from .phases import dissect, parameter_groups, trainable_names
-from .recipe import PARTS, Recipe
 from .run_context import batch_size
-from .settings import Settings
 
 HIGHEST_LR = 1e30
 

@@ -11,10 +11,10 @@ import torch
 from ..config import Preprocessing
 from ..data import Dataset
 from ..errors import ConfigError, DataError
+from ..settings.recipe import Recipe
 from .distillation import Lesson
 from .distributed import World
 from .precision import Precision
-from .recipe import Recipe
 
 
 def _forget(sentence: str) -> None:

@@ -24,8 +24,8 @@ from ..sealing import (
     read_record,
     write_record,
 )
+from ..settings.recipe import completed_recipe
 from .disk_space import check_space
-from .recipe import completed_recipe
 
 KEPT_FILES = ("metrics.jsonl", "model.safetensors", "predictions.safetensors")
 Resume = Literal["auto", "never", "must"]

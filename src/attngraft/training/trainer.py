@@ -22,6 +22,8 @@ from ..errors import (
     PeerError,
     RunError,
 )
+from ..interrupts import Interrupts, Stopped, signals_heard_in_backward
+from ..settings.recipe import Phase
 from .checkpoint import (
     Checkpoint,
     Position,
@@ -38,7 +40,6 @@ from .early_stopping import (
     decide_,
 )
 from .ema import moving_average
-from .interrupts import Interrupts, Stopped, signals_heard_in_backward
 from .optimizers import build_optimizer, rate_factor, set_rates_
 from .phases import (
     apply_phase_,
@@ -48,7 +49,6 @@ from .phases import (
     set_modes_,
 )
 from .progress import Progress
-from .recipe import Phase
 from .rollback import roll_back
 from .run_context import Job
 from .step import StepNumbers, Stepper

@@ -23,6 +23,7 @@ from ...config import Preprocessing, from_dict, to_dict
 from ...data import Dataset
 from ...errors import ConfigError, DataError, RunError
 from ...locking import only_one
+from ...settings.recipe import recipe_fields
 from ...surgery.serialization import MODEL_FILE
 from ...training import (
     Precision,
@@ -40,8 +41,7 @@ from ...training import (
     starts_pretrained,
     watched,
 )
-from ...training.recipe import recipe_fields
-from ...training.settings import VALIDATION_SHARE
+from ...training.open_data import VALIDATION_SHARE
 from .budget import Clock, parse_budget
 from .proposals import require_optuna
 from .requirement import Requirement, parse_requirement

@@ -11,8 +11,8 @@ from typing import Any
 from ...environment import hardware, versions
 from ...errors import RunError
 from ...files import read_json, write_json
+from ...settings.recipe import completed_recipe
 from ...timestamp import timestamp
-from ...training.recipe import completed_recipe
 
 ITERATION_FILE = "iterate.json"
 ITERATION_FORMAT = 1

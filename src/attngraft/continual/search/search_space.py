@@ -12,9 +12,9 @@ from torch import nn
 from ...comparison.variants import BASELINE, Variant, parse_variant
 from ...config import to_dict
 from ...errors import AttngraftError, ConfigError
+from ...settings.recipe import Dynamic
 from ...training import Recipe
 from ...training.preflight import check_phases
-from ...training.recipe import Dynamic
 
 ATTENTIONS = (BASELINE, "cbam", "se", "eca", "coord")
 PLACEMENTS = ("auto", "stage")

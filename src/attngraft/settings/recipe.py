@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import from_dict, read_toml, to_dict
+from ..config import from_dict, read_toml, setting, to_dict
 from ..errors import ConfigError, nearest
 
 PARTS = "head, head-bias, grafts, bn, upper:K, all"
@@ -70,55 +70,40 @@ class Phase:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train.
-
-    Attributes:
-        name: of the recipe.
-        phases: one after the other.
-        optimizer: "sgd" (with momentum), "adam" or "adamw".
-        momentum: of SGD.
-        nesterov: SGD with Nesterov's momentum.
-        weight_decay: of weights; biases and normalisation have none.
-        graft_weight_decay: of the weights of grafts.
-        graft_lr_scale: factor on the learning rate of grafts.
-        head_lr_scale: factor on the learning rate of the head.
-        lr_scale: factor on every learning rate.
-        batch_size: images per optimiser step, over all processes.
-        augment: "none", "light" or "strong".
-        mixup: alpha of MixUp; 0 is off.
-        cutmix: alpha of CutMix; 0 is off.
-        label_smoothing: 0 to below 1.
-        ema_decay: of an exponential moving average of the weights, which is then what is evaluated; 0 is off.
-        clip_norm: upper limit of the gradient's norm; 0 is off.
-        early_stopping: epochs without a lower validation loss before training ends; 0 is off.
-        select: keep the weights of the "last" epoch, or of the "best" by validation loss.
-        dynamic: what follows the trend of the loss: the grafts' learning "rate", the "strength" of their gates, "both",
-            or nothing ("off"); see `attngraft.training.dynamic`. Without effect in a network without grafts.
-        on_nonfinite: where the loss, the gradient or a weight is not finite: "stop", or "rollback" to the beginning of
-            the epoch with half of all rates from there on, at most 5 times in one epoch.
-    """
+    """How to train: phases, and what holds in all of them."""
 
     name: str
     phases: tuple[Phase, ...]
-    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
-    momentum: float = 0.9
-    nesterov: bool = False
-    weight_decay: float = 0.01
-    graft_weight_decay: float = 0.0
-    graft_lr_scale: float = 1.0
-    head_lr_scale: float = 1.0
-    lr_scale: float = 1.0
-    batch_size: int = 32
-    augment: Literal["none", "light", "strong"] = "light"
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    label_smoothing: float = 0.0
-    ema_decay: float = 0.0
-    clip_norm: float = 0.0
-    early_stopping: int = 0
-    select: Literal["last", "best"] = "last"
-    dynamic: Dynamic = "off"
-    on_nonfinite: OnNonfinite = "stop"
+    optimizer: Literal["sgd", "adam", "adamw"] = setting("adamw", "Optimizer; sgd has momentum.")
+    momentum: float = setting(0.9, "Momentum of SGD.")
+    nesterov: bool = setting(False, "Use Nesterov momentum in SGD.")
+    weight_decay: float = setting(0.01, "Weight decay of weights; biases and normalisation layers have none.")
+    graft_weight_decay: float = setting(0.0, "Weight decay of the grafts' weights.")
+    graft_lr_scale: float = setting(1.0, "Factor on the learning rate of the grafts.")
+    head_lr_scale: float = setting(1.0, "Factor on the learning rate of the head.")
+    lr_scale: float = setting(1.0, "Factor on every learning rate.")
+    batch_size: int = setting(32, "Images per optimizer step, over all processes.", flag=True)
+    augment: Literal["none", "light", "strong"] = setting("light", "Augmentation of the training images.", flag=True)
+    mixup: float = setting(0.0, "Alpha of MixUp; 0 turns it off.")
+    cutmix: float = setting(0.0, "Alpha of CutMix; 0 turns it off.")
+    label_smoothing: float = setting(0.0, "Label smoothing, from 0 to below 1.")
+    ema_decay: float = setting(
+        0.0, "Decay of an exponential moving average of the weights, which is then evaluated; 0 turns it off."
+    )
+    clip_norm: float = setting(0.0, "Upper limit of the gradient norm; 0 turns it off.")
+    early_stopping: int = setting(0, "Stop after this many epochs without a lower validation loss; 0 turns it off.")
+    select: Literal["last", "best"] = setting("last", "Keep the last epoch, or the best by validation loss.")
+    dynamic: Dynamic = setting(
+        "off",
+        "What follows the trend of the loss: the learning rate of the grafts, the strength of their gates, or both "
+        "(see attngraft.training.dynamic); no effect without grafts.",
+    )
+    on_nonfinite: OnNonfinite = setting(
+        "stop",
+        "When a loss, gradient or weight is not finite: stop, or roll back to the start of the epoch with half the "
+        "learning rates, at most 5 times per epoch.",
+        flag=True,
+    )
 
     def __post_init__(self) -> None:
         _require(len(self.phases) >= 1, f"recipe '{self.name}' has no phases: give at least one [[phases]] table.")

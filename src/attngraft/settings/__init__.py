@@ -1,0 +1,19 @@
+"""What can be chosen about a training: the recipe, the data, the machine. Nothing here imports PyTorch."""
+
+from .data_settings import DataSettings
+from .machine_settings import MachineSettings
+from .recipe import Dynamic, OnNonfinite, Phase, Recipe, load_recipe, recipes
+from .resolve import Settings, resolve_settings
+
+__all__ = [
+    "DataSettings",
+    "Dynamic",
+    "MachineSettings",
+    "OnNonfinite",
+    "Phase",
+    "Recipe",
+    "Settings",
+    "load_recipe",
+    "recipes",
+    "resolve_settings",
+]

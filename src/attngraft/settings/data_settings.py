@@ -1,0 +1,32 @@
+"""Which images are used and how they are split."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import setting
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images are used and how they are split."""
+
+    image_size: int | None = setting(None, "Side of the input in pixels; the backbone's own by default.", flag=True)
+    split_seed: int = setting(0, "Seed of the split where the data bring none; the same for all seeds of a comparison.")
+    test_fraction: float = setting(
+        0.2, "Fraction of the images kept for the test where the data have no test or val folder."
+    )
+    val_fraction: float = setting(0.0, "Fraction of the training images kept for decisions during training.")
+    skip_broken: bool = setting(False, "Leave out files that cannot be read, and report them.", flag=True)
+    fix_leaks: bool = setting(
+        False, "Keep images that are equal, or copies saved again, on one side of the splits.", flag=True
+    )
+    limit: int | None = setting(None, "Use at most this many images per split.", flag=True)
+    root: str | None = setting(None, "Folder of the torchvision data sets.", flag=True, metavar="FOLDER")
+    download: bool = setting(False, "Allow their download.", flag=True)
+    cache_dir: str | None = setting(None, "Folder for decoded images that do not fit in memory.")
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and self.image_size < 8:
+            raise ConfigError(f"image_size is {self.image_size}: expected at least 8 pixels.")

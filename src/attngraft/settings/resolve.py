@@ -1,0 +1,47 @@
+"""From loose options to checked settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from ..config import from_dict
+from ..errors import ConfigError, nearest
+from .data_settings import DataSettings
+from .machine_settings import MachineSettings
+from .recipe import Recipe, load_recipe, recipe_fields
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that a fit takes besides the model, the data and the seed."""
+
+    recipe: Recipe
+    data: DataSettings
+    machine: MachineSettings
+
+
+def resolve_settings(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) -> Settings:
+    """Sort loose options into the recipe, the data and the machine.
+
+    Raises:
+        ConfigError: an option that none of them has; the nearest is named.
+    """
+    owners = {
+        "recipe": set(recipe_fields()) - {"name"},
+        "data": {f.name for f in fields(DataSettings)},
+        "machine": {f.name for f in fields(MachineSettings)},
+    }
+    sorted_options: dict[str, dict[str, Any]] = {owner: {} for owner in owners}
+    for key, value in overrides.items():
+        owner = next((owner for owner, names in owners.items() if key in names), None)
+        if owner is None:
+            raise ConfigError(f"unknown option '{key}': {nearest(key, set().union(*owners.values()))}")
+        sorted_options[owner][key] = value
+    return Settings(
+        load_recipe(recipe, **sorted_options["recipe"]),
+        from_dict(DataSettings, sorted_options["data"], where="data options"),
+        from_dict(MachineSettings, sorted_options["machine"], where="machine options"),
+    )

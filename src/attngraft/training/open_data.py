@@ -1,0 +1,57 @@
+"""What a fit begins with: its images, and whether its backbone has published weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from ..backbones import has_pretrained
+from ..data import Dataset, load_data
+from ..settings import DataSettings, Recipe
+
+VALIDATION_SHARE = 0.15  # of the training images, where a recipe decides by validation and the data bring none
+
+
+def starts_pretrained(asked: bool | None, backbone: str, recipe: Recipe, weights: str | Path | None = None) -> bool:
+    """Whether training starts from published weights.
+
+    Where nobody says, yes if there are any, no file of weights is given and the recipe is not "scratch".
+    """
+    if asked is not None:
+        return asked
+    return weights is None and has_pretrained(backbone) and recipe.name != "scratch"
+
+
+def open_data(
+    source: str | Path | Dataset,
+    settings: DataSettings,
+    *,
+    image_size: int,
+    recipe: Recipe,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Load the data for a fit, with a validation split where the recipe takes decisions.
+
+    Args:
+        progress: called with (images done, images in all).
+
+    Raises:
+        DataError: as for `load_data`.
+    """
+    if isinstance(source, Dataset):
+        return source
+    val_fraction = settings.val_fraction or (VALIDATION_SHARE if recipe.needs_validation else 0.0)
+    return load_data(
+        source,
+        image_size=image_size,
+        split_seed=settings.split_seed,
+        val_fraction=val_fraction,
+        test_fraction=settings.test_fraction,
+        skip_broken=settings.skip_broken,
+        fix_leaks=settings.fix_leaks,
+        cache_dir=Path(settings.cache_dir) if settings.cache_dir else None,
+        root=Path(settings.root) if settings.root else None,
+        download=settings.download,
+        limit=settings.limit,
+        progress=progress,
+    )
