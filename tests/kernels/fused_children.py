@@ -57,9 +57,9 @@ def without(module: str) -> dict[str, Any]:
 @task
 def plain() -> dict[str, Any]:
     """Compute."""
-    from attngraft.kernels import numba_backend as cpu
+    from attngraft.kernels import numba_backend
 
-    return {"distance": distance_from_reference(), "unavailable": cpu.unavailable()}
+    return {"distance": distance_from_reference(), "unavailable": numba_backend.unavailable()}
 
 
 @task
@@ -68,7 +68,7 @@ def two_uses() -> dict[str, Any]:
     import torch
 
     from attngraft import kernels
-    from attngraft.kernels import numba_backend as cpu
+    from attngraft.kernels import numba_backend
 
     x, gate = torch.arange(24.0).view(1, 2, 3, 4), torch.tensor([[2.0, 3.0]])
 
@@ -78,8 +78,10 @@ def two_uses() -> dict[str, Any]:
 
     with ThreadPoolExecutor(4) as pool:
         right = all(pool.map(compute, range(8)))
-    unavailable = cpu.unavailable()
-    hits = [] if unavailable else [cpu._compiled(loop).cache_hits for loop in ("scale_fp32", "pool_lanes_fp32")]
+    unavailable = numba_backend.unavailable()
+    hits = (
+        [] if unavailable else [numba_backend._compiled(loop).cache_hits for loop in ("scale_fp32", "pool_lanes_fp32")]
+    )
     return {"right": right, "unavailable": unavailable, "cache_hits": hits}
 
 
@@ -150,7 +152,7 @@ def maps_at_the_end_of_memory() -> str:
     import numpy as np
     import torch
 
-    from attngraft.kernels import numba_backend as cpu
+    from attngraft.kernels import numba_backend
 
     def at_the_end(x: torch.Tensor) -> torch.Tensor:
         pages = -(-x.nbytes // mmap.PAGESIZE)
@@ -169,10 +171,10 @@ def maps_at_the_end_of_memory() -> str:
             x, grad = (at_the_end(torch.randn(2, 9, lanes).to(dtype)) for _ in range(2))
             row_gate, lane_gate = at_the_end(torch.rand(2, 9)), at_the_end(torch.rand(2, lanes))
             for maximum in (False, True):
-                cpu.pool_rows(x, row_gate, maximum=maximum, ties=maximum, squares="none")
-                cpu.pool_lanes(x, lane_gate, maximum=maximum, ties=maximum, squares="none")
-            cpu.gate_sums(x, grad, row_gate, lane_gate, rows=True, lanes=True)
-            cpu.scale(x, row_gate, lane_gate)
+                numba_backend.pool_rows(x, row_gate, maximum=maximum, ties=maximum, squares="none")
+                numba_backend.pool_lanes(x, lane_gate, maximum=maximum, ties=maximum, squares="none")
+            numba_backend.gate_sums(x, grad, row_gate, lane_gate, rows=True, lanes=True)
+            numba_backend.scale(x, row_gate, lane_gate)
     return "read"
 
 
@@ -184,14 +186,14 @@ def fork_while_memory_is_lent() -> int:
     import torch
 
     from attngraft import kernels
-    from attngraft.kernels import buffer_pool as memory
+    from attngraft.kernels import buffer_pool
 
     x, gate = torch.randn(2, 64, 64, 64), torch.ones(2, 64)
     kernels.apply_gates(x, channel=gate)
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with memory.BLOCKS.lock:
+        with buffer_pool.BLOCKS.lock:
             held.set()
             done.wait()
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attngraft import kernels
 from attngraft.attention import create_attention
-from attngraft.kernels import numba_backend as cpu
+from attngraft.kernels import numba_backend
 from attngraft.kernels.backend import Passes
 from attngraft.kernels.layout import CHANNELS_LAST
 
@@ -31,7 +31,7 @@ FEW = ("cbam", "se", "gct", "srm", "coord", "simam")
 
 of_a_few = pytest.mark.parametrize("name", FEW)
 in_both_layouts = pytest.mark.parametrize("layout", LAYOUTS)
-needs_numba = pytest.mark.skipif(cpu.unavailable() is not None, reason="the fast kernels cannot run here")
+needs_numba = pytest.mark.skipif(numba_backend.unavailable() is not None, reason="the fast kernels cannot run here")
 
 
 def generator(seed: int) -> torch.Generator:
@@ -151,7 +151,7 @@ def observed_passes() -> Iterator[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         for name in PASSES:
-            patch.setattr(cpu, name, watched(name, getattr(cpu, name)))
+            patch.setattr(numba_backend, name, watched(name, getattr(numba_backend, name)))
         yield seen
 
 

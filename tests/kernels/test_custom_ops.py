@@ -24,7 +24,7 @@ from fused_helpers import (
 from torch import Tensor, nn
 
 from attngraft import kernels
-from attngraft.kernels import custom_ops as ops
+from attngraft.kernels import custom_ops
 from attngraft.kernels.layout import Reading, matrix_shape
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -79,7 +79,9 @@ def test_pool_keeps_the_rules_of_custom_operators(
 ) -> None:
     x, gate = pool_inputs(layout, reading, over, gated)
     gate = None if gate is None else gate.requires_grad_()
-    torch.library.opcheck(ops.pool, (x.requires_grad_(), gate, reading, over, maximum, squares), test_utils=CHECKS)
+    torch.library.opcheck(
+        custom_ops.pool, (x.requires_grad_(), gate, reading, over, maximum, squares), test_utils=CHECKS
+    )
 
 
 @every_pool
@@ -88,10 +90,10 @@ def test_pool_backward_keeps_the_rules_of_custom_operators(
 ) -> None:
     for dtype in (FP32, BF16):
         x, gate = pool_inputs(layout, reading, over, gated, dtype)
-        found = ops.pool(x, gate, reading, over, maximum, squares)
+        found = custom_ops.pool(x, gate, reading, over, maximum, squares)
         grads = arriving_at(found[0]), arriving_at(found[1], 1) if found[1].numel() else None
         inputs = (x, gate, *found, *grads, reading, over, maximum, squares)
-        torch.library.opcheck(ops.pool_backward, inputs, test_utils=WITHOUT_AUTOGRAD)
+        torch.library.opcheck(custom_ops.pool_backward, inputs, test_utils=WITHOUT_AUTOGRAD)
 
 
 @checked
@@ -99,7 +101,7 @@ def test_pool_backward_keeps_the_rules_of_custom_operators(
 def test_scale_keeps_the_rules_of_custom_operators(layout: str, reading: str, rows: bool, lanes: bool) -> None:
     x, gates = feature_map(*SHAPE, layout=layout), lines(reading, 5)
     wanted = [gate.requires_grad_() if there else None for gate, there in zip(gates, (rows, lanes), strict=True)]
-    torch.library.opcheck(ops.scale, (x.requires_grad_(), *wanted, reading), test_utils=CHECKS)
+    torch.library.opcheck(custom_ops.scale, (x.requires_grad_(), *wanted, reading), test_utils=CHECKS)
 
 
 @every_scale
@@ -108,7 +110,7 @@ def test_scale_backward_keeps_the_rules_of_custom_operators(layout: str, reading
     for dtype in (FP32, BF16):
         x = feature_map(*SHAPE, layout=layout, dtype=dtype)
         inputs = (x, *gates, arriving_at(x), reading)
-        torch.library.opcheck(ops.scale_backward, inputs, test_utils=WITHOUT_AUTOGRAD)
+        torch.library.opcheck(custom_ops.scale_backward, inputs, test_utils=WITHOUT_AUTOGRAD)
 
 
 @every_pool
@@ -119,7 +121,7 @@ def test_pool_has_the_gradients_of_plain_pytorch(
     inputs = (x,) if gate is None else (x, gate)
 
     def pool(x: Tensor, gate: Tensor | None = None) -> list[Tensor]:
-        found = ops.pool(x, gate, reading, over, maximum, squares)[:2]
+        found = custom_ops.pool(x, gate, reading, over, maximum, squares)[:2]
         return [result for result in found if result.numel()]
 
     assert_near(outcome(pool, *inputs), outcome(pool, *inputs, choice="reference"))
@@ -131,7 +133,7 @@ def test_scale_has_the_gradients_of_plain_pytorch(layout: str, reading: str, row
 
     def scale(x: Tensor, *gates: Tensor) -> Tensor:
         given = iter(gates)
-        return ops.scale(x, *(next(given) if there else None for there in (rows, lanes)), reading)
+        return custom_ops.scale(x, *(next(given) if there else None for there in (rows, lanes)), reading)
 
     inputs = (feature_map(*SHAPE, layout=layout), *gates)
     assert_near(outcome(scale, *inputs), outcome(scale, *inputs, choice="reference"))

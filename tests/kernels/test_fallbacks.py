@@ -27,8 +27,7 @@ from fused_helpers import (
 import attngraft
 from attngraft import kernels
 from attngraft.errors import ConfigError
-from attngraft.kernels import dispatch as choice
-from attngraft.kernels import numba_backend as cpu
+from attngraft.kernels import dispatch, numba_backend
 
 SAID = "Attention runs in plain PyTorch, which is slower: "
 VARIABLE = "ATTNGRAFT_KERNELS"
@@ -70,10 +69,10 @@ def test_with_a_numba_that_does_not_import_the_reference_runs(tmp_path: Path) ->
 
 @pytest.fixture
 def unavailable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(cpu, "unavailable", lambda: "There is no processor.")
-    choice._is_available.cache_clear()
+    monkeypatch.setattr(numba_backend, "unavailable", lambda: "There is no processor.")
+    dispatch._is_available.cache_clear()
     yield
-    choice._is_available.cache_clear()
+    dispatch._is_available.cache_clear()
 
 
 @pytest.mark.usefixtures("unavailable")

@@ -15,7 +15,7 @@ from torch.nn.utils import prune
 
 from attngraft import kernels
 from attngraft.attention import ATTENTIONS
-from attngraft.kernels import buffer_pool as memory
+from attngraft.kernels import buffer_pool
 from attngraft.kernels.buffer_pool import Blocks
 
 needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed")
@@ -38,7 +38,7 @@ def test_idle_memory_behind_memory_in_use_is_given_back() -> None:
 
 
 def test_too_much_idle_memory_is_given_back_in_passing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "MOST_IDLE", 3 * LARGE)
+    monkeypatch.setattr(buffer_pool, "MOST_IDLE", 3 * LARGE)
     blocks = Blocks()
     lent = [blocks.lend(LARGE) for _ in range(6)]
     kept = lent[0]

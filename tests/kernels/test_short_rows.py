@@ -11,7 +11,7 @@ import pytest
 import torch
 from fused_helpers import run_child
 
-from attngraft.kernels import numba_backend as cpu
+from attngraft.kernels import numba_backend
 from attngraft.kernels.backend import PoolGradient
 
 pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed")
@@ -28,12 +28,12 @@ def test_a_row_knows_nothing_of_the_next(lanes: int, strange: float, dtype: torc
     images = [0, 2]
 
     def results(x: torch.Tensor, grad: torch.Tensor, lane_gate: torch.Tensor) -> list[torch.Tensor]:
-        pooled = cpu.pool_rows(x, row_gate, maximum=True, ties=True, squares="none")
-        plain = cpu.pool_rows(x, row_gate, maximum=False, ties=False, squares="none")
-        by_row, by_lane = cpu.gate_sums(x, grad, row_gate, lane_gate, rows=True, lanes=True)
-        maximum = cpu.pool_lanes(x, lane_gate, maximum=True, ties=True, squares="none")
+        pooled = numba_backend.pool_rows(x, row_gate, maximum=True, ties=True, squares="none")
+        plain = numba_backend.pool_rows(x, row_gate, maximum=False, ties=False, squares="none")
+        by_row, by_lane = numba_backend.gate_sums(x, grad, row_gate, lane_gate, rows=True, lanes=True)
+        maximum = numba_backend.pool_lanes(x, lane_gate, maximum=True, ties=True, squares="none")
         gradient = PoolGradient(torch.ones(3, 9), lane_gate, maximum.maximum, torch.ones(3, 9))
-        weighed = cpu.weigh_rows(x, gradient)
+        weighed = numba_backend.weigh_rows(x, gradient)
         assert pooled.maximum is not None
         assert pooled.ties is not None
         assert by_row is not None

@@ -25,8 +25,8 @@ from fused_helpers import (
 from torch import Tensor
 
 from attngraft import kernels
-from attngraft.kernels import numba_backend as cpu
-from attngraft.kernels import threads as starting
+from attngraft.kernels import numba_backend
+from attngraft.kernels import threads as thread_start
 
 pytestmark = needs_numba
 can_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="takes fork")
@@ -57,8 +57,8 @@ def inputs(layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 @pytest.fixture(params=["openmp", "python"])
 def starter(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     if request.param == "python":
-        monkeypatch.setattr(starting, "_start_threads", lambda: starting._start_python_threads)
-    elif starting._openmp() is None:
+        monkeypatch.setattr(thread_start, "_start_threads", lambda: thread_start._start_python_threads)
+    elif thread_start._openmp() is None:
         pytest.skip("PyTorch was built without OpenMP")
     return request.param
 
@@ -80,9 +80,9 @@ def test_the_number_of_threads_is_pytorchs(count: int, monkeypatch: pytest.Monke
 
     def start(address: int, arguments: int, threads: int) -> None:
         started.append(threads)
-        starting._start_python_threads(address, arguments, threads)
+        thread_start._start_python_threads(address, arguments, threads)
 
-    monkeypatch.setattr(starting, "_start_threads", lambda: start)
+    monkeypatch.setattr(thread_start, "_start_threads", lambda: start)
     with threads(count):
         kernels.channel_mean(feature_map(*(2, 200, 13, 17)))
     assert started == ([count] if count > 1 else [])
@@ -180,4 +180,4 @@ def test_every_loop_ends_where_there_are_more_threads_than_tasks(starter: str) -
     x = feature_map(1, 1, 1, 1)
     with threads(8):
         assert torch.equal(kernels.channel_mean(x), x[..., 0, 0])
-    assert cpu.unavailable() is None
+    assert numba_backend.unavailable() is None

@@ -10,8 +10,7 @@ from torch import nn
 
 from ..errors import BackboneError, nearest
 from ..registry import Registry
-from . import small_networks as builtin
-from . import timm_models, torchvision_models
+from . import small_networks, timm_models, torchvision_models
 from .load_weights import load_weights_
 from .metadata import backbone_info, note_backbone_
 
@@ -66,7 +65,7 @@ def create_backbone(
 
 def has_pretrained(spec: str) -> bool:
     """Whether pretrained weights exist under this spec (they may still need the network)."""
-    return spec not in builtin.BUILTIN
+    return spec not in small_networks.BUILTIN
 
 
 def reads_files(spec: str) -> bool:
@@ -97,4 +96,4 @@ SOURCES.register("timm", BackboneSource(timm_models.claims, timm_models.create, 
 SOURCES.register(
     "torchvision", BackboneSource(torchvision_models.claims, torchvision_models.create, ("torchvision:NAME",))
 )
-SOURCES.register("builtin", BackboneSource(builtin.claims, builtin.create, tuple(builtin.BUILTIN)))
+SOURCES.register("builtin", BackboneSource(small_networks.claims, small_networks.create, tuple(small_networks.BUILTIN)))

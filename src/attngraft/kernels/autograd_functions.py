@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from . import torch_backend as plain
+from . import torch_backend
 from .backend import (
     Passes,
     PoolGradient,
@@ -27,7 +27,7 @@ from .layout import (
 )
 from .recompute import Normalised
 
-PLAIN = cast(Passes, plain)
+PLAIN = cast(Passes, torch_backend)
 Map = Union[Tensor, "Recalled"]
 Gradients = tuple["Tensor | None", ...]
 
@@ -188,7 +188,7 @@ def scaled(passes: Passes, x: Tensor, row_gate: Tensor | None, lane_gate: Tensor
 
 
 def _scaled_plainly(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, reading: Reading) -> Tensor:
-    return from_matrices(plain.scale(as_matrices(x, reading), row_gate, lane_gate), reading, x.shape)
+    return from_matrices(torch_backend.scale(as_matrices(x, reading), row_gate, lane_gate), reading, x.shape)
 
 
 def scale_gradients(

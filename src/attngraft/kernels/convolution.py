@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
-from . import numba_backend as cpu
+from . import numba_backend
 from .dispatch import is_plain, passes_for
 
 MOST_MAPS = 8
@@ -44,7 +44,7 @@ class MapConvolution(Function):
     @staticmethod
     def forward(ctx: Any, maps: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(maps, weight)
-        return cpu.convolve(maps, weight)
+        return numba_backend.convolve(maps, weight)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None]:  # type: ignore[override]
@@ -52,8 +52,8 @@ class MapConvolution(Function):
         wants_maps, wants_weight = ctx.needs_input_grad
         if torch.is_grad_enabled() or not torch._C._has_storage(grad) or torch._C._are_functorch_transforms_active():
             return _gradients_in_pytorch(grad, maps, weight, wants_maps, wants_weight)
-        grad_maps = cpu.convolve(grad, weight.flip(2, 3).transpose(0, 1)) if wants_maps else None
-        return grad_maps, cpu.correlate(maps, grad, weight.shape[-1]) if wants_weight else None
+        grad_maps = numba_backend.convolve(grad, weight.flip(2, 3).transpose(0, 1)) if wants_maps else None
+        return grad_maps, numba_backend.correlate(maps, grad, weight.shape[-1]) if wants_weight else None
 
 
 def _gradients_in_pytorch(

@@ -1,7 +1,7 @@
 """The two uses as custom operators: opaque nodes for torch.compile, on any device.
 
 In a compiled graph every use writes a gradient of its own, since a graph has no place to wait in; what an entrance
-collects in eager mode (relay.py), the compiler adds up.
+collects in eager mode (gradient_collection.py), the compiler adds up.
 """
 
 from __future__ import annotations

@@ -11,16 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from . import numba_backend as cpu
-from . import torch_backend as plain
-from . import triton_backend as cuda
+from . import numba_backend, torch_backend, triton_backend
 from .backend import Passes
 from .backend_switch import fast_kernels_wanted
 
 log = logging.getLogger(__name__)
 BACKENDS: dict[str, tuple[ModuleType, frozenset[torch.dtype]]] = {
-    "cpu": (cpu, frozenset({torch.float32, torch.bfloat16})),
-    "cuda": (cuda, frozenset({torch.float32, torch.bfloat16, torch.float16})),
+    "cpu": (numba_backend, frozenset({torch.float32, torch.bfloat16})),
+    "cuda": (triton_backend, frozenset({torch.float32, torch.bfloat16, torch.float16})),
 }
 
 
@@ -57,4 +55,4 @@ def _is_available(device: str) -> bool:
 
 def passes_or_plain(x: Tensor) -> Passes:
     """The backend that takes x, or plain PyTorch."""
-    return passes_for(x) or cast(Passes, plain)
+    return passes_for(x) or cast(Passes, torch_backend)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import numba_backend as cpu
+from . import numba_backend
 from .dispatch import is_plain, passes_for
 from .inference_programs import GateProgram
 from .layout import (
@@ -30,5 +30,7 @@ def run_program(x: Tensor, program: GateProgram) -> Tensor:
     """x times the gates of the program: (B, C, H, W) -> the same shape, dtype and layout."""
     reading = reading_of(x)
     assert reading is not None, "takes_programs(x) was asked before"
-    matrices = cpu.gate_images(as_matrices(x, reading), x.shape, program, by_channel=reading is Reading.CHANNEL_ROWS)
+    matrices = numba_backend.gate_images(
+        as_matrices(x, reading), x.shape, program, by_channel=reading is Reading.CHANNEL_ROWS
+    )
     return own_tensor(from_matrices(matrices, reading, x.shape))

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from . import torch_backend as plain
+from . import torch_backend
 from .backend import Passes, PoolGradient, Remade
 from .layout import (
     Reading,
@@ -123,7 +123,7 @@ class Entrance(Function):
 def passes_in_backward(ctx: Any, grads: Iterable[Tensor | None]) -> Passes:
     """The backend of the forward pass, or plain PyTorch for a batch of gradients, which has no address in memory."""
     in_memory = all(grad is None or torch._C._has_storage(grad) for grad in grads)
-    return ctx.passes if in_memory and not torch._C._are_functorch_transforms_active() else cast(Passes, plain)
+    return ctx.passes if in_memory and not torch._C._are_functorch_transforms_active() else cast(Passes, torch_backend)
 
 
 def pending_of(x: Tensor) -> Pending | None:

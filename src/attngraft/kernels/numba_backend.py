@@ -1,4 +1,4 @@
-"""The passes on processors, compiled by Numba on first use and cached on disk; see passes.py for the contract."""
+"""The passes on processors, compiled by Numba on first use and cached on disk; see backend.py for the contract."""
 
 from __future__ import annotations
 
@@ -283,10 +283,9 @@ def _compiled(loop: str) -> Any:
 def _cached(loop: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
-    from . import numba_convolution, numba_gradients, numba_pools
-    from . import numba_inference as numba_images
+    from . import numba_convolution, numba_gradients, numba_inference, numba_pools
 
-    modules = (numba_pools, numba_gradients, numba_convolution, numba_images)
+    modules = (numba_pools, numba_gradients, numba_convolution, numba_inference)
     function = next(getattr(module, loop) for module in modules if hasattr(module, loop))
     return cfunc(types.void(types.voidptr), cache=cache)(function)
 

@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from . import custom_ops as ops
-from . import reference
+from . import custom_ops, reference
 from .autograd_functions import (
     PoolUse,
     Reduction,
@@ -172,7 +171,7 @@ def _pool(
     if gate is not None:
         gate = _gate(gate, *_gate_shape(reduction, x.shape))
     if call.passes is None:
-        mean, second, _ = ops.pool(x, gate, reduction.reading.name, reduction.over, maximum, squares)
+        mean, second, _ = custom_ops.pool(x, gate, reduction.reading.name, reduction.over, maximum, squares)
         return mean, second
     if not torch.is_grad_enabled():
         return reduction.results(call.passes, x, gate)[:2]
@@ -216,7 +215,7 @@ def _scale(
         by_layout = (channel, spatial) if call.reading is Reading.CHANNEL_ROWS else (spatial, channel)
         row_gate, lane_gate = (_gate(gate, batch, n) for gate, n in zip(by_layout, (n_rows, n_lanes), strict=True))
     if call.passes is None:
-        return ops.scale(x, row_gate, lane_gate, call.reading.name)
+        return custom_ops.scale(x, row_gate, lane_gate, call.reading.name)
     if not torch.is_grad_enabled():
         return scaled(call.passes, x, row_gate, lane_gate, call.reading)
     x = enter(x)

@@ -1,4 +1,4 @@
-"""The passes on GPUs, in Triton: how the work is cut up, and the launches. The kernels are in triton_passes.py.
+"""The passes on GPUs, in Triton: how the work is cut up, and the launches. The kernels are in triton_kernels.py.
 
 Tiles and chunks depend on the shape alone, and nothing is tuned at run time: equal input gives equal bits.
 """
@@ -250,9 +250,9 @@ def _alignment(x: Tensor) -> int:
 
 @cache
 def _kernels() -> ModuleType:
-    from . import triton_kernels as triton_passes  # only now: triton need not be installed, and takes time to import
+    from . import triton_kernels  # only now: triton need not be installed, and takes time to import
 
-    return triton_passes
+    return triton_kernels
 
 
 def _power_of_two(size: int) -> int:

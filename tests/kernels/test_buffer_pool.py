@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from attngraft import kernels
-from attngraft.kernels import buffer_pool as memory
+from attngraft.kernels import buffer_pool
 from attngraft.kernels.buffer_pool import SMALLEST, Blocks, empty_like
 
 
 @pytest.fixture
 def blocks(monkeypatch):
     fresh = Blocks()
-    monkeypatch.setattr(memory, "BLOCKS", fresh)
+    monkeypatch.setattr(buffer_pool, "BLOCKS", fresh)
     return fresh
 
 
@@ -30,7 +30,7 @@ def test_memory_of_a_tensor_that_is_gone_is_lent_again(blocks):
     assert second.data_ptr() != address
     del first
     assert empty_like(large()).data_ptr() == address
-    assert address % memory.ALIGNMENT == 0
+    assert address % buffer_pool.ALIGNMENT == 0
 
 
 @pytest.mark.parametrize("keep", ["view", "numpy", "graph"])
@@ -64,7 +64,7 @@ def test_another_dtype_of_the_same_size_uses_the_same_memory(blocks):
 
 
 def test_idle_memory_is_bounded_and_can_be_given_back(blocks, monkeypatch):
-    monkeypatch.setattr(memory, "MOST_IDLE", 3 * SMALLEST)
+    monkeypatch.setattr(buffer_pool, "MOST_IDLE", 3 * SMALLEST)
     for count in range(1, 6):
         empty_like(torch.empty(count, SMALLEST, dtype=torch.uint8))
     assert blocks.idle_bytes() <= 3 * SMALLEST + 5 * SMALLEST  # the last one came after the others were counted

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from attngraft import kernels
-from attngraft.kernels import recompute as remaking
+from attngraft.kernels import recompute
 
 pytestmark = needs_numba
 
 
 @pytest.fixture(autouse=True)
 def _small_maps_are_worth_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remaking, "WORTH_IT", 0)
+    monkeypatch.setattr(recompute, "WORTH_IT", 0)
 
 
 def normalisation() -> nn.BatchNorm2d:

@@ -1,4 +1,4 @@
-"""What every kernel backend promises (see passes.py), against formulas in float64.
+"""What every kernel backend promises (see backend.py), against formulas in float64.
 
 The Triton kernels run here without a GPU too: one test starts this file again under Triton's interpreter.
 """
@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
-import pass_oracle as oracle
+import backend_oracle as oracle
 import pytest
 import torch
+from backend_oracle import LANES, ROWS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pass_oracle import LANES, ROWS
 from torch import Tensor
 
-from attngraft.kernels import triton_backend as cuda
+from attngraft.kernels import triton_backend
 from attngraft.kernels.backend import Passes, Pooled, PoolGradient
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -409,7 +409,7 @@ def test_gpu_kernels_keep_the_contract_under_an_interpreter() -> None:
 
 @pytest.mark.skipif(INTERPRETED, reason="is about this process without an interpreter")
 def test_why_there_are_no_gpu_kernels_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    why = cuda.unavailable.__wrapped__  # what is cached
+    why = triton_backend.unavailable.__wrapped__  # what is cached
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert why() == "PyTorch sees no CUDA device."
     monkeypatch.setenv("TRITON_INTERPRET", "1")

@@ -11,8 +11,8 @@ from attngraft import kernels
 from attngraft.attention import create_attention
 from attngraft.attention.se import SE
 
-cpu = pytest.importorskip("attngraft.kernels.numba_backend")
-pytestmark = pytest.mark.skipif(cpu.unavailable() is not None, reason="Numba cannot work here")
+numba_backend = pytest.importorskip("attngraft.kernels.numba_backend")
+pytestmark = pytest.mark.skipif(numba_backend.unavailable() is not None, reason="Numba cannot work here")
 IMAGES = 8
 NAMES = ("cbam", "cbam-channel", "cbam-spatial", "se", "eca")
 SHAPES = ((IMAGES, 32, 9, 7), (IMAGES + 1, 32, 1, 1), (IMAGES, 32, 2, 13))
@@ -28,8 +28,10 @@ def both(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 @pytest.fixture
 def programs_run(monkeypatch):
     calls = []
-    run = cpu.gate_images
-    monkeypatch.setattr(cpu, "gate_images", lambda *args, **kwargs: calls.append(args) or run(*args, **kwargs))
+    run = numba_backend.gate_images
+    monkeypatch.setattr(
+        numba_backend, "gate_images", lambda *args, **kwargs: calls.append(args) or run(*args, **kwargs)
+    )
     return calls
 
 
