@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attngraft.config import Preprocessing, from_dict, parse_assignment, parse_value, read_toml, to_dict
+from attngraft.config import InputSpec, Preprocessing, from_dict, parse_assignment, parse_value, read_toml, to_dict
 from attngraft.errors import ConfigError
 
 
@@ -189,3 +189,43 @@ def test_a_missing_toml_file_is_refused(tmp_path):
         read_toml(tmp_path / "none.toml")
     with pytest.raises(ConfigError, match="cannot be read as TOML"):
         read_toml(tmp_path)
+
+
+def test_new_fields_with_their_defaults_do_not_change_what_is_written():
+    assert set(to_dict(Preprocessing())) == {"image_size", "mean", "std", "interpolation", "crop_pct"}
+    other = Preprocessing(image_size=(256, 128), mean=(0.5,), std=(0.2,), channels=1, resize="pad")
+    assert to_dict(other)["image_size"] == [256, 128]
+    assert from_dict(Preprocessing, to_dict(other)) == other
+
+
+def test_a_square_is_one_number_however_it_is_given():
+    assert Preprocessing(image_size=(64, 64)) == from_dict(Preprocessing, {"image_size": [64, 64]})
+    assert to_dict(Preprocessing(image_size=(64, 64)))["image_size"] == 64
+
+
+def test_the_input_of_a_preprocessing():
+    spec = Preprocessing(image_size=(256, 128)).input
+    assert (spec, spec.shape, str(spec)) == (InputSpec(3, (256, 128)), (3, 256, 128), "256 x 128 pixels")
+    assert str(InputSpec(4, (8, 8))) == "8 x 8 pixels and 4 channels"
+
+
+def test_mean_and_deviation_follow_the_channels():
+    rgb = Preprocessing(mean=(0.2, 0.4, 0.9), std=(0.1, 0.2, 0.3))
+    assert rgb.with_channels(3) is rgb
+    assert rgb.with_channels(1).mean == pytest.approx((0.5,))
+    assert rgb.with_channels(5).std == (0.1, 0.2, 0.3, 0.1, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"image_size": (0, 8)}, "image_size is"),
+        ({"channels": 0}, "channels is 0"),
+        ({"channels": 4}, "one for each of the 4 channels"),
+        ({"mean": (0.5,)}, "mean has 1 and std 3 numbers"),
+        ({"resize": "stretch"}, "resize is 'stretch'"),
+    ],
+)
+def test_an_input_that_no_image_can_be_brought_to(values, told):
+    with pytest.raises(ConfigError, match=told):
+        Preprocessing(**values)

@@ -10,7 +10,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -23,6 +23,40 @@ else:  # pragma: no cover - the same parser under its older name
 
 S = TypeVar("S")
 MOST_SIDE = 1 << 14  # pixels of an input; what is read from a file may ask for any number
+MOST_CHANNELS = 1 << 10
+ADDED = {"added": True}  # metadata of fields that earlier formats lack: left out of files where they have their default
+
+ImageSize = int | tuple[int, int]
+"""The side of a square in pixels, or height and width."""
+Resize = Literal["crop", "squash", "pad"]
+RESIZES: tuple[str, ...] = typing.get_args(Resize)
+
+
+def sides(image_size: ImageSize) -> tuple[int, int]:
+    """Height and width."""
+    return (image_size, image_size) if isinstance(image_size, int) else image_size
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Shape of one input of a model.
+
+    Attributes:
+        channels: 3 for RGB.
+        size: height and width in pixels.
+    """
+
+    channels: int = 3
+    size: tuple[int, int] = (224, 224)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)"""
+        return (self.channels, *self.size)
+
+    def __str__(self) -> str:
+        height, width = self.size
+        return f"{height} x {width} pixels" + ("" if self.channels == 3 else f" and {self.channels} channels")
 
 
 @dataclass(frozen=True)
@@ -30,27 +64,70 @@ class Preprocessing:
     """How a backbone wants its images.
 
     Attributes:
-        image_size: side of the square input in pixels.
+        image_size: side of a square input in pixels, or height and width of another.
         mean: per-channel mean of the input, in units of a 0..1 image.
         std: per-channel standard deviation, same unit.
         interpolation: "bilinear" or "bicubic".
         crop_pct: part of the short side that the centre crop keeps at evaluation.
+        channels: of the input.
+        resize: how an image of another shape is brought to the input: "crop" cuts off what is too long, "squash" changes
+            the aspect ratio, "pad" adds borders in the mean colour.
     """
 
-    image_size: int = 224
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    image_size: ImageSize = 224
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
     crop_pct: float = 0.875
+    channels: int = field(default=3, metadata=ADDED)
+    resize: Resize = field(default="crop", metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what no image can be brought to."""
-        if not 1 <= self.image_size <= MOST_SIDE:
+        height, width = self.size
+        if height == width or not isinstance(self.image_size, tuple):
+            object.__setattr__(self, "image_size", height if height == width else (height, width))
+        if not all(1 <= side <= MOST_SIDE for side in self.size):
             raise ConfigError(f"image_size is {self.image_size}: expected 1 to {MOST_SIDE:,} pixels.")
+        if not 1 <= self.channels <= MOST_CHANNELS:
+            raise ConfigError(f"channels is {self.channels}: expected 1 to {MOST_CHANNELS:,}.")
+        if not len(self.mean) == len(self.std) == self.channels:
+            raise ConfigError(
+                f"mean has {len(self.mean)} and std {len(self.std)} numbers: expected one for each of the "
+                f"{self.channels} channels."
+            )
+        if self.resize not in RESIZES:
+            raise ConfigError(f"resize is {self.resize!r}: {nearest(str(self.resize), RESIZES)}")
         if not all(math.isfinite(value) for value in self.mean) or not all(0 < value < math.inf for value in self.std):
             raise ConfigError(f"mean is {self.mean} and std is {self.std}: expected finite numbers, and std above 0.")
         if not 0.05 <= self.crop_pct <= 1:
             raise ConfigError(f"crop_pct is {self.crop_pct}: expected 0.05 to 1.")
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the input in pixels."""
+        return sides(self.image_size)
+
+    @property
+    def input(self) -> InputSpec:
+        """Channels and size of the input."""
+        return InputSpec(self.channels, self.size)
+
+    def with_channels(self, channels: int) -> Preprocessing:
+        """The same for inputs of another number of channels.
+
+        Mean and standard deviation are repeated for further channels, as timm repeats the weights of the first
+        convolution; for a single channel they are averaged.
+        """
+        if channels == self.channels:
+            return self
+
+        def spread(values: tuple[float, ...]) -> tuple[float, ...]:
+            if channels == 1:
+                return (sum(values) / len(values),)
+            return tuple(values[i % len(values)] for i in range(channels))
+
+        return dataclasses.replace(self, channels=channels, mean=spread(self.mean), std=spread(self.std))
 
 
 def setting(default: S, description: str, *, flag: bool = False, metavar: str | None = None) -> S:
@@ -66,8 +143,18 @@ def setting(default: S, description: str, *, flag: bool = False, metavar: str | 
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """A frozen dataclass as plain JSON values (tuples become lists)."""
-    return json.loads(json.dumps(dataclasses.asdict(settings)))
+    """A frozen dataclass as plain JSON values (tuples become lists), without added fields that have their default."""
+    return json.loads(json.dumps(_plain(settings)))
+
+
+def _plain(value: Any) -> Any:
+    """The dataclasses in it as dictionaries."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: _plain(v) for f, v in fields if not ("added" in f.metadata and v == f.default)}
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def from_dict(kind: type[S], values: Mapping[str, Any], *, where: str = "settings") -> S:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from attngraft.comparison.comparison_context import fresh_backbone
+from attngraft.config import InputSpec
 from attngraft.continual.search.iterate import Iteration, iterate
 from attngraft.continual.search.proposals import propose
 from attngraft.continual.search.search_space import build_space
@@ -107,7 +108,13 @@ def main(folder: Path, seed: int, every: int = 0) -> None:
     """Be killed at random, or after every so many files, until the search is done."""
     torch.set_num_threads(1)
     data, rng, sittings = digits(), random.Random(seed), 0
-    space = build_space(["none", "cbam"], [load_recipe("one-cycle")], (), fresh_backbone("small-cnn", 2, False, 0), 16)
+    space = build_space(
+        ["none", "cbam"],
+        [load_recipe("one-cycle")],
+        (),
+        fresh_backbone("small-cnn", 2, False, 0),
+        InputSpec(3, (16, 16)),
+    )
     propose(space, [], seed=0, number=2)  # what is imported late is imported once, before the forks
     while True:
         sittings += 1

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 
 from attngraft.config import Preprocessing
 from attngraft.data import build_transform
+from attngraft.data.geometry import boxes_in_input, part_cut_off
 from attngraft.data.transforms import random_box
 from attngraft.errors import ConfigError
 
@@ -136,3 +137,93 @@ def test_transforms_can_be_sent_to_another_process(level: str) -> None:
 def test_unknown_level() -> None:
     with pytest.raises(ConfigError, match="did you mean 'strong'"):
         build_transform("stong", SMALL, train=True)  # type: ignore[arg-type]
+
+
+# --- other shapes of input ---------------------------------------------------------------------------------------
+
+
+def wide(resize: str = "crop", channels: int = 3, crop_pct: float = 1.0) -> Preprocessing:
+    """48 x 24 pixels, mean 0.5."""
+    return Preprocessing(
+        image_size=(24, 48),
+        mean=(0.5,) * channels,
+        std=(1.0,) * channels,
+        interpolation="bilinear",
+        crop_pct=crop_pct,
+        channels=channels,
+        resize=resize,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize("resize", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("level", ["none", "light", "strong"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 300), (500, 2), (17, 33), (24, 48), (229, 300)])
+@pytest.mark.parametrize("channels", [1, 3, 4, 12])
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32])
+def test_any_image_becomes_any_input(level: str, resize: str, size: tuple[int, int], channels: int, dtype: torch.dtype):
+    if channels == 3 and dtype == torch.float32:
+        pytest.skip("images of three channels are stored in 8 bits")
+    transform = build_transform(level, wide(resize, channels), train=True)  # type: ignore[arg-type]
+    image = torch.rand(channels, *size) if dtype == torch.float32 else noise(*size)[:1].repeat(channels, 1, 1)
+    for _ in range(3):
+        out = transform(image)
+        assert out.shape == (channels, 24, 48)
+        assert out.dtype == torch.float32
+        assert torch.isfinite(out).all()
+        assert out.abs().max() <= 0.52
+
+
+def test_a_rectangle_is_cropped_to_its_own_aspect_ratio() -> None:
+    rows = torch.arange(48.0).mul(5).to(torch.uint8)[:, None].expand(3, 48, 48)
+    out = build_transform("none", wide(), train=False)(rows)
+    torch.testing.assert_close(out, rows[:, 12:36].float() / 255 - 0.5)
+
+
+def test_float_images_are_not_changed_by_their_transform() -> None:
+    image = torch.rand(2, 24, 48)
+    before = image.clone()
+    torch.testing.assert_close(build_transform("none", wide(channels=2), train=False)(image), before - 0.5)
+    assert torch.equal(image, before)
+
+
+def test_squashing_shows_everything() -> None:
+    corners = torch.zeros(3, 90, 30, dtype=torch.uint8)
+    corners[:, -10:, -5:] = 255
+    out = build_transform("none", wide("squash", crop_pct=0.8), train=False)(corners)
+    assert out[0, -1, -1] == pytest.approx(0.5)
+    assert out[0, 0, 0] == pytest.approx(-0.5)
+
+
+def test_padding_keeps_the_aspect_ratio_and_fills_with_the_mean() -> None:
+    white = torch.full((3, 90, 30), 255, dtype=torch.uint8)
+    out = build_transform("none", wide("pad", crop_pct=0.8), train=False)(white)
+    assert (out[0] > 0.4).sum() == 24 * 8
+    assert out[0, :, :20].abs().max() <= 0.01  # the mean in 8 bits is half a grey level off
+    assert (out[0, :, 20:28] > 0.4).all()
+
+
+def test_random_crops_follow_the_input_or_the_image() -> None:
+    torch.manual_seed(0)
+    boxes = [random_box(400, 800, 0.3, aspect=2.0) for _ in range(500)]
+    assert all(1.4 < width / height < 2.8 for _, _, height, width in boxes)
+    assert np.median([width / height for _, _, height, width in boxes]) == pytest.approx(2, abs=0.1)
+
+
+@pytest.mark.parametrize("mode", ["crop", "squash", "pad"])
+def test_boxes_follow_the_image_into_any_input(mode: str) -> None:
+    preprocessing = wide(mode, crop_pct=0.8)
+    image = torch.zeros(3, 60, 50, dtype=torch.uint8)
+    image[:, 20:40, 10:35] = 255
+    seen = build_transform("none", preprocessing, train=False)(image)[0] > 0.25
+    (x0, y0, x1, y1) = boxes_in_input([(10, 20, 35, 40)], [(60, 50)], preprocessing)[0]
+    rows, columns = np.nonzero(seen.numpy())
+    found = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    assert np.abs(np.array(found) - (x0, y0, x1, y1)).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("size", "cut"), [((224, 224), 0.0), ((100, 300), 2 / 3), ((300, 100), 2 / 3), ((60, 80), 0.25)]
+)
+def test_how_much_a_crop_cuts_off(size: tuple[int, int], cut: float) -> None:
+    assert part_cut_off(*size, Preprocessing()) == pytest.approx(cut)
+    assert part_cut_off(*size, Preprocessing(resize="pad")) == 0

@@ -30,6 +30,7 @@ from training_helpers import (
 )
 
 from attngraft.backbones import BackboneInfo, note_backbone_
+from attngraft.config import InputSpec
 from attngraft.data import Batch, Dataset
 from attngraft.errors import TrainingError
 from attngraft.surgery import graft
@@ -379,7 +380,7 @@ def test_number_formats_are_timed_on_fewer_images(tmp_path: Path, monkeypatch: p
         return step
 
     monkeypatch.setattr("attngraft.training.precision._stepper", stepper)
-    choose_precision(plain_model(), image_size=16, batch_size=32, device=torch.device("cpu"))
+    choose_precision(plain_model(), spec=InputSpec(3, (16, 16)), batch_size=32, device=torch.device("cpu"))
     assert tried[:3] == [16, 8, 4]
     assert set(tried[2:]) == {4}
 

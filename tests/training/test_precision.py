@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from training_helpers import small_model
 
+from attngraft.config import InputSpec
 from attngraft.errors import ConfigError, TrainingError
 from attngraft.training import Precision, choose_precision, parse_precision
 from attngraft.training.precision import CANDIDATES
@@ -54,7 +55,7 @@ def test_the_fastest_is_taken_unless_the_gain_is_small(
     monkeypatch: pytest.MonkeyPatch, seconds: list[float], number: int
 ):
     timed(monkeypatch, seconds)
-    assert choose_precision(small_model(), image_size=16, batch_size=2, device=CPU) == CANDIDATES[number]
+    assert choose_precision(small_model(), spec=InputSpec(3, (16, 16)), batch_size=2, device=CPU) == CANDIDATES[number]
 
 
 def test_choosing_leaves_the_model_and_the_random_numbers_alone():
@@ -62,7 +63,7 @@ def test_choosing_leaves_the_model_and_the_random_numbers_alone():
     model.block1.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     state = torch.get_rng_state()
-    assert choose_precision(model, image_size=16, batch_size=2, device=CPU) in CANDIDATES
+    assert choose_precision(model, spec=InputSpec(3, (16, 16)), batch_size=2, device=CPU) in CANDIDATES
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not model.training
@@ -86,9 +87,9 @@ class OnlyFp32(nn.Module):
 
 def test_a_format_that_the_model_cannot_take_is_left_out(monkeypatch: pytest.MonkeyPatch):
     timed(monkeypatch, [1.0, 0.5, 0.1])
-    assert choose_precision(OnlyFp32(), image_size=16, batch_size=2, device=CPU) == CANDIDATES[1]
+    assert choose_precision(OnlyFp32(), spec=InputSpec(3, (16, 16)), batch_size=2, device=CPU) == CANDIDATES[1]
 
 
 def test_a_model_that_does_not_run_at_all_says_so():
     with pytest.raises(TrainingError, match="cannot train on 2 images"):
-        choose_precision(nn.Linear(5, 3), image_size=16, batch_size=2, device=CPU)
+        choose_precision(nn.Linear(5, 3), spec=InputSpec(3, (16, 16)), batch_size=2, device=CPU)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..config import Preprocessing
+from ..config import ImageSize, Preprocessing
 from ..errors import BackboneError
 
 INFO_ATTRIBUTE = "attngraft_backbone"
@@ -45,7 +45,7 @@ def note_backbone_(model: nn.Module, info: BackboneInfo) -> nn.Module:
     return model
 
 
-def preprocessing_of(model: nn.Module, image_size: int | None = None) -> Preprocessing:
+def preprocessing_of(model: nn.Module, image_size: ImageSize | None = None) -> Preprocessing:
     """How the model wants its images, at another size where one is given."""
     found = noted_preprocessing(model) or Preprocessing()
     return replace(found, image_size=image_size) if image_size else found

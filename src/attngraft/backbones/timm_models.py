@@ -78,7 +78,7 @@ def _preprocessing(model: Any) -> Preprocessing:
 
     found = resolve_model_data_config(model)
     return Preprocessing(
-        image_size=found["input_size"][-1],
+        image_size=tuple(found["input_size"][-2:]),
         mean=tuple(found["mean"]),
         std=tuple(found["std"]),
         interpolation="bilinear" if found["interpolation"] == "bilinear" else "bicubic",

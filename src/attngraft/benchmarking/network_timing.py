@@ -93,7 +93,7 @@ def build_networks(spec: str, attention: str, image_size: int | None, device: to
     modules alone.
     """
     plain = build_plain(spec)
-    size = preprocessing_of(plain, image_size).image_size
+    size = preprocessing_of(plain, image_size).size[0]
     grafted = build_grafted(plain, attention, size)
     by_name, reasons = {PLAIN: plain, OURS: grafted}, {}
     try:

@@ -46,7 +46,7 @@ def memory_rows(settings: BenchSettings, device: torch.device, progress: Progres
     processes = len(settings.memory_backbones) * len(precisions) * (1 + 2 * len(settings.attentions)) * repeats
     progress.start("memory", processes)
     for backbone in settings.memory_backbones:
-        size = preprocessing_of(build_plain(backbone), settings.image_size).image_size
+        size = preprocessing_of(build_plain(backbone), settings.image_size).size[0]
         for precision in precisions:
             plain: list[Reply] = []
             for attention in settings.attentions:

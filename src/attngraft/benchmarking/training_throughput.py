@@ -147,7 +147,7 @@ def _bare_ms(bench: _Bench) -> float:
     """Training steps on one batch that is on the device already, after one that is not counted."""
     model = copy.deepcopy(bench.model).to(bench.device)
     model.to(memory_format=bench.precision.memory_format)  # type: ignore[call-overload]
-    size, batch_size = bench.preprocessing.image_size, bench.recipe.batch_size
+    size, batch_size = bench.preprocessing.size[0], bench.recipe.batch_size
     task = training_step(model, *random_batch(model, batch_size, size, bench.precision, bench.device), bench.precision)
     start = 0.0
     for step in range(1 + bench.steps):

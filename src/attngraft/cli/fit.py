@@ -69,15 +69,15 @@ def run(
     if variant.dynamic is not None:
         overrides["dynamic"] = variant.dynamic
     preprocessing = preprocessing_of(create_backbone(backbone, num_classes=2), settings.data.image_size)
-    side = preprocessing.image_size
+    spec = preprocessing.input
     with watched(None) as shown:
-        dataset = open_data(data, settings.data, image_size=side, recipe=settings.recipe, progress=Reading(shown))
+        dataset = open_data(data, settings.data, spec=spec, recipe=settings.recipe, progress=Reading(shown))
     pretrained = starts_pretrained(pretrained, backbone, settings.recipe, weights)
     torch.manual_seed(seed)
     model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=pretrained, weights=weights)
     renew_head_(model, dataset.classes)
     has_new_head = saved_classes(backbone) not in ((), dataset.classes)
-    variant.grow(model, variant.plan(model, (3, side, side)), seed)
+    variant.grow(model, variant.plan(model, spec.shape), seed)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
     result = fit(model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=name, **overrides)
     description = RunFolder(result.run_dir).read()

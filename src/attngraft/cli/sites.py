@@ -11,6 +11,7 @@ from rich.table import Table
 
 from ..backbones import create_backbone, preprocessing_of
 from ..comparison import parse_variant
+from ..config import InputSpec
 from ..costs import count_macs, count_parameters
 from ..errors import ConfigError
 from ..surgery import GraftPlan
@@ -33,13 +34,13 @@ def run(
     if variant.is_plain:
         raise ConfigError("the plain backbone has no sites: name an attention, for example cbam.")
     model = create_backbone(backbone)
-    size = preprocessing_of(model, image_size).image_size
-    plan = (variant if where is None else parse_variant(_with_where(attention, where))).plan(model, (3, size, size))
+    spec = preprocessing_of(model, image_size).input
+    plan = (variant if where is None else parse_variant(_with_where(attention, where))).plan(model, spec.shape)
     assert plan is not None
     if as_json:
         print_json(json.loads(plan.to_json()))
         return
-    _print(plan, backbone, model, size)
+    _print(plan, backbone, model, spec)
 
 
 def _with_where(variant: str, where: str) -> str:
@@ -47,8 +48,8 @@ def _with_where(variant: str, where: str) -> str:
     return f"{head.partition('@')[0]}@{where}{colon}{options}"
 
 
-def _print(plan: GraftPlan, backbone: str, model: torch.nn.Module, size: int) -> None:
-    table = Table(title=f"{plan.attention} on {backbone} at {size} px, where={plan.where}")
+def _print(plan: GraftPlan, backbone: str, model: torch.nn.Module, spec: InputSpec) -> None:
+    table = Table(title=f"{plan.attention} on {backbone} at {spec}, where={plan.where}")
     table.add_column("site", no_wrap=True)
     for name in ("channels", "size", "parameters", "MACs"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -63,7 +64,7 @@ def _print(plan: GraftPlan, backbone: str, model: torch.nn.Module, size: int) ->
         table.add_row(site.path, f"{site.channels:,}", shape, f"{added[0]:,}", f"{added[1]:,}", site.reason)
     out = console()
     out.print(table)
-    base = count_parameters(model), count_macs(model, (3, size, size))
+    base = count_parameters(model), count_macs(model, spec.shape)
     out.print(
         f"{len(plan.sites)} sites add {parameters:,} parameters ({100 * parameters / base[0]:.2f} % of {base[0]:,}) "
         f"and {macs:,} MACs ({100 * macs / base[1]:.2f} % of {base[1]:,})."

@@ -154,9 +154,8 @@ def compare(
         template = fresh_backbone(backbone, 2, False, 0)
         preprocessing = preprocessing_of(template, settings.data.image_size)
         plans = _plans(variants, template, preprocessing)
-        dataset = open_data(
-            data, settings.data, image_size=preprocessing.image_size, recipe=settings.recipe, progress=Reading(shown)
-        )
+        spec, reading = preprocessing.input, Reading(shown)
+        dataset = open_data(data, settings.data, spec=spec, recipe=settings.recipe, progress=reading)
         request = describe_request(backbone, pretrained, settings, variants, chosen_seeds, dataset, preprocessing)
         # weights that cannot be had: say so now
         model = fresh_backbone(backbone, dataset.classes, pretrained, 0, start)
@@ -171,7 +170,7 @@ def compare(
         warm_up(
             template,
             precision,
-            image_size=preprocessing.image_size,
+            spec=spec,
             batch_size=settings.recipe.batch_size,
             device=device,
         )
@@ -184,8 +183,7 @@ def compare(
 def _plans(
     variants: Sequence[Variant], template: nn.Module, preprocessing: Preprocessing
 ) -> dict[str, GraftPlan | None]:
-    size = preprocessing.image_size
-    return {variant.name: variant.plan(template, (3, size, size)) for variant in variants}
+    return {variant.name: variant.plan(template, preprocessing.input.shape) for variant in variants}
 
 
 def _run_all(

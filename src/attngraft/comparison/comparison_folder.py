@@ -141,9 +141,7 @@ def open_comparison(
         check_space(folder, needed_bytes)
         claim()
         batch_size = settings.recipe.batch_size
-        precision = fixed or choose_precision(
-            template, image_size=preprocessing.image_size, batch_size=batch_size, device=device
-        )
+        precision = fixed or choose_precision(template, spec=preprocessing.input, batch_size=batch_size, device=device)
         found = {}
     if found.get("status") != "finished":
         write_comparison(

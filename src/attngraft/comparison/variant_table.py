@@ -52,7 +52,6 @@ def _column(
     latency: Latency,
 ) -> dict[str, Any]:
     """One column of the comparison, with what it costs."""
-    size = bench.preprocessing.image_size
     model = load(bench.run_dir(variant, seeds[0]))
     top1 = [run.top1 for run in runs]
     return {
@@ -63,7 +62,7 @@ def _column(
         "top1_mean": sum(top1) / len(top1),
         "loss_mean": sum(run.evaluation.loss for run in runs) / len(runs),
         "parameters": count_parameters(model),
-        "macs": count_macs(model, (3, size, size)),
+        "macs": count_macs(model, bench.preprocessing.input.shape),
         "latency_ms": asdict(latency),
         "train_time_s": [run.train_time_s for run in runs],
         "sites": len(plan.sites) if plan else 0,
@@ -80,8 +79,8 @@ def _latencies(bench: Bench, variants: Sequence[Variant], seeds: Sequence[int]) 
         for variant in variants
         if not variant.is_again
     }
-    size = bench.preprocessing.image_size
-    example = torch.zeros(LATENCY_BATCH, 3, size, size, device=bench.device).to(memory_format=layout)
+    shape = bench.preprocessing.input.shape
+    example = torch.zeros(LATENCY_BATCH, *shape, device=bench.device).to(memory_format=layout)
     with bench.precision.autocast(bench.device):
         return measure_latency(models, example)
 

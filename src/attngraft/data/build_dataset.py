@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import ImageSize, sides
 from ..errors import ConfigError, DataError
 from .dataset import DataReport, Dataset, ImageSet
 from .leaks import find_leaks, picture_families, without_leaks
@@ -16,6 +17,13 @@ from .pixel_store import PixelStore, Progress
 from .read_image import PIXEL_CAP
 from .splits import carve, thin
 from .targets import Targets
+
+
+def check_at_least_1(**values: ImageSize | None) -> None:
+    """Raise ConfigError for sizes and numbers below 1; None is not given."""
+    for name, value in values.items():
+        if value is not None and min(sides(value)) < 1:
+            raise ConfigError(f"{name} is {value}: expected at least 1.")
 
 
 @dataclass(frozen=True)
@@ -26,7 +34,7 @@ class LoadOptions:
         ConfigError: a value out of range.
     """
 
-    image_size: int
+    image_size: ImageSize
     root: Path
     cache_dir: Path
     split_seed: int = 0
@@ -40,10 +48,7 @@ class LoadOptions:
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        for name in ("image_size", "pixel_cap", "limit"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}: expected at least 1.")
+        check_at_least_1(image_size=self.image_size, pixel_cap=self.pixel_cap, limit=self.limit)
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}: expected 0 or more and less than 1.")
         if not 0 < self.test_fraction < 1:

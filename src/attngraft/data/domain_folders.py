@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..config import ImageSize
 from ..errors import DataError, nearest
 from .build_dataset import fingerprint_of
 from .class_names import quoted
@@ -34,7 +35,9 @@ class Domains:
     notes: tuple[str, ...] = ()
 
 
-def load_domains(folder: str | Path, *, image_size: int, names: Sequence[str] | None = None, **options: Any) -> Domains:
+def load_domains(
+    folder: str | Path, *, image_size: ImageSize, names: Sequence[str] | None = None, **options: Any
+) -> Domains:
     """Load every domain of a folder; labels count the classes of all of them.
 
     Args:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import ImageSize
 from ..errors import ConfigError, DataError
 from .class_names import likely_cause
 from .dataset import ImageSet
@@ -26,7 +27,7 @@ def load_pictures(
     source: str | Path | Iterable[str | Path],
     classes: Sequence[str],
     *,
-    image_size: int,
+    image_size: ImageSize,
     split_seed: int = 0,
     skip_broken: bool = False,
     limit: int | None = None,
@@ -92,7 +93,7 @@ def decode_pictures(
     names: Sequence[str],
     labels: np.ndarray,
     *,
-    image_size: int,
+    image_size: ImageSize,
     skip_broken: bool,
     cache_dir: Path | None,
     progress: Progress | None,

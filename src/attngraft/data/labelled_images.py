@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import ConfigError, DataError
-from .build_dataset import LoadOptions
+from ..config import ImageSize
+from ..errors import DataError
+from .build_dataset import LoadOptions, check_at_least_1
 from .class_names import likely_cause
 from .csv_labels import read_table
 from .dataset import ImageSet
@@ -24,7 +25,7 @@ def load_labelled(
     source: str | Path,
     classes: Sequence[str],
     *,
-    image_size: int,
+    image_size: ImageSize,
     extend: bool = False,
     partly: bool = False,
     skip_broken: bool = False,
@@ -58,9 +59,7 @@ def load_labelled(
         DataError: no images, one that cannot be read, or classes that are not known.
         ConfigError: image_size or limit < 1.
     """
-    for name, value in (("image_size", image_size), ("limit", limit)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} is {value}: expected at least 1.")
+    check_at_least_1(image_size=image_size, limit=limit)
     if isinstance(source, str) and source in SOURCES:
         options = LoadOptions(
             image_size=image_size,

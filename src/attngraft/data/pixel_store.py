@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..config import ImageSize, sides
 from .pixel_cache import CacheFile, PixelWriter
 from .read_image import UnreadableImageError, decode, pillow_warnings_ignored
 
@@ -25,13 +26,13 @@ _REPORTED = 128  # images between two reports of progress
 Progress = Callable[[int, int], None]
 
 
-def short_side_limit(image_size: int) -> int:
+def short_side_limit(image_size: ImageSize) -> int:
     """Longest short side worth keeping for inputs of this size: room for random crops and an 87.5 % centre crop.
 
-    >>> short_side_limit(224)
-    320
+    >>> short_side_limit(224), short_side_limit((224, 112))
+    (320, 320)
     """
-    return math.ceil(1.25 * image_size / 0.875)
+    return math.ceil(1.25 * max(sides(image_size)) / 0.875)
 
 
 class Pixels(Protocol):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..config import ImageSize
 from ..errors import DataError, nearest
 from ..registry import Registry
 from .build_dataset import (
@@ -50,7 +51,7 @@ SOURCES: Registry[Source] = Registry("data source")
 def load_data(
     source: str | Path,
     *,
-    image_size: int,
+    image_size: ImageSize,
     split_seed: int = 0,
     val_fraction: float = 0.0,
     test_fraction: float = 0.2,

@@ -1,4 +1,4 @@
-"""From a stored image to the input of a backbone: everything random happens in 8 bits, floats come last."""
+"""From a stored image to the input of a backbone: random steps on pixels as stored, normalisation last."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from ..config import Preprocessing
 from ..errors import ConfigError, nearest
-from .geometry import Crop, framing
+from .geometry import Crop, centre_crop, fitting, framing
 
 Level = Literal["none", "light", "strong"]
 _LEVELS = ("none", "light", "strong")
@@ -20,10 +20,12 @@ _RATIO = (3 / 4, 4 / 3)
 
 @dataclass(frozen=True)
 class ImageTransform:
-    """A callable (3, H, W) uint8 -> (3, S, S) float32 in two halves, so that a loader can do the second per batch.
+    """A callable from a stored image (C, H, W) to the input, in two halves, so that a loader can do the second per batch.
+
+    Stored images are uint8, or float32 in units of 0 to 1.
 
     Attributes:
-        steps: (3, H, W) uint8 -> (3, S, S) uint8; randomness comes from torch's global CPU generator alone.
+        steps: stored image -> input in the type of the image; randomness comes from torch's global CPU generator alone.
         preprocessing: size, mean and standard deviation of the output.
     """
 
@@ -34,16 +36,20 @@ class ImageTransform:
         return self.normalise(self.arrange(image))
 
     def arrange(self, image: torch.Tensor) -> torch.Tensor:
-        """(3, H, W) uint8 -> (3, S, S) uint8."""
+        """The image at the size of the input, in its own type."""
         for step in self.steps:
             image = step(image)
         return image
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
-        """(..., 3, S, S) uint8 -> float32 with the backbone's mean and standard deviation taken out."""
-        mean = torch.tensor(self.preprocessing.mean).mul_(255).view(3, 1, 1)
-        std = torch.tensor(self.preprocessing.std).mul_(255).view(3, 1, 1)
-        return images.to(torch.float32, memory_format=torch.contiguous_format).sub_(mean).div_(std)
+        """float32 with the backbone's mean and standard deviation taken out."""
+        white = 255 if images.dtype == torch.uint8 else 1
+        mean, std = (
+            torch.tensor(numbers).mul_(white).view(-1, 1, 1)
+            for numbers in (self.preprocessing.mean, self.preprocessing.std)
+        )
+        floats = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+        return floats.sub_(mean).div_(std)
 
 
 def build_transform(
@@ -57,9 +63,11 @@ def build_transform(
 
     - ``none``: the same as evaluation.
     - ``light``: a random crop of half to all of the area and a mirror image half of the time.
-    - ``strong``: a crop of a quarter to all of the area, mirroring, TrivialAugment and random erasing.
+    - ``strong``: a crop of a quarter to all of the area, mirroring, TrivialAugment and random erasing; of TrivialAugment
+      only what moves pixels where images are not RGB.
 
-    Evaluation scales the short side to S / crop_pct and takes the centre crop.
+    Evaluation: see `framing`. Random crops are brought to the input as `preprocessing.resize` says: "crop" draws them
+    in the input's aspect ratio, give or take a third, "squash" and "pad" in that of the image.
 
     Args:
         level: "none", "light" or "strong"; without effect where `train` is False.
@@ -73,15 +81,18 @@ def build_transform(
     if level not in _LEVELS:
         raise ConfigError(f"unknown augmentation level '{level}': {nearest(str(level), _LEVELS)}")
     if not train or level == "none":
-        return ImageTransform((_ShortSide(preprocessing),), preprocessing)
+        return ImageTransform((_Framed(preprocessing),), preprocessing)
     mirroring = (_mirror_at_random,) if mirror else ()
     if level == "light":
         return ImageTransform((_RandomCrop(preprocessing, smallest=0.5), *mirroring), preprocessing)
+    crop = _RandomCrop(preprocessing, smallest=0.25)
+    if preprocessing.channels != 3:
+        return ImageTransform((crop, *mirroring, _RandomMove(preprocessing), _Erased(preprocessing)), preprocessing)
     from torchvision.transforms import v2
 
     fill = [round(255 * value) for value in preprocessing.mean]
     steps = (
-        _RandomCrop(preprocessing, smallest=0.25),
+        crop,
         *mirroring,
         v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR, fill=fill),
         v2.RandomErasing(p=0.25, scale=(0.02, 0.25), value=fill),
@@ -98,38 +109,61 @@ def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) ->
     return functional.resize(image, [height, width], interpolation=InterpolationMode(interpolation), antialias=True)
 
 
-def _cut(image: torch.Tensor, crop: Crop) -> torch.Tensor:
-    return image[..., crop.top : crop.top + crop.height, crop.left : crop.left + crop.width]
+def _cut(image: torch.Tensor, crop: Crop, fill: list[float] | None = None) -> torch.Tensor:
+    """A part of an image, with a border in the colour `fill` where the part reaches beyond it."""
+    height, width = image.shape[-2:]
+    top, left = max(0, crop.top), max(0, crop.left)
+    bottom, right = min(height, crop.top + crop.height), min(width, crop.left + crop.width)
+    inside = image[..., top:bottom, left:right]
+    if inside.shape[-2:] == (crop.height, crop.width):
+        return inside
+    colour = torch.tensor(fill, dtype=image.dtype).view(-1, 1, 1)
+    canvas = colour.expand(-1, crop.height, crop.width).clone()
+    canvas[..., top - crop.top : bottom - crop.top, left - crop.left : right - crop.left] = inside
+    return canvas
+
+
+def _mean_colour(image: torch.Tensor, preprocessing: Preprocessing) -> list[float]:
+    """The colour that becomes zero, in the units of the image."""
+    is_8_bit = image.dtype == torch.uint8
+    return [round(255 * value) if is_8_bit else value for value in preprocessing.mean]
 
 
 @dataclass(frozen=True)
-class _ShortSide:
-    """Scale the short side, then crop the centre."""
+class _Framed:
+    """Bring an image to the input as evaluation does."""
 
     preprocessing: Preprocessing
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         frame = framing(image.shape[-2], image.shape[-1], self.preprocessing)
         resized = _resize(_cut(image, frame.first), frame.height, frame.width, self.preprocessing.interpolation)
-        return _cut(resized, frame.second)
+        return _cut(resized, frame.second, _mean_colour(image, self.preprocessing))
 
 
 @dataclass(frozen=True)
 class _RandomCrop:
-    """Crop a random part of the area (`smallest` to 1) at a random aspect ratio and scale it to the input size."""
+    """Crop a random part of the area (`smallest` to 1) at a random aspect ratio and bring it to the input."""
 
     preprocessing: Preprocessing
     smallest: float
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        size = self.preprocessing.image_size
-        top, left, height, width = random_box(image.shape[-2], image.shape[-1], self.smallest)
+        rows, columns = self.preprocessing.size
+        aspect = columns / rows if self.preprocessing.resize == "crop" else image.shape[-1] / image.shape[-2]
+        top, left, height, width = random_box(image.shape[-2], image.shape[-1], self.smallest, aspect)
         crop = image[..., top : top + height, left : left + width]
-        return _resize(crop, size, size, self.preprocessing.interpolation)
+        if self.preprocessing.resize != "pad":
+            return _resize(crop, rows, columns, self.preprocessing.interpolation)
+        fitted = fitting(height, width, self.preprocessing)
+        resized = _resize(crop, *fitted, self.preprocessing.interpolation)
+        return _cut(resized, centre_crop(*fitted, rows, columns), _mean_colour(image, self.preprocessing))
 
 
-def random_box(height: int, width: int, smallest: float) -> tuple[int, int, int, int]:
+def random_box(height: int, width: int, smallest: float, aspect: float = 1.0) -> tuple[int, int, int, int]:
     """Top, left, height and width of a random box, drawn as in torchvision's RandomResizedCrop.
+
+    Its width over height is `aspect` times 3/4 to 4/3.
 
     All random numbers come in one draw: per-number calls would take longer than resizing a small image.
     """
@@ -137,13 +171,50 @@ def random_box(height: int, width: int, smallest: float) -> tuple[int, int, int,
     log_low, log_high = math.log(_RATIO[0]), math.log(_RATIO[1])
     for area_draw, ratio_draw, top_draw, left_draw in draws:
         area = height * width * (smallest + (1 - smallest) * area_draw)
-        ratio = math.exp(log_low + (log_high - log_low) * ratio_draw)
+        ratio = aspect * math.exp(log_low + (log_high - log_low) * ratio_draw)
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return int(top_draw * (height - h + 1)), int(left_draw * (width - w + 1)), h, w
-    h = min(height, max(1, round(width / _RATIO[0])))
-    w = min(width, max(1, round(height * _RATIO[1])))
+    h = min(height, max(1, round(width / (aspect * _RATIO[0]))))
+    w = min(width, max(1, round(height * (aspect * _RATIO[1]))))
     return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class _RandomMove:
+    """One of TrivialAugment's moves at a random strength: shear, shift, rotation or none; for any number of channels."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        from torchvision.transforms import InterpolationMode
+        from torchvision.transforms.v2 import functional
+
+        kind, strength = torch.randint(6, ()).item(), 2 * torch.rand(()).item() - 1
+        shear = math.degrees(math.atan(0.99 * strength))
+        return functional.affine(
+            image,
+            angle=135.0 * strength if kind == 1 else 0.0,
+            translate=[round(32 * strength) * (kind == 2), round(32 * strength) * (kind == 3)],
+            scale=1.0,
+            shear=[shear * (kind == 4), shear * (kind == 5)],
+            interpolation=InterpolationMode.BILINEAR,
+            fill=_mean_colour(image, self.preprocessing),
+        )
+
+
+@dataclass(frozen=True)
+class _Erased:
+    """Paint a random rectangle in the mean colour, a quarter of the time."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: torch.Tensor) -> torch.Tensor:
+        from torchvision.transforms import v2
+
+        erase = v2.RandomErasing(p=0.25, scale=(0.02, 0.25), value=_mean_colour(image, self.preprocessing))
+        erased: torch.Tensor = erase(image)
+        return erased
 
 
 def _mirror_at_random(image: torch.Tensor) -> torch.Tensor:

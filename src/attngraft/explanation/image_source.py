@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
-from ..config import Preprocessing
+from ..config import ImageSize, Preprocessing
 from ..data import (
     UNLABELLED,
     Dataset,
@@ -113,7 +113,7 @@ class View:
             )
 
 
-def view_of(model: nn.Module, source: Source, *, image_size: int | None = None, **options: Any) -> View:
+def view_of(model: nn.Module, source: Source, *, image_size: ImageSize | None = None, **options: Any) -> View:
     """Open images for a model.
 
     Args:

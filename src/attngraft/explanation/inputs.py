@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..backbones import preprocessing_of
-from ..config import from_dict
+from ..config import ImageSize, from_dict
 from ..data import (
     Dataset,
     Origin,
@@ -99,7 +99,7 @@ def open_subject(
     return Subject(_name(folder, model, description), folder, model, plain, plain_is, view, _history(folder))
 
 
-def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size: int, **where: Any) -> Dataset:
+def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size: ImageSize, **where: Any) -> Dataset:
     """The data that a run was made with, loaded again.
 
     Raises:
@@ -150,7 +150,7 @@ def _history(folder: Path | None) -> tuple[Mapping[str, Any], ...]:
         return ()
 
 
-def _image_size(model: nn.Module) -> int:
+def _image_size(model: nn.Module) -> ImageSize:
     return preprocessing_of(model).image_size
 
 

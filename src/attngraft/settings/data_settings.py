@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..config import setting
+from ..config import ImageSize, setting, sides
 from ..errors import ConfigError
 
 
@@ -12,7 +12,12 @@ from ..errors import ConfigError
 class DataSettings:
     """Which images are used and how they are split."""
 
-    image_size: int | None = setting(None, "Side of the input in pixels; the backbone's own by default.", flag=True)
+    image_size: ImageSize | None = setting(
+        None,
+        "Side of the input in pixels, or HEIGHTxWIDTH such as 256x128; the backbone's own by default.",
+        flag=True,
+        metavar="SIZE",
+    )
     split_seed: int = setting(0, "Seed of the split where the data bring none; the same for all seeds of a comparison.")
     test_fraction: float = setting(
         0.2, "Fraction of the images kept for the test where the data have no test or val folder."
@@ -28,5 +33,5 @@ class DataSettings:
     cache_dir: str | None = setting(None, "Folder for decoded images that do not fit in memory.")
 
     def __post_init__(self) -> None:
-        if self.image_size is not None and self.image_size < 8:
+        if self.image_size is not None and min(sides(self.image_size)) < 8:
             raise ConfigError(f"image_size is {self.image_size}: expected at least 8 pixels.")

@@ -26,7 +26,7 @@ from ..backbones import (
     reads_files,
     replace_head_,
 )
-from ..config import Preprocessing, from_dict
+from ..config import Preprocessing, from_dict, to_dict
 from ..errors import (
     BackboneError,
     ConfigError,
@@ -114,8 +114,8 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
     header = {
         "format": MODEL_FORMAT,
         "written_by": own_version(),
-        "backbone": asdict(info) if info else None,
-        "preprocessing": asdict(known) if known else None,
+        "backbone": to_dict(info) if info else None,
+        "preprocessing": to_dict(known) if known else None,
         "plan": json.loads(plan.to_json()) if plan else None,
         "classes": list(classes or classes_of(model)),
     }

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import MOST_SIDE
+from ..config import MOST_SIDE, InputSpec
 from ..errors import GraftError, nearest
 from ..registry import Registry
 from .trace import TRACE_BATCH, Call, Key, Trace, trace
@@ -108,8 +108,8 @@ def resolve_input_size(model: nn.Module, input_size: tuple[int, int, int] | None
             )
         return (int(input_size[0]), int(input_size[1]), int(input_size[2]))
     info = getattr(model, "attngraft_backbone", None)
-    side = info.preprocessing.image_size if info is not None else 224
-    return (3, side, side)
+    spec: InputSpec = info.preprocessing.input if info is not None else InputSpec()
+    return spec.shape
 
 
 def split_where(where: Where) -> list[str]:

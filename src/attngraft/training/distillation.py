@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbones import noted_preprocessing
-from ..config import Preprocessing
+from ..config import InputSpec, Preprocessing
 from ..data import Batch, Dataset
 from ..errors import ConfigError
 from ..settings.recipe import Recipe
@@ -93,7 +93,7 @@ def check_teacher(
             f"{preprocessing.mean} and {preprocessing.std}: take a teacher that was trained as the model is."
         )
     check_live(teacher.model)
-    _shared_classes(teacher.model, dataset.classes, _logits(teacher.model, preprocessing.image_size))
+    _shared_classes(teacher.model, dataset.classes, _logits(teacher.model, preprocessing.input))
 
 
 class Lesson:
@@ -118,7 +118,7 @@ class Lesson:
         self.weight, self.temperature = teacher.weight, teacher.temperature
         self.precision, self.device = precision, device
         self.model = copy.deepcopy(teacher.model).eval().requires_grad_(False)
-        shared = _shared_classes(self.model, dataset.classes, _logits(self.model, preprocessing.image_size))
+        shared = _shared_classes(self.model, dataset.classes, _logits(self.model, preprocessing.input))
         self.shared = torch.tensor(shared, device=device)
         self.model.to(device).to(memory_format=precision.memory_format)  # type: ignore[call-overload]
         self.images = None if teacher.images is None else torch.from_numpy(teacher.images.copy())
@@ -175,18 +175,16 @@ def _shared_classes(model: nn.Module, classes: Sequence[str], logits: int) -> li
     return list(range(logits))
 
 
-def _logits(model: nn.Module, image_size: int) -> int:
+def _logits(model: nn.Module, spec: InputSpec) -> int:
     """How many logits the model has for one image of that size."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-    example = torch.zeros(1, 3, image_size, image_size, device=device)
+    example = torch.zeros(1, *spec.shape, device=device)
     try:
         with torch.no_grad(), in_eval_mode(model):
             logits = model(example)
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ConfigError(
-            f"the teacher does not run on images of {image_size} x {image_size} ({reason}): take another teacher."
-        ) from error
+        raise ConfigError(f"the teacher does not run on images of {spec} ({reason}): take another teacher.") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ConfigError("the teacher does not return (1, classes) for one image: take a classifier.")
     return int(logits.shape[1])

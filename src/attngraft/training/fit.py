@@ -124,9 +124,9 @@ def fit(
         if world.share(run.description_file.is_file()):  # in use: refused before any image is read
             world.in_main(run.read)
             world.in_main(claim)
-        size, reading = preprocessing.image_size, Reading(shown)
-        dataset = open_data(data, settings.data, image_size=size, recipe=settings.recipe, progress=reading)
-        check_fit(model, dataset, settings, size, world)
+        spec, reading = preprocessing.input, Reading(shown)
+        dataset = open_data(data, settings.data, spec=spec, recipe=settings.recipe, progress=reading)
+        check_fit(model, dataset, settings, spec, world)
         if teacher is not None:
             check_teacher(teacher, model, dataset, settings.recipe, preprocessing)
         description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant, teacher=teacher)
@@ -198,9 +198,7 @@ def _fixed_precision(settings: Settings) -> dict[str, Any] | None:
 def _precision(
     model: nn.Module, settings: Settings, preprocessing: Preprocessing, device: torch.device, world: World
 ) -> Precision:
-    chosen = choose_precision(
-        model, image_size=preprocessing.image_size, batch_size=settings.recipe.batch_size, device=device
-    )
+    chosen = choose_precision(model, spec=preprocessing.input, batch_size=settings.recipe.batch_size, device=device)
     result = world.share(chosen)
     assert isinstance(result, Precision)
     return result
@@ -305,8 +303,7 @@ def _is_sound(model: nn.Module, job: Job) -> bool:
     """Whether all weights are finite, and so is what they make of noise: weights that blew up may still be numbers."""
     if not all(bool(torch.isfinite(t).all()) for t in model.state_dict().values() if t.is_floating_point()):
         return False
-    size = job.preprocessing.image_size
-    noise = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, *job.preprocessing.input.shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), in_eval_mode(model):
             return bool(torch.isfinite(model(noise.to(job.device))).all())

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..backbones import has_pretrained
+from ..config import InputSpec
 from ..data import Dataset, load_data
 from ..settings import DataSettings, Recipe
 
@@ -26,13 +27,14 @@ def open_data(
     source: str | Path | Dataset,
     settings: DataSettings,
     *,
-    image_size: int,
+    spec: InputSpec,
     recipe: Recipe,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Load the data for a fit, with a validation split where the recipe takes decisions.
 
     Args:
+        spec: of the model's input.
         progress: called with (images done, images in all).
 
     Raises:
@@ -43,7 +45,7 @@ def open_data(
     val_fraction = settings.val_fraction or (VALIDATION_SHARE if recipe.needs_validation else 0.0)
     return load_data(
         source,
-        image_size=image_size,
+        image_size=spec.size,
         split_seed=settings.split_seed,
         val_fraction=val_fraction,
         test_fraction=settings.test_fraction,

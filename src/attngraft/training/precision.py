@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..config import InputSpec
 from ..errors import ConfigError, TrainingError, nearest
 from .oom import Portions, is_out_of_memory
 
@@ -64,7 +65,7 @@ def parse_precision(text: str) -> Precision | None:
     return known[text]
 
 
-def choose_precision(model: nn.Module, *, image_size: int, batch_size: int, device: torch.device) -> Precision:
+def choose_precision(model: nn.Module, *, spec: InputSpec, batch_size: int, device: torch.device) -> Precision:
     """Time a few training steps of a copy of the model in each candidate and take the fastest.
 
     On fewer images where memory does not suffice for as many as usual.
@@ -72,7 +73,7 @@ def choose_precision(model: nn.Module, *, image_size: int, batch_size: int, devi
     count = min(batch_size, TIMED)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         return Portions().do(
-            lambda most: _fastest(model, torch.rand(most, 3, image_size, image_size, device=device)),
+            lambda most: _fastest(model, torch.rand(most, *spec.shape, device=device)),
             count,
             "the timing of number formats",
         )
@@ -98,11 +99,11 @@ def _fastest(model: nn.Module, batch: torch.Tensor) -> Precision:
     return best
 
 
-def warm_up(model: nn.Module, precision: Precision, *, image_size: int, batch_size: int, device: torch.device) -> None:
+def warm_up(model: nn.Module, precision: Precision, *, spec: InputSpec, batch_size: int, device: torch.device) -> None:
     """Take a step with a copy of the model, so that the first run that is timed does not pay for a cold start."""
 
     def step(most: int) -> None:
-        batch = torch.rand(most, 3, image_size, image_size, device=device)
+        batch = torch.rand(most, *spec.shape, device=device)
         _time_step(_stepper(model, batch, precision), repeats=1)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

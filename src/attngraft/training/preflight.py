@@ -7,6 +7,7 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
+from ..config import InputSpec
 from ..data import Dataset, class_changes
 from ..errors import BackboneError, ConfigError, DataError
 from ..settings import Settings
@@ -20,31 +21,29 @@ from .run_context import batch_size
 HIGHEST_LR = 1e30
 
 
-def check_fit(model: nn.Module, dataset: Dataset, settings: Settings, image_size: int, world: World) -> None:
+def check_fit(model: nn.Module, dataset: Dataset, settings: Settings, spec: InputSpec, world: World) -> None:
     """Raise where the model, the data, the recipe and the machine do not fit each other.
 
     Raises:
         ConfigError, DataError, BackboneError: one sentence on what to change; nothing was changed.
     """
-    check_classes(model, dataset, image_size)
+    check_classes(model, dataset, spec)
     check_validation(dataset, settings.recipe)
-    check_phases(model, settings.recipe, image_size)
+    check_phases(model, settings.recipe, spec)
     batch_size(settings.recipe, len(dataset.train), world)
     if settings.machine.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError("tensorboard is not installed: pip install attngraft[tensorboard].")
 
 
-def check_classes(model: nn.Module, dataset: Dataset, image_size: int) -> None:
+def check_classes(model: nn.Module, dataset: Dataset, spec: InputSpec) -> None:
     """Raise DataError where the model does not take the images, or its logits are not those of the classes."""
-    example = torch.zeros(1, 3, image_size, image_size, device=next(model.parameters()).device)
+    example = torch.zeros(1, *spec.shape, device=next(model.parameters()).device)
     try:
         with torch.no_grad(), in_eval_mode(model):
             logits = model(example)
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(
-            f"the model does not run on images of {image_size} x {image_size} ({reason}): set another image_size."
-        ) from error
+        raise DataError(f"the model does not run on images of {spec} ({reason}): set another image_size.") from error
     if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
         shown = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise BackboneError(f"the model returns {shown} for one image, a classifier returns (1, classes): add a head.")
@@ -71,9 +70,9 @@ def check_validation(dataset: Dataset, recipe: Recipe) -> None:
         )
 
 
-def check_phases(model: nn.Module, recipe: Recipe, image_size: int) -> None:
+def check_phases(model: nn.Module, recipe: Recipe, spec: InputSpec) -> None:
     """Raise ConfigError where a phase would train nothing, or at a rate that single precision does not hold."""
-    anatomy = dissect(model, (3, image_size, image_size))
+    anatomy = dissect(model, spec.shape)
     for phase in recipe.phases:
         highest = max((group.lr for group in parameter_groups(model, anatomy, phase, recipe)), default=0.0)
         if highest > HIGHEST_LR:

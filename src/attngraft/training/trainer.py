@@ -86,8 +86,7 @@ class Trainer:
         self.position = Position()
         self.ema = moving_average(self.model, job.recipe.ema_decay)
         self.best: dict[str, Tensor] = {}
-        size = job.preprocessing.image_size
-        self.anatomy = dissect(self.model, (3, size, size))
+        self.anatomy = dissect(self.model, job.preprocessing.input.shape)
         self.transform = build_transform(
             job.recipe.augment, job.preprocessing, train=True, mirror=job.dataset.mirrorable
         )

@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ...backbones import backbone_info, preprocessing_of
-from ...config import from_dict
+from ...config import ImageSize, from_dict
 from ...data import (
     Dataset,
     Origin,
@@ -95,7 +95,7 @@ def create_store(
 def _dataset(
     data: str | Path | Dataset | None,
     run: str | Path | nn.Module,
-    image_size: int,
+    image_size: ImageSize,
     progress: Progress,
     options: Mapping[str, Any],
 ) -> Dataset:
@@ -122,7 +122,11 @@ def _dataset(
 
 
 def _loaded(
-    data: str | Path | None, origin: Origin | None, image_size: int, progress: Progress, options: Mapping[str, Any]
+    data: str | Path | None,
+    origin: Origin | None,
+    image_size: ImageSize,
+    progress: Progress,
+    options: Mapping[str, Any],
 ) -> Dataset:
     """The data that were given, else those of the origin; split as the origin says."""
     split = {} if origin is None else {key: value for key, value in asdict(origin).items() if key != "source"}

@@ -184,8 +184,7 @@ def _over_budget(contest: Contest, policy: GuardPolicy) -> str | None:
     """Why the candidate costs too much; None where it does not. Only what has a budget is measured."""
     served, candidate, latency = contest.served, contest.candidate, None
     if policy.latency_budget is not None:
-        size = preprocessing_of(served).image_size
-        image = torch.zeros(1, 3, size, size, device=contest.device)
+        image = torch.zeros(1, *preprocessing_of(served).input.shape, device=contest.device)
         models = {"candidate": candidate.to(contest.device), "served": served.to(contest.device)}
         found = measure_latency(models, image)
         latency = found["candidate"].median / found["served"].median

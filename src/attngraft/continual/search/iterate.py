@@ -155,9 +155,9 @@ def iterate(
     with watched(progress) as shown:
         template = fresh_backbone(backbone, 2, False, 0)
         preprocessing = preprocessing_of(template, settings.data.image_size)
-        size = preprocessing.image_size
-        space = build_space(_listed(attentions), searched, _fixed(overrides), template, size)
-        dataset = open_data(data, settings.data, image_size=size, recipe=searched[0], progress=Reading(shown))
+        spec = preprocessing.input
+        space = build_space(_listed(attentions), searched, _fixed(overrides), template, spec)
+        dataset = open_data(data, settings.data, spec=spec, recipe=searched[0], progress=Reading(shown))
         _check_data(dataset, requirement)
         # weights that cannot be had: say so now
         info = backbone_info(fresh_backbone(backbone, dataset.classes, pretrained, 0, start))
@@ -255,7 +255,7 @@ def _precision(
             raise RunError(f"the search in {record.folder} was begun with precision {found}: choose a new folder.")
         return found
     chosen = fixed or choose_precision(
-        template, image_size=preprocessing.image_size, batch_size=settings.recipe.batch_size, device=device
+        template, spec=preprocessing.input, batch_size=settings.recipe.batch_size, device=device
     )
     record.document["precision"] = to_dict(chosen)
     record.write()

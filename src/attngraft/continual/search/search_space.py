@@ -10,7 +10,7 @@ from typing import Any, get_args
 from torch import nn
 
 from ...comparison.variants import BASELINE, Variant, parse_variant
-from ...config import to_dict
+from ...config import InputSpec, to_dict
 from ...errors import AttngraftError, ConfigError
 from ...settings.recipe import Dynamic
 from ...training import Recipe
@@ -114,7 +114,7 @@ def build_space(
     recipes: Sequence[Recipe],
     fixed: Collection[str],
     template: nn.Module,
-    image_size: int,
+    spec: InputSpec,
 ) -> Space:
     """The choices that this backbone allows.
 
@@ -123,7 +123,7 @@ def build_space(
         recipes: of which the first is the habit.
         fixed: fields of the recipe that the user has set: these are not searched.
         template: the backbone.
-        image_size: of its input.
+        spec: of its input.
 
     Raises:
         ConfigError, GraftError: an attention or a recipe does not fit the backbone, or one is named twice.
@@ -133,8 +133,8 @@ def build_space(
     choices = {name: _with_own(values, name, recipes) for name, values in CHOICES.items() if name not in fixed}
     scales = {name: ends for name, ends in SCALES.items() if not {name, name.removesuffix("_scale")} & set(fixed)}
     space = Space(tuple(attentions), PLACEMENTS, {recipe.name: recipe for recipe in recipes}, choices, scales)
-    _check_recipes(space, template, image_size)
-    return replace(space, placements=_placements(space, template, image_size))
+    _check_recipes(space, template, spec)
+    return replace(space, placements=_placements(space, template, spec))
 
 
 def _check_names(kind: str, names: list[str]) -> None:
@@ -149,25 +149,24 @@ def _with_own(values: tuple[Any, ...], name: str, recipes: Sequence[Recipe]) -> 
     return tuple(dict.fromkeys([*values, *(getattr(recipe, name) for recipe in recipes)]))
 
 
-def _check_recipes(space: Space, template: nn.Module, image_size: int) -> None:
+def _check_recipes(space: Space, template: nn.Module, spec: InputSpec) -> None:
     """Raise where an attention does not fit, or a recipe would train nothing in a phase: it must not wait for a trial."""
-    shape = (3, image_size, image_size)
-    plans = {name: space.variant(space.placed(name)).plan(template, shape) for name in space.attentions}
+    plans = {name: space.variant(space.placed(name)).plan(template, spec.shape) for name in space.attentions}
     grafted = [name for name, plan in plans.items() if plan]
     for name in [name for name in plans if name == BASELINE] + grafted[:1]:  # which attention it is does not matter
         grown = space.variant(space.placed(name)).grow(copy.deepcopy(template), plans[name], 0)
         for recipe in space.recipes.values():
-            check_phases(grown, recipe, image_size)
+            check_phases(grown, recipe, spec)
 
 
-def _placements(space: Space, template: nn.Module, image_size: int) -> tuple[str, ...]:
+def _placements(space: Space, template: nn.Module, spec: InputSpec) -> tuple[str, ...]:
     """The placements that all attentions can have and that differ from each other."""
     free = [attention for attention in space.attentions if "placement" in space.placed(attention)]
     found: dict[Any, str] = {}
     for placement in PLACEMENTS:
         variants = [space.variant(space.placed(attention, placement)) for attention in free]
         try:
-            plans = [variant.plan(template, (3, image_size, image_size)) for variant in variants]
+            plans = [variant.plan(template, spec.shape) for variant in variants]
         except AttngraftError:  # "auto" was planned before, so it is only this place that the backbone does not have
             continue
         found.setdefault(tuple(tuple(site.path for site in plan.sites) for plan in plans if plan), placement)

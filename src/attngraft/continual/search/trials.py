@@ -76,9 +76,9 @@ class Workshop:
 
     def build(self, params: Params, seed: int) -> nn.Module:
         """The untrained model of a trial; the backbone and its head come from the seed before any graft does."""
-        size, variant = self.preprocessing.image_size, self.space.variant(params)
+        variant = self.space.variant(params)
         model = fresh_backbone(self.backbone, self.dataset.classes, self.pretrained, seed, self.weights)
-        return variant.grow(model, variant.plan(model, (3, size, size)), seed)
+        return variant.grow(model, variant.plan(model, self.preprocessing.input.shape), seed)
 
     def train(
         self, params: Params, run_dir: Path, seed: int, title: str, on_epoch: ShouldStop | None = None
@@ -100,15 +100,15 @@ class Workshop:
 
     def costs(self, model: nn.Module) -> dict[str, float]:
         """Parameters, multiply-accumulates and, where it is asked for, the latency of one image."""
-        size = self.preprocessing.image_size
+        shape = self.preprocessing.input.shape
         found: dict[str, float] = {
             "parameters": count_parameters(model),
-            "macs": count_macs(model, (3, size, size)),
+            "macs": count_macs(model, shape),
         }
         if any(clause.metric == "latency_ms" for clause in self.requirement.clauses):
             layout = self.precision.memory_format
             model = model.eval().to(self.device).to(memory_format=layout)
-            example = torch.zeros(1, 3, size, size, device=self.device).to(memory_format=layout)
+            example = torch.zeros(1, *shape, device=self.device).to(memory_format=layout)
             with self.precision.autocast(self.device):
                 found["latency_ms"] = measure_latency({"model": model}, example, repeats=50)["model"].median
         return found

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...config import ImageSize
 from ...data import UNLABELLED, ImageSet, list_images
 from ...data.inference_images import decode_pictures
 from ...errors import DataError
@@ -52,7 +53,7 @@ class Arrivals:
         return [name for _, name in sorted(found)]
 
     def read(
-        self, names: Sequence[str], met: Collection[str], *, image_size: int, skip_broken: bool
+        self, names: Sequence[str], met: Collection[str], *, image_size: ImageSize, skip_broken: bool
     ) -> tuple[ImageSet | None, dict[str, str]]:
         """The images that can be read and whose pixels were not met before.
 

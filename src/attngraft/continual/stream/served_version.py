@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ...backbones import preprocessing_of
+from ...config import ImageSize
 from ...data import ImageSet
 from ...surgery import classes_of
 from ...surgery.version_store.store import Store
@@ -39,7 +40,7 @@ class Served:
         return classes_of(self.model)
 
     @property
-    def image_size(self) -> int:
+    def image_size(self) -> ImageSize:
         return preprocessing_of(self.model).image_size
 
     def refresh(self) -> None:
