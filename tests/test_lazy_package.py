@@ -35,6 +35,11 @@ def test_the_first_name_used_does_not_change_what_is_known():
     assert "torch" in modules_after(script)
 
 
+@pytest.mark.parametrize("package", sorted(attngraft._PACKAGES))
+def test_every_package_can_be_imported_first(package):
+    assert "attngraft" in modules_after(f"import attngraft.{package}\nfrom attngraft import {package}")
+
+
 def test_every_name_of_the_face_can_be_had():
     for name in dir(attngraft):
         assert getattr(attngraft, name) is not None

@@ -7,7 +7,7 @@ no time: PyTorch is imported with the first function.
 
 from __future__ import annotations
 
-from importlib import import_module, metadata
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .errors import AttngraftError
@@ -86,10 +86,13 @@ if not TYPE_CHECKING:  # type checkers know the names from the imports above, an
 
     def __getattr__(name: str) -> object:
         if name == "__version__":
+            from importlib import metadata
+
             return metadata.version("attngraft")
         if name not in _LAZY:
             raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
-        import_module(".surgery", __name__)  # lets `create_backbone` know run folders, whatever is used first
+        if _LAZY[name] == "backbones":
+            import_module(".surgery", __name__)  # lets `create_backbone` know run folders
         package = import_module(f".{_LAZY[name]}", __name__)
         value = package if name in _PACKAGES else getattr(package, _OTHER_NAMES.get(name, name))
         globals()[name] = value
