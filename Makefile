@@ -20,7 +20,7 @@ test: $(STAMPS)/dev
 	$(BIN)/python -m pytest -n 2
 
 slow: $(STAMPS)/dev
-	$(BIN)/python -m pytest -n 2 -m "not gpu and not network"
+	$(BIN)/python -m pytest -n 2 -m "not gpu and not network" --hypothesis-profile=slow
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""Where helpers lie, and one thread for every test and every process that a test starts.
+"""Where helpers lie, one thread for every test and process, how many examples are drawn, and where files are written.
 
 Maps as small as those of the tests lose more to waking threads than they gain, most of all where several test workers
 share two cores, and sums keep one order.
@@ -7,8 +7,12 @@ share two cores, and sums keep one order.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
+
+from hypothesis import HealthCheck, settings
 
 HELPERS = str(Path(__file__).parent / "helpers")
 sys.path.insert(0, HELPERS)
@@ -18,6 +22,19 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, and for subproces
 import torch  # noqa: E402
 
 torch.set_num_threads(1)
+
+# no test depends on a clock, and a run of the tests finds what the run before it found
+CALM = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+}
+settings.register_profile("default", max_examples=20, derandomize=True, **CALM)
+settings.register_profile("slow", max_examples=200, **CALM)
+settings.load_profile("default")
+
+MEMORY = Path("/dev/shm")
+if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > 4 << 30:
+    os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)  # nobody waits for a disk where files are flushed
 
 
 def pytest_collection_modifyitems(items: list) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.config import InputSpec, Preprocessing, from_dict, parse_assignment, parse_value, read_toml, to_dict
@@ -57,7 +57,6 @@ everythings = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(everythings)
 def test_settings_survive_plain_values_and_json(everything):
     values = to_dict(everything)
@@ -65,7 +64,6 @@ def test_settings_survive_plain_values_and_json(everything):
     assert from_dict(Everything, json.loads(json.dumps(values))) == everything
 
 
-@settings(deadline=None)
 @given(st.recursive(st.none() | st.booleans() | st.integers() | numbers | st.text(), st.lists, max_leaves=5))
 def test_any_value_anywhere_is_taken_or_is_a_config_error(value):
     for name in Everything.__dataclass_fields__:
@@ -159,7 +157,6 @@ def test_what_is_no_assignment_is_refused(text):
         parse_assignment(text)
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_any_text_is_a_value(text):
     value = parse_value(text)

@@ -7,7 +7,7 @@ import stat
 import sys
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError
 
@@ -29,7 +29,6 @@ def test_text_and_json_come_back(tmp_path):
     assert names(tmp_path) == ["deep", "run.json"]
 
 
-@settings(deadline=None)
 @given(value=st.recursive(st.none() | st.booleans() | st.integers() | st.text(st.characters()), st.lists, max_leaves=5))
 def test_every_json_value_comes_back(tmp_path_factory, value):
     path = tmp_path_factory.getbasetemp() / "any.json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.errors import AttngraftError, ConfigError, nearest
@@ -68,7 +68,6 @@ def test_long_lists_of_names_are_cut():
     assert message.endswith("name029, ...")
 
 
-@settings(deadline=None)
 @given(st.text(), st.lists(st.text()))
 def test_the_hint_is_a_clause_for_any_names(name, options):
     hint = nearest(name, options)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
@@ -123,7 +123,6 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
 @given(value=st.dictionaries(st.text(), JSON, max_size=5))
 def test_any_record_comes_back(tmp_path_factory: pytest.TempPathFactory, value: dict):
     path = tmp_path_factory.getbasetemp() / "any.json"

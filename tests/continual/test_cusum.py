@@ -7,7 +7,7 @@ from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.continual.drift.cusum import CusumState, ErrorCusum, run_length, safe_error_rate
@@ -41,7 +41,6 @@ def test_the_value_by_hand(stream: str, value: float, alarm_at: int | None):
 
 
 @given(st.lists(st.booleans(), max_size=40), st.lists(st.integers(0, 40), max_size=4))
-@settings(max_examples=100, deadline=None)
 def test_labels_may_come_in_any_parts(stream: list[bool], cuts: list[int]):
     whole = BY_HAND.update(np.array(stream, dtype=bool))
     state, value, start = CusumState(), 0.0, 0

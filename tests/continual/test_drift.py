@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from scipy.stats import ks_2samp
@@ -60,7 +60,6 @@ values = st.lists(st.sampled_from([0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]), min_size=1
 
 
 @given(values, values)
-@settings(max_examples=100, deadline=None)
 def test_the_distance_is_that_of_the_definition_with_any_ties(one: list[float], other: list[float]):
     reference, window = np.array(one)[:, None], np.array(other)[:, None]
     grid = Grid.of(reference)

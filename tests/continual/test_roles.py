@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -44,7 +44,6 @@ def test_a_role_depends_on_the_picture_and_the_seed_alone():
     assert roles != dict(zip(hashes, roles_of(hashes, Shares(), seed=4), strict=True))
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(0, 20), min_size=4, max_size=4).filter(lambda parts: sum(parts) > 0))
 def test_roles_come_in_their_shares(parts):
     shares = Shares(*(part / sum(parts) for part in parts))

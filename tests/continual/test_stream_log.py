@@ -5,7 +5,7 @@ import os
 import time
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.continual.stream.folder_watcher import Arrivals
@@ -54,7 +54,6 @@ def test_errors_alone_can_raise_the_alarm(tmp_path):
     assert summary["windows"][0]["accuracy"] == 0.25
 
 
-@settings(max_examples=30, deadline=None)
 @given(cut=st.integers(0, 200))
 def test_a_line_that_a_kill_cut_off_is_written_anew(tmp_path_factory, cut):
     folder = tmp_path_factory.mktemp("store")

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
@@ -69,14 +69,12 @@ def test_only_noise_depends_on_the_seed(name: str):
 
 
 @given(st.integers(0, 255), st.sampled_from(["contrast", "defocus-blur", "pixelate"]), st.sampled_from(SEVERITIES))
-@settings(max_examples=30, deadline=None)
 def test_a_plain_image_has_nothing_to_lose(shade: int, name: str, severity: int):
     image = np.full((20, 24, 3), shade, dtype=np.uint8)
     np.testing.assert_array_equal(corrupt(image, name, severity, seed=0), image)
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from(SEVERITIES))
-@settings(max_examples=20, deadline=None)
 def test_impulse_noise_sets_values_to_black_or_white_and_keeps_the_others(seed: int, severity: int):
     image = np.full((64, 64, 3), 100, dtype=np.uint8)
     worse = corrupt(image, "impulse-noise", severity, seed=seed)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from image_folders import MakeFolder, write_noise
 
@@ -224,7 +224,6 @@ def test_a_table_that_does_not_fit_names_the_line(tmp_path: Path, text: bytes, t
 
 
 @given(st.binary(max_size=80))
-@settings(max_examples=150, deadline=None)
 def test_whatever_a_table_holds_it_is_read_or_one_sentence(tmp_path_factory: pytest.TempPathFactory, text: bytes):
     table = tmp_path_factory.getbasetemp() / "fuzz.csv"
     table.write_bytes(text)
@@ -280,7 +279,6 @@ def test_what_was_joined_can_be_joined_again(sets: list[ImageSet]):
 
 
 @given(st.data())
-@settings(max_examples=40, deadline=None)
 def test_joining_any_parts_of_any_sets_keeps_every_image(data: st.DataObject):
     from attngraft.data.pixel_store import decode_array
 

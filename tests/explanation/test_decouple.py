@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -392,7 +392,6 @@ def test_calibration_intervals_are_those_of_a_plain_paired_bootstrap() -> None:
     assert (cell.ece_change.low, cell.ece_change.high) == pytest.approx(np.quantile(changes, (0.025, 0.975)), abs=1e-6)
 
 
-@settings(max_examples=20)
 @given(st.integers(1, 50), st.integers(1, 4), st.integers(0, 3))
 def test_resampled_means_are_means_of_drawn_rows(images: int, columns: int, seed: int) -> None:
     data = np.random.default_rng(seed).normal(size=(images, columns)).astype(np.float32)

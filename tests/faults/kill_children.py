@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
+import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
@@ -116,11 +116,11 @@ def compared(folder: Path, **options: Any) -> None:
 
 @dataclass(frozen=True)
 class Death:
-    """When a process is killed: before or after its n-th step, or after so many seconds, wherever it is then."""
+    """When a process is killed: before or after its n-th step, or in its n-th call of a function, wherever that is."""
 
     step: int = 0
     before: bool = False
-    after_s: float = 600
+    call: int = 0
 
 
 NEVER = Death()
@@ -128,6 +128,23 @@ NEVER = Death()
 
 def losses_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.losses")
+
+
+@contextmanager
+def calls_counted(death: Death = NEVER) -> Iterator[list[int]]:
+    """Within the block the calls of Python functions are counted, until the one in which the process dies."""
+    count, owner = [0], os.getpid()
+
+    def called(frame: object, event: str, argument: object) -> None:
+        count[0] += event == "call"
+        if death.call and count[0] == death.call and os.getpid() == owner:  # workers are forks, and count on
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.setprofile(called)
+    try:
+        yield count
+    finally:
+        sys.setprofile(None)
 
 
 @contextmanager
@@ -177,20 +194,13 @@ def forked(work: Callable[[], object], folder: Path, death: Death = NEVER) -> in
         try:
             os.setpgid(0, 0)
             warnings.filterwarnings("ignore", "This DataLoader will create")  # more workers than this machine has cores
-            with losses_written(folder, death):
+            with losses_written(folder, death), calls_counted(death) if death.call else nullcontext():
                 work()
             status = 0
         except BaseException:
             traceback.print_exc()
         os._exit(status)
     GROUPS.append(pid)
-    until = time.monotonic() + death.after_s
-    while time.monotonic() < until:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 

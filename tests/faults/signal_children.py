@@ -1,17 +1,18 @@
-"""A training in a fork that says when it is in a certain state, and then takes its time there."""
+"""A training in a fork that says when it is in a certain state, and stays there until something has happened."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -44,28 +45,43 @@ RECIPE = Recipe(
     select="best",
 )
 STEPS_PER_EPOCH = 3
-LONG_S = 300.0  # no test waits for it
+Until = Literal["a signal is sent", "patience is over", "it is broken off"]
+HANG_S = 3600.0  # no test waits for it
+LIMIT_S = 600.0  # only what hangs takes as long
 
 
 class Announcer:
     """Tells the parent, the first time, that a state is reached, and stays in it.
 
     Args:
-        pipe: file descriptor that the parent reads.
-        stay_s: how long to stay there.
+        reached: file descriptor that the parent reads.
+        sent: file descriptor to which the parent writes when it has sent the signal.
+        until: the end of the stay.
         at: at which call.
     """
 
-    def __init__(self, pipe: int, stay_s: float, at: int = 1) -> None:
-        self.pipe, self.stay_s, self.at, self.calls = pipe, stay_s, at, 0
+    def __init__(self, reached: int, sent: int, until: Until, at: int = 1) -> None:
+        self.reached, self.sent, self.until, self.at, self.calls = reached, sent, until, at, 0
+        self.has_reminded = threading.Event()
+        if until == "patience is over":
+            replaced(interrupts, "wake_main_thread", self._noted)
 
     def __call__(self) -> None:
         self.calls += 1
         if self.calls == self.at:
-            os.write(self.pipe, b"!")
-            end = time.monotonic() + self.stay_s
-            while (left := end - time.monotonic()) > 0:
-                time.sleep(left)
+            os.write(self.reached, b"!")
+            if self.until == "it is broken off":
+                time.sleep(HANG_S)
+            os.read(self.sent, 1)
+            while self.until == "patience is over" and not self.has_reminded.is_set():
+                time.sleep(0.01)
+
+    def _noted(self, real: Callable[[int], None]) -> Callable[[int], None]:
+        def wake(number: int) -> None:
+            real(number)
+            self.has_reminded.set()
+
+        return wake
 
 
 Enter = Callable[[Announcer, nn.Module], Any]
@@ -78,7 +94,7 @@ class State:
     Attributes:
         enter: makes the run announce it.
         at: at which call of what is slowed down.
-        stay_s: how long it stays there.
+        until: how long it stays there.
         saved_step: step of the checkpoint that there must be then; None where there is none.
         is_before_evaluation: whether it is that from before the evaluation of its epoch, not from after it.
         may_take_another_step: whether the loop looks for signals only after the step that follows.
@@ -87,7 +103,7 @@ class State:
 
     enter: Enter
     at: int = 1
-    stay_s: float = LONG_S
+    until: Until = "it is broken off"
     saved_step: int | None = None
     is_before_evaluation: bool = False
     may_take_another_step: bool = False
@@ -113,8 +129,6 @@ def before(act: Callable[[], Any]) -> Callable[[Callable[..., Any]], Callable[..
 
 
 def reading(announce: Announcer, model: nn.Module) -> None:
-    """Each image takes a while."""
-    replaced(store, "decode", before(lambda: time.sleep(0.3)))
     replaced(store, "decode", before(announce))
 
 
@@ -164,20 +178,20 @@ def closing(announce: Announcer, model: nn.Module) -> None:
 
 EVERY_STEP = (("checkpoint_minutes", 0.0),)
 STATES = {
-    "reading images": State(reading, stay_s=0.3),
+    "reading images": State(reading, until="a signal is sent"),
     "timing": State(timing, options=(("precision", "auto"),)),
-    "warm-up step": State(forward, stay_s=0.1, saved_step=1),
-    "step": State(forward, at=5, stay_s=0.1, saved_step=5),
+    "warm-up step": State(forward, until="a signal is sent", saved_step=1),
+    "step": State(forward, at=5, until="a signal is sent", saved_step=5),
     "long warm-up step": State(forward, saved_step=0),
     "long step": State(forward, at=5, saved_step=4),
     "hanging loader": State(loading, at=2, saved_step=4),
     "hanging loader with 2 workers": State(loading, saved_step=3, options=(("workers", 2),)),
     "hanging loader with 4 workers": State(loading, saved_step=3, options=(("workers", 4),)),
-    "evaluation": State(evaluating, at=4, stay_s=0.1, saved_step=6, is_before_evaluation=True),
+    "evaluation": State(evaluating, at=4, until="a signal is sent", saved_step=6, is_before_evaluation=True),
     "long evaluation": State(evaluating, at=5, saved_step=6, is_before_evaluation=True),
-    "save": State(saving, stay_s=0.7, saved_step=2, may_take_another_step=True, options=EVERY_STEP),
+    "save": State(saving, until="patience is over", saved_step=2, may_take_another_step=True, options=EVERY_STEP),
     "last evaluation": State(last_evaluation, at=2, saved_step=9),
-    "closing": State(closing, stay_s=0.7),
+    "closing": State(closing, until="patience is over"),
 }
 
 
@@ -205,8 +219,8 @@ def train(what: Dataset | Path, folder: Path, model: nn.Module | None = None, **
 class Child:
     """A fork that leads a process group of its own, with the signals as a terminal gives them."""
 
-    def __init__(self, work: Callable[[], object], errors: Path) -> None:
-        self.errors = errors
+    def __init__(self, work: Callable[[], object], errors: Path, pipe: int) -> None:
+        self.errors, self.pipe = errors, pipe
         self.status: int | None = None
         self.pid = os.fork()
         if self.pid == 0:
@@ -229,15 +243,23 @@ class Child:
             self.errors.write_text(traceback.format_exc())
             return 1
 
+    def hears(self, number: int, pid: int | None = None) -> None:
+        """Send a signal to its whole group, or to one process of it, and tell it when that is done."""
+        os.kill(pid, number) if pid else os.killpg(self.pid, number)
+        with suppress(BrokenPipeError):
+            os.write(self.pipe, b"!")
+
     def has_ended(self) -> bool:
+        """It and all processes that it started."""
         if self.status is None:
             found, status = os.waitpid(self.pid, os.WNOHANG)
             self.status = os.waitstatus_to_exitcode(status) if found else None
-        return self.status is not None
+        return self.status is not None and not _exists(self.pid)
 
-    def ends_within(self, limit_s: float) -> bool:
-        start = time.monotonic()
-        while not self.has_ended() and time.monotonic() - start < limit_s:
+    def ends(self) -> bool:
+        """Wait for the end, which only what hangs does not come to."""
+        limit = time.monotonic() + LIMIT_S
+        while not self.has_ended() and time.monotonic() < limit:
             time.sleep(0.005)
         return self.has_ended()
 
@@ -249,28 +271,41 @@ class Child:
     def kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-        self.ends_within(60)
+        self.ends()
+
+
+def _exists(group: int) -> bool:
+    """Whether a process of the group lives."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 @contextmanager
 def training_in(state: State, what: Dataset | Path, folder: Path, patience_s: float) -> Iterator[Child]:
     """A child that trains and has come to a state."""
     reader, writer = os.pipe()
+    sent, tell = os.pipe()
 
     def work() -> None:
         os.close(reader)
-        interrupts.PATIENCE_S = patience_s
+        os.close(tell)
+        interrupts.PATIENCE_S = HANG_S if state.until == "a signal is sent" else patience_s
         model = droppy_model()
-        state.enter(Announcer(writer, state.stay_s, state.at), model)
+        state.enter(Announcer(writer, sent, state.until, state.at), model)
         train(what, folder, model, **dict(state.options))
 
-    child = Child(work, folder.with_suffix(".errors"))
+    child = Child(work, folder.with_suffix(".errors"), tell)
     os.close(writer)
+    os.close(sent)
     try:
         with os.fdopen(reader, "rb", buffering=0) as pipe:
             if pipe.read(1) != b"!":
-                child.ends_within(10)
+                child.ends()
                 raise AssertionError(f"it never came to that state: {child.status} {child.said}")
             yield child
     finally:
         child.kill()
+        os.close(tell)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from outing import CLASSES
 from pages import assert_harmless
@@ -158,7 +158,6 @@ def test_markup_in_names_stays_where_it_is():
     assert "[/] [bold]" in console_text("[/] [bold]")
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_reaches_the_terminal_without_steering_it(text):
     said = console_text(text)
@@ -167,7 +166,6 @@ def test_any_text_reaches_the_terminal_without_steering_it(text):
     assert "".join(shown(left).split()) == "".join(said.split())
 
 
-@settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.text(max_size=3000))
 def test_any_error_is_one_line(text):
     said = str(DataError(text))

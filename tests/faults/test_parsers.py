@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.attention import attentions
@@ -28,14 +28,6 @@ from attngraft.surgery import GraftPlan
 from attngraft.surgery.plan import Override
 from attngraft.surgery.sites import Site
 from attngraft.training import Phase, Recipe, RunFolder, load_recipe, recipes
-
-EXAMPLES = 40
-examples = settings(
-    max_examples=EXAMPLES,
-    derandomize=True,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
-)
 
 NUMBERS = st.integers() | st.floats() | st.sampled_from([2**70, -(2**70), 1e308, -0.0])
 TEXTS = st.text(max_size=20) | st.sampled_from(
@@ -100,7 +92,6 @@ PLANS = st.builds(
 )
 
 
-@examples
 @given(PLANS)
 def test_a_plan_comes_back_from_its_text(plan):
     again = GraftPlan.from_json(plan.to_json())
@@ -109,7 +100,6 @@ def test_a_plan_comes_back_from_its_text(plan):
     assert str(again) == str(plan)
 
 
-@examples
 @given(PLANS, st.data())
 def test_a_plan_with_any_change_is_a_plan_or_a_sentence(plan, data):
     values = changed(json.loads(plan.to_json()), data)
@@ -119,13 +109,11 @@ def test_a_plan_with_any_change_is_a_plan_or_a_sentence(plan, data):
         assert again.to_json() == found.to_json()
 
 
-@examples
 @given(JSON)
 def test_any_value_is_a_plan_or_a_sentence(value):
     value_or_sentence(lambda: GraftPlan.from_dict(value))
 
 
-@examples
 @given(st.text(max_size=200) | JSON.map(lambda value: json.dumps(value)))
 def test_any_text_is_a_plan_or_a_sentence(text):
     value_or_sentence(lambda: GraftPlan.from_json(text))
@@ -153,25 +141,21 @@ RECIPES = st.builds(
 )
 
 
-@examples
 @given(RECIPES)
 def test_a_recipe_comes_back_from_its_values(recipe):
     assert parse_recipe(json.loads(json.dumps(to_dict(recipe)))) == recipe
 
 
-@examples
 @given(RECIPES, st.data())
 def test_a_recipe_with_any_change_is_a_recipe_or_a_sentence(recipe, data):
     value_or_sentence(lambda: parse_recipe(changed(to_dict(recipe), data)))
 
 
-@examples
 @given(JSON)
 def test_any_value_is_a_recipe_or_a_sentence(value):
     value_or_sentence(lambda: parse_recipe(value))
 
 
-@examples
 @given(st.binary(max_size=200) | st.text(max_size=200).map(lambda text: text.encode("utf-8", "surrogatepass")))
 def test_any_file_is_a_recipe_or_a_sentence(tmp_path, content):
     (tmp_path / "x.toml").write_bytes(content)
@@ -184,13 +168,11 @@ def test_a_deep_or_long_toml_is_a_sentence(tmp_path, text):
     assert value_or_sentence(lambda: load_recipe(tmp_path / "x.toml")) is None
 
 
-@examples
 @given(st.sampled_from(recipes()), NAMES | st.sampled_from([*to_dict(load_recipe("scratch")), "epochs"]), JSON)
 def test_any_override_is_taken_or_a_sentence(name, field, value):
     value_or_sentence(lambda: load_recipe(name, **{field: value}))
 
 
-@examples
 @given(st.text(max_size=60))
 def test_any_flag_is_an_assignment_or_a_sentence(text):
     value_or_sentence(lambda: parse_assignment(text))
@@ -206,7 +188,6 @@ RUN = {
 }  # fmt: skip
 
 
-@examples
 @given(st.data())
 def test_a_run_with_any_change_is_read_or_a_sentence(tmp_path, data):
     folder = RunFolder(tmp_path)
@@ -216,14 +197,12 @@ def test_a_run_with_any_change_is_read_or_a_sentence(tmp_path, data):
     value_or_sentence(lambda: write_report(tmp_path))
 
 
-@examples
 @given(JSON.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=99))
 def test_any_file_named_run_is_read_or_a_sentence(tmp_path, content):
     (tmp_path / "run.json").write_bytes(content)
     value_or_sentence(RunFolder(tmp_path).read)
 
 
-@examples
 @given(st.binary(max_size=99) | st.lists(JSON.map(json.dumps), max_size=4).map(lambda lines: "\n".join(lines).encode()))
 def test_any_metrics_are_rows_or_a_sentence(tmp_path, content):
     (tmp_path / "metrics.jsonl").write_bytes(content)
@@ -231,7 +210,6 @@ def test_any_metrics_are_rows_or_a_sentence(tmp_path, content):
     assert isinstance(read_metrics(tmp_path), list)
 
 
-@examples
 @given(JSON)
 def test_any_value_is_a_preprocessing_or_a_sentence(value):
     value_or_sentence(lambda: from_dict(Preprocessing, value))
@@ -251,7 +229,6 @@ def requirements(draw: st.DrawFn) -> Requirement:
     return Requirement(tuple(clauses))
 
 
-@examples
 @given(requirements())
 def test_a_requirement_comes_back_from_its_text(requirement):
     assert parse_requirement(str(requirement)) == requirement
@@ -262,7 +239,6 @@ PIECES = st.sampled_from(
 )
 
 
-@examples
 @given(st.text(max_size=60) | st.lists(PIECES | st.text(max_size=3), max_size=9).map("".join))
 def test_any_text_is_a_requirement_or_a_sentence(text):
     found = value_or_sentence(lambda: parse_requirement(text))
@@ -276,7 +252,6 @@ WORDS = st.sampled_from(
 )
 
 
-@examples
 @given(st.text(max_size=60) | st.lists(WORDS | st.text(max_size=3), max_size=9).map("".join))
 def test_any_text_is_a_variant_or_a_sentence(text):
     found = value_or_sentence(lambda: parse_variant(text))
@@ -287,7 +262,6 @@ def test_any_text_is_a_variant_or_a_sentence(text):
     value_or_sentence(lambda: parse_variants(split_variants(text), []))
 
 
-@examples
 @given(st.sampled_from(attentions()), st.sampled_from(["auto", "stage", "layer4.*"]), st.integers(1, 99))
 def test_a_variant_comes_back_from_its_name(attention, where, reduction):
     text = f"{attention}@{where}"
@@ -299,7 +273,6 @@ def test_a_variant_comes_back_from_its_name(attention, where, reduction):
     assert replace(found) == found
 
 
-@examples
 @given(
     st.text(max_size=20)
     | st.from_regex(r"[0-9]{0,400}(\.[0-9]{1,3})?[hms]?([0-9]{1,2}m)?", fullmatch=True)
@@ -316,7 +289,6 @@ CELLS = st.text(max_size=9) | st.sampled_from(
 )
 
 
-@examples
 @given(
     st.binary(max_size=120)
     | st.lists(CELLS, max_size=9).map(lambda cells: ",".join(cells).encode("utf-8", "surrogatepass"))
@@ -332,7 +304,6 @@ NICE = st.text(min_size=1, max_size=12).filter(
 )
 
 
-@examples
 @given(st.dictionaries(NICE, NICE, min_size=1, max_size=5))
 def test_a_table_comes_back(tmp_path, labels):
     import csv

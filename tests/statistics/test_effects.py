@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, stdtrit
 
@@ -139,7 +139,6 @@ matrices = st.tuples(st.integers(2, 5), st.integers(2, 12)).flatmap(
 )
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices)
 def test_interval_contains_the_mean_and_all_is_finite(matrix):
     effect = crossed_effect(matrix)
@@ -152,7 +151,6 @@ def test_interval_contains_the_mean_and_all_is_finite(matrix):
         assert (effect.p_value < 0.05) == (effect.low > 0 or effect.high < 0)
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices, st.floats(-3, 3))
 def test_a_shift_moves_the_interval_and_changes_nothing_else(matrix, shift):
     plain, moved = crossed_effect(matrix, limit=math.inf), crossed_effect(matrix + shift, limit=math.inf)
@@ -162,7 +160,6 @@ def test_a_shift_moves_the_interval_and_changes_nothing_else(matrix, shift):
         assert moved.low - shift == pytest.approx(plain.low, abs=1e-5)
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices)
 def test_the_opposite_difference_has_the_opposite_effect(matrix):
     plain, negated = crossed_effect(matrix), crossed_effect(-matrix)
@@ -170,7 +167,6 @@ def test_the_opposite_difference_has_the_opposite_effect(matrix):
     assert negated.p_value == pytest.approx(plain.p_value)
 
 
-@settings(max_examples=60, deadline=None)
 @given(matrices, st.randoms())
 def test_the_order_of_seeds_and_images_does_not_matter(matrix, random):
     rows, columns = list(range(matrix.shape[0])), list(range(matrix.shape[1]))

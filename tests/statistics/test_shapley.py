@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.statistics.shapley import (
@@ -65,7 +65,6 @@ def test_all_orders_together_give_the_exact_values(drawn):
     assert values_along(worth, orders).mean(1) == pytest.approx(exact_values(worth, players))
 
 
-@settings(max_examples=20)
 @given(st.integers(4, 9), st.integers(1, 5), st.integers(0, 9))
 def test_sampled_orders_are_pairs_of_an_order_and_its_reverse(players, pairs, seed):
     drawn = sampled_orders(players, 2 * pairs, seed)

@@ -8,7 +8,7 @@ import json
 import pytest
 import torch
 from grafting_helpers import settle_, stir_grafts_
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -52,7 +52,6 @@ def through_a_file(delta, folder):
     return read_delta(write_delta(delta, folder / "delta.safetensors"))
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from(ODD_BITS), min_size=2, max_size=2))
 def test_bits_are_the_same_where_the_words_are(bits):
     one, other = (from_bits(word) for word in bits)

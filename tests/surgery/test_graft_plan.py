@@ -7,7 +7,7 @@ import dataclasses
 import json
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import attngraft as ag
@@ -48,7 +48,6 @@ plans = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(plans)
 def test_every_plan_survives_json(plan):
     assert GraftPlan.from_json(plan.to_json()) == plan
@@ -69,7 +68,6 @@ near_plans = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(junk | near_plans)
 def test_junk_is_refused_with_a_config_error_and_nothing_else(value):
     for text in (json.dumps(value), json.dumps({**json.loads(PLAN.to_json()), "options": value})):
@@ -80,7 +78,6 @@ def test_junk_is_refused_with_a_config_error_and_nothing_else(value):
             assert GraftPlan.from_json(plan.to_json()).sites == plan.sites
 
 
-@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_any_text_is_a_plan_or_a_config_error(text):
     with pytest.raises(ConfigError):

@@ -8,7 +8,7 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.errors import ConfigError, RunError
@@ -82,7 +82,6 @@ def test_lines_that_are_missing_moved_or_foreign_are_seen(journal, change):
         journal.entries()
 
 
-@settings(deadline=None, max_examples=60)
 @given(data=st.data())
 def test_cut_anywhere_the_whole_lines_are_left_and_it_goes_on(tmp_path_factory, data):
     path = tmp_path_factory.mktemp("cut") / "journal.jsonl"

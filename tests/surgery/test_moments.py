@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -90,7 +90,6 @@ def test_small_differences_on_a_large_value_are_not_lost():
 SHAPES = st.sampled_from([(3,), (1,), (2, 3), (2, 1, 4)])
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 12), SHAPES, st.data())
 def test_any_split_into_batches_gives_what_numpy_gives_on_the_whole(seed: int, count: int, shape: tuple, data):
     generator = torch.Generator().manual_seed(seed)

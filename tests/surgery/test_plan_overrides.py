@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from grafting_helpers import image_batch, stir_grafts_
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import attngraft as ag
@@ -51,7 +51,6 @@ names = st.text(max_size=6)
 options = st.dictionaries(names, st.none() | st.booleans() | st.integers() | names, max_size=2)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(names, st.builds(Override, names, options), max_size=3))
 def test_all_overrides_survive_json(overrides):
     plan = replace(planned_once, overrides=overrides)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from store_children import base_model, changed, files_of
 from torch import nn
@@ -386,7 +386,6 @@ def test_what_a_newer_attngraft_wrote_is_refused(store):
             read(store.path)
 
 
-@settings(deadline=None, max_examples=40)
 @given(
     key=st.sampled_from(
         ["classes", "preprocessing", "logits", "made", "number", "parent", "delta", "tensors", "format"]

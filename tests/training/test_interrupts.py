@@ -74,14 +74,11 @@ def test_a_second_termination_waits_for_the_step_too():
 
 
 def test_patience_ends_also_in_a_system_call_and_where_the_exception_was_lost(impatient: None):
-    with Interrupts() as interrupts:
-        start = time.monotonic()
-        with interrupts.breakable():
-            send(signal.SIGHUP)
-            for _ in range(2):
-                with pytest.raises(Stopped):
-                    time.sleep(60)
-        assert time.monotonic() - start < 30
+    with Interrupts() as interrupts, interrupts.breakable():
+        send(signal.SIGHUP)
+        for _ in range(2):
+            with pytest.raises(Stopped):
+                time.sleep(3600)
 
 
 def test_what_is_held_is_done_to_its_end(impatient: None):
@@ -90,7 +87,8 @@ def test_what_is_held_is_done_to_its_end(impatient: None):
         with interrupts.breakable():
             interrupts.hold()
             send(signal.SIGTERM)
-            time.sleep(0.5)
+            while not interrupts._is_late:
+                time.sleep(0.001)
             done.append("held")
         with pytest.raises(Stopped), interrupts.breakable():
             done.append("more")
@@ -161,26 +159,42 @@ def test_a_fork_can_be_terminated_and_leaves_ctrl_c_to_its_parent():
 
 
 def test_a_backward_pass_is_broken_off_where_a_gradient_is_complete():
-    """It is one call for Python: without the hooks the signal would be heard after its end."""
+    """It is one call for Python: without the hooks the signal would be heard after its end, however often it is tried.
+
+    On a busy machine the thread that sends the signals can come too late for one backward pass.
+    """
     torch.manual_seed(0)
     layers = [nn.Conv2d(3 if i == 0 else 32, 32, 3, padding=1) for i in range(12)]
     model = nn.Sequential(*layers)
+    for _ in range(100):
+        broken_off_(model)
+        assert layers[-1].weight.grad is not None
+        assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())
+        if layers[0].weight.grad is None:
+            return
+    pytest.fail("every backward pass came to its end")
+
+
+def broken_off_(model: nn.Sequential) -> None:
+    """Interrupt a backward pass twice from another thread, once its first gradient is there."""
+    model.zero_grad()
     loss = model(torch.randn(8, 3, 96, 96)).sum()
 
     def interrupt() -> None:
-        while layers[-1].weight.grad is None:
+        while model[-1].weight.grad is None:
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         while not interrupts.requested:
             time.sleep(0.001)
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
+    def backward() -> None:
+        loss.backward()
+        thread.join()
+
     thread = threading.Thread(target=interrupt)
     with Interrupts() as interrupts, signals_heard_in_backward(model):
         thread.start()
         with pytest.raises(Stopped), interrupts.breakable():
-            loss.backward()
+            backward()
         thread.join()
-    assert layers[-1].weight.grad is not None
-    assert layers[0].weight.grad is None
-    assert not any(parameter._post_accumulate_grad_hooks for parameter in model.parameters())

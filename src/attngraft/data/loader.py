@@ -107,7 +107,7 @@ def _ignore_interrupts(worker: int) -> None:
 
 def _end(workers: Sequence[BaseProcess]) -> None:
     """End workers that are left, also one that hangs in a file system, for which PyTorch would wait."""
-    last = time.monotonic() + 0.5
+    last = time.monotonic() + 10.0  # only what hangs in the system lives on after a kill
     for worker in workers:
         with suppress(RuntimeError):  # PyTorch's complaint about a worker that was killed
             if worker.is_alive():
