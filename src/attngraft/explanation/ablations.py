@@ -15,7 +15,7 @@ from torch import Tensor
 from ..attention import Attention, Gates
 from ..errors import TrainingError
 from ..surgery.gate_hooks import Compute
-from .replay import Changes
+from .partial_forward import Changes
 
 EVERYWHERE = "everywhere"
 ALL_OFF, MEAN, SHUFFLED = "all off", "gates at their mean", "gates shuffled"

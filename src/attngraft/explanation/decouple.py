@@ -39,7 +39,7 @@ from .ablations import (
 )
 from .decoupling_result import Decoupling, SpeedUp
 from .image_source import Source, View, view_of
-from .replay import Replay
+from .partial_forward import PartialForward
 
 BATCH = 128  # small maps are computed faster in large batches
 MOST_PAIRED_SITES = 12
@@ -87,7 +87,7 @@ def decouple(
     with in_eval_mode(uncompiled(model)), torch.no_grad(), torch.inference_mode(False):
         bench = _Bench(uncompiled(model), view, batch_size, seed, progress or Silent())
         intact, cells = bench.measure_cells()
-        paths, parts = bench.replay.sites, bench.switches.parts
+        paths, parts = bench.passes.sites, bench.switches.parts
         by_parts = _by_parts_on(parts, intact, cells, bench.switches)
         orders = sampled_orders(len(paths), permutations, seed)
         pairs = list(combinations(_most_telling(paths, intact, cells, bench.switches), 2))
@@ -121,12 +121,12 @@ class _Bench:
         example = torch.stack([view.input(position) for position in range(min(2, len(view)))]).to(self._device)
         _check_labels(view, model(example))  # and kernels are chosen and compiled before time is taken
         began = time.perf_counter()
-        self.replay = Replay(model, example)
+        self.passes = PartialForward(model, example)
         self._shared_s = time.perf_counter() - began
         self._naive_s_per_image: list[float] = []
         live = grafts(model)
-        self.switches = Switches({path: live[path] for path in self.replay.sites})
-        fitting = max(2, int(HELD_BYTES // max(self.replay.bytes_per_image, 1)))
+        self.switches = Switches({path: live[path] for path in self.passes.sites})
+        fitting = max(2, int(HELD_BYTES // max(self.passes.bytes_per_image, 1)))
         self._size = _batch_size(len(view), min(batch_size, fitting))
 
     @property
@@ -146,21 +146,21 @@ class _Bench:
         timed = set(np.linspace(0, self._count(len(view)) - 1, TIMED_BATCHES).round().astype(int).tolist())
         for number, (x, positions, load_s) in enumerate(self._batches(order, "switching parts off")):
             labels, began = view.labels[positions], time.perf_counter()
-            recording = self.replay.record(x, self.switches.intact)
+            recording = self.passes.record(x, self.switches.intact)
             intact.note(positions, recording.logits, labels)
             gates = self._gates()
             for cell in by_site:
-                table[cell[:2]].note(positions, self.replay.rerun(recording, cell.changes).logits, labels)
+                table[cell[:2]].note(positions, self.passes.rerun(recording, cell.changes).logits, labels)
             self._shared_s += load_s + time.perf_counter() - began
             means.add(gates, len(x))
             exchanged = [cell._replace(changes=shuffled(gates, _derangement(len(x), rng, x))) for cell in shuffles]
             for cell in [*everywhere, *exchanged]:
-                table[cell[:2]].note(positions, self.replay.rerun(recording, cell.changes).logits, labels)
+                table[cell[:2]].note(positions, self.passes.rerun(recording, cell.changes).logits, labels)
             if number in timed:
                 self._time_whole_pass(x, by_site[number % len(by_site)], labels, load_s)
         mean = fixed(means.means())
         for x, positions, _ in self._batches(order, "gates at their mean"):
-            table[EVERYWHERE, MEAN].note(positions, self.replay.whole(x, mean).logits, view.labels[positions])
+            table[EVERYWHERE, MEAN].note(positions, self.passes.whole(x, mean).logits, view.labels[positions])
         return intact, table
 
     def measure_coalitions(self, positions: NDArray[np.int64], coalitions: Iterable[int]) -> dict[int, Scores]:
@@ -169,7 +169,7 @@ class _Bench:
         In lexicographic order, so that each pass can begin where it differs from the one before: no stretch of the
         network is computed twice with the same sites before it.
         """
-        paths, off = self.replay.sites, self.switches.without(self.switches.parts)
+        paths, off = self.passes.sites, self.switches.without(self.switches.parts)
         ordered = sorted(coalitions, key=lambda who: [not who >> site & 1 for site in range(len(paths))])
         table = {who: Scores.empty(len(positions)) for who in ordered}
         changes = {
@@ -178,9 +178,9 @@ class _Bench:
         }
         for x, at, _ in self._batches(positions, "switching sites on and off"):
             local = np.searchsorted(positions, at)
-            recording = self.replay.record(x, self.switches.intact)
+            recording = self.passes.record(x, self.switches.intact)
             for who in ordered:
-                recording = self.replay.rerun(recording, changes[who], keep=True)
+                recording = self.passes.rerun(recording, changes[who], keep=True)
                 table[who].note(local, recording.logits, self._view.labels[at])
         return table
 
@@ -205,7 +205,7 @@ class _Bench:
 
     def _time_whole_pass(self, x: Tensor, cell: Cell, labels: NDArray[np.int64], load_s: float) -> None:
         began = time.perf_counter()
-        Scores.empty(len(x)).note(np.arange(len(x)), self.replay.whole(x, cell.changes).logits, labels)
+        Scores.empty(len(x)).note(np.arange(len(x)), self.passes.whole(x, cell.changes).logits, labels)
         self._naive_s_per_image.append((load_s + time.perf_counter() - began) / len(x))
 
 

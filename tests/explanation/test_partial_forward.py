@@ -18,7 +18,7 @@ from torch.nn import functional as F
 import attngraft as ag
 from attngraft.attention import Attention, Gates
 from attngraft.errors import GraftError
-from attngraft.explanation.replay import Recording, Replay
+from attngraft.explanation.partial_forward import PartialForward, Recording
 from attngraft.surgery import grafts
 
 SIZE = 32
@@ -96,47 +96,47 @@ def test_a_pass_from_any_site_equals_a_whole_one(name: str) -> None:
     build, attention, where = NETWORKS[name]
     model = stirred(build(), attention, where)
     x = batch()
-    replay = Replay(model, batch(7, images=2))
-    assert set(replay.sites) == set(grafts(model))
-    assert replay.shortened == replay.sites, "every site of this network can be started from"
-    recording = replay.record(x)
+    partial_forward = PartialForward(model, batch(7, images=2))
+    assert set(partial_forward.sites) == set(grafts(model))
+    assert partial_forward.shortened == partial_forward.sites, "every site of this network can be started from"
+    recording = partial_forward.record(x)
     with torch.no_grad():
         assert torch.equal(recording.logits, model(x))
     parts = next(iter(grafts(model).values())).parts
-    for path in replay.sites:
+    for path in partial_forward.sites:
         for compute in (partial(without, parts[:1]), partial(without, parts), other_image):
-            shortened = replay.rerun(recording, {path: compute})
-            assert torch.equal(shortened.logits, replay.whole(x, {path: compute}).logits), (path, compute)
-    assert torch.equal(replay.record(x).logits, recording.logits)
+            shortened = partial_forward.rerun(recording, {path: compute})
+            assert torch.equal(shortened.logits, partial_forward.whole(x, {path: compute}).logits), (path, compute)
+    assert torch.equal(partial_forward.record(x).logits, recording.logits)
 
 
 @pytest.mark.parametrize("name", ["torchvision resnet10", "densenet", "small-cnn"])
 def test_passes_start_from_one_another_in_any_order(name: str) -> None:
     build, attention, where = NETWORKS[name]
     model = stirred(build(), attention, where)
-    replay = Replay(model, batch(7, images=2))
+    partial_forward = PartialForward(model, batch(7, images=2))
     x, rng, ways = batch(), np.random.default_rng(0), (None, halved, other_image)
-    recording = replay.record(x)
+    recording = partial_forward.record(x)
     for _ in range(6):
-        chosen = {path: ways[rng.integers(3)] for path in replay.sites}
+        chosen = {path: ways[rng.integers(3)] for path in partial_forward.sites}
         changes = {path: compute for path, compute in chosen.items() if compute is not None}
-        recording = replay.rerun(recording, changes, keep=True)
-        assert torch.equal(recording.logits, replay.whole(x, changes).logits)
+        recording = partial_forward.rerun(recording, changes, keep=True)
+        assert torch.equal(recording.logits, partial_forward.whole(x, changes).logits)
         assert recording.outputs is not None
 
 
 def test_an_unknown_site_is_named() -> None:
-    replay = Replay(grown(Functions(), ["host"]), batch())
+    partial_forward = PartialForward(grown(Functions(), ["host"]), batch())
     with pytest.raises(GraftError, match="did you mean 'host'"):
-        replay.rerun(replay.record(batch()), {"hots": halved})
+        partial_forward.rerun(partial_forward.record(batch()), {"hots": halved})
 
 
 def test_what_is_equal_is_not_computed_at_all() -> None:
     model = stirred(ag.create_backbone("small-cnn", num_classes=5), "se")
-    replay = Replay(model, batch())
-    changes = {replay.sites[0]: halved}
-    recording = replay.rerun(replay.record(batch()), changes)
-    assert replay.rerun(recording, dict(changes)) is recording
+    partial_forward = PartialForward(model, batch())
+    changes = {partial_forward.sites[0]: halved}
+    recording = partial_forward.rerun(partial_forward.record(batch()), changes)
+    assert partial_forward.rerun(recording, dict(changes)) is recording
 
 
 def test_modules_before_the_site_do_not_run_again() -> None:
@@ -146,21 +146,21 @@ def test_modules_before_the_site_do_not_run_again() -> None:
         inner = model.get_submodule(path)
         original = inner._conv_forward
         inner._conv_forward = lambda *args, path=path, original=original: (runs.append(path), original(*args))[1]
-    replay = Replay(model, batch(images=1))
-    recording = replay.record(batch())
+    partial_forward = PartialForward(model, batch(images=1))
+    recording = partial_forward.record(batch())
     runs.clear()
-    replay.rerun(recording, {"layer2.0.bn2": halved})
+    partial_forward.rerun(recording, {"layer2.0.bn2": halved})
     assert runs == ["layer3.0.conv1"]
 
 
 def test_little_is_held() -> None:
     """Of each block of a resnet what enters it and what its host returned: nobody looks at the rest."""
     model = stirred(small_resnet(), "cbam")
-    replay = Replay(model, batch(images=2))
-    assert replay.sites == ("layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2")
+    partial_forward = PartialForward(model, batch(images=2))
+    assert partial_forward.sites == ("layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2")
     entered = [64 * 8 * 8, 64 * 8 * 8, 128 * 4 * 4]
     returned = [64 * 8 * 8, 128 * 4 * 4, 256 * 2 * 2]
-    assert replay.bytes_per_image == 4 * sum(entered + returned)
+    assert partial_forward.bytes_per_image == 4 * sum(entered + returned)
 
 
 class Blocks(nn.Module):
@@ -305,33 +305,33 @@ def grown(model: nn.Module, sites: list[str]) -> nn.Module:
     return stirred(model, "cbam", "+".join(sites))
 
 
-def assert_agrees(replay: Replay, x: Tensor) -> Recording:
-    recording = replay.record(x)
-    assert torch.equal(recording.logits, replay.whole(x, {}).logits)
+def assert_agrees(partial_forward: PartialForward, x: Tensor) -> Recording:
+    recording = partial_forward.record(x)
+    assert torch.equal(recording.logits, partial_forward.whole(x, {}).logits)
     for compute in (halved, partial(without, ("channel", "spatial"))):
-        for paths in (replay.sites, *((path,) for path in replay.sites)):
+        for paths in (partial_forward.sites, *((path,) for path in partial_forward.sites)):
             changes = dict.fromkeys(paths, compute)
-            shortened = replay.rerun(recording, changes)
-            assert torch.equal(shortened.logits, replay.whole(x, changes).logits), (paths, compute)
+            shortened = partial_forward.rerun(recording, changes)
+            assert torch.equal(shortened.logits, partial_forward.whole(x, changes).logits), (paths, compute)
     return recording
 
 
 @pytest.mark.parametrize("name", OWN)
 def test_habits_of_networks(name: str) -> None:
     build, sites = OWN[name]
-    replay = Replay(grown(build(), sites), batch(images=2))
-    assert replay.shortened == replay.sites
-    assert_agrees(replay, batch(4))
+    partial_forward = PartialForward(grown(build(), sites), batch(images=2))
+    assert partial_forward.shortened == partial_forward.sites
+    assert_agrees(partial_forward, batch(4))
 
 
 def test_hosts_one_inside_the_other_run_from_the_inner_one() -> None:
-    replay = Replay(grown(HostAroundHost(), ["outer", "host"]), batch(images=1))
-    assert replay.sites == ("host", "outer")
+    partial_forward = PartialForward(grown(HostAroundHost(), ["outer", "host"]), batch(images=1))
+    assert partial_forward.sites == ("host", "outer")
 
 
 def test_names_of_one_tensor_are_computed_as_a_whole_where_copies_would_not_do() -> None:
-    replay = Replay(grown(Alias(), ["host"]), batch(images=1))
-    assert_agrees(replay, batch(4))
+    partial_forward = PartialForward(grown(Alias(), ["host"]), batch(images=1))
+    assert_agrees(partial_forward, batch(4))
 
 
 class Wayward(Blocks):
@@ -345,11 +345,11 @@ class Wayward(Blocks):
 
 
 def test_a_batch_that_takes_another_way_is_computed_as_a_whole() -> None:
-    replay = Replay(grown(Wayward(), ["host"]), batch(images=1).abs())
-    assert_agrees(replay, batch(1).abs())
-    other = assert_agrees(replay, -batch(1).abs())
+    partial_forward = PartialForward(grown(Wayward(), ["host"]), batch(images=1).abs())
+    assert_agrees(partial_forward, batch(1).abs())
+    other = assert_agrees(partial_forward, -batch(1).abs())
     assert other.outputs is None
-    assert_agrees(replay, batch(2).abs())
+    assert_agrees(partial_forward, batch(2).abs())
 
 
 class Tipping(Blocks):
@@ -368,17 +368,17 @@ def tiny(attention: Attention, x: Tensor) -> Gates:
 
 
 def test_an_output_that_is_changed_unexpectedly_is_not_used_again() -> None:
-    replay = Replay(grown(Tipping(), ["host"]), batch(images=1))
+    partial_forward = PartialForward(grown(Tipping(), ["host"]), batch(images=1))
     x = batch(3)
-    recording = replay.record(x)
+    recording = partial_forward.record(x)
     for _ in range(2):
-        assert torch.equal(replay.rerun(recording, {"host": tiny}).logits, replay.whole(x, {"host": tiny}).logits)
-        assert torch.equal(replay.rerun(recording, {"host": halved}).logits, replay.whole(x, {"host": halved}).logits)
-    fresh = replay.record(x)
-    replay.rerun(fresh, {"host": tiny})
-    again = replay.rerun(fresh, {"host": halved}, keep=True)
+        assert torch.equal(partial_forward.rerun(recording, {"host": tiny}).logits, partial_forward.whole(x, {"host": tiny}).logits)
+        assert torch.equal(partial_forward.rerun(recording, {"host": halved}).logits, partial_forward.whole(x, {"host": halved}).logits)
+    fresh = partial_forward.record(x)
+    partial_forward.rerun(fresh, {"host": tiny})
+    again = partial_forward.rerun(fresh, {"host": halved}, keep=True)
     assert again.outputs is not None, "once it is known, copies are kept and given"
-    assert torch.equal(again.logits, replay.whole(x, {"host": halved}).logits)
+    assert torch.equal(again.logits, partial_forward.whole(x, {"host": halved}).logits)
 
 
 class Noisy(Blocks):
@@ -390,9 +390,9 @@ class Noisy(Blocks):
 
 def test_a_network_that_never_repeats_itself_is_computed_as_a_whole() -> None:
     torch.manual_seed(0)
-    replay = Replay(grown(Noisy(), ["host"]), batch(images=1))
-    assert replay.shortened == ()
-    assert replay.record(batch()).logits.shape == (BATCH, 4)
+    partial_forward = PartialForward(grown(Noisy(), ["host"]), batch(images=1))
+    assert partial_forward.shortened == ()
+    assert partial_forward.record(batch()).logits.shape == (BATCH, 4)
 
 
 class Fickle(Blocks):
@@ -411,19 +411,19 @@ class Fickle(Blocks):
 
 def test_a_network_that_changes_its_mind_breaks_nothing() -> None:
     model = ag.graft_(Fickle(), "se", where="host", input_size=(3, SIZE, SIZE)).eval()
-    replay = Replay(model, batch(images=1))
-    recording = replay.record(batch())
+    partial_forward = PartialForward(model, batch(images=1))
+    recording = partial_forward.record(batch())
     for _ in range(8):
-        assert replay.rerun(recording, {"host": halved}).logits.shape == (BATCH, 4)
+        assert partial_forward.rerun(recording, {"host": halved}).logits.shape == (BATCH, 4)
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
 def test_a_network_with_compiled_parts_is_computed_as_a_whole() -> None:
     model = grown(Functions(), ["host"])
     model.after.compile(backend="eager")
-    replay = Replay(model, batch(images=1))
-    assert replay.shortened == ()
-    assert_agrees(replay, batch())
+    partial_forward = PartialForward(model, batch(images=1))
+    assert partial_forward.shortened == ()
+    assert_agrees(partial_forward, batch())
 
 
 class Interrupting(Blocks):
@@ -444,10 +444,10 @@ def test_the_network_is_as_before_also_after_an_error(error: type[BaseException]
     own = model.after.forward = partial(nn.Conv2d.forward, model.after)  # somebody's own replacement stays
     attributes = {name: set(module.__dict__) for name, module in model.named_modules()}
     before, hooks = copy.deepcopy(model.state_dict()), len(model.host._forward_hooks)
-    replay = Replay(model, batch(images=1))
-    recording = replay.record(batch())
+    partial_forward = PartialForward(model, batch(images=1))
+    recording = partial_forward.record(batch())
     model.armed = True
-    for action in (lambda: replay.record(batch()), lambda: replay.rerun(recording, {"host": halved})):
+    for action in (lambda: partial_forward.record(batch()), lambda: partial_forward.rerun(recording, {"host": halved})):
         with pytest.raises(error, match="enough"):
             action()
     assert {name: set(module.__dict__) for name, module in model.named_modules()} == attributes
@@ -455,31 +455,31 @@ def test_the_network_is_as_before_also_after_an_error(error: type[BaseException]
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
     assert len(model.host._forward_hooks) == hooks
     model.armed = False
-    assert_agrees(replay, batch())
+    assert_agrees(partial_forward, batch())
 
 
 def test_hooks_of_others_see_what_they_saw() -> None:
     """A hook that changes an output does so in shortened passes too, once."""
     model = grown(Functions(), ["host", "after"])
     model.stem.register_forward_hook(lambda module, args, output: output + 1)
-    replay = Replay(model, batch(images=1))
-    assert replay.shortened == replay.sites
-    assert_agrees(replay, batch())
+    partial_forward = PartialForward(model, batch(images=1))
+    assert partial_forward.shortened == partial_forward.sites
+    assert_agrees(partial_forward, batch())
 
 
 def test_inference_mode_outside_does_not_matter() -> None:
-    replay = Replay(grown(ChangedLater(), ["host"]), batch(images=1))
+    partial_forward = PartialForward(grown(ChangedLater(), ["host"]), batch(images=1))
     with torch.inference_mode():
         x = batch(5) * 1
-        inside = replay.rerun(replay.record(x), {"host": halved}).logits
-    assert torch.equal(inside, replay.whole(batch(5), {"host": halved}).logits)
+        inside = partial_forward.rerun(partial_forward.record(x), {"host": halved}).logits
+    assert torch.equal(inside, partial_forward.whole(batch(5), {"host": halved}).logits)
 
 
 def test_global_random_numbers_are_left_alone() -> None:
     state = torch.get_rng_state()
-    replay = Replay(grown(Dropped(), ["stem", "host"]), batch(images=1))
+    partial_forward = PartialForward(grown(Dropped(), ["stem", "host"]), batch(images=1))
     torch.set_rng_state(state)
-    replay.rerun(replay.record(batch()), {"host": halved})
+    partial_forward.rerun(partial_forward.record(batch()), {"host": halved})
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -492,6 +492,6 @@ def test_other_forms_of_a_network(form: str) -> None:
         model, x = (thing.to(memory_format=torch.channels_last) for thing in (model, x))
     else:
         model = torch.fx.symbolic_trace(model) if form == "symbolically traced" else torch.compile(model)
-    replay = Replay(model, x[:1])
-    assert replay.shortened == replay.sites == ("layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2")
-    assert_agrees(replay, x)
+    partial_forward = PartialForward(model, x[:1])
+    assert partial_forward.shortened == partial_forward.sites == ("layer1.0.bn2", "layer2.0.bn2", "layer3.0.bn2")
+    assert_agrees(partial_forward, x)
