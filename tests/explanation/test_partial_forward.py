@@ -372,8 +372,12 @@ def test_an_output_that_is_changed_unexpectedly_is_not_used_again() -> None:
     x = batch(3)
     recording = partial_forward.record(x)
     for _ in range(2):
-        assert torch.equal(partial_forward.rerun(recording, {"host": tiny}).logits, partial_forward.whole(x, {"host": tiny}).logits)
-        assert torch.equal(partial_forward.rerun(recording, {"host": halved}).logits, partial_forward.whole(x, {"host": halved}).logits)
+        assert torch.equal(
+            partial_forward.rerun(recording, {"host": tiny}).logits, partial_forward.whole(x, {"host": tiny}).logits
+        )
+        assert torch.equal(
+            partial_forward.rerun(recording, {"host": halved}).logits, partial_forward.whole(x, {"host": halved}).logits
+        )
     fresh = partial_forward.record(x)
     partial_forward.rerun(fresh, {"host": tiny})
     again = partial_forward.rerun(fresh, {"host": halved}, keep=True)

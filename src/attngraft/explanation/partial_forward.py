@@ -145,7 +145,9 @@ class PartialForward:
         hosts = {path: runs.index(host) for path, host in places.items() if runs.count(host) == 1}
         self.sites = tuple(sorted(self.sites, key=lambda path: calls[hosts[path]].end if path in hosts else -1))
         self._given = {path: _ended_before(calls, host) for path, host in hosts.items()}
-        used = {number for path, host in hosts.items() for number in uses.in_passes_from(calls[host]) & self._given[path]}
+        used = {
+            number for path, host in hosts.items() for number in uses.in_passes_from(calls[host]) & self._given[path]
+        }
         self._used = frozenset(used | set(hosts.values()))
 
     def _agrees(self, recording: Recording, path: str) -> bool:
@@ -196,7 +198,7 @@ class _Pass:
         self._modules, self._see, self._expected = modules, see, expected
         self._waiting = dict(given or {})
         self.calls: list[_Call] = []
-        self.open = (-1,)  # numbers of the calls that have begun and not ended
+        self.open: tuple[int, ...] = (-1,)  # numbers of the calls that have begun and not ended
         self.next = 0  # number of the next call to begin
         self.is_expected = True
 
