@@ -14,13 +14,12 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.attention import attentions
-from attngraft.backbones.metadata import find_head
 from attngraft.costs import count_parameters
 from attngraft.errors import ConfigError, DataError, GraftError, RunError
 from attngraft.explanation.folding import fold
 from attngraft.explanation.image_source import View, view_of
 from attngraft.explanation.static_gates import as_constants, candidates
-from attngraft.surgery import FoldNote, fold_note, graft_plan, note_fold_
+from attngraft.surgery import FoldNote, find_head, fold_note, graft_plan, note_fold_
 from attngraft.surgery.serialization import MODEL_FILE
 
 SIDE = 32
@@ -92,7 +91,7 @@ def test_static_gates_leave_a_plain_network_that_computes_the_same(shift):
 @torch.no_grad()
 def balance_(model, view):
     """Let every class be the answer to some images: the labels of an untrained network are else all the same."""
-    head = model.get_submodule(find_head(model))
+    head = model.get_submodule(find_head(model).layers[0])
     head.bias -= model(view.tensor).mean(0)
     return model
 

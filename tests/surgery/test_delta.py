@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import attngraft as ag
-from attngraft.backbones import backbone_info, find_head, replace_head_
+from attngraft.backbones import backbone_info
 from attngraft.errors import GraftError, RunError
+from attngraft.surgery import find_head, replace_head_
 from attngraft.surgery.version_store.delta import (
     apply_delta_,
     count_changed,
@@ -87,7 +88,7 @@ def test_added_classes_come_back(tmp_path, spec):
     model = stir_grafts_(copy.deepcopy(base))
     replace_head_(model, 6)
     delta = difference(model, state_of(base))
-    head = find_head(model)
+    (head,) = find_head(model).layers
     assert (delta.head, delta.logits) == (head, 6)
     assert {f"{head}.weight", f"{head}.bias"} <= set(delta.tensors)
     generator = torch.get_rng_state()

@@ -21,10 +21,10 @@ from store_children import base_model, changed, files_of
 from torch import nn
 
 import attngraft as ag
-from attngraft.backbones import backbone_info, note_preprocessing_, preprocessing_of, replace_head_
+from attngraft.backbones import backbone_info, note_preprocessing_, preprocessing_of
 from attngraft.config import Preprocessing
 from attngraft.errors import BackboneError, ConfigError, GraftError, RunError
-from attngraft.surgery import classes_of, describe, note_classes_
+from attngraft.surgery import classes_of, describe, note_classes_, replace_head_
 from attngraft.surgery.version_store.delta import same_bits
 from attngraft.surgery.version_store.store import Store
 from attngraft.surgery.version_store.version import id_of

@@ -4,13 +4,10 @@ from .create import SOURCES, BackboneSource, create_backbone, has_pretrained, re
 from .metadata import (
     BackboneInfo,
     backbone_info,
-    find_head,
-    find_heads,
     note_backbone_,
     note_preprocessing_,
     noted_preprocessing,
     preprocessing_of,
-    replace_head_,
 )
 from .small_networks import BUILTIN
 
@@ -21,13 +18,10 @@ __all__ = [
     "BackboneSource",
     "backbone_info",
     "create_backbone",
-    "find_head",
-    "find_heads",
     "has_pretrained",
     "note_backbone_",
     "note_preprocessing_",
     "noted_preprocessing",
     "preprocessing_of",
     "reads_files",
-    "replace_head_",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ..errors import BackboneError
 from ..sealing import file_hash
 from ..untrusted import open_tensors
-from .metadata import find_heads
+from .heads import published_heads
 from .torch_zip import SUFFIXES, read_archive
 
 NESTED = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state", "model")  # the first that is there
@@ -112,7 +112,8 @@ def _check(model: nn.Module, source: Mapping[str, Any], names: Mapping[str, str]
     """
     wanted = model.state_dict()
     found = {ours: source[theirs] for theirs, ours in names.items()}
-    head = {name for name in wanted if name.rpartition(".")[0] in find_heads(model)}
+    heads = published_heads(model)
+    head = {name for name in wanted if name.rpartition(".")[0] in heads}
     headless = head if _is_of_another_head(found, {name: wanted[name] for name in head}) else set()
     missing = {n for n in wanted.keys() - found.keys() - headless if not n.endswith(_COUNTERS)}
     extra = found.keys() - wanted.keys()

@@ -10,7 +10,8 @@ from torch import nn
 from ..config import Preprocessing
 from ..errors import BackboneError, nearest
 from .availability import is_in_torch_cache, require_network
-from .metadata import BackboneInfo, note_backbone_, replace_head_
+from .heads import last_layer, replace_layer_
+from .metadata import BackboneInfo, note_backbone_
 
 PREFIX = "torchvision:"
 PUBLISHED_CLASSES = 1000
@@ -42,7 +43,7 @@ def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
     model = _create_model(spec, name, weights if pretrained else None)
     classes = num_classes or PUBLISHED_CLASSES
     if classes != PUBLISHED_CLASSES:
-        replace_head_(model, classes)
+        replace_layer_(model, last_layer(model), classes)
     described = f"torchvision's {weights}" if pretrained else BackboneInfo.weights
     return note_backbone_(model, BackboneInfo(spec, classes, _preprocessing(weights), pretrained, described))
 

@@ -3,6 +3,8 @@
 from .fold import PartFold, fold_grafts
 from .gate_hooks import computing, watching
 from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, uncompiled, ungraft, ungraft_
+from .heads import Head, find_head, replace_head_
+from .model_output import main_output
 from .plan import GraftPlan, Override, plan_graft
 from .serialization import (
     FoldNote,
@@ -22,6 +24,7 @@ from .sites import Site, find_sites, search_sites
 __all__ = [
     "FoldNote",
     "GraftPlan",
+    "Head",
     "Override",
     "PartFold",
     "SavedModel",
@@ -30,6 +33,7 @@ __all__ = [
     "classes_of",
     "computing",
     "describe",
+    "find_head",
     "find_sites",
     "fold_grafts",
     "fold_note",
@@ -38,11 +42,13 @@ __all__ = [
     "graft_plan",
     "grafts",
     "load",
+    "main_output",
     "note_classes_",
     "note_fold_",
     "plan_graft",
     "reattach_",
     "renew_head_",
+    "replace_head_",
     "save",
     "saved_classes",
     "search_sites",

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..attention import Attention
 from ..errors import GraftError, nearest
+from .meta_twin import meta_twin
 from .plan import GraftPlan, plan_graft
 from .sites import resolve_input
-from .trace import meta_twin
 
 CHILD = "graft"
 PLAN_ATTRIBUTE = "attngraft_plan"

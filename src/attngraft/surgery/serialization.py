@@ -24,7 +24,6 @@ from ..backbones import (
     note_preprocessing_,
     noted_preprocessing,
     reads_files,
-    replace_head_,
 )
 from ..config import Preprocessing, from_dict, to_dict
 from ..errors import (
@@ -47,6 +46,7 @@ from .graft import (
     graft_plan,
     uncompiled,
 )
+from .heads import replace_head_
 from .plan import GraftPlan
 from .version_store.delta import apply_delta_, read_delta
 from .version_store.store_files import is_store, served_version

@@ -1,4 +1,4 @@
-"""One recorded forward pass: which module produced which tensor, where tensors are summed and pooled.
+"""One recorded forward pass: which module and which function produced which tensor, from which others.
 
 The pass runs on a twin of the model on the `meta` device, so it needs no data, copies no weights and takes a
 few hundredths of a second. A tensor is named by its identity and its version, because in-place operations
@@ -7,7 +7,6 @@ few hundredths of a second. A tensor is named by its identity and its version, b
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,15 +16,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
-from ..errors import GraftError
+from .meta_twin import meta_twin
 
 Key = tuple[int, int]  # identity and version of a tensor
 TRACE_BATCH = 2  # not 1: a (1, C, H, W) parameter must not look like a feature map
 
 _SUMS = {"add", "add_", "__add__", "__iadd__", "__radd__"}
 _DEEPENING = ("conv", "linear", "matmul", "mm", "einsum")
+# Functions that scale, shift or normalise a map by parameters; any other function of a map and parameters is a layer.
+_POINTWISE = {
+    *("add", "iadd", "radd", "sub", "isub", "rsub", "mul", "imul", "rmul", "div", "itruediv", "truediv", "true_divide"),
+    *("prelu", "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "lerp", "where", "cat", "stack"),
+    *("maximum", "minimum", "pow", "addcmul", "concat", "setitem", "expand_as", "type_as", "rdiv", "rtruediv"),
+}  # fmt: skip
 
 
 @dataclass
@@ -39,6 +44,23 @@ class Call:
     result: Key | None = None
     shape: torch.Size | None = None
     children: list[Call] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One function call, or one opaque module, that makes a tensor from tensors that depend on the input.
+
+    Attributes:
+        inputs: those of its operands that depend on the input.
+        weights: names of the parameters among its operands, or that these were computed from; none of grafts.
+        biases: of these, the ones that are added to its output.
+        is_layer: False where it only scales, shifts, normalises or rearranges.
+    """
+
+    inputs: tuple[Key, ...]
+    weights: tuple[str, ...] = ()
+    biases: tuple[str, ...] = ()
+    is_layer: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,6 +90,8 @@ class Trace:
         containers: paths of modules that run their children one after the other.
         identities: paths of modules that return what they get, at least in eval mode.
         logit_maps: maps from which the logits follow by pooling alone; they belong to the head (SqueezeNet).
+        steps: how every tensor that depends on the input was made, in the order of making.
+        outputs: what the model returned.
     """
 
     root: Call
@@ -81,6 +105,8 @@ class Trace:
     makers: dict[Key, list[str]] = field(default_factory=dict)
     near_makers: dict[Key, list[str]] = field(default_factory=dict)
     identities: set[str] = field(default_factory=set)
+    steps: dict[Key, Step] = field(default_factory=dict)
+    outputs: Any = None
 
     def hosts(self, key: Key) -> tuple[list[str], bool]:
         """Modules whose output is this tensor and that can carry a hook, innermost first; whether exact.
@@ -93,6 +119,11 @@ class Trace:
             if usable:
                 return usable, exact
         return [], False
+
+    def latest(self, tensor: Tensor) -> Key:
+        """The name of a tensor of the outputs; operations on its views may have changed its version since."""
+        versions = range(tensor._version, -1, -1)
+        return next((key for v in versions if (key := (id(tensor), v)) in self.steps), (id(tensor), tensor._version))
 
     def can_host(self, path: str) -> bool:
         """A host runs once in a forward pass and does not iterate over its children."""
@@ -112,58 +143,10 @@ def trace(model: nn.Module, example_input: Any) -> Trace:
     """
     with meta_twin(model, example_input) as (twin, arguments):
         recorder = _Recorder(twin)
-        with recorder.recording(), torch.no_grad():
-            twin(*arguments)
+        with recorder.recording(arguments):
+            recorder.trace.outputs = twin(*arguments)
         recorder.trace.containers |= _iterating(twin, arguments, recorder.trace)
     return recorder.trace
-
-
-@contextmanager
-def meta_twin(model: nn.Module, example_input: Any) -> Iterator[tuple[nn.Module, tuple[Any, ...]]]:
-    """A copy of the model in eval mode without weights, and the arguments to call it with.
-
-    Models that build tensors on a fixed device in their forward pass cannot run on `meta`; for those the
-    copy has real weights.
-    """
-    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    try:
-        meta = _copy_to_meta(model)
-    except RuntimeError as error:
-        raise GraftError(
-            f"the model cannot be copied ({_first_line(error)}): "
-            "detach or delete the tensors that it keeps as plain attributes."
-        ) from error
-    meta_arguments = tree_map(lambda leaf: leaf.to("meta") if isinstance(leaf, Tensor) else leaf, arguments)
-    try:
-        with torch.no_grad():
-            meta(*meta_arguments)
-    except Exception as meta_error:
-        real = copy.deepcopy(model).eval()
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        real_arguments = tree_map(
-            lambda leaf: leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf, arguments
-        )
-        try:
-            with torch.no_grad():
-                real(*real_arguments)
-        except Exception:
-            raise GraftError(
-                f"the model cannot process {_describe(arguments)} ({_first_line(meta_error)}): "
-                "give the input_size=(channels, height, width) or the example_input that it expects."
-            ) from meta_error
-        yield real, real_arguments
-    else:
-        yield meta, meta_arguments
-
-
-def _copy_to_meta(model: nn.Module) -> nn.Module:
-    """Deep copy in which every parameter and buffer is a shape without storage."""
-    memo: dict[int, Any] = {}
-    for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
-    for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo).eval()
 
 
 class _Probe(nn.Module):
@@ -190,8 +173,7 @@ def _iterating(twin: nn.Module, arguments: tuple[Any, ...], record: Trace) -> se
     removed: set[str] = set()
     while True:
         try:
-            with torch.no_grad():
-                twin(*arguments)
+            twin(*arguments)
             return found
         except Exception:  # a probe in the way broke the pass: take out those that ran, and look on
             if found == removed:
@@ -210,7 +192,11 @@ class _Recorder(TorchFunctionMode):
         self.stack: list[Call] = []
         self.depth: dict[Key, int] = {}
         self.alive: list[Tensor] = []  # a freed tensor's id could be used again
+        self.fed: set[Key] = set()  # tensors that depend on the input
         self.trace = Trace(root=Call("", None))
+        self.names: dict[Key, tuple[str, ...]] = {
+            self._key(parameter): (name,) for name, parameter in model.named_parameters()
+        }
         for path, module in model.named_modules():
             if isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)):
                 self.trace.containers.add(path)
@@ -218,14 +204,15 @@ class _Recorder(TorchFunctionMode):
                 self.trace.identities.add(path)
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
+    def recording(self, arguments: tuple[Any, ...]) -> Iterator[None]:
+        self.fed = {self._key(leaf) for leaf in _tensors(arguments)}
         handles = []
         try:
             for path, module in self.model.named_modules():
                 if _inside_graft(path):
                     continue
                 handles.append(module.register_forward_pre_hook(self._enter(path)))
-                handles.append(module.register_forward_hook(self._leave))
+                handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
             with self:
                 yield
         finally:
@@ -246,14 +233,26 @@ class _Recorder(TorchFunctionMode):
 
         return hook
 
-    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call = self.stack.pop()
+        self._note_opaque(call, module, (args, kwargs), output)
         if _is_map(output):
             call.result, call.shape = self._key(output), output.shape
             self.trace.makers.setdefault(call.result, []).append(call.path)
         elif call is self.trace.root and isinstance(output, Tensor) and output.dim() == 2:
             self._note_logit_maps(output)
         self.trace.calls.append(call)
+
+    def _note_opaque(self, call: Call, module: nn.Module, given: Any, output: Any) -> None:
+        """A module whose functions cannot be seen (TorchScript, `autograd.Function`) is taken as one layer."""
+        inputs = tuple(key for key in map(self._fed_key, _tensors(given)) if key in self.fed)
+        if not inputs:
+            return
+        for tensor in _tensors(output):
+            key = self._key(tensor)
+            if key not in self.fed and key not in self.names:
+                names = [f"{call.path}.{name}".lstrip(".") for name, _ in module.named_parameters()]
+                self._note_step(key, Step(inputs, tuple(n for n in names if not _inside_graft(n)), (), bool(names)))
 
     def _note_logit_maps(self, logits: Tensor) -> None:
         depth = self.depth.get(self._key(logits))
@@ -268,20 +267,49 @@ class _Recorder(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        if name in {"__get__", "__set__"}:  # attribute access such as x.shape
-            return func(*args, **kwargs)
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        inputs = _tensors((args, kwargs)) if name != "__set__" else []
         keys = [self._key(tensor) for tensor in inputs]
+        sources = tuple(key for key in map(self._fed_key, inputs) if key in self.fed)
         result = func(*args, **kwargs)
+        if name not in {"__get__", "__set__"}:
+            self._note_flow(name, inputs, keys, result)
+        if name != "__get__" or isinstance(result, Tensor):  # x.T, but not x.shape
+            self._note_origin(name.strip("_"), inputs, keys, sources, args[:1] if name == "__setitem__" else result)
+        return result
+
+    def _note_flow(self, name: str, inputs: list[Tensor], keys: list[Key], result: Any) -> None:
         depth = max((self.depth.get(key, 0) for key in keys), default=0) + name.startswith(_DEEPENING)
-        for output in tree_leaves(result):
-            if isinstance(output, Tensor):
-                key = self._key(output)
-                self.depth[key] = max(depth, self.depth.get(key, 0))
+        for output in _tensors(result):
+            key = self._key(output)
+            self.depth[key] = max(depth, self.depth.get(key, 0))
         self._note_sum(name, inputs, keys)
         self._note_pool(name, inputs, keys, result)
         self._note_near_maker(inputs, keys, result)
-        return result
+
+    def _note_origin(
+        self, name: str, inputs: list[Tensor], keys: list[Key], sources: tuple[Key, ...], result: Any
+    ) -> None:
+        """From which tensors and parameters a function made its result."""
+        weights = tuple(dict.fromkeys(n for key in keys for n in self.names.get(key, ()) if not _inside_graft(n)))
+        is_layer = bool(weights) and name not in _POINTWISE
+        biases = tuple(
+            self.names[key][0]
+            for tensor, key in zip(inputs, keys, strict=True)
+            if isinstance(tensor, nn.Parameter)
+            and self.names.get(key, ("",))[0] in weights
+            and (tensor.dim() == 1 if is_layer else name in ("add", "iadd", "radd"))
+        )
+        for key in map(self._key, _tensors(result)):
+            if key in keys or key in self.fed:
+                continue
+            if sources:
+                self._note_step(key, Step(sources, weights, biases, is_layer))
+            elif weights:
+                self.names[key] = weights
+
+    def _note_step(self, key: Key, step: Step) -> None:
+        self.trace.steps[key] = step
+        self.fed.add(key)
 
     def _note_sum(self, name: str, inputs: list[Tensor], keys: list[Key]) -> None:
         if name not in _SUMS or len(inputs) != 2 or not all(_is_map(t) for t in inputs):
@@ -313,11 +341,20 @@ class _Recorder(TorchFunctionMode):
             if before:
                 self.trace.near_makers[key] = before
 
+    def _fed_key(self, tensor: Tensor) -> Key:
+        """The newest version of a tensor that is known to depend on the input: views may have changed it since."""
+        found, version = self._key(tensor)
+        return next((key for v in range(version, -1, -1) if (key := (found, v)) in self.fed), (found, version))
+
     def _key(self, tensor: Tensor) -> Key:
         self.alive.append(tensor)
         key = (id(tensor), tensor._version)
         self.trace.shapes.setdefault(key, tensor.shape)
         return key
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
 def _is_map(value: Any) -> bool:
@@ -326,12 +363,3 @@ def _is_map(value: Any) -> bool:
 
 def _inside_graft(path: str) -> bool:
     return "graft" in path.split(".")
-
-
-def _describe(arguments: tuple[Any, ...]) -> str:
-    shapes = [tuple(leaf.shape) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
-    return f"an input of shape {', '.join(map(str, shapes))}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from torch import nn
 
-from ..backbones import find_heads
 from ..settings.recipe import Phase, Recipe, check_part
+from ..surgery import Head, find_head
 from ..surgery.sites import resolve_input
-from ..surgery.trace import trace
+from ..surgery.trace import Trace, trace
 
 
 @dataclass(frozen=True)
@@ -48,26 +48,31 @@ class Anatomy:
     logit_biases: tuple[str, ...] = ()
 
 
-def dissect(model: nn.Module, input_size: tuple[int, int, int]) -> Anatomy:
+def dissect(model: nn.Module, input_size: tuple[int, int, int], record: Trace | None = None) -> Anatomy:
     """Assign every parameter to the head, the grafts or a stage of the backbone.
 
     A stage is all that works at one resolution, found by running the model once without weights. Resolutions at
     which nothing is learned, such as that of a last pooling, do not count.
+
+    Args:
+        model: the network.
+        input_size: (channels, height, width) of one image.
+        record: the trace of the model, with or without its grafts, where there is one already.
     """
-    stage_of, stages = _stages(model, input_size)
-    heads = find_heads(model)
+    record = record or trace(model, resolve_input(model, input_size, None))
+    stage_of, stages = _stages(record)
+    head = find_head(model, record=record)
     parts: dict[str, str | int] = {}
     for name, _ in model.named_parameters():
-        owner = name.rpartition(".")[0]
         if "graft" in name.split("."):
             parts[name] = "grafts"
-        elif _is_within(owner, heads):
+        elif head.contains(name):
             parts[name] = "head"
         else:
-            parts[name] = _nearest_stage(owner, stage_of, stages)
+            parts[name] = _nearest_stage(name.rpartition(".")[0], stage_of, stages)
     learning = sorted({part for part in parts.values() if isinstance(part, int)})
     numbered = {name: part if isinstance(part, str) else learning.index(part) for name, part in parts.items()}
-    return Anatomy(numbered, len(learning), _norms(model, heads), _logit_biases(model, heads))
+    return Anatomy(numbered, len(learning), _norms(model, head), head.biases)
 
 
 def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase) -> None:
@@ -174,9 +179,8 @@ def _rates(part: str | int, stages: int, phase: Phase, recipe: Recipe) -> tuple[
     return lr * phase.lr_decay ** (stages - part), recipe.weight_decay
 
 
-def _stages(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[str, int], int]:
+def _stages(record: Trace) -> tuple[dict[str, int], int]:
     """Module path -> stage number, for the modules that return a feature map; and the number of stages."""
-    record = trace(model, resolve_input(model, input_size, None))
     heights: dict[str, int] = {}
     for call in record.calls:
         if call.shape is not None and call.path and call.shape[2:].numel() > 1:
@@ -185,34 +189,14 @@ def _stages(model: nn.Module, input_size: tuple[int, int, int]) -> tuple[dict[st
     return {path: order.index(height) for path, height in heights.items()}, max(1, len(order))
 
 
-def _norms(model: nn.Module, heads: Sequence[str]) -> tuple[str, ...]:
+def _norms(model: nn.Module, head: Head) -> tuple[str, ...]:
     return tuple(
         path
         for path, module in model.named_modules()
         if module._buffers.get("running_var") is not None
         and "graft" not in path.split(".")
-        and not _is_within(path, heads)
+        and not (head.contains(path) or head.contains(f"{path}.weight"))
     )
-
-
-def _logit_biases(model: nn.Module, heads: Sequence[str]) -> tuple[str, ...]:
-    """For each head the bias of its last layer with a weight matrix, where it has one."""
-    found = []
-    for head in heads:
-        layers = [path for path, module in model.named_modules() if _is_within(path, [head]) and _is_layer(module)]
-        name = f"{layers[-1]}.bias".lstrip(".") if layers else ""
-        if any(name == known for known, _ in model.named_parameters()):
-            found.append(name)
-    return tuple(found)
-
-
-def _is_layer(module: nn.Module) -> bool:
-    weight = module._parameters.get("weight")
-    return weight is not None and weight.ndim > 1
-
-
-def _is_within(path: str, heads: Sequence[str]) -> bool:
-    return any(path == head or path.startswith(f"{head}.") for head in heads)
 
 
 def _nearest_stage(path: str, stage_of: dict[str, int], stages: int) -> int:

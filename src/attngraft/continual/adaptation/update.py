@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from ...backbones import backbone_info, find_head, note_backbone_, replace_head_
+from ...backbones import backbone_info, note_backbone_
 from ...config import Preprocessing
 from ...data import ImageSet, build_transform, make_loader
 from ...errors import ConfigError, nearest
-from ...surgery import classes_of, grafts, note_classes_
+from ...surgery import classes_of, grafts, note_classes_, replace_head_
 from ...training import Phase, Recipe
 
 Part = Literal["grafts", "bn", "head", "head-bias", "all"]
@@ -143,22 +143,25 @@ def with_classes(served: nn.Module, classes: tuple[str, ...]) -> nn.Module:
     model, known = copy.deepcopy(served), classes_of(served)
     if classes == known:
         return model
-    old: Any = model.get_submodule(find_head(model, len(known)))
-    weight, bias = old.weight.detach().clone(), None if old.bias is None else old.bias.detach().clone()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        replace_head_(model, len(classes))
-    new: Any = model.get_submodule(find_head(model, len(classes)))
-    with torch.no_grad():
-        new.weight[: len(known)] = weight
-        new.weight[len(known) :] = weight.mean(0)
-        if bias is not None:
-            new.bias[: len(known)] = bias
-            new.bias[len(known) :] = bias.min()
+        paths = replace_head_(model, len(classes))
+    for path in paths:
+        _start_low_(model.get_submodule(path), served.get_submodule(path), len(known))
     info = backbone_info(model)
     if info is not None:
         note_backbone_(model, replace(info, num_classes=len(classes)))
     return note_classes_(model, classes).eval()
+
+
+@torch.no_grad()
+def _start_low_(new: Any, old: Any, known: int) -> None:
+    """Copy the logits of known classes; those of new ones begin at the mean weight and the lowest bias."""
+    new.weight[:known] = old.weight
+    new.weight[known:] = old.weight.mean(0)
+    if old.bias is not None:
+        new.bias[:known] = old.bias
+        new.bias[known:] = old.bias.min()
 
 
 def refresh_statistics_(

@@ -12,12 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ...backbones import (
-    backbone_info,
-    find_head,
-    note_backbone_,
-    replace_head_,
-)
+from ...backbones import backbone_info, note_backbone_
+from ...backbones.heads import replace_layer_
 from ...errors import BackboneError, GraftError, RunError
 from ...files import write_atomically
 from ...untrusted import open_tensors
@@ -60,7 +56,7 @@ def difference(model: nn.Module, base: Mapping[str, Tensor]) -> Delta:
             f"only {where} has a tensor '{other[0]}': a version can differ from the base of its store in values and in "
             "the number of classes, not in its grafts or layers."
         )
-    head, logits = _resized_head(model, state, base)
+    head, logits = _resized_head(state, base)
     for name, tensor in state.items():
         resized = head is not None and name.rpartition(".")[0] == head and tensor.shape[1:] == base[name].shape[1:]
         if tensor.shape != base[name].shape and not resized:
@@ -116,7 +112,7 @@ def apply_delta_(model: nn.Module, delta: Delta) -> nn.Module:
                 raise ValueError(f"{name} has the shape {tuple(state[name].shape)}")
             state[name].data = state[name].data.to(tensor.dtype)
             state[name].data.copy_(tensor)
-    except (KeyError, ValueError, BackboneError) as error:
+    except (KeyError, ValueError, AttributeError, BackboneError) as error:
         raise RunError(
             f"the difference does not fit the base of the store ({error}): restore it from a copy."
         ) from None
@@ -159,25 +155,17 @@ def _bytes_of(tensor: Tensor) -> Tensor:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
 
 
-def _resized_head(
-    model: nn.Module, state: Mapping[str, Tensor], base: Mapping[str, Tensor]
-) -> tuple[str | None, int | None]:
-    """Path and width of the head where it is not as wide as in the base."""
-    if all(tensor.shape == base[name].shape for name, tensor in state.items()):
-        return None, None
-    try:
-        head = find_head(model)
-    except BackboneError:
-        return None, None
-    weight = f"{head}.weight"
-    return (head, len(state[weight])) if state[weight].shape != base[weight].shape else (None, None)
+def _resized_head(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> tuple[str | None, int | None]:
+    """Path and width of the layer that is not as wide as in the base."""
+    for name, tensor in state.items():
+        if tensor.shape != base[name].shape and tensor.ndim > 1 and name.endswith(".weight"):
+            return name.rpartition(".")[0], len(tensor)
+    return None, None
 
 
 def _resize_head_(model: nn.Module, head: str, logits: int) -> None:
-    if find_head(model) != head:
-        raise ValueError(f"its head is '{find_head(model)}', not '{head}'")
     with torch.random.fork_rng(devices=[]):  # the random weights are replaced in a moment
-        replace_head_(model, logits)
+        replace_layer_(model, head, logits)
     info = backbone_info(model)
     if info is not None:
         note_backbone_(model, replace(info, num_classes=logits))

@@ -1,0 +1,95 @@
+"""Run a model without data, weights or side effects: on a copy whose tensors have shapes and no storage."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..errors import GraftError
+
+
+@contextmanager
+def meta_twin(
+    model: nn.Module, example_input: Any, *, training: bool = False
+) -> Iterator[tuple[nn.Module, tuple[Any, ...]]]:
+    """A copy of the model without weights, and the arguments to call it with. No random number is drawn.
+
+    Models that build tensors on a fixed device in their forward pass cannot run on `meta`; for those the copy has
+    real weights.
+
+    Args:
+        model: any module.
+        example_input: a tensor, or the tuple of positional arguments.
+        training: whether the copy is in train mode.
+
+    Raises:
+        GraftError: the model cannot be copied, or cannot process the input.
+    """
+    arguments = example_input if isinstance(example_input, tuple) else (example_input,)
+    try:
+        twin = _copy_to_meta(model).train(training)
+    except RuntimeError as error:
+        raise GraftError(
+            f"the model cannot be copied ({first_line(error)}): "
+            "detach or delete the tensors that it keeps as plain attributes."
+        ) from error
+    with unchanged_rng(model), torch.no_grad():
+        meta_arguments = _moved(arguments, torch.device("meta"))
+        try:
+            twin(*meta_arguments)
+        except Exception as meta_error:
+            twin, meta_arguments = copy.deepcopy(model).train(training), _moved(arguments, _device_of(model))
+            try:
+                twin(*meta_arguments)
+            except Exception:
+                raise GraftError(
+                    f"the model cannot process {_described(arguments)}{' in train mode' if training else ''} "
+                    f"({first_line(meta_error)}): "
+                    "give the input_size=(channels, height, width) or the example_input that it expects."
+                ) from meta_error
+        yield twin, meta_arguments
+
+
+@contextmanager
+def unchanged_rng(model: nn.Module) -> Iterator[None]:
+    """Within the block, random numbers may be drawn; afterwards the generators are where they were."""
+    device = _device_of(model)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 200 characters; the name of its class where it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _copy_to_meta(model: nn.Module) -> nn.Module:
+    """Deep copy in which every parameter and buffer is a shape without storage."""
+    memo: dict[int, Any] = {}
+    for parameter in model.parameters():
+        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+    for buffer in model.buffers():
+        memo[id(buffer)] = buffer.detach().to("meta")
+    return copy.deepcopy(model, memo)
+
+
+def _moved(arguments: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:
+    moved: tuple[Any, ...] = tree_map(
+        lambda leaf: leaf.to(device, copy=True) if isinstance(leaf, Tensor) else leaf, arguments
+    )
+    return moved
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _described(arguments: tuple[Any, ...]) -> str:
+    shapes = [tuple(leaf.shape) for leaf in tree_leaves(arguments) if isinstance(leaf, Tensor)]
+    return f"an input of shape {', '.join(map(str, shapes))}"

@@ -1,0 +1,76 @@
+"""The main output of a network, whatever it wraps its tensors in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..errors import BackboneError
+
+MAIN_OUTPUTS = ("logits", "out", "output", "outputs", "pred", "preds", "prediction", "predictions")
+
+
+def main_output(outputs: Any) -> Tensor:
+    """The tensor that a loss and predictions are computed from.
+
+    - A tensor is the output itself.
+    - Of a dict, a dataclass or a named tuple, such as the outputs of `transformers` and of torchvision's GoogLeNet and
+      Inception in train mode, it is the tensor called as the first of `MAIN_OUTPUTS` that is there, or the only tensor.
+    - Of another tuple or list it is the first entry, where that is a tensor.
+
+    Auxiliary outputs beside it are left out.
+
+    >>> import torch
+    >>> main_output({"logits": torch.zeros(2, 3), "aux": torch.zeros(2, 5)}).shape
+    torch.Size([2, 3])
+
+    Raises:
+        BackboneError: nothing of the kind; the sentence says what the model returned.
+    """
+    if isinstance(outputs, Tensor):
+        return outputs
+    named = dict(_named(outputs))
+    for name in MAIN_OUTPUTS:
+        if isinstance(named.get(name), Tensor):
+            return named[name]
+    tensors = [value for value in named.values() if isinstance(value, Tensor)]
+    if len(tensors) == 1:
+        return tensors[0]
+    if isinstance(outputs, (tuple, list)) and outputs and isinstance(outputs[0], Tensor):
+        return outputs[0]
+    raise BackboneError(
+        f"the model returns {described(outputs)}: return one tensor, or call the main one '{MAIN_OUTPUTS[0]}'."
+    )
+
+
+def described(outputs: Any) -> str:
+    """Types, names and shapes of what a model returned, in a few words.
+
+    >>> import torch
+    >>> described({"boxes": torch.zeros(2, 4), "depth": None})
+    'a dict of boxes (2, 4), depth NoneType'
+    """
+    if isinstance(outputs, Tensor):
+        return f"a tensor of shape {tuple(outputs.shape)}"
+    kind = type(outputs).__name__
+    parts = [f"{name} {_short(value)}" for name, value in _named(outputs)]
+    if not parts and isinstance(outputs, (tuple, list)):
+        parts = [_short(value) for value in outputs]
+    more = f" and {len(parts) - 6} more" if len(parts) > 6 else ""
+    return f"a {kind} of {', '.join(parts[:6])}{more}" if parts else f"a {kind}"
+
+
+def _named(outputs: Any) -> Iterator[tuple[str, Any]]:
+    """The named entries of a mapping, a named tuple or an object with attributes."""
+    if isinstance(outputs, Mapping):
+        yield from ((str(name), value) for name, value in outputs.items())
+    elif hasattr(outputs, "_fields"):
+        yield from zip(outputs._fields, outputs, strict=True)
+    elif not isinstance(outputs, (Tensor, tuple, list)):
+        yield from getattr(outputs, "__dict__", {}).items()
+
+
+def _short(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
