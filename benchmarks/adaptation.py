@@ -21,7 +21,7 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.continual import GuardPolicy, Store, Watch, WatchOptions, adapt, create_store
-from attngraft.continual.adaptation.candidate_training import answers, make_variants
+from attngraft.continual.adaptation.candidate_training import CandidateTraining, Trained, evaluate_version
 from attngraft.continual.images.stored_domains import Domains
 from attngraft.data import ImageSet, corrupted, joined, load_labelled
 from attngraft.environment import hardware, versions
@@ -103,22 +103,23 @@ def one_shift(
     shutil.copytree(template, folder)
     kept: dict[str, nn.Module] = {}
 
-    def keeping(shop: Any, **options: Any) -> Any:
-        made, blend = make_variants(shop, **options)
-        kept.update({variant: model for variant, (model, _) in made.items()})
-        return made, blend
+    real = CandidateTraining.variants
 
-    module: Any = sys.modules[adapt.__module__]
-    real, module.make_variants = module.make_variants, keeping  # the controls' weights are not kept otherwise
+    def keeping(training: CandidateTraining, allowed_loss: float) -> tuple[dict[str, Trained], Any]:
+        trained, blend = real(training, allowed_loss)
+        kept.update({variant: one.model for variant, one in trained.items()})
+        return trained, blend
+
+    CandidateTraining.variants = keeping  # type: ignore[method-assign]  # the controls' weights are not kept otherwise
     begun = time.perf_counter()
     try:
         found = adapt(folder, labelled, name=name, seed=seed, precision="fp32+channels_last", workers=0)
     finally:
-        module.make_variants = real
+        CandidateTraining.variants = real  # type: ignore[method-assign]
     seconds = time.perf_counter() - begun
     rows = {row["name"]: row for row in found.document["variants"]}
-    right = {variant: answers(model, tested, CPU).correct for variant, model in kept.items()}
-    old = {variant: answers(model, clean, CPU).top1 for variant, model in kept.items()}
+    right = {variant: evaluate_version(model, tested, CPU).correct for variant, model in kept.items()}
+    old = {variant: evaluate_version(model, clean, CPU).top1 for variant, model in kept.items()}
     gain = {v: crossed_effect((right[v].astype(float) - right["none"].astype(float))[None]) for v in right}
     return {
         "shift": name,
@@ -219,7 +220,7 @@ def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> 
     frozen, classes, clean = store.model(), store.classes, data.some(TESTED, seed=99)
     options = WatchOptions(window=WINDOW, labels_needed=700, labels_wanted=1000, settle_s=0)
     watch = Watch(folder, inbox, options=options, adapt_options={"controls": False, "workers": 0}, say=said.append)
-    clean_top1 = {store.head: answers(frozen, clean, CPU).top1}
+    clean_top1 = {store.head: evaluate_version(frozen, clean, CPU).top1}
     truth: dict[str, str] = {}
     rows = []
     for number, images in enumerate(make(data)):
@@ -234,7 +235,7 @@ def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> 
         while watch.step():
             pass
         if store.head not in clean_top1:
-            clean_top1[store.head] = answers(store.model(), clean, CPU).top1
+            clean_top1[store.head] = evaluate_version(store.model(), clean, CPU).top1
     first = clean_top1[store.base]
     return {
         "parts": rows,
@@ -249,8 +250,8 @@ def compared(store: Store, frozen: nn.Module, images: ImageSet, clean_top1: floa
     """What is served and what was, on a part of the stream that neither has seen."""
     return {
         "served": store.head,
-        "served_top1": answers(store.model(), images, CPU).top1,
-        "frozen_top1": answers(frozen, images, CPU).top1,
+        "served_top1": evaluate_version(store.model(), images, CPU).top1,
+        "frozen_top1": evaluate_version(frozen, images, CPU).top1,
         "served_clean_top1": clean_top1,
     }
 
@@ -269,5 +270,5 @@ if __name__ == "__main__":
     document = {"shifts": shifts, "streams": streams}[part](*started, place)
     about = {"format": 1, "kind": f"adaptation {part}", "hardware": hardware(), "versions": versions()}
     base = Store.open(started[0]).model()
-    about["base_top1"] = answers(base, started[1].some(TESTED, seed=99), CPU).top1
+    about["base_top1"] = evaluate_version(base, started[1].some(TESTED, seed=99), CPU).top1
     write_json(target, {**about, **document})

@@ -281,12 +281,12 @@ def accuracy(
     cusum = ErrorCusum.design(safe_error_rate(known.errors), 0.05, false_alarms_per_1000=0.1)
     false, images = 0, 0
     for start in range(0, len(stream), 2000):
-        false += cusum.run(0.0, stream.errors[start : start + 2000]).alarm
+        false += cusum.update(stream.errors[start : start + 2000]).alarm
         images += len(stream.errors[start : start + 2000])
     delays = {}
     for (name, severity), worse in drifted.items():
         if severity == 5 and worse.errors is not None:
-            at = [cusum.run(0.0, worse.errors[chance.permutation(len(worse))]).alarm_at for _ in range(20)]
+            at = [cusum.update(worse.errors[chance.permutation(len(worse))]).alarm_at for _ in range(20)]
             delays[name] = {
                 "top1": float(1 - worse.errors.mean()),
                 "median_labels": float(np.median([len(worse) if a is None else a for a in at])),

@@ -29,7 +29,7 @@ POLICY = GuardPolicy(delta=0.1, class_delta=None)
 Shift = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-def pictures(count: int, seed: int, shift: Shift | None = None) -> ImageSet:
+def coloured_noise(count: int, seed: int, shift: Shift | None = None) -> ImageSet:
     """Noise in which the channel of the class is a little brighter, and what `shift` makes of it."""
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % len(CLASSES)
@@ -58,12 +58,12 @@ def shuffled(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def relabelled(pixels: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same pictures mean something else: who learns this forgets what was."""
+    """The same images mean something else: who learns this forgets what was."""
     return pixels, (labels + 1) % len(CLASSES)
 
 
 def base_data() -> Dataset:
-    return Dataset("lights", CLASSES, pictures(240, 0), None, pictures(900, 1), DataReport(), "lights")
+    return Dataset("lights", CLASSES, coloured_noise(240, 0), None, coloured_noise(900, 1), DataReport(), "lights")
 
 
 def trained() -> nn.Module:

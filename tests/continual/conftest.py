@@ -11,15 +11,15 @@ def stores() -> Stores:
 
 @pytest.fixture
 def write_folder():
-    """Writes pictures of some classes, each with its shift, into class folders."""
+    """Writes images of some classes, each with its shift, into class folders."""
     from pathlib import Path
 
-    from adapting import pictures
+    from adapting import coloured_noise
     from PIL import Image
 
     def write(folder: Path, count: int, classes: dict) -> Path:
         for number, (name, shift) in enumerate(classes.items()):
-            images = pictures(count, 50 + number, shift)
+            images = coloured_noise(count, 50 + number, shift)
             (folder / name).mkdir(parents=True)
             for position in [i for i in range(count) if images.labels[i] == number]:
                 pixels = images.image(position).permute(1, 2, 0).numpy()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from adapting import CLASSES, QUICK, Stores, pictures, reddish
+from adapting import CLASSES, QUICK, Stores, coloured_noise, reddish
 from faulting import Calls, die, forked
 from PIL import Image
 
@@ -56,8 +56,8 @@ class Stream:
     def __init__(self, folder: Path) -> None:
         self.template, self.inbox = folder / "template", folder / "inbox"
         Stores().make(self.template)
-        write_stream(self.inbox, "a", pictures(100, 20), 1e9)
-        shifted = pictures(300, 21, reddish)
+        write_stream(self.inbox, "a", coloured_noise(100, 20), 1e9)
+        shifted = coloured_noise(300, 21, reddish)
         self.labels = write_labels(folder / "labels.csv", write_stream(self.inbox, "b", shifted, 2e9), shifted)
 
     def watch(self, store: Path) -> None:
@@ -71,8 +71,8 @@ def told(path: Path) -> dict[str, Any]:
     kept = ("event", "attempt", "alpha", "candidate", "served", "passed", "from", "to")
     entries = [{k: entry[k] for k in kept if k in entry} for entry in store.journal.entries()]
     windows = [{k: v for k, v in e.items() if k != "time"} for e in log.entries() if e["event"] in ("window", "labels")]
-    answers = [sorted(row.items()) for row in log.answers(log.state().windows)]
-    return {"served": store.head, "journal": entries, "windows": windows, "answers": answers}
+    predictions = [sorted(row.items()) for row in log.predictions(log.state().windows)]
+    return {"served": store.head, "journal": entries, "windows": windows, "predictions": predictions}
 
 
 def check(path: Path, ends: set[str]) -> None:
@@ -82,7 +82,7 @@ def check(path: Path, ends: set[str]) -> None:
     assert store.head in ends, (store.head, ends)
     ledger = AlphaLedger.from_entries(0.05, store.journal.entries())
     assert len(ledger.attempts) <= 1, ledger
-    assert store.head == store.base or ledger.attempts[0].promoted is True
+    assert store.head == store.base or ledger.attempts[0].passed is True
 
 
 def killed(stream: Stream, folder: Path, kills: int) -> dict[str, Any]:

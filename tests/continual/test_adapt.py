@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from adapting import CLASSES, MACHINE, QUICK, Stores, base_data, pictures, reddish, relabelled, shuffled, teal
+from adapting import CLASSES, MACHINE, QUICK, Stores, base_data, coloured_noise, reddish, relabelled, shuffled, teal
 from PIL import Image
 from torch import nn
 
 import attngraft as ag
 from attngraft.continual.adaptation.adapt import adapt
-from attngraft.continual.adaptation.adaptation_folder import records
+from attngraft.continual.adaptation.adaptation_record import adaptations
 from attngraft.continual.adaptation.create_store import create_store
 from attngraft.continual.adaptation.guard_contest import lost_attempts
 from attngraft.continual.adaptation.release_test import release
@@ -28,7 +28,7 @@ from attngraft.surgery.version_store.store import Store
 from attngraft.training import Phase, Recipe, fit
 
 
-def answers(model: nn.Module) -> torch.Tensor:
+def predictions(model: nn.Module) -> torch.Tensor:
     with torch.no_grad():
         return model(torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1)))
 
@@ -45,8 +45,8 @@ def history(store: Store) -> Mapping[str, Any]:
 def adapted(stores: Stores, tmp_path_factory):
     """A store with two adaptations, and what they returned."""
     store = stores.make(tmp_path_factory.mktemp("adapted") / "store")
-    first = adapt(store.path, pictures(700, 10, reddish), name="evening", **QUICK)
-    second = adapt(store.path, pictures(700, 11, teal), name="night", **QUICK, controls=False)
+    first = adapt(store.path, coloured_noise(700, 10, reddish), name="evening", **QUICK)
+    second = adapt(store.path, coloured_noise(700, 11, teal), name="night", **QUICK, controls=False)
     return store, first, second
 
 
@@ -77,10 +77,10 @@ def test_little_is_changed_and_the_counts_are_true(adapted):
             assert torch.equal(parameter, dict(candidate.named_parameters())[name])
 
 
-def test_the_served_model_answers_like_the_candidate(adapted):
+def test_the_served_model_predicts_like_the_candidate(adapted):
     store, _, second = adapted
     assert store.head == second.document["candidate"]
-    assert torch.equal(answers(ag.load(store.path)), answers(store.model(second.document["candidate"])))
+    assert torch.equal(predictions(ag.load(store.path)), predictions(store.model(second.document["candidate"])))
 
 
 def test_a_later_adaptation_is_judged_on_all_that_came_before(adapted):
@@ -97,9 +97,9 @@ def test_the_history_tells_what_the_journal_and_the_models_say(adapted):
     assert [version["status"] for version in found["versions"]] == ["base", "promoted", "served"]
     matrix = np.array(found["matrix"], dtype=float)
     assert matrix.shape == (3, 3)
-    from attngraft.continual.adaptation.candidate_training import answers as evaluation
+    from attngraft.continual.adaptation.candidate_training import evaluate_version
 
-    again = evaluation(
+    again = evaluate_version(
         store.model(first.document["candidate"]), Domains(store.path).all()[1].of("tune"), torch.device("cpu")
     )
     assert matrix[1, 1] == again.top1
@@ -114,9 +114,9 @@ def test_promoted_images_cannot_be_learned_from_again(adapted):
     store, _, second = adapted
     lines = len(events(store))
     with pytest.raises(DataError, match="is what adaptation 2 learned from, and that was promoted"):
-        adapt(store.path, pictures(700, 11, teal), **QUICK)
-    with pytest.raises(DataError, match="no new picture"):
-        adapt(store.path, pictures(700, 11, teal).select(range(500)), **QUICK)
+        adapt(store.path, coloured_noise(700, 11, teal), **QUICK)
+    with pytest.raises(DataError, match="no new image"):
+        adapt(store.path, coloured_noise(700, 11, teal).select(range(500)), **QUICK)
     assert store.head == second.document["candidate"]
     assert len(events(store)) == lines
 
@@ -134,19 +134,19 @@ def test_a_release_is_measured_once_per_version(adapted):
 
 def test_nothing_is_spent_on_what_does_not_help(stores, tmp_path):
     store = stores.make(tmp_path / "store")
-    before = answers(store.model())
-    found = adapt(store.path, pictures(600, 12, shuffled), **QUICK, controls=False)
+    before = predictions(store.model())
+    found = adapt(store.path, coloured_noise(600, 12, shuffled), **QUICK, controls=False)
     assert found.status in ("refused", "rejected")
     if found.status == "refused":
         assert "attempt" not in events(store)
-    assert torch.equal(before, answers(ag.load(store.path)))
+    assert torch.equal(before, predictions(ag.load(store.path)))
 
 
 def test_what_forgets_is_not_served(stores, tmp_path):
     store = stores.make(tmp_path / "store")
     before = store.head
     options = {**QUICK, "update": "all", "backbone_lr": 0.01, "replay": 0, "distill": 0.0, "blends": (1.0,)}
-    found = adapt(store.path, pictures(700, 13, relabelled), **options, controls=False)
+    found = adapt(store.path, coloured_noise(700, 13, relabelled), **options, controls=False)
     rows = {row["name"]: row for row in found.document["variants"]}
     assert rows["adapted"]["new_top1"] > rows["none"]["new_top1"]
     assert rows["adapted"]["old_top1"] < rows["none"]["old_top1"] - 0.1
@@ -154,7 +154,7 @@ def test_what_forgets_is_not_served(stores, tmp_path):
     assert "old data" in str(found)
     assert store.head == before
     # the same question again: the same answer, and nothing is done anew
-    assert adapt(store.path, pictures(700, 13, relabelled), **options, controls=False).document == found.document
+    assert adapt(store.path, coloured_noise(700, 13, relabelled), **options, controls=False).document == found.document
     assert events(store) == ["create", "refuse"]
 
 
@@ -162,7 +162,7 @@ def test_a_strict_store_refuses_what_a_lenient_one_serves(stores, tmp_path):
     from attngraft.continual.guard.guard import GuardPolicy
 
     store = stores.make(tmp_path / "store", policy=GuardPolicy(delta=0.005, class_delta=None))
-    found = adapt(store.path, pictures(600, 14, reddish), **QUICK, controls=False)
+    found = adapt(store.path, coloured_noise(600, 14, reddish), **QUICK, controls=False)
     assert found.status == "refused"
     assert "on old data where less than 0.5 has to be shown" in str(found)
     assert events(store) == ["create", "refuse"]
@@ -177,9 +177,9 @@ def test_a_class_that_is_new_is_explained_or_added(stores, tmp_path, write_folde
     found = adapt(store.path, folder, classes="extend", **{**QUICK, "update": "bn+head-bias"}, controls=False)
     assert found.document["options"]["update"] == "bn+head"  # a class that was never learned needs its weights
     model = store.model(found.document["candidate"])
-    assert answers(model).shape == (8, 4)
+    assert predictions(model).shape == (8, 4)
     assert ag.surgery.classes_of(model) == (*CLASSES, "white")
-    assert answers(store.model(store.base)).shape == (8, 3)
+    assert predictions(store.model(store.base)).shape == (8, 3)
 
 
 @pytest.mark.parametrize(
@@ -196,23 +196,23 @@ def test_wrong_options_change_nothing(adapted, change, message):
     store, *_ = adapted
     lines = len(events(store))
     with pytest.raises(ConfigError, match=message):
-        adapt(store.path, pictures(300, 15, reddish), **{**QUICK, **change})
+        adapt(store.path, coloured_noise(300, 15, reddish), **{**QUICK, **change})
     assert len(Domains(store.path).all()) == 3
     assert len(events(store)) == lines
 
 
 def test_images_without_labels_are_no_data(adapted):
     store, *_ = adapted
-    images = pictures(300, 16, reddish)
+    images = coloured_noise(300, 16, reddish)
     unlabelled = ImageSet(images.ids, np.full(300, -1), images.pixel_hashes, images.store, images.rows)
-    with pytest.raises(DataError, match="no new picture"):
+    with pytest.raises(DataError, match="no new image"):
         adapt(store.path, unlabelled, **QUICK)
 
 
 def test_a_second_writer_is_refused(adapted):
     store, *_ = adapted
     with Store.open(store.path).writing(), pytest.raises(RunError, match="is in use by process"):
-        adapt(store.path, pictures(300, 17, reddish), **QUICK)
+        adapt(store.path, coloured_noise(300, 17, reddish), **QUICK)
 
 
 def test_after_a_rollback_the_same_images_may_be_learned_from_again_and_cost_nothing(adapted, tmp_path):
@@ -221,7 +221,7 @@ def test_after_a_rollback_the_same_images_may_be_learned_from_again_and_cost_not
     with store.writing():
         store.rollback(first.document["candidate"])
     spent = events(store).count("attempt")
-    again = adapt(store.path, pictures(700, 11, teal), name="night", **QUICK, controls=False)
+    again = adapt(store.path, coloured_noise(700, 11, teal), name="night", **QUICK, controls=False)
     assert again.promoted
     assert again.document["candidate"] == second.document["candidate"] == store.head
     assert events(store).count("attempt") == spent  # the question has had its answer
@@ -239,7 +239,7 @@ def test_a_journal_that_lost_lines_is_noticed_by_every_writer(adapted, tmp_path)
         store.rollback(store.base)
     assert "tells of attempt 2 of the guard" in str(lost_attempts(store))
     with pytest.raises(RunError, match="tells of attempt 2 of the guard"):
-        adapt(store.path, pictures(500, 18, reddish), **{**QUICK, "epochs": 1}, controls=False)
+        adapt(store.path, coloured_noise(500, 18, reddish), **{**QUICK, "epochs": 1}, controls=False)
     assert store.head == store.base
 
 
@@ -261,19 +261,19 @@ def test_an_adaptation_that_was_stopped_may_be_begun_again_with_other_options(ad
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("attngraft.continual.adaptation.adapt.make_variants", stop)
+        patch.setattr("attngraft.continual.adaptation.candidate_training.CandidateTraining.variants", stop)
         with pytest.raises(KeyboardInterrupt):
-            adapt(store.path, pictures(300, 19, reddish), **QUICK)
-    found = adapt(store.path, pictures(300, 19, reddish), **{**QUICK, "epochs": 1}, controls=False)
+            adapt(store.path, coloured_noise(300, 19, reddish), **QUICK)
+    found = adapt(store.path, coloured_noise(300, 19, reddish), **{**QUICK, "epochs": 1}, controls=False)
     assert found.document["options"]["epochs"] == 1
-    statuses = [record.status for record in records(store.path)]
+    statuses = [found.status for found in adaptations(store.path)]
     assert statuses[-2:] == ["given up", found.status]
 
 
 def test_a_base_is_judged_by_images_that_it_has_not_learned_from(tmp_path):
     photos = tmp_path / "photos"
     for name, number in (("dark", 0), ("light", 1)):
-        images = pictures(120, 60 + number)
+        images = coloured_noise(120, 60 + number)
         (photos / name).mkdir(parents=True)
         for position in range(60):
             pixels = images.image(position).permute(1, 2, 0).numpy() // 2 + 120 * number

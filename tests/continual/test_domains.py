@@ -27,7 +27,7 @@ from attngraft.errors import DataError, RunError
 
 
 def noise(count: int, seed: int, classes: int = 2) -> ImageSet:
-    """Different pictures."""
+    """Different images."""
     pixels = np.random.default_rng(seed).integers(0, 256, (count, 6, 7, 3), dtype=np.uint8)
     decoded = decode_array(pixels, limit=100)
     ids = tuple(f"{seed}/{position}.png" for position in range(count))
@@ -65,23 +65,23 @@ def test_one_wrong_bit_in_kept_images_is_found(tmp_path):
     pack(Packed(noise(3, 0), np.array(["learn"] * 3)), tmp_path)
     for file in (PIXELS_FILE, "images.safetensors"):
         before = (tmp_path / file).read_bytes()
-        spoilt = bytearray(before)
-        spoilt[len(spoilt) // 2] ^= 1
-        (tmp_path / file).write_bytes(spoilt)
+        damaged = bytearray(before)
+        damaged[len(damaged) // 2] ^= 1
+        (tmp_path / file).write_bytes(damaged)
         with pytest.raises(RunError, match="was changed after it was written"):
             unpack(tmp_path)
         (tmp_path / file).write_bytes(before)
     unpack(tmp_path)
 
 
-def test_no_picture_of_the_base_can_come_back_as_new(tmp_path):
+def test_no_image_of_the_base_can_come_back_as_new(tmp_path):
     dataset = load_data("cluttered-digits", image_size=32, limit=300)
     domains = Domains(tmp_path)
     base = add_base(domains, dataset, seed=0, learn_pool=50)
     assert base.packed.counts()["learn"] == 50
     assert len(base.of("tune")) + len(base.of("guard")) + len(base.of("final")) == len(dataset.test)
     for images in (dataset.train, dataset.test):  # the training images that were not kept are known as well
-        with pytest.raises(DataError, match="no new picture"):
+        with pytest.raises(DataError, match="no new image"):
             batch(domains, images)
     assert len(domains.all()) == 1
 
@@ -99,12 +99,12 @@ def test_the_roles_of_all_domains_are_disjoint(tmp_path):
         np.concatenate([np.zeros(300, dtype=np.int64), mixed.rows]),
     )
     second = batch(domains, joined)
-    assert second.note.known == 300
+    assert second.known == 300
     hashes = [
         set(domain.of(role).pixel_hashes) for domain in domains.all() for role in ("learn", "tune", "guard", "final")
     ]
     assert sum(len(found) for found in hashes) == len(set().union(*hashes))
-    assert domains.find(fingerprint(joined)).note == second.note
+    assert domains.find(fingerprint(joined)) == second
 
 
 def test_test_images_that_were_trained_on_judge_nothing(tmp_path):
@@ -115,7 +115,7 @@ def test_test_images_that_were_trained_on_judge_nothing(tmp_path):
     assert not Domains(tmp_path).all()
 
 
-def test_too_few_pictures_are_refused_and_nothing_is_kept(tmp_path):
+def test_too_few_images_are_refused_and_nothing_is_kept(tmp_path):
     domains = Domains(tmp_path)
     with pytest.raises(DataError, match="give at least 100"):
         batch(domains, noise(2, 1))
@@ -129,10 +129,10 @@ def test_a_domain_that_was_half_written_is_none(tmp_path):
     part.mkdir()
     (part / "domain.json").write_text("{")
     assert len(domains.all()) == 1
-    assert batch(domains, noise(100, 2)).note.number == 1
+    assert batch(domains, noise(100, 2)).number == 1
 
 
-def test_a_note_of_a_newer_version_is_one_sentence(tmp_path):
+def test_a_record_of_a_newer_version_is_one_sentence(tmp_path):
     domains = Domains(tmp_path)
     file = batch(domains, noise(100, 1)).folder / "domain.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"colour": "red"}))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import beta
 
+from attngraft.config import from_dict, to_dict
 from attngraft.continual.guard.forecast import forecast
-from attngraft.continual.guard.guard import judge, over_budget
+from attngraft.continual.guard.guard import GuardPolicy, GuardSizes, PairedCorrect, judge, over_budget
 from attngraft.continual.guard.ledger import AlphaLedger
-from attngraft.continual.guard.policy import GuardAnswers, GuardPolicy, GuardSizes
 from attngraft.errors import ConfigError
 from attngraft.statistics.exact_power import power_noninferiority
 
@@ -21,7 +21,7 @@ CLASSES = ("ants", "bees", "cats")
 
 
 def pair(images, gained, lost, right=0.8):
-    """Answers of a candidate and another model: the first images gained, the next lost, then both right, then both wrong."""
+    """Which images a candidate and another model get right: the first images gained, the next lost, then both right, then both wrong."""
     candidate, other = np.zeros(images, dtype=bool), np.zeros(images, dtype=bool)
     candidate[:gained] = other[gained : gained + lost] = True
     both = slice(gained + lost, max(int(right * images), gained + lost))
@@ -29,17 +29,17 @@ def pair(images, gained, lost, right=0.8):
     return candidate, other
 
 
-def answers(new=(600, 60, 10), old=(1500, 15, 15), base=None, labels=None):
-    """(images, gained, lost) on new and old data; the base answers as the served version does where nothing is said."""
+def correct(new=(600, 60, 10), old=(1500, 15, 15), base=None, labels=None):
+    """(images, gained, lost) on new and old data; the base is right where the served version is if not given."""
     new_candidate, new_served = pair(*new)
     old_candidate, old_served = pair(*old)
     old_base = old_served if base is None else base
     labels = np.arange(old[0]) % len(CLASSES) if labels is None else labels
-    return GuardAnswers(new_candidate, new_served, old_candidate, old_served, old_base, labels, CLASSES)
+    return PairedCorrect(new_candidate, new_served, old_candidate, old_served, old_base, labels, CLASSES)
 
 
 def test_a_candidate_that_is_better_and_loses_nothing_passes():
-    assert judge(answers(), GuardPolicy(), 0.001)
+    assert judge(correct(), GuardPolicy(), 0.001)
 
 
 @pytest.mark.parametrize(
@@ -62,18 +62,18 @@ def test_a_candidate_that_is_better_and_loses_nothing_passes():
     ],
 )
 def test_one_failed_test_is_enough_to_refuse(bad):
-    assert judge(answers(**bad), GuardPolicy(), 0.02) is False
+    assert judge(correct(**bad), GuardPolicy(), 0.02) is False
 
 
 def test_classes_are_looked_at_only_where_the_policy_says_so():
-    one_class_worse = answers(old=(1500, 0, 16), labels=np.r_[np.full(80, 2), np.arange(1420) % 2])
+    one_class_worse = correct(old=(1500, 0, 16), labels=np.r_[np.full(80, 2), np.arange(1420) % 2])
     assert judge(one_class_worse, WHOLE, 0.02)
     assert not judge(one_class_worse, GuardPolicy(), 0.02)
     assert judge(one_class_worse, GuardPolicy(class_delta=0.4), 0.02)
 
 
 def test_a_class_without_old_images_is_not_tested():
-    assert judge(answers(labels=np.arange(1500) % 2), GuardPolicy(), 0.001)
+    assert judge(correct(labels=np.arange(1500) % 2), GuardPolicy(), 0.001)
 
 
 def test_gains_on_later_data_do_not_hide_a_loss_on_those_of_the_base():
@@ -87,7 +87,7 @@ def test_gains_on_later_data_do_not_hide_a_loss_on_those_of_the_base():
 
 
 def test_a_smaller_level_asks_for_more():
-    border = answers(new=(600, 35, 15))
+    border = correct(new=(600, 35, 15))
     assert judge(border, WHOLE, 0.05)
     assert not judge(border, WHOLE, 1e-4)
 
@@ -103,24 +103,24 @@ def drawn(rng, images, disagreement, difference):
 
 
 def shown(new, old):
-    """The answers that such flips stand for."""
+    """What is right and wrong with such flips."""
     served, candidate = old < 1, old > -1
-    return GuardAnswers(new > 0, new < 0, candidate, served, served, np.zeros(len(old), dtype=np.int64), ("all",))
+    return PairedCorrect(new > 0, new < 0, candidate, served, served, np.zeros(len(old), dtype=np.int64), ("all",))
 
 
 def loops_with_a_bad_promotion(candidates, policy=WHOLE, attempts=ATTEMPTS, loops=LOOPS):
     """In how many loops the guard promotes a bad candidate.
 
-    ``candidates(rng, attempt, passed)`` gives the answers and whether the candidate is bad; it knows all answers so far.
+    ``candidates(rng, attempt, passed)`` gives what is right and whether the candidate is bad; it knows all verdicts so far.
     """
     rng, found = np.random.default_rng(5), 0
     for _ in range(loops):
         ledger, passed = AlphaLedger(policy.alpha), []
         for attempt in range(attempts):
-            guard_answers, is_bad = candidates(rng, attempt, passed)
+            guard_correct, is_bad = candidates(rng, attempt, passed)
             ledger = ledger.begin(str(attempt))
-            passed.append(judge(guard_answers, policy, ledger.open.alpha))
-            ledger = ledger.answer(passed[-1])
+            passed.append(judge(guard_correct, policy, ledger.open.alpha))
+            ledger = ledger.close(passed[-1])
             if passed[-1] and is_bad:
                 found += 1
                 break
@@ -163,7 +163,7 @@ def test_candidates_at_the_margin_on_the_old_data_are_promoted_in_at_most_alpha_
     policy, ledger, none_promoted = replace(WHOLE, delta=0.1), AlphaLedger(0.05), 1.0
     for attempt in range(ATTEMPTS):
         none_promoted *= 1 - power_noninferiority(80, 0.2, 0.1, ledger.next_alpha, -0.1)
-        ledger = ledger.begin(str(attempt)).answer(False)
+        ledger = ledger.begin(str(attempt)).close(False)
     assert 0.01 < 1 - none_promoted <= 0.05
     better = np.r_[np.ones(100, dtype=int), np.zeros(100, dtype=int)]
 
@@ -174,7 +174,7 @@ def test_candidates_at_the_margin_on_the_old_data_are_promoted_in_at_most_alpha_
     assert found / 400 == pytest.approx(1 - none_promoted, abs=3 * 0.0098)
 
 
-def test_candidates_fitted_to_the_answers_are_promoted_in_at_most_alpha_of_all_lives():
+def test_candidates_fitted_to_the_verdicts_are_promoted_in_at_most_alpha_of_all_lives():
     """Two good candidates first, so that later levels are those after promotions, then bad ones that resemble the last."""
     policy, old, last = replace(WHOLE, alpha=0.05), np.zeros(800, dtype=int), {}
 
@@ -193,12 +193,12 @@ def test_candidates_fitted_to_the_answers_are_promoted_in_at_most_alpha_of_all_l
 # What is said before anything is spent.
 
 
-def tune_answers(gain=8, loss=2, old=(200, 8, 8)):
-    return answers(new=(100, gain, loss), old=old)
+def tune_correct(gain=8, loss=2, old=(200, 8, 8)):
+    return correct(new=(100, gain, loss), old=old)
 
 
 def test_a_guard_that_is_large_enough_decides():
-    told = forecast(tune_answers(), GuardSizes(400, 3000, (1000, 1000, 1000)), replace(WHOLE, delta=0.03), 0.03)
+    told = forecast(tune_correct(), GuardSizes(400, 3000, (1000, 1000, 1000)), replace(WHOLE, delta=0.03), 0.03)
     assert told.decidable
     assert 0.8 < told.power <= 1.0
     assert told.needed == {}
@@ -208,17 +208,17 @@ def test_a_guard_that_is_large_enough_decides():
 
 def test_a_small_guard_is_refused_with_the_number_of_images_that_would_do():
     sizes, policy = GuardSizes(1000, 120, (40, 40, 40)), GuardPolicy(delta=0.04, class_delta=0.2)
-    told = forecast(tune_answers(), sizes, policy, 0.03)
+    told = forecast(tune_correct(), sizes, policy, 0.03)
     assert not told.decidable
     assert "the guard has 120 old images where" in told.sentence
     assert "a loss below 4 points" in told.sentence
     assert "larger delta" in told.sentence
     enough = GuardSizes(1000, told.needed["old data"], (10**5,) * 3)
-    assert forecast(tune_answers(), enough, policy, 0.03).power >= 0.8
+    assert forecast(tune_correct(), enough, policy, 0.03).power >= 0.8
 
 
 def test_a_class_that_is_too_small_is_named():
-    told = forecast(tune_answers(), GuardSizes(1000, 9000, (5000, 3990, 10)), GuardPolicy(), 0.03)
+    told = forecast(tune_correct(), GuardSizes(1000, 9000, (5000, 3990, 10)), GuardPolicy(), 0.03)
     assert not told.decidable
     assert "10 images of class 'cats' where" in told.sentence
     assert "class_delta" in told.sentence
@@ -226,28 +226,28 @@ def test_a_class_that_is_too_small_is_named():
 
 
 def test_a_candidate_that_is_not_better_is_not_worth_an_attempt():
-    told = forecast(tune_answers(gain=3, loss=3), GuardSizes(1000, 9000, (3000,) * 3), GuardPolicy(), 0.03)
+    told = forecast(tune_correct(gain=3, loss=3), GuardSizes(1000, 9000, (3000,) * 3), GuardPolicy(), 0.03)
     assert not told.decidable
     assert "not better" in told.sentence
     assert told.power == 0.0
 
 
 def test_a_candidate_that_loses_too_much_is_not_cured_by_more_images():
-    told = forecast(tune_answers(old=(300, 0, 15)), GuardSizes(1000, 9000, (3000,) * 3), GuardPolicy(), 0.03)
+    told = forecast(tune_correct(old=(300, 0, 15)), GuardSizes(1000, 9000, (3000,) * 3), GuardPolicy(), 0.03)
     assert not told.decidable
     assert told.needed["old data"] is None
     assert "loses about 5.0 points on old data where less than 2" in told.sentence
 
 
 def test_no_disagreement_on_few_images_is_not_taken_for_none():
-    told = forecast(answers(new=(100, 9, 1), old=(50, 0, 0)), GuardSizes(400, 60, (20,) * 3), WHOLE, 0.03)
+    told = forecast(correct(new=(100, 9, 1), old=(50, 0, 0)), GuardSizes(400, 60, (20,) * 3), WHOLE, 0.03)
     assert not told.decidable
 
 
 def test_the_chance_that_is_forecast_is_that_of_passing():
     """Where the candidate is on the guard what it is on the tune images."""
     rng, policy = np.random.default_rng(2), replace(WHOLE, delta=0.05)
-    tune = answers(new=(2000, 160, 60), old=(2000, 80, 80))
+    tune = correct(new=(2000, 160, 60), old=(2000, 80, 80))
     told = forecast(tune, GuardSizes(200, 300, (100,) * 3), policy, 0.03)
     passed = [judge(shown(drawn(rng, 200, 0.11, 0.05), drawn(rng, 300, 0.08, 0.0)), policy, 0.03) for _ in range(500)]
     assert np.mean(passed) == pytest.approx(told.power, abs=0.08)
@@ -263,7 +263,7 @@ def test_budgets_are_told_in_one_sentence():
 
 def test_a_policy_survives_its_way_through_json():
     policy = GuardPolicy(class_delta=None, latency_budget=1.05)
-    assert GuardPolicy.from_dict(policy.to_dict()) == policy
+    assert from_dict(GuardPolicy, to_dict(policy)) == policy
 
 
 @pytest.mark.parametrize(
@@ -279,11 +279,11 @@ def test_a_policy_survives_its_way_through_json():
 )
 def test_a_wrong_policy_is_refused(wrong):
     with pytest.raises(ConfigError):
-        GuardPolicy.from_dict(wrong)
+        from_dict(GuardPolicy, wrong)
 
 
-def test_answers_that_do_not_fit_together_are_refused():
-    whole = answers()
+def test_results_that_do_not_fit_together_are_refused():
+    whole = correct()
     with pytest.raises(ConfigError, match="different numbers"):
         replace(whole, old_base=whole.old_base[1:])
     with pytest.raises(ConfigError, match="3 classes"):

@@ -14,15 +14,15 @@ from attngraft.errors import ConfigError, RunError
 def after(answers, alpha=0.05):
     ledger = AlphaLedger(alpha)
     for number, passed in enumerate(answers):
-        ledger = ledger.begin(f"candidate {number}").answer(passed)
+        ledger = ledger.begin(f"candidate {number}").close(passed)
     return ledger
 
 
 def entries(ledger):
     for attempt in ledger.attempts:
         yield {"event": "attempt", "attempt": attempt.number, "alpha": attempt.alpha, "candidate": attempt.candidate}
-        if attempt.promoted is not None:
-            yield {"event": "verdict", "attempt": attempt.number, "passed": attempt.promoted}
+        if attempt.passed is not None:
+            yield {"event": "verdict", "attempt": attempt.number, "passed": attempt.passed}
 
 
 def test_all_histories_together_spend_no_more_than_alpha():
@@ -61,24 +61,24 @@ def test_an_attempt_without_an_answer_goes_on_at_the_same_level():
 
 def test_another_candidate_closes_the_open_attempt_as_failed():
     ledger = after([False]).begin("x").begin("y")
-    assert [attempt.promoted for attempt in ledger.attempts] == [False, False, None]
+    assert [attempt.passed for attempt in ledger.attempts] == [False, False, None]
     assert ledger.open.alpha == after([False, False]).next_alpha == after([False]).begin("x").alpha_for("y")
-    assert ledger.answered("x") is False
+    assert ledger.attempt_of("x").passed is False
 
 
 def test_the_same_question_is_answered_as_before_and_costs_nothing():
     ledger = after([False, True])
-    assert ledger.answered("candidate 0") is False
-    assert ledger.answered("candidate 1") is True
-    assert ledger.answered("candidate 2") is None
+    assert ledger.attempt_of("candidate 0").passed is False
+    assert ledger.attempt_of("candidate 1").passed is True
+    assert ledger.attempt_of("candidate 2") is None
     with pytest.raises(ConfigError, match="not asked twice"):
         ledger.begin("candidate 1")
 
 
 def test_an_answer_holds_only_against_the_version_that_was_served():
-    ledger = AlphaLedger(0.05).begin("x", "first").answer(True)
-    assert ledger.answered("x", "first") is True
-    assert ledger.answered("x", "second") is None
+    ledger = AlphaLedger(0.05).begin("x", "first").close(True)
+    assert ledger.attempt_of("x", "first").passed is True
+    assert ledger.attempt_of("x", "second") is None
     assert ledger.begin("x", "second").open.number == 2
 
 
@@ -87,14 +87,14 @@ def test_a_journal_gives_the_ledger_back_among_other_entries():
     told = [{"event": "create"}, *entries(ledger), {"event": "rollback", "to": "x"}]
     assert AlphaLedger.from_entries(0.05, told) == ledger
     continued = [*told, told[-2], {"event": "verdict", "attempt": 4, "passed": True}]
-    assert AlphaLedger.from_entries(0.05, continued) == ledger.answer(True)
+    assert AlphaLedger.from_entries(0.05, continued) == ledger.close(True)
 
 
 def test_what_was_spent_is_the_sum_of_the_levels():
-    rows = after([False, True, False]).to_json()
-    assert rows[-1]["spent"] == pytest.approx(sum(row["alpha"] for row in rows)) == after([False, True, False]).spent
-    assert [row["passed"] for row in rows] == [False, True, False]
-    assert rows[-1]["spent"] < 0.05
+    ledger = after([False, True, False])
+    assert ledger.spent == pytest.approx(sum(attempt.alpha for attempt in ledger.attempts))
+    assert [attempt.passed for attempt in ledger.attempts] == [False, True, False]
+    assert ledger.spent < 0.05
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_misuse_is_refused():
     with pytest.raises(ConfigError, match="alpha is 0"):
         AlphaLedger(0.0)
     with pytest.raises(ConfigError, match="no attempt is open"):
-        AlphaLedger(0.05).answer(True)
+        AlphaLedger(0.05).close(True)
 
 
 def test_fifty_attempts_leave_a_level_that_can_be_computed():

@@ -7,15 +7,15 @@ from scipy.stats import norm
 from attngraft.continual.stream.accuracy_loss import find_loss
 
 
-def answers(*rows: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def results(*rows: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
     """(class, images, right) -> right, labels."""
     right = np.concatenate([np.arange(images) < correct for _, images, correct in rows])
     return right, np.concatenate([np.full(images, label) for label, images, _ in rows])
 
 
 def test_expected_accuracy_and_p_value_by_hand():
-    known = answers((0, 98, 89), (1, 48, 24))  # (89 + 1) / 100 = 0.9 and (24 + 1) / 50 = 0.5
-    found = find_loss(*answers((0, 30, 24), (1, 10, 4)), *known)
+    known = results((0, 98, 89), (1, 48, 24))  # (89 + 1) / 100 = 0.9 and (24 + 1) / 50 = 0.5
+    found = find_loss(*results((0, 30, 24), (1, 10, 4)), *known)
     assert found.expected == pytest.approx(0.75 * 0.9 + 0.25 * 0.5)
     assert found.observed == pytest.approx(28 / 40)
     variance = 0.09 * (0.75 / 40 + 0.75**2 / 98) + 0.25 * (0.25 / 40 + 0.25**2 / 48)
@@ -23,14 +23,14 @@ def test_expected_accuracy_and_p_value_by_hand():
 
 
 def test_hard_classes_alone_are_no_loss_and_easy_ones_hide_none():
-    known = answers((0, 500, 480), (1, 500, 250))
-    assert not find_loss(*answers((1, 300, 150)), *known).is_lost
-    assert find_loss(*answers((0, 300, 240)), *known).is_lost  # 80 % is more than both together, and a loss
+    known = results((0, 500, 480), (1, 500, 250))
+    assert not find_loss(*results((1, 300, 150)), *known).is_lost
+    assert find_loss(*results((0, 300, 240)), *known).is_lost  # 80 % is more than both together, and a loss
 
 
 def test_a_class_that_is_not_known_is_taken_as_all_together_and_hardly_counts():
-    known = answers((0, 100, 80), (1, 100, 60))
-    found = find_loss(*answers((2, 100, 30)), *known)
+    known = results((0, 100, 80), (1, 100, 60))
+    found = find_loss(*results((2, 100, 30)), *known)
     assert found.expected == pytest.approx(0.7)
     assert not found.is_lost
 

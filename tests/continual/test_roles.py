@@ -12,8 +12,8 @@ from attngraft.continual.images.split_assignment import (
     HELD_OUT,
     ROLES,
     Shares,
+    deduplicate,
     roles_of,
-    sift,
 )
 from attngraft.data import UNLABELLED, ImageSet
 from attngraft.data.near_duplicates.small_copies import families, resembling, thumbnails
@@ -22,21 +22,21 @@ from attngraft.errors import ConfigError
 
 
 def images_of(shades: list[int], labels: list[int]) -> ImageSet:
-    """One plain picture per shade; equal shades are equal pictures."""
+    """One plain image per shade; equal shades are equal images."""
     pixels = np.stack([np.full((8, 8, 3), shade, dtype=np.uint8) for shade in shades])
     decoded = decode_array(pixels, limit=8)
     ids = tuple(f"{position}.png" for position in range(len(shades)))
     return ImageSet(ids, np.array(labels), decoded.hashes, decoded.store, np.arange(len(shades)))
 
 
-def test_a_picture_is_kept_once_and_never_under_two_labels():
+def test_an_image_is_kept_once_and_never_under_two_labels():
     images = images_of([1, 1, 2, 3, 3, 4, 5], [0, 0, 1, 0, 1, UNLABELLED, 2])
-    found = sift(images, known={images.pixel_hashes[6]})
+    found = deduplicate(images, known={images.pixel_hashes[6]})
     assert found.images.ids == ("0.png", "2.png")
     assert (found.known, found.repeated, found.contradictory) == (1, 1, 2)
 
 
-def test_a_role_depends_on_the_picture_and_the_seed_alone():
+def test_a_role_depends_on_the_image_and_the_seed_alone():
     hashes = [f"{number:032x}" for number in range(400)]
     roles = dict(zip(hashes, roles_of(hashes, Shares(), seed=3), strict=True))
     backwards = dict(zip(hashes[::-1], roles_of(hashes[::-1], Shares(), seed=3), strict=True))
@@ -67,7 +67,7 @@ def test_shares_that_are_no_parts_of_one_are_refused(parts):
 
 
 def natural(count: int, seed: int) -> np.ndarray:
-    """Smooth pictures, as those of cameras are."""
+    """Smooth images, as those of cameras are."""
     coarse = np.random.default_rng(seed).integers(0, 256, (count, 6, 6, 3)).astype(np.uint8)
     return np.stack([np.array(Image.fromarray(one).resize((48, 48), Image.Resampling.BICUBIC)) for one in coarse])
 
@@ -96,28 +96,26 @@ def one_pixel_off(pixels: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("change", [saved_again, a_grey_level_off, one_pixel_off])
-def test_a_picture_that_was_changed_a_little_is_not_a_new_one(change):
+def test_an_image_that_was_changed_a_little_is_not_a_new_one(change):
     originals = natural(40, 0)
-    copies = np.stack([change(picture) for picture in originals])
+    copies = np.stack([change(image) for image in originals])
     known = set_of(originals, [0] * 40)
-    found = sift(set_of(copies, [0] * 40), set(known.pixel_hashes), thumbnails(known))
+    found = deduplicate(set_of(copies, [0] * 40), set(known.pixel_hashes), thumbnails(known))
     assert (len(found.images), found.known) == (0, 40)
     both = set_of(np.concatenate([originals, copies]), [0] * 80)
-    found = sift(both, (), thumbnails(known.select([])))
+    found = deduplicate(both, (), thumbnails(known.select([])))
     assert found.images.ids == known.ids
     assert found.repeated == 40
 
 
 def test_copies_under_another_label_contradict():
     originals = natural(10, 1)
-    both = set_of(
-        np.concatenate([originals, [a_grey_level_off(picture) for picture in originals]]), [0] * 10 + [1] * 10
-    )
-    found = sift(both, (), thumbnails(both.select([])))
+    both = set_of(np.concatenate([originals, [a_grey_level_off(image) for image in originals]]), [0] * 10 + [1] * 10)
+    found = deduplicate(both, (), thumbnails(both.select([])))
     assert (len(found.images), found.contradictory) == (0, 20)
 
 
-def test_different_pictures_are_not_alike():
+def test_different_images_are_not_near_duplicates():
     some = set_of(natural(600, 2), [0] * 600)
     thumbs = thumbnails(some)
     assert (families(thumbs) == np.arange(600)).all()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attngraft.continual.stream.folder_watcher import Arrivals
+from attngraft.continual.stream.folder_watcher import FolderWatcher
 from attngraft.continual.stream_log import (
     StreamLog,
     StreamState,
@@ -88,12 +88,12 @@ def test_the_state_is_a_function_of_the_log(tmp_path):
     assert state.folder == "/x"
 
 
-def test_answers_survive_names_with_commas_quotes_and_line_breaks(tmp_path):
+def test_predictions_survive_names_with_commas_quotes_and_line_breaks(tmp_path):
     log = StreamLog(tmp_path)
     names = ['a,b".png', "new\nline.png", "ünï.png"]
-    log.write_answers(1, [(name, "0", "cat", "0.5") for name in names])
-    assert [row["image"] for row in log.answers(1)] == names
-    assert {row["window"] for row in log.answers(1)} == {"1"}
+    log.write_predictions(1, [(name, "0", "cat", "0.5") for name in names])
+    assert [row["image"] for row in log.predictions(1)] == names
+    assert {row["window"] for row in log.predictions(1)} == {"1"}
 
 
 def test_files_arrive_oldest_first_and_when_they_have_settled(tmp_path):
@@ -104,12 +104,12 @@ def test_files_arrive_oldest_first_and_when_they_have_settled(tmp_path):
         path.write_bytes(b"x")
         os.utime(path, (now - age, now - age))
     (tmp_path / "notes.txt").write_text("no image")
-    arrivals = Arrivals(tmp_path, settle_s=2)
+    arrivals = FolderWatcher(tmp_path, settle_s=2)
     assert arrivals.new(set(), now) == ["b.png", "deep/c.png", "a.png"]
     assert arrivals.new({"b.png"}, now + 5) == ["deep/c.png", "a.png", "fresh.png"]
 
 
-def test_an_empty_folder_has_no_arrivals_and_a_missing_one_is_an_error(tmp_path):
-    assert Arrivals(tmp_path).new(set(), time.time()) == []
+def test_an_empty_folder_has_no_new_images_and_a_missing_one_is_an_error(tmp_path):
+    assert FolderWatcher(tmp_path).new(set(), time.time()) == []
     with pytest.raises(DataError, match="is no folder"):
-        Arrivals(tmp_path / "gone")
+        FolderWatcher(tmp_path / "gone")

@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from adapting import CLASSES, MACHINE, Stores, pictures, reddish, relabelled, shuffled
+from adapting import CLASSES, MACHINE, Stores, coloured_noise, reddish, relabelled, shuffled
 from loop_children import write_labels, write_stream
 
 from attngraft.backbones import create_backbone
 from attngraft.continual.adaptation.adapt import adapt
-from attngraft.continual.adaptation.adaptation_folder import GIVEN_UP, records
+from attngraft.continual.adaptation.adaptation_record import GIVEN_UP, adaptations
 from attngraft.continual.drift import detector
 from attngraft.continual.images.stored_domains import Domains, learned_numbers
 from attngraft.continual.stream.watch import Watch, watch
@@ -120,19 +120,19 @@ def until(steps: int) -> Callable[[float], None]:
     return sleep
 
 
-def test_a_clean_stream_is_answered_and_nobody_is_asked(scene):
-    scene.arrive(pictures(200, 30))
+def test_a_clean_stream_is_predicted_and_no_labels_are_asked_for(scene):
+    scene.arrive(coloured_noise(200, 30))
     said = scene.watch()
     assert ["no drift" in sentence for sentence in said] == [True, True]
     assert scene.state.alarm is None
-    assert len(scene.log.answers(2)) == 200
+    assert len(scene.log.predictions(2)) == 200
     assert not scene.log.wanted.exists()
     assert scene.watch() == ["there is no new image."]  # and nothing is looked at twice
     assert scene.state.windows == 2
 
 
 def test_drift_asks_for_labels_and_their_arrival_adapts(scene):
-    clean, shifted = pictures(100, 31), pictures(300, 32, reddish)
+    clean, shifted = coloured_noise(100, 31), coloured_noise(300, 32, reddish)
     scene.arrive(clean)
     paths = scene.arrive(shifted)
     said = scene.watch()
@@ -153,7 +153,7 @@ def test_drift_asks_for_labels_and_their_arrival_adapts(scene):
     assert scene.store.head != scene.store.base
     assert scene.state.alarm is None
     assert scene.events("adapted")[0]["labels"] == 300
-    scene.arrive(pictures(100, 33, reddish))  # what was learned is known
+    scene.arrive(coloured_noise(100, 33, reddish))  # what was learned is known
     assert "no drift" in " ".join(scene.watch())
     told = json.loads((scene.store.path / "history.json").read_text())
     assert [window["drift"] for window in told["stream"]["windows"]] == [False, True, True, True, False]
@@ -161,7 +161,7 @@ def test_drift_asks_for_labels_and_their_arrival_adapts(scene):
 
 
 def test_more_labels_in_the_same_table_are_noticed_while_watching(scene):
-    shifted = pictures(200, 34, reddish)
+    shifted = coloured_noise(200, 34, reddish)
     paths = scene.arrive(shifted)
     watcher = scene.watcher()
     watcher._begin()
@@ -179,7 +179,7 @@ def test_more_labels_in_the_same_table_are_noticed_while_watching(scene):
 
 
 def test_labels_from_before_the_alarm_are_not_learned_from(scene):
-    clean, shifted = pictures(200, 35), pictures(100, 36, reddish)
+    clean, shifted = coloured_noise(200, 35), coloured_noise(100, 36, reddish)
     table = write_labels(scene.home / "labels.csv", scene.arrive(clean), clean)
     scene.arrive(shifted)
     said = scene.watch(labels=table)
@@ -190,7 +190,7 @@ def test_labels_from_before_the_alarm_are_not_learned_from(scene):
 
 
 def test_labels_that_come_before_their_images_are_counted_when_these_come(scene):
-    shifted = pictures(200, 37, reddish)
+    shifted = coloured_noise(200, 37, reddish)
     paths = scene.arrive(shifted)
     table = write_labels(scene.home / "labels.csv", paths, shifted)
     for path in paths[100:]:
@@ -214,7 +214,7 @@ def test_labels_that_come_before_their_images_are_counted_when_these_come(scene)
 
 
 def test_labels_twice_contradictory_unknown_or_of_other_images(scene):
-    shifted = pictures(100, 38, reddish)
+    shifted = coloured_noise(100, 38, reddish)
     paths = scene.arrive(shifted)
     table = write_labels(scene.home / "labels.csv", paths, shifted)
     folder = scene.home / "labels"
@@ -233,48 +233,48 @@ def test_labels_twice_contradictory_unknown_or_of_other_images(scene):
     with pytest.raises(DataError, match="cannot be used: the first line of"):
         scene.watch(labels=folder)
     (folder / "b.csv").unlink()
-    strangers = pictures(40, 39)
+    strangers = coloured_noise(40, 39)
     others = scene.home / "others"
     write_labels(folder / "c.csv", write_stream(others, "x", strangers, 1e9), strangers)
-    assert "40 labels are for pictures that the watch has not seen." in scene.watch(labels=folder)
+    assert "40 labels are for images that the watch has not seen." in scene.watch(labels=folder)
 
 
 def test_files_that_cannot_be_read_stop_nothing_for_good(scene):
-    paths = scene.arrive(pictures(110, 40))
+    paths = scene.arrive(coloured_noise(110, 40))
     for path in paths[:10]:
         put(path, path.read_bytes()[:60])
     with pytest.raises(DataError, match=r"10 of 100 images cannot be read .*--skip-broken"):
         scene.watch()
     said = scene.watch(changes={"skip_broken": True})
     assert "10 images are left out" in said[0]
-    assert len(scene.log.answers(1)) == 90
+    assert len(scene.log.predictions(1)) == 90
     paths[105].unlink()
     said = scene.watch(changes={"skip_broken": True})
     assert said == ["9 images wait until there are enough of them for a window."]
-    for path in scene.arrive(pictures(100, 41)):  # not one can be read
+    for path in scene.arrive(coloured_noise(100, 41)):  # not one can be read
         put(path, b"nothing")
-    scene.arrive(pictures(91, 42))
+    scene.arrive(coloured_noise(91, 42))
     said = scene.watch(changes={"skip_broken": True})
     assert [sentence.split(" images")[0] for sentence in said] == ["91", "9", "window 2: 91", "9"]
 
 
-def test_copies_of_earlier_pictures_do_not_hold_up_those_behind_them(scene):
-    images = pictures(100, 42)
+def test_copies_of_earlier_images_do_not_hold_up_those_behind_them(scene):
+    images = coloured_noise(100, 42)
     scene.arrive(images)
     scene.arrive(images)  # under other names
-    scene.arrive(pictures(100, 43))
+    scene.arrive(coloured_noise(100, 43))
     said = scene.watch()
     assert "100 images are left out" in " ".join(said)
     assert scene.state.windows == 2
-    assert len(scene.log.answers(2)) == 200
+    assert len(scene.log.predictions(2)) == 200
     assert scene.state.accepted == 2
 
 
 def test_too_few_images_wait(scene):
-    scene.arrive(pictures(20, 44))
+    scene.arrive(coloured_noise(20, 44))
     for _ in range(2):
         assert scene.watch() == ["20 images wait until there are enough of them for a window."]
-    scene.arrive(pictures(40, 45))
+    scene.arrive(coloured_noise(40, 45))
     assert "window 1: 60 images, no drift" in scene.watch()[0]
 
 
@@ -288,7 +288,7 @@ def test_an_empty_folder_is_no_error_and_a_missing_one_is(scene):
 
 
 def test_a_store_that_is_busy_is_tried_again(scene, monkeypatch):
-    shifted = pictures(200, 46, reddish)
+    shifted = coloured_noise(200, 46, reddish)
     table = write_labels(scene.home / "labels.csv", scene.arrive(shifted), shifted)
     watcher = scene.watcher()
     watcher.label_source = table
@@ -307,7 +307,7 @@ def test_a_store_that_is_busy_is_tried_again(scene, monkeypatch):
 
 
 def test_a_broken_file_does_not_end_a_watch_and_labels_go_on(scene, monkeypatch):
-    paths = scene.arrive(pictures(100, 47))
+    paths = scene.arrive(coloured_noise(100, 47))
     whole = paths[3].read_bytes()
     put(paths[3], whole[:50])
     monkeypatch.setattr(time, "sleep", until(3))
@@ -325,20 +325,20 @@ def test_two_watches_of_one_store_are_one_too_many(scene):
 
 
 def test_errors_alone_raise_an_alarm_that_clean_images_do_not_end(scene):
-    changed = pictures(300, 48, relabelled)  # the same pictures mean something else
+    changed = coloured_noise(300, 48, relabelled)  # the same images mean something else
     table = write_labels(scene.home / "labels.csv", scene.arrive(changed).copy()[:100], changed.select(range(100)))
     said = scene.watch(labels=table)
     assert any("more errors than it was released with: an alarm" in sentence for sentence in said)
     assert scene.state.by_errors
     assert scene.state.alarm == 1
-    scene.arrive(pictures(200, 49))
+    scene.arrive(coloured_noise(200, 49))
     scene.watch(labels=table)
     assert scene.state.alarm == 1
     assert sum(entry["images"] for entry in scene.events("asked")) == 200
 
 
-def test_another_version_is_judged_by_its_own_answers_and_its_own_past(scene):
-    shifted = pictures(400, 51, reddish)
+def test_another_version_is_judged_by_its_own_predictions_and_its_own_past(scene):
+    shifted = coloured_noise(400, 51, reddish)
     paths = scene.arrive(shifted)
     table = write_labels(scene.home / "labels.csv", paths[:300], shifted.select(range(300)))
     scene.watch(labels=table)
@@ -349,32 +349,32 @@ def test_another_version_is_judged_by_its_own_answers_and_its_own_past(scene):
     assert (scene.state.alarm, scene.state.cusum) == (None, 0)
     with scene.store.writing():
         scene.store.rollback(scene.store.base)
-    scene.arrive(pictures(100, 52, reddish))  # which has never learned from such images
+    scene.arrive(coloured_noise(100, 52, reddish))  # which has never learned from such images
     assert ": drift (" in " ".join(scene.watch())
     assert [entry["version"] for entry in scene.events("window")] == [scene.store.base] * 5
     with scene.store.writing():
         scene.store.promote(learned)
-    scene.arrive(pictures(200, 53, reddish))
+    scene.arrive(coloured_noise(200, 53, reddish))
     assert "the alarm is over" in " ".join(scene.watch())
 
 
-def test_experimental_answers_are_all_that_it_leaves(scene):
-    scene.arrive(pictures(100, 54, reddish))
+def test_experimental_predictions_are_all_that_it_leaves(scene):
+    scene.arrive(coloured_noise(100, 54, reddish))
     shutil.copytree(scene.home, scene.home.with_name("twin"))
     said = scene.watch(changes={"experimental": True})
     assert "experimental" in said[0]
     assert [version.id for version in scene.store.versions()] == [scene.store.base]
     assert [entry["event"] for entry in scene.store.journal.entries()] == ["create"]
-    own = [row["class"] for row in scene.log.answers(1)]
+    own = [row["class"] for row in scene.log.predictions(1)]
     twin = Scene(scene.home.with_name("twin"))
     shutil.rmtree(twin.log.folder, ignore_errors=True)
     twin.watch()
-    right = np.array([CLASSES[label] for label in pictures(100, 54, reddish).labels])
-    assert (np.array(own) == right).mean() > (np.array([r["class"] for r in twin.log.answers(1)]) == right).mean()
+    right = np.array([CLASSES[label] for label in coloured_noise(100, 54, reddish).labels])
+    assert (np.array(own) == right).mean() > (np.array([r["class"] for r in twin.log.predictions(1)]) == right).mean()
 
 
 def test_sorted_classes_are_said_to_be_what_changed(scene):
-    images = pictures(600, 55)
+    images = coloured_noise(600, 55)
     scene.arrive(images.select([i for i in range(600) if images.labels[i] == 0 or i % 12 < 3][:100]))
     said = scene.watch()
     assert "other proportions of the classes" in said[0]
@@ -383,7 +383,7 @@ def test_sorted_classes_are_said_to_be_what_changed(scene):
 
 
 def test_other_proportions_alone_are_no_reason_to_learn(scene):
-    images = pictures(1200, 55)
+    images = coloured_noise(1200, 55)
     chosen = images.select(([i for i in range(1200) if images.labels[i] == 0] + list(range(30)))[:300])
     table = write_labels(scene.home / "labels.csv", scene.arrive(chosen), chosen)
     said = " ".join(scene.watch(labels=table))
@@ -398,18 +398,18 @@ def test_other_proportions_alone_are_no_reason_to_learn(scene):
 
 
 def test_training_that_diverges_is_given_up_and_the_watch_goes_on(scene):
-    shifted = pictures(200, 56, reddish)
+    shifted = coloured_noise(200, 56, reddish)
     table = write_labels(scene.home / "labels.csv", scene.arrive(shifted), shifted)
     with pytest.raises(TrainingError):
         scene.watch(labels=table, lr=1e30)
-    assert [record.status for record in records(scene.store.path)] == [GIVEN_UP]
+    assert [found.status for found in adaptations(scene.store.path)] == [GIVEN_UP]
     assert "given up" in " ".join(scene.watch(labels=table, lr=1e30))
     assert scene.store.head == scene.store.base
-    more = pictures(200, 57, reddish)
+    more = coloured_noise(200, 57, reddish)
     scene.watch(labels=write_labels(scene.home / "more.csv", scene.arrive(more), more), epochs=1)
     _, first, second = domains = Domains(scene.store.path).all()
     tune = len(first.of("tune")) + len(second.of("tune"))  # one kind: the first batch is learned from after all
-    assert records(scene.store.path)[-1].get("new_images") == tune
+    assert adaptations(scene.store.path)[-1].record.new_images == tune
     assert learned_numbers(domains, {2}) == {0, 1, 2}
     assert learned_numbers(domains, {1}) == {0, 1}
 
@@ -418,7 +418,7 @@ def test_a_class_that_came_to_nothing_does_not_spoil_what_comes_later(scene, wri
     folder = write_folder(scene.home / "new", 300, {"red": shuffled, "green": shuffled, "white": shuffled})
     refused = adapt(scene.store.path, folder, classes="extend", **QUICK)
     assert not refused.promoted
-    later = adapt(scene.store.path, pictures(300, 58, reddish), name="new", **QUICK)
+    later = adapt(scene.store.path, coloured_noise(300, 58, reddish), name="new", **QUICK)
     assert later.document["new_images"] == len(Domains(scene.store.path).all()[2].of("tune"))
 
 
@@ -434,7 +434,7 @@ def test_a_class_that_came_to_nothing_does_not_spoil_what_comes_later(scene, wri
     ],
 )
 def test_options_that_do_not_fit_are_refused_at_once(scene, options, message):
-    scene.arrive(pictures(3, 59))
+    scene.arrive(coloured_noise(3, 59))
     with pytest.raises(ConfigError, match=message):
         scene.watch(changes=options)
     assert not scene.log.entries()

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from ..continual.adaptation.adapt import Adaptation, adapt
+from ..continual.adaptation.adapt import adapt
+from ..continual.adaptation.adaptation_record import Adaptation
 from ..continual.adaptation.update import DEFAULT_UPDATE
 from . import options
 from .output import collect_overrides, console, print_json

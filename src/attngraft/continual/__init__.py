@@ -2,7 +2,8 @@
 
 from ..surgery.version_store.store import Store
 from ..surgery.version_store.version import Version
-from .adaptation.adapt import Adaptation, adapt
+from .adaptation.adapt import adapt
+from .adaptation.adaptation_record import Adaptation
 from .adaptation.create_store import create_store
 from .adaptation.release_test import release
 from .adaptation.update import AdaptOptions

@@ -1,4 +1,4 @@
-"""What has happened to a stream, as an append-only log; the state of a watch is what follows from it."""
+"""The append-only log of a watched stream, from which the state of the watch follows."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ WANTED_FOLDER = "labels-wanted"
 
 @dataclass(frozen=True)
 class StreamState:
-    """What a watch knows, folded from its log.
+    """The state of a watch, which follows from its log.
 
     Attributes:
-        folder: that is watched; None before the first window.
-        windows: seen so far.
-        version: that answered the last window.
+        folder: the watched one; None before the first window.
+        windows: number of windows so far.
+        version: id of the version that predicted the last window.
         alarm: number of the window since which the stream differs; None while all is well.
-        by_errors: whether labels raised the alarm, and not a drift of the images.
-        asked: how many images labels were asked for since then.
-        accepted: windows in a row that came without drift since the alarm.
-        cusum: value of the accuracy CUSUM.
+        by_errors: whether labels raised the alarm, not a drift of the images.
+        asked: number of images whose labels were asked for since then.
+        accepted: number of consecutive windows without drift since the alarm.
+        cusum: value of the error CUSUM.
         rising: number of the window since which it is above 0.
         labelled: pixel hashes of stream images whose label has been counted.
     """
@@ -69,7 +69,7 @@ class StreamLog:
         return self.folder / WANTED_FOLDER
 
     def entries(self) -> list[dict[str, Any]]:
-        """Everything so far; a last line that was cut off by a kill does not count.
+        """All entries; a last line that was cut off by a kill does not count.
 
         Raises:
             RunError: another line is damaged.
@@ -99,33 +99,37 @@ class StreamLog:
             raise RunError(f"{self.file} cannot be written ({error.strerror}): free space and watch again.") from None
         return entry
 
+    def windows(self) -> list[dict[str, Any]]:
+        """The entries of all windows."""
+        return [entry for entry in self.entries() if entry["event"] == "window"]
+
     def state(self) -> StreamState:
-        """What follows from the log."""
+        """The state after all entries."""
         state = StreamState()
         for entry in self.entries():
             state = advance(state, entry)
         return state
 
-    def write_answers(self, window: int, rows: Sequence[Sequence[Any]]) -> None:
-        """The answers of one window as CSV: image, pixels, class, probability."""
+    def write_predictions(self, window: int, rows: Sequence[Sequence[Any]]) -> None:
+        """Write the predictions of one window as CSV: image, pixels, class, probability."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["image", "pixels", "class", "probability"])
         writer.writerows(rows)
-        _write_table(self._answers(window), text.getvalue())
+        _write_table(self._predictions(window), text.getvalue())
 
-    def answers(self, windows: int) -> list[dict[str, str]]:
-        """The answers of the first windows, in order, each with its `window`."""
+    def predictions(self, windows: int) -> list[dict[str, str]]:
+        """The predictions of the first windows, in order, each with its `window`."""
         rows = []
         for window in range(1, windows + 1):
-            file = self._answers(window)
+            file = self._predictions(window)
             if file.is_file():
                 with file.open(newline="", encoding="utf-8", errors="surrogateescape") as handle:
                     rows += [{**row, "window": str(window)} for row in csv.DictReader(handle)]
         return rows
 
     def ask(self, window: int, images: Sequence[str]) -> Path:
-        """Write a table of images whose labels are wanted. Labels may be filled in at once, so none is written twice."""
+        """Write a table of images whose labels are wanted, once: labels may be filled in at any time."""
         path = self.wanted / f"{window:06d}.csv"
         if path.is_file():
             return path
@@ -136,7 +140,7 @@ class StreamLog:
         _write_table(path, text.getvalue())
         return path
 
-    def _answers(self, window: int) -> Path:
+    def _predictions(self, window: int) -> Path:
         return self.folder / "answers" / f"{window:06d}.csv"
 
     def _whole_bytes(self) -> int:
@@ -180,13 +184,13 @@ def stream_summary(store: Path) -> dict[str, Any] | None:
     return {
         "windows": [{**{key: w.get(key) for key in keys}, "accuracy": w.get("accuracy")} for w in windows.values()],
         "alarms": sum(bool(w.get("alarm")) for w in windows.values()),
-        "false_alarms": None,  # nobody knows which windows were clean
+        "false_alarms": None,  # which windows were clean is not known
         "delay_windows": None,
     }
 
 
 def _after_window(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
-    if entry["version"] != state.version:  # errors tell of the version that made them
+    if entry["version"] != state.version:  # errors are about the version that made them
         state = replace(_all_well(state) if state.by_errors else state, cusum=0.0, rising=None)
     accepted = 0 if entry["drift"] else state.accepted + 1
     state = replace(state, windows=entry["number"], version=entry["version"], accepted=accepted)
@@ -202,7 +206,7 @@ def _after_labels(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
     state = replace(state, labelled=labelled, cusum=entry["cusum"], rising=rising)
     if entry["alarm"] and state.alarm is None:
         return replace(state, alarm=rising or state.windows, by_errors=True, asked=0, accepted=0)
-    if state.by_errors and not entry["cusum"]:  # right answers have taken all the evidence back
+    if state.by_errors and not entry["cusum"]:  # correct predictions have taken all the evidence back
         return _all_well(state)
     return state
 

@@ -1,1 +1,1 @@
-"""From new labelled images to a version that is served, or not."""
+"""Adapt the served version to new labelled images, and promote it if the guard lets it pass."""

@@ -1,4 +1,4 @@
-"""Begin the life of a store: a trained model, the images that it was trained and tested on, and the guard's policy."""
+"""Create a store from a trained model, the images that it was trained and tested on, and the guard's policy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from ...backbones import backbone_info, preprocessing_of
-from ...config import ImageSize, from_dict
+from ...config import ImageSize, from_dict, to_dict
 from ...data import (
     Dataset,
     Origin,
@@ -42,24 +42,24 @@ def create_store(
     progress: Progress | None = None,
     **data_options: Any,
 ) -> Store:
-    """Make a store around a trained model; version 0 is the model as it is.
+    """Create a store whose version 0 is a trained model.
 
     The store keeps the images that later versions are judged on, so that it does not depend on other folders.
 
     Args:
         path: a new folder.
         run: a run folder, a saved model, or a model that knows its classes.
-        data: what it was trained and tested on, with the same split; where the run was trained on a data set that
-            can be loaded again, that one if not given.
+        data: what it was trained and tested on, with the same split; if not given, the data set of the run where it
+            can be loaded again.
         policy: of the guard; fixed for the life of the store.
-        shares: part of new images that is learned from, and so on; fixed as well.
-        seed: of the roles of images.
-        replay_pool: how many training images are kept, to be learned from again.
+        shares: fraction of new images that gets each role; fixed as well.
+        seed: of the roles.
+        replay_pool: number of training images that are kept for replay.
         progress: where to show it.
         **data_options: of `load_data`, where `data` is a path or a name.
 
     Raises:
-        ConfigError, DataError, RunError: what was given does not fit, or the folder is in use; nothing is left there.
+        ConfigError, DataError, RunError: an argument does not fit, or the folder is in use; nothing is left there.
     """
     target = Path(path)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -79,7 +79,7 @@ def create_store(
         dataset = _in_order(dataset, classes)
         part = target.with_name(f".{target.name}.part")
         shutil.rmtree(part, ignore_errors=True)
-        settings = {"guard": policy.to_dict(), "shares": asdict(shares), "seed": seed}
+        settings = {"guard": to_dict(policy), "shares": to_dict(shares), "seed": seed}
         made = {"by": "create", "source": str(run) if isinstance(run, (str, Path)) else "a model in memory"}
         try:
             store = Store.create(part, model, settings=settings, made=made)
@@ -102,8 +102,8 @@ def _dataset(
     """The images of the run with the split of the run.
 
     Raises:
-        ConfigError: nobody says which images these are.
-        DataError: they are not those that the run says.
+        ConfigError: it is not known which images these are.
+        DataError: they are not those of the run.
     """
     known = {} if isinstance(run, nn.Module) else _data_of(Path(run))
     origin = from_dict(Origin, known["origin"], where="data.origin in run.json") if known.get("origin") else None
@@ -128,14 +128,14 @@ def _loaded(
     progress: Progress,
     options: Mapping[str, Any],
 ) -> Dataset:
-    """The data that were given, else those of the origin; split as the origin says."""
+    """The given data, else those of the origin; split as the origin says."""
     split = {} if origin is None else {key: value for key, value in asdict(origin).items() if key != "source"}
     source = data if data is not None else origin.source if origin is not None else ""
     return load_data(source, image_size=image_size, progress=Reading(progress), **{**split, **options})
 
 
 def _data_of(run: Path) -> dict[str, Any]:
-    """What `run.json` says about the images; nothing where there is none."""
+    """The entry "data" of `run.json`; empty where there is none."""
     file = run / "run.json"
     found = read_json(file) if file.is_file() else {}
     data = found.get("data") if isinstance(found, dict) else None
@@ -143,7 +143,7 @@ def _data_of(run: Path) -> dict[str, Any]:
 
 
 def _in_order(dataset: Dataset, classes: tuple[str, ...]) -> Dataset:
-    """The data with labels that count the model's classes.
+    """The data with labels that are indices into the model's classes.
 
     Raises:
         DataError: they have other classes.

@@ -1,4 +1,4 @@
-"""From a candidate to its promotion or rejection, with every spent part of alpha in the journal before the answer."""
+"""From a candidate to its promotion or rejection, with every spent part of alpha in the journal before the verdict."""
 
 from __future__ import annotations
 
@@ -10,185 +10,169 @@ import torch
 from torch import nn
 
 from ...backbones import preprocessing_of
+from ...config import from_dict
 from ...costs import measure_latency
 from ...data import ImageSet, evenly_spread, joined
 from ...errors import RunError
 from ...surgery.version_store.store import Store
-from ..guard.guard import (
-    GuardAnswers,
-    GuardPolicy,
-    GuardSizes,
-    forecast,
-    judge,
-    over_budget,
-)
-from ..guard.ledger import AlphaLedger
+from ..guard.forecast import forecast
+from ..guard.guard import GuardPolicy, GuardSizes, PairedCorrect, judge, over_budget
+from ..guard.ledger import AlphaLedger, Attempt
 from ..images.stored_domains import Domain
-from .adaptation_folder import (
-    PROMOTED,
-    REFUSED,
-    REJECTED,
-    records,
-)
-from .candidate_training import MOST_TUNED, answers, joined_of
+from .adaptation_record import PROMOTED, REFUSED, REJECTED, adaptations
+from .candidate_training import MOST_TUNED, evaluate_version, images_of
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a candidate.
+    """What the guard decided about a candidate.
 
     Attributes:
-        status: "promoted", "rejected" or "refused" (nothing was spent).
-        reason: why it was refused; None otherwise.
-        attempt, alpha: number in the ledger and what it may spend; None where it was refused.
-        new_images, old_images: of the guard.
+        attempt: None where the candidate was refused and nothing was spent.
+        reason: why it was refused.
+        new_images, old_images: number of guard images.
     """
 
-    status: str
+    attempt: Attempt | None
     reason: str | None
-    attempt: int | None
-    alpha: float | None
     new_images: int
     old_images: int
 
+    @property
+    def status(self) -> str:
+        """ "promoted", "rejected" or "refused"."""
+        if self.attempt is None:
+            return REFUSED
+        return PROMOTED if self.attempt.passed else REJECTED
+
 
 @dataclass(frozen=True)
-class Contest:
+class GuardContest:
     """The three models of an attempt and the images that they are judged on.
 
     Attributes:
+        store: open for writing.
+        candidate_id, served_id: ids of the versions.
         candidate, served, base: in eval mode; the last two are one object where the base is served.
-        served_id: id of the served version.
         new: domains of the new kind of images.
         earlier: all other domains, the base's first.
+        classes: names of the label indices.
         device: where to compute.
     """
 
+    store: Store
+    candidate_id: str
+    served_id: str
     candidate: nn.Module
     served: nn.Module
     base: nn.Module
-    served_id: str
     new: Sequence[Domain]
     earlier: Sequence[Domain]
+    classes: tuple[str, ...]
     device: torch.device
 
-    def answers(self, role: str, classes: tuple[str, ...], most: int | None = None) -> GuardAnswers:
-        """What is right and wrong on the images of one role, on at most so many of each domain."""
-        new, olds = joined_of(self.new, role), [_thinned(one.of(role), most) for one in self.earlier]
+    def decide(self) -> Verdict:
+        """Judge the candidate, and promote it where it passes.
+
+        A candidate that has a verdict keeps it. An attempt that was begun and killed continues at its level.
+
+        Raises:
+            RunError: the store cannot be written; the served version stays.
+        """
+        lost = lost_attempts(self.store)
+        if lost is not None:
+            raise RunError(lost)
+        policy, sizes = policy_of(self.store), self.sizes()
+        ledger = AlphaLedger.from_entries(policy.alpha, self.store.journal.entries())
+        attempt = ledger.attempt_of(self.candidate_id, self.served_id)
+        if attempt is None:
+            refused = self._over_budget(policy) or self._undecidable(policy, sizes, ledger)
+            if refused is not None and not (ledger.open and ledger.open.is_of(self.candidate_id, self.served_id)):
+                self.store.record("refuse", candidate=self.candidate_id, reason=refused)
+                return Verdict(None, refused, sizes.new, sizes.old)
+            attempt = self._judged(policy, ledger)
+        if attempt.passed and self.store.head != self.candidate_id:
+            self.store.promote(self.candidate_id, attempt=attempt.number)
+        return Verdict(attempt, None, sizes.new, sizes.old)
+
+    def correct(self, role: str, most: int | None = None) -> PairedCorrect:
+        """Which images of one role are classified correctly, on at most `most` of each earlier domain."""
+        new, olds = images_of(self.new, role), [_thinned(one.of(role), most) for one in self.earlier]
         old, first = joined([images for images in olds if len(images)]), len(olds[0])
-        served, base = self._on(self.served, old), np.zeros(len(old), dtype=bool)
-        # only its own images are compared with the base, and often the base is what is served
-        base[:first] = served[:first] if self.base is self.served else self._on(self.base, olds[0])
-        return GuardAnswers(
-            new_candidate=self._on(self.candidate, new),
-            new_served=self._on(self.served, new),
-            old_candidate=self._on(self.candidate, old),
+        served, base = self._correct(self.served, old), np.zeros(len(old), dtype=bool)
+        # only the base's own images are compared with it, and often the base is what is served
+        base[:first] = served[:first] if self.base is self.served else self._correct(self.base, olds[0])
+        return PairedCorrect(
+            new_candidate=self._correct(self.candidate, new),
+            new_served=self._correct(self.served, new),
+            old_candidate=self._correct(self.candidate, old),
             old_served=served,
             old_base=base,
             old_labels=np.asarray(old.labels, dtype=np.int64),
-            classes=classes,
+            classes=self.classes,
             of_base=np.arange(len(old)) < first,
         )
 
-    def sizes(self, classes: tuple[str, ...]) -> GuardSizes:
-        """How many images the guard has; their labels are counted, nothing is answered."""
+    def sizes(self) -> GuardSizes:
+        """How many images the guard has; their labels are counted, no model sees them."""
         old = np.concatenate([one.of("guard").labels for one in self.earlier])
         return GuardSizes(
-            new=len(joined_of(self.new, "guard")),
+            new=len(images_of(self.new, "guard")),
             old=len(old),
-            old_per_class=tuple(np.bincount(old, minlength=len(classes)).tolist()),
+            old_per_class=tuple(np.bincount(old, minlength=len(self.classes)).tolist()),
             of_base=len(self.earlier[0].of("guard")),
         )
 
-    def _on(self, model: nn.Module, images: ImageSet) -> np.ndarray:
-        return answers(model, images, self.device).correct if len(images) else np.zeros(0, dtype=bool)
+    def _judged(self, policy: GuardPolicy, ledger: AlphaLedger) -> Attempt:
+        """Write the attempt to the journal before any guard image is read, and then its verdict."""
+        begun = ledger.begin(self.candidate_id, self.served_id)
+        attempt = begun.attempts[-1]
+        if begun is not ledger:
+            about = {"alpha": attempt.alpha, "candidate": self.candidate_id, "served": self.served_id}
+            self.store.record("attempt", attempt=attempt.number, **about)
+        passed = judge(self.correct("guard"), policy, attempt.alpha)
+        self.store.record("verdict", attempt=attempt.number, passed=passed)
+        return begun.close(passed).attempts[-1]
 
+    def _undecidable(self, policy: GuardPolicy, sizes: GuardSizes, ledger: AlphaLedger) -> str | None:
+        alpha = ledger.alpha_for(self.candidate_id, self.served_id)
+        found = forecast(self.correct("tune", MOST_TUNED), sizes, policy, alpha)
+        return None if found.decidable else found.sentence
 
-def _thinned(images: ImageSet, most: int | None) -> ImageSet:
-    return images if most is None else images.select(evenly_spread(len(images), most))
+    def _over_budget(self, policy: GuardPolicy) -> str | None:
+        """Why the candidate costs too much; None where it does not. Only what has a budget is measured."""
+        latency = None
+        if policy.latency_budget is not None:
+            image = torch.zeros(1, *preprocessing_of(self.served).input.shape, device=self.device)
+            models = {"candidate": self.candidate.to(self.device), "served": self.served.to(self.device)}
+            found = measure_latency(models, image)
+            latency = found["candidate"].median / found["served"].median
+        return over_budget(policy, latency_ratio=latency, size_ratio=_bytes(self.candidate) / _bytes(self.served))
 
-
-def decide(store: Store, candidate: str, contest: Contest, classes: tuple[str, ...]) -> Verdict:
-    """Ask the guard about a candidate, and promote it where it passes.
-
-    A candidate that was answered keeps its answer. An attempt that was begun and killed goes on with what it was
-    given then.
-
-    Raises:
-        RunError: the store cannot be written; the served version stays.
-    """
-    lost = lost_attempts(store)
-    if lost is not None:
-        raise RunError(lost)
-    policy, served = policy_of(store), contest.served_id
-    ledger = AlphaLedger.from_entries(policy.alpha, store.journal.entries())
-    sizes = contest.sizes(classes)
-    if ledger.answered(candidate, served) is None:
-        refused = _over_budget(contest, policy) or _undecidable(contest, classes, sizes, policy, ledger, candidate)
-        if refused is not None and not (ledger.open and ledger.open.asks(candidate, served)):
-            store.record("refuse", candidate=candidate, reason=refused)
-            return Verdict(REFUSED, refused, None, None, sizes.new, sizes.old)
-        ledger = _begin(store, ledger, candidate, served)
-        attempt = ledger.attempts[-1]
-        passed = judge(contest.answers("guard", classes), policy, attempt.alpha)
-        store.record("verdict", attempt=attempt.number, passed=passed)
-        ledger = ledger.answer(passed)
-    attempt = next(one for one in reversed(ledger.attempts) if one.asks(candidate, served))
-    if attempt.promoted and store.head != candidate:
-        store.promote(candidate, attempt=attempt.number)
-    status = PROMOTED if attempt.promoted else REJECTED
-    return Verdict(status, None, attempt.number, attempt.alpha, sizes.new, sizes.old)
+    def _correct(self, model: nn.Module, images: ImageSet) -> np.ndarray:
+        return evaluate_version(model, images, self.device).correct if len(images) else np.zeros(0, dtype=bool)
 
 
 def lost_attempts(store: Store) -> str | None:
-    """Why the journal cannot be whole: an adaptation has spent what it does not tell of; None where it is."""
-    told = {entry["attempt"] for entry in store.journal.entries() if entry["event"] == "attempt"}
-    for record in records(store.path):
-        guard = record.get("guard")
-        if guard and guard["attempt"] not in told:
+    """Why the journal is incomplete: an adaptation has an attempt that is not in it; None where it is complete."""
+    known = {entry["attempt"] for entry in store.journal.entries() if entry["event"] == "attempt"}
+    for found in adaptations(store.path):
+        guard = found.record.guard
+        if guard and guard.attempt not in known:
             return (
-                f"{record.folder} tells of attempt {guard['attempt']} of the guard and the journal of {store.path} does "
-                "not, so lines of it are lost: restore journal.jsonl from a copy."
+                f"{found.folder} tells of attempt {guard.attempt} of the guard and the journal of {store.path} does not, "
+                "so lines of it are lost: restore journal.jsonl from a copy."
             )
     return None
 
 
 def policy_of(store: Store) -> GuardPolicy:
     """The guard's policy, fixed when the store was made."""
-    return GuardPolicy.from_dict(store.settings.get("guard", {}))
+    return from_dict(GuardPolicy, store.settings.get("guard", {}), where="guard")
 
 
-def _begin(store: Store, ledger: AlphaLedger, candidate: str, served: str) -> AlphaLedger:
-    """Count the attempt on the disk before any label of the guard is read."""
-    begun = ledger.begin(candidate, served)
-    if begun is not ledger:
-        attempt = begun.attempts[-1]
-        store.record("attempt", attempt=attempt.number, alpha=attempt.alpha, candidate=candidate, served=served)
-    return begun
-
-
-def _undecidable(
-    contest: Contest,
-    classes: tuple[str, ...],
-    sizes: GuardSizes,
-    policy: GuardPolicy,
-    ledger: AlphaLedger,
-    candidate: str,
-) -> str | None:
-    alpha = ledger.alpha_for(candidate, contest.served_id)
-    found = forecast(contest.answers("tune", classes, MOST_TUNED), sizes, policy, alpha)
-    return None if found.decidable else found.sentence
-
-
-def _over_budget(contest: Contest, policy: GuardPolicy) -> str | None:
-    """Why the candidate costs too much; None where it does not. Only what has a budget is measured."""
-    served, candidate, latency = contest.served, contest.candidate, None
-    if policy.latency_budget is not None:
-        image = torch.zeros(1, *preprocessing_of(served).input.shape, device=contest.device)
-        models = {"candidate": candidate.to(contest.device), "served": served.to(contest.device)}
-        found = measure_latency(models, image)
-        latency = found["candidate"].median / found["served"].median
-    return over_budget(policy, latency_ratio=latency, size_ratio=_bytes(candidate) / _bytes(served))
+def _thinned(images: ImageSet, most: int | None) -> ImageSet:
+    return images if most is None else images.select(evenly_spread(len(images), most))
 
 
 def _bytes(model: nn.Module) -> int:

@@ -1,4 +1,4 @@
-"""The answer for the outside: a version measured, once, on images that no decision has ever looked at."""
+"""Measure a version once, for publication, on images that no decision has used."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from ...errors import DataError
 from ...statistics.effects import crossed_effect
 from ...surgery.version_store.store import Store
 from ..images.stored_domains import Domains
-from .candidate_training import answers
+from .candidate_training import evaluate_version
 from .store_history import update_history
 
 
 def release(store: str | Path, *, device: torch.device | None = None) -> Mapping[str, Any]:
-    """Measure the served version on the final images of all domains; asked again, the same answer is given.
+    """Measure the served version on the final images of all domains; a second call returns the same result.
 
-    The images lose their worth where one goes back to change the version after having seen the answer: every release
-    is therefore in the journal, and reports show how many there were.
+    A version that is changed because of this result makes the images worthless: every release is therefore in the
+    journal, and reports show how many there were.
 
     Returns:
         the journal's entry: version, images, top1, low and high (95 % interval over images), per_domain.
@@ -41,8 +41,8 @@ def release(store: str | Path, *, device: torch.device | None = None) -> Mapping
         for domain in Domains(opened.path).all():
             images = domain.of("final")
             if len(images) and domain.can_judge(opened.classes):
-                name = domain.note.name if domain.note.name not in parts else f"{domain.note.name} {domain.note.number}"
-                parts[name] = answers(model, images, where).correct
+                name = domain.name if domain.name not in parts else f"{domain.name} {domain.number}"
+                parts[name] = evaluate_version(model, images, where).correct
         if not parts:
             raise DataError(f"{opened.path} has no final images: make a store with a share for them.")
         right = np.concatenate(list(parts.values()))

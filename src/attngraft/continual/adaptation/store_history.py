@@ -1,8 +1,9 @@
-"""The story of a store in one document: versions, accuracies, the guard's ledger, the stream. `report` reads it."""
+"""The history of a store in one document: versions, accuracies, the guard's ledger, the stream. `report` reads it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,15 @@ from ...files import read_json, write_json
 from ...surgery.version_store.store import Store
 from ..images.stored_domains import Domain, Domains
 from ..stream_log import stream_summary
-from .adaptation_folder import (
-    PROMOTED,
-    REJECTED,
-    Record,
-    records,
-)
-from .candidate_training import answers
+from .adaptation_record import PROMOTED, REJECTED, Adaptation, adaptations
+from .candidate_training import evaluate_version
 from .guard_contest import policy_of
 
 HISTORY_FILE = "history.json"
 HISTORY_FORMAT = 1
 ACCURACIES_FILE = "accuracies.json"  # version -> domain -> top-1 on its tune images: never changes, so kept
-TOLD = ("create", "promote", "rollback", "verdict", "refuse", "drift", "release")  # of the journal
+
+Entries = Sequence[Mapping[str, Any]]
 
 
 def update_history(store: Store, device: torch.device | None = None) -> Path:
@@ -35,7 +32,7 @@ def update_history(store: Store, device: torch.device | None = None) -> Path:
     Raises:
         RunError: the store is damaged, or the disk is full.
     """
-    domains, done = Domains(store.path).all(), records(store.path)
+    domains, done = Domains(store.path).all(), adaptations(store.path)
     entries = store.journal.entries()
     versions = [version.id for version in store.versions()]
     matrix = _accuracies(store, domains, device or torch.device("cpu"))
@@ -51,14 +48,14 @@ def update_history(store: Store, device: torch.device | None = None) -> Path:
             "base": store.base,
             "policy": to_dict(policy_of(store)),
             "versions": _versions(store, entries),
-            "domains": [{"name": d.note.name, "images": len(d.of("tune"))} for d in domains],
+            "domains": [{"name": domain.name, "images": len(domain.of("tune"))} for domain in domains],
             "matrix": matrix,
             "transfer": transfer(served_rows(matrix, versions, store.base, entries, done)),
             "ledger": _ledger(entries, done),
-            "adaptations": [_adaptation(record) for record in done],
+            "adaptations": [_adaptation(one) for one in done],
             "stream": stream_summary(store.path),
             "releases": [_release(entry) for entry in entries if entry["event"] == "release"],
-            "events": [_event(entry) for entry in entries if _is_told(entry)],
+            "events": [event for event in map(_event, entries) if event],
         },
     )
     return path
@@ -91,11 +88,11 @@ def served_rows(
     matrix: Sequence[Sequence[float | None]],
     versions: Sequence[str],
     base: str,
-    entries: Sequence[Mapping[str, Any]],
-    done: Sequence[Record],
+    entries: Entries,
+    done: Sequence[Adaptation],
 ) -> list[list[float | None]]:
-    """Row i: accuracies on all domains of the version that was served once domain i had been dealt with."""
-    domain_of = {record.get("candidate"): int(record.get("domain")) for record in done}
+    """Row i: accuracies on all domains of the version that was served after domain i."""
+    domain_of = {one.record.candidate: one.record.domain for one in done}
     after = {0: base}
     for entry in entries:
         if entry["event"] == "promote" and entry["to"] in domain_of:
@@ -113,18 +110,28 @@ def _accuracies(store: Store, domains: Sequence[Domain], device: torch.device) -
     known: dict[str, dict[str, float]] = read_json(file) if file.is_file() else {}
     for version in store.versions():
         rows = known.setdefault(version.id, {})
-        missing = [d for d in domains if str(d.note.number) not in rows and d.can_judge(version.classes)]
+        missing = [d for d in domains if str(d.number) not in rows and d.can_judge(version.classes)]
         missing = [d for d in missing if len(d.of("tune"))]
         if missing:
             model = store.model(version.id)
-            rows |= {str(d.note.number): answers(model, d.of("tune"), device).top1 for d in missing}
+            rows |= {str(d.number): evaluate_version(model, d.of("tune"), device).top1 for d in missing}
     write_json(file, known)
-    return [[known[version.id].get(str(d.note.number)) for d in domains] for version in store.versions()]
+    return [[known[version.id].get(str(d.number)) for d in domains] for version in store.versions()]
 
 
-def _versions(store: Store, entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    last = {entry["to"]: entry["event"] for entry in entries if entry["event"] in ("promote", "rollback")}
+def _versions(store: Store, entries: Entries) -> list[dict[str, Any]]:
+    served_once = {entry["to"] for entry in entries if entry["event"] in ("promote", "rollback")}
     left = {entry["from"] for entry in entries if entry["event"] == "rollback"}
+
+    def status(version: str) -> str:
+        if version == store.head:
+            return "served"
+        if version == store.base:
+            return "base"
+        if version not in served_once:
+            return REJECTED
+        return "rolled back" if version in left else PROMOTED
+
     return [
         {
             "id": version.id,
@@ -134,78 +141,63 @@ def _versions(store: Store, entries: Sequence[Mapping[str, Any]]) -> list[dict[s
             "changed_parameters": version.changed,
             "parameters": version.parameters,
             "delta_bytes": version.delta_bytes,
-            "status": _status(version.id, store, set(last), left),
+            "status": status(version.id),
         }
         for version in store.versions()
     ]
 
 
-def _status(version: str, store: Store, served_once: set[str], left: set[str]) -> str:
-    if version == store.head:
-        return "served"
-    if version == store.base:
-        return "base"
-    if version not in served_once:
-        return REJECTED
-    return "rolled back" if version in left else PROMOTED
+def _ledger(entries: Entries, done: Sequence[Adaptation]) -> list[dict[str, Any]]:
+    number = {one.record.candidate: one.record.number for one in done}
+    passed = {entry["attempt"]: entry["passed"] for entry in entries if entry["event"] == "verdict"}
+    attempts = [entry for entry in entries if entry["event"] == "attempt"]
+    return [
+        {
+            "attempt": entry["attempt"],
+            "alpha": entry["alpha"],
+            "spent": spent,
+            "candidate": entry["candidate"],
+            "adaptation": number.get(entry["candidate"]),
+            "passed": passed.get(entry["attempt"]),
+        }
+        for entry, spent in zip(attempts, accumulate(entry["alpha"] for entry in attempts), strict=True)
+    ]
 
 
-def _ledger(entries: Sequence[Mapping[str, Any]], done: Sequence[Record]) -> list[dict[str, Any]]:
-    number = {record.get("candidate"): record.get("number") for record in done}
-    answers = {entry["attempt"]: entry["passed"] for entry in entries if entry["event"] == "verdict"}
-    rows, spent = [], 0.0
-    for entry in entries:
-        if entry["event"] == "attempt":
-            spent += entry["alpha"]
-            rows.append(
-                {
-                    "attempt": entry["attempt"],
-                    "alpha": entry["alpha"],
-                    "spent": spent,
-                    "candidate": entry["candidate"],
-                    "adaptation": number.get(entry["candidate"]),
-                    "passed": answers.get(entry["attempt"]),
-                }
-            )
-    return rows
-
-
-def _adaptation(record: Record) -> dict[str, Any]:
-    keys = ("number", "status", "created", "finished", "served", "candidate", "blend", "variants", "new_images")
-    more = ("old_images", "recovery", "guard", "refused", "minutes", "sentence")
-    kept = {key: record.get(key) for key in (*keys, *more)}
-    data = {key: value for key, value in record.get("data").items() if key != "classes"}
-    return {**kept, "data": data, "update": record.get("options")["update"], "variants": kept["variants"] or []}
+def _adaptation(found: Adaptation) -> dict[str, Any]:
+    document = {
+        key: value for key, value in found.document.items() if key not in ("format", "kind", "domain", "options")
+    }
+    document["data"] = {key: value for key, value in document["data"].items() if key != "classes"}
+    return {**document, "update": found.record.options.update}
 
 
 def _release(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {"created": entry["time"], **{k: entry[k] for k in ("version", "images", "top1", "per_domain")}}
 
 
-def _event(entry: Mapping[str, Any]) -> dict[str, Any]:
-    kind = "reject" if entry["event"] == "verdict" else entry["event"]
+def _event(entry: Mapping[str, Any]) -> dict[str, Any] | None:
+    """An entry of the journal in words; None for one that says nothing new, such as the verdict before a promotion."""
+    kind = "reject" if entry["event"] == "verdict" and not entry["passed"] else entry["event"]
+    text = _TEXTS.get(kind)
+    if text is None:
+        return None
     version = entry.get("to") or entry.get("version") or entry.get("candidate")
-    return {"time": entry["time"], "event": kind, "version": version, "text": _text(kind, entry)}
-
-
-def _is_told(entry: Mapping[str, Any]) -> bool:
-    """A verdict that passed is followed by a promotion, which says it all."""
-    return entry["event"] in TOLD and not entry.get("passed", False)
-
-
-def _text(kind: str, entry: Mapping[str, Any]) -> str:
-    texts = {
-        "create": "the store was made",
-        "promote": f"{entry.get('to')} is served instead of {entry.get('from')}",
-        "rollback": f"back to {entry.get('to')} from {entry.get('from')}",
-        "reject": f"the guard did not let attempt {entry.get('attempt')} pass",
-        "refuse": f"{entry.get('candidate')} was not put to the guard: {entry.get('reason')}",
-        "drift": f"the stream has drifted: {', '.join(entry.get('reasons', []))}",
-        "release": f"{entry.get('version')} was measured on the final images",
-    }
-    return texts[kind]
+    values = {**entry, "reasons": ", ".join(entry.get("reasons", []))}
+    return {"time": entry["time"], "event": kind, "version": version, "text": text.format(**values)}
 
 
 def _mean(values: np.ndarray) -> float | None:
     kept = values[np.isfinite(values)]
     return float(kept.mean()) if len(kept) else None
+
+
+_TEXTS = {
+    "create": "the store was made",
+    "promote": "{to} is served instead of {from}",
+    "rollback": "back to {to} from {from}",
+    "reject": "the guard did not let attempt {attempt} pass",
+    "refuse": "{candidate} was not put to the guard: {reason}",
+    "drift": "the stream has drifted: {reasons}",
+    "release": "{version} was measured on the final images",
+}

@@ -30,16 +30,16 @@ class AdaptOptions:
     Attributes:
         update: what is trained: grafts, bn (BatchNorm: its weights and statistics), head, head-bias, all; joined
             by "+".
-        epochs: over the new and the replayed images.
+        epochs: over new and replayed images.
         lr: highest learning rate of grafts, BatchNorm and head.
         backbone_lr: highest learning rate where everything is trained.
         batch_size: images per step.
         augment: "none", "light" or "strong".
-        replay: how many old images are learned from again.
-        distill: weight of the loss that holds the answers on old images to those of the served version; 0 is off.
+        replay: number of old images that are learned from again.
+        distill: weight of the distillation loss from the served version on old images; 0 is off.
         temperature: of that loss.
-        blends: parts of the way from the old to the new weights that are tried on the tune images.
-        controls: also train what the adaptation is compared with: BatchNorm statistics, the head, everything.
+        blends: points from the old (0) to the new weights (1) that are tried on the tune images.
+        controls: also train the controls: BatchNorm statistics, the head, everything.
         seed: of order and augmentation.
     """
 
@@ -88,7 +88,7 @@ def parse_update(text: str) -> tuple[Part, ...]:
 
 
 def with_whole_head(update: str) -> str:
-    """The update with all of the head: the weights of a class that was added have never been learned.
+    """Add all of the head to an update: the weights of an added class have never been learned.
 
     >>> with_whole_head("grafts+bn+head-bias")
     'grafts+bn+head'
@@ -100,7 +100,7 @@ def with_whole_head(update: str) -> str:
 
 
 def check_update(model: nn.Module, update: str) -> None:
-    """Raise ConfigError where the model has nothing of a part that is to be updated."""
+    """Raise ConfigError where the model lacks a part that is to be updated."""
     parts = parse_update(update)
     if "grafts" in parts and not grafts(model):
         rest = "+".join(part for part in parts if part != "grafts") or "bn+head"
@@ -139,7 +139,7 @@ def update_recipe(options: AdaptOptions, update: str | None = None) -> Recipe:
 
 
 def with_classes(served: nn.Module, classes: tuple[str, ...]) -> nn.Module:
-    """A copy with logits for all classes; what is new starts so low that no answer changes."""
+    """A copy with logits for all classes; the new ones start so low that no prediction changes."""
     model, known = copy.deepcopy(served), classes_of(served)
     if classes == known:
         return model
@@ -167,7 +167,7 @@ def _start_low_(new: Any, old: Any, known: int) -> None:
 def refresh_statistics_(
     model: nn.Module, images: ImageSet, preprocessing: Preprocessing, *, batch_size: int = 64
 ) -> nn.Module:
-    """Let BatchNorm measure its statistics anew on these images; nothing is learned (arXiv:1603.04779).
+    """Measure the statistics of BatchNorm anew on these images; nothing is learned (arXiv:1603.04779).
 
     The statistics are the plain mean over all batches, whatever the layers' momentum.
     """
@@ -211,7 +211,7 @@ def _between(old: Tensor | None, new: Tensor, weight: float) -> Tensor:
 
 
 def changed_parameters(old: Mapping[str, Tensor], new: nn.Module) -> int:
-    """How many parameters of the new model (BatchNorm's statistics are none) have another value than before."""
+    """Number of parameters of the new model whose value differs; BatchNorm statistics do not count."""
     count = 0
     for name, parameter in new.named_parameters():
         before = old.get(name)

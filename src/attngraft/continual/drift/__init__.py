@@ -1,1 +1,1 @@
-"""Whether a stream has changed: its answers, its inputs, its errors."""
+"""Tests for drift of a stream: of its predictions, its inputs, and its errors."""

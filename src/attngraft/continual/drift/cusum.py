@@ -1,4 +1,4 @@
-"""Has the error rate risen? A sequential test for labels that arrive a few at a time."""
+"""Sequential test for a higher error rate, from labels that arrive a few at a time."""
 
 from __future__ import annotations
 
@@ -11,40 +11,43 @@ from numpy.typing import NDArray
 
 from ...errors import ConfigError
 
-_MOST_STEPS = 400  # an error counts at most so many steps, which keeps the chain small
+_MOST_STEPS = 400  # per error, which keeps the chain small
 _MOST_LEVELS = 20_000
 
 
 @dataclass(frozen=True)
 class CusumState:
-    """Where the test stands.
+    """State of the test.
 
     Attributes:
         value: evidence for the higher error rate, in steps; a whole number.
         images: labelled images so far.
-        alarm: whether the value has reached the threshold at any image.
-        alarm_at: number of the image that did, counted from 1; None without an alarm.
+        alarm_at: number of the first image at which the value reached the threshold, counted from 1; None without one.
     """
 
     value: float = 0.0
     images: int = 0
-    alarm: bool = False
     alarm_at: int | None = None
+
+    @property
+    def alarm(self) -> bool:
+        """Whether the value has reached the threshold."""
+        return self.alarm_at is not None
 
 
 @dataclass(frozen=True)
 class ErrorCusum:
-    """One-sided CUSUM of log likelihood ratios for right and wrong answers.
+    """One-sided CUSUM of log likelihood ratios for errors.
 
-    After every labelled image the value rises by `up` steps for an error or falls by `down` steps for a right answer,
+    After every labelled image the value rises by `up` steps for an error or falls by `down` steps for a correct prediction,
     but never below 0; at `threshold` it raises an alarm. The steps stand in the proportion of the two log likelihood
     ratios, rounded to whole numbers, so that the run lengths can be computed exactly.
 
     Attributes:
-        error_rate: p0, of the model while all is well.
-        raised_rate: p1, that the test is made to see soonest.
+        error_rate: p0, the usual one of the model.
+        raised_rate: p1, which the test is designed to detect soonest.
         up, down, threshold: steps.
-        images_between_false_alarms: expected number of images until an alarm at error rate p0 (from value 0).
+        images_between_false_alarms: expected number of images until an alarm at error rate p0, from value 0.
         images_until_seen: the same at p1.
 
     Source: Page, Biometrika 41 (1954), 100-115; that no test with as few false alarms sees the change sooner in the
@@ -65,10 +68,10 @@ class ErrorCusum:
         """The smallest threshold that keeps false alarms as rare as stated.
 
         Args:
-            error_rate: of the model while all is well. An estimate that is too low makes false alarms frequent: for
+            error_rate: the usual one of the model. An estimate that is too low makes false alarms frequent: for
                 a rate measured on few images take an upper limit, see `safe_error_rate`.
-            rise: how much higher a rate must be noticed; 0.05 is 5 points of accuracy.
-            false_alarms_per_1000: expected alarms per 1,000 labelled images while all is well; 0.1 is one in 10,000.
+            rise: increase to be detected; 0.05 is 5 points of accuracy.
+            false_alarms_per_1000: expected alarms per 1,000 labelled images at the usual error rate; 0.1 is one in 10,000.
 
         Raises:
             ConfigError: rates that are no rates, or too close together for so few false alarms.
@@ -93,37 +96,24 @@ class ErrorCusum:
             images_until_seen=run_length(raised, up, down, threshold),
         )
 
-    def run(self, value: float, errors: NDArray[np.bool_]) -> CusumState:
-        """The state after more labelled images.
+    def update(self, errors: NDArray[np.bool_], state: CusumState | None = None) -> CusumState:
+        """The state after more labelled images; an alarm stays.
 
         Args:
-            value: of the state before, 0 at the start and after an alarm was dealt with.
-            errors: (n,) bool, True where the answer was wrong, in the order of the stream.
+            errors: (n,) bool, True where the prediction was wrong, in the order of the stream.
+            state: before them; by default the start.
         """
-        alarm_at = None
-        for number, wrong in enumerate(np.asarray(errors, dtype=bool).tolist(), start=1):
+        state = CusumState() if state is None else state
+        value, alarm_at = state.value, state.alarm_at
+        for number, wrong in enumerate(np.asarray(errors, dtype=bool).tolist(), start=state.images + 1):
             value = value + self.up if wrong else max(0.0, value - self.down)
             if alarm_at is None and value >= self.threshold:
                 alarm_at = number
-        return CusumState(float(value), len(errors), alarm_at is not None, alarm_at)
-
-    def update(self, errors: NDArray[np.bool_], state: CusumState | None = None) -> CusumState:
-        """The state after more labelled images; the one given is unchanged, and an alarm stays.
-
-        Args:
-            errors: (n,) bool, True where the answer was wrong, in the order of the stream.
-            state: before them; by default the start.
-        """
-        before = CusumState() if state is None else state
-        after = self.run(before.value, errors)
-        first = before.alarm_at
-        if first is None and after.alarm_at is not None:
-            first = before.images + after.alarm_at
-        return CusumState(after.value, before.images + after.images, before.alarm or after.alarm, first)
+        return CusumState(float(value), state.images + len(errors), alarm_at)
 
 
 def safe_error_rate(errors: NDArray[np.bool_], confidence: float = 0.9) -> float:
-    """An upper limit of the error rate, exact for a binomial count: never 0, and 1 only without a right answer.
+    """An upper limit of the error rate, exact for a binomial count: never 0, and 1 only if every prediction is wrong.
 
     Args:
         errors: (N,) bool of held-out images.
@@ -162,7 +152,7 @@ def run_length(rate: float, up: int, down: int, threshold: int) -> float:
 
 
 def _steps(usual: float, raised: float) -> tuple[int, int]:
-    """Steps up for an error and down for a right answer, in the proportion of their log likelihood ratios."""
+    """Steps up for an error and down for a correct prediction, in the proportion of their log likelihood ratios."""
     error, right = math.log(raised / usual), math.log((1 - usual) / (1 - raised))
     # between the two rates: at this rate the value would neither rise nor fall
     level = right / (error + right)
@@ -175,13 +165,13 @@ def _steps(usual: float, raised: float) -> tuple[int, int]:
 
 
 def _least_threshold(rate: float, up: int, down: int, images: float) -> int:
-    """The smallest threshold whose run length at this rate is at least so many images."""
+    """The smallest threshold whose run length at this rate is at least this number of images."""
     low, high = 0, up
     while run_length(rate, up, down, high) < images:
         low, high = high, 2 * high
         if high > _MOST_LEVELS:
             raise ConfigError(
-                f"so few false alarms at an error rate of {rate:.4g} need more than {_MOST_LEVELS} steps: "
+                f"false alarms this rare at an error rate of {rate:.4g} need more than {_MOST_LEVELS} steps: "
                 "allow more of them or take a larger rise."
             )
     while high - low > 1:

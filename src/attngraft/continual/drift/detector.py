@@ -1,4 +1,4 @@
-"""Does a window of the stream differ from the model's own clean stream?"""
+"""Test whether a window of the stream differs from the model's own clean stream."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ...config import from_dict
 from ...errors import ConfigError
-from .drift_reference import Reference, check_answers
+from .drift_reference import Reference, check_predictions
 from .image_statistics import Columns
 from .ks_test import (
     Grid,
@@ -33,12 +33,12 @@ class DriftPolicy:
     """How a stream is tested.
 
     Attributes:
-        window: images that are tested together; fewer may be, down to 50.
-        false_alarms: largest part of the windows of a clean stream that may raise an alarm.
-        confidence: part of the references for which that holds; a reference is a sample and can be unlucky.
-        most_classes: classes that get a test of their own, the most frequent answers first; the others are taken
-            together. Every further test makes all of them a little less sensitive, and of a class that comes up less
-            than a few times in a window there is nothing to see; the confidence sees them all.
+        window: images that are tested together; smaller windows are tested down to 50.
+        false_alarms: largest fraction of the windows of a clean stream that may raise an alarm.
+        confidence: fraction of references for which that holds; a reference is a sample and can be unlucky.
+        most_classes: number of classes that get a test of their own, the most frequently predicted first; the others
+            share one. Every further test makes all of them a little less sensitive, and a class that occurs only a
+            few times in a window shows nothing; the test of the confidence covers all classes.
     """
 
     window: int = 500
@@ -59,19 +59,19 @@ class DriftPolicy:
 
     @property
     def reference(self) -> int:
-        """Images that a reference needs at least."""
+        """Smallest number of images of a reference."""
         return REFERENCE_WINDOWS * self.window
 
 
 @dataclass(frozen=True)
 class WindowTest:
-    """What was found in one window.
+    """The result of one window.
 
     Attributes:
         drift: whether it differs from the reference.
         p_value: the smallest of all tests, corrected for their number (Bonferroni).
         threshold: drift is a p-value below it.
-        reasons: the tests that fired, the clearest first: "class 'cat' (higher)", "input sharpness (lower)",
+        reasons: the significant tests, the largest distance first: "class 'cat' (higher)", "input sharpness (lower)",
             "confidence (lower)"; before them "other proportions of the classes (...)" where these explain all.
         images: in the window.
         only_proportions: whether the same classes in other proportions would look like this window.
@@ -123,7 +123,7 @@ class Detector:
         return WindowTest(True, p_value, self.threshold, reasons, images, shifted is not None)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a file needs to hold beside the reference; see `restore`."""
+        """Plain values for `restore`, which needs the reference as well."""
         return {"policy": asdict(self.policy), "threshold": self.threshold, "images": len(self.reference)}
 
     @staticmethod
@@ -162,7 +162,7 @@ class Detector:
         return np.minimum(1, len(self._columns.names) * p_values(found, images, reference))
 
     def _reasons(self, corrected: NDArray[np.float64], window: NDArray[np.float32]) -> tuple[str, ...]:
-        """The tests that fired; by distance, because the smallest p-values are all 0."""
+        """The significant tests by distance, because the smallest p-values are all 0."""
         gaps = window - self._usual
         at = np.abs(gaps).argmax(axis=1)
         gap = gaps[np.arange(len(gaps)), at]  # a distribution function that is higher means values that are lower
@@ -170,7 +170,7 @@ class Detector:
         return tuple(f"{self._columns.names[j]} ({'lower' if gap[j] > 0 else 'higher'})" for j in fired)
 
     def _proportions(self, probabilities: NDArray[np.float32], window: NDArray[np.float32]) -> str | None:
-        """A clause where the reference, weighted as if its classes had the window's proportions, is like the window."""
+        """The new class proportions, where a reference that is weighted to have them does not differ from the window."""
         usual = self.reference.probabilities.mean(axis=0, dtype=np.float64)
         found = class_proportions(probabilities, usual)
         weights = image_weights(self.reference.probabilities, usual, found)
@@ -186,7 +186,7 @@ class Detector:
         return f"other proportions of the classes ({shown})"
 
     def _check(self, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> None:
-        check_answers(probabilities, inputs)
+        check_predictions(probabilities, inputs)
         images, reference = len(probabilities), self.reference
         if not LEAST_WINDOW <= images <= self.policy.window:
             raise ConfigError(
@@ -207,8 +207,8 @@ class Detector:
 def calibrate(reference: Reference, policy: DriftPolicy | None = None, *, seed: int = 0) -> Detector:
     """A detector whose rate of false alarms holds for this reference, not only on average over references.
 
-    All windows share the luck of the one reference that they are compared with: with few images in it, the usual
-    p-values alarm too often for every second reference, for good. So the rate is simulated given the reference:
+    All windows are compared with one reference: if it has few images, the usual p-values alarm too often for every
+    second reference, permanently. So the rate is simulated given the reference:
     200 references and 4,000 windows (more for rates below 0.25 %) are drawn from the images at hand, with replacement; for each reference the
     threshold is the quantile that leaves `false_alarms` of the windows, and the threshold that is taken suffices for
     `confidence` of the references. It is never above the one of Bonferroni's correction. Thresholds are p-values, so

@@ -1,4 +1,4 @@
-"""What a model's own clean stream looks like: its answers, cheap numbers on its inputs, and its errors."""
+"""The reference of a model's clean stream: its predictions, simple statistics of its inputs, and its errors."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _BATCH_PIXELS = 1 << 20
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """A stream without drift, to compare windows with. Its images must not have been trained on.
+    """A stream without drift, with which windows are compared. Its images must not have been trained on.
 
     Attributes:
-        probabilities: (N, K) float32, the model's answers.
+        probabilities: (N, K) float32, the model's predictions.
         inputs: (N, F) float32, see `input_statistics`.
-        errors: (N,) bool, True where the answer was wrong; None where no labels are known.
+        errors: (N,) bool, True where the prediction was wrong; None without labels.
         classes: K names, for messages; empty for none.
 
     Raises:
@@ -51,7 +51,7 @@ class Reference:
     classes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_answers(self.probabilities, self.inputs)
+        check_predictions(self.probabilities, self.inputs)
         images, classes = self.probabilities.shape
         if self.errors is not None and self.errors.shape != (images,):
             raise ConfigError(f"errors have the shape {self.errors.shape}: expected ({images},), one for each image.")
@@ -96,8 +96,8 @@ class Reference:
             raise RunError(f"{path} cannot be read as a reference ({reason}): write it again.") from None
 
 
-def check_answers(probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> None:
-    """Are these answers and input statistics of the same images, all finite?
+def check_predictions(probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> None:
+    """Raise unless these are finite predictions and input statistics of the same images.
 
     Raises:
         ConfigError: they are not.
@@ -112,7 +112,7 @@ def check_answers(probabilities: NDArray[np.float32], inputs: NDArray[np.float32
 
 
 def input_statistics(images: ImageSet) -> NDArray[np.float32]:
-    """A few numbers on every image as it is stored, with values in 0..1; they need no model.
+    """Compute simple statistics of every image as it is stored, with values in 0..1.
 
     Mean and standard deviation of each channel; sharpness (mean absolute difference of neighbouring pixels in grey);
     noise (the estimate of Immerkaer, Computer Vision and Image Understanding 64(2), 1996, in grey; 0 for images with
@@ -129,7 +129,7 @@ def input_statistics(images: ImageSet) -> NDArray[np.float32]:
 
 
 def _batches(images: ImageSet) -> Iterator[list[int]]:
-    """Positions of images of equal size, some at a time."""
+    """Positions of images of equal size, in batches."""
     shapes = images.store.shapes[images.rows]
     for height, width in np.unique(shapes, axis=0).tolist():
         members = np.flatnonzero((shapes == (height, width)).all(1)).tolist()

@@ -1,4 +1,4 @@
-"""Which numbers of an image are tested for drift, and what they are called."""
+"""The columns that are tested for drift, and their names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .drift_reference import INPUT_STATISTICS, Reference
 
 @dataclass(frozen=True)
 class Columns:
-    """The numbers of an image that are tested.
+    """The columns of a window that are tested.
 
     Attributes:
         names: one per column, as in "class 'cat'".
@@ -26,10 +26,10 @@ class Columns:
 
     @staticmethod
     def choose(reference: Reference, most_classes: int) -> Columns:
-        """Confidence, the classes that the reference answers most often, the others together, and the inputs."""
+        """Confidence, the most frequently predicted classes, the others together, and the inputs."""
         count = reference.probabilities.shape[1]
-        answers = np.bincount(reference.probabilities.argmax(axis=1), minlength=count)
-        own = sorted(np.argsort(-answers, kind="stable")[:most_classes].tolist())
+        predicted = np.bincount(reference.probabilities.argmax(axis=1), minlength=count)
+        own = sorted(np.argsort(-predicted, kind="stable")[:most_classes].tolist())
         columns = Columns((), tuple(own), reference.classes)
         others = [f"the other {count - len(own)} classes"] if len(own) < count else []
         inputs = reference.inputs.shape[1]
@@ -38,11 +38,11 @@ class Columns:
         return Columns((*names, *(f"input {name}" for name in known)), tuple(own), reference.classes)
 
     def class_name(self, number: int) -> str:
-        """The class in quotes, or its number where names are not known."""
+        """The class in quotes, or its number where its name is not known."""
         return repr(self.classes[number]) if self.classes else str(number)
 
     def of(self, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> NDArray[np.float64]:
-        """(n, K) answers and (n, F) input statistics -> (n, J) float64."""
+        """(n, K) probabilities and (n, F) input statistics -> (n, J) float64."""
         own = probabilities[:, list(self.own)].astype(np.float64)
         others = [1 - own.sum(axis=1)] if len(self.own) < probabilities.shape[1] else []
         return np.column_stack([probabilities.max(axis=1), own, *others, inputs]).astype(np.float64)

@@ -1,4 +1,4 @@
-"""Distributions of single columns on a fixed grid, and the largest distance between two of them."""
+"""Kolmogorov-Smirnov distances of columns, computed on a fixed grid so that thousands of windows can be simulated."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 CUTS = 128
-# Answers of one model differ by about 1e-6 between machines; where many are equal (0, 1), that must be no shift.
+# Predictions of one model differ by about 1e-6 between machines; where many are equal (0, 1), that is not a shift.
 _DECIMALS = 5
 _OUTSIDE = 1e-4
 _WHOLE = 30_000
@@ -19,10 +19,10 @@ Curves = NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where the distribution functions are compared: at most 128 cuts per column, at equal parts of the reference.
+    """Where the distribution functions are compared: at most 128 cuts per column, at quantiles of the reference.
 
-    Cuts lie between two values that occur, and one lies below and one above all of them, so that a value that many
-    images share is never cut in two. A distance on the grid is at most the distance everywhere, and less by no more
+    Cuts lie between two values that occur, and one lies below and one above all of them, so a value that many images
+    share is never cut in two. A distance on the grid is at most the distance everywhere, and less by no more
     than 1/126.
 
     Attributes:
@@ -64,9 +64,9 @@ def distances(one: Curves, other: Curves) -> NDArray[np.float32]:
 
 
 class Stack:
-    """Curves of many samples, laid out to be compared with one reference after the other.
+    """Curves of many samples, laid out for comparison with one reference after the other.
 
-    They are kept as whole numbers of 1/30,000, so that what is compared at a time stays in the processor's cache.
+    They are kept as integers in units of 1/30,000, so that the compared rows stay in the processor's cache.
 
     Args:
         curves: of B samples, each (J, 128).

@@ -1,4 +1,4 @@
-"""Do other proportions of the same classes explain a window?"""
+"""Estimate class proportions, to see whether these alone explain a window."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ _LEAST = 1e-12
 
 
 def class_proportions(probabilities: NDArray[np.float32], usual: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Proportions of the classes under which these answers are most likely, if only the proportions have changed.
+    """Maximum likelihood estimate of the class proportions, if only these have changed.
 
     Args:
-        probabilities: (n, K), the model's answers.
-        usual: (K,) proportions that the answers take for granted.
+        probabilities: (n, K), the model's predictions.
+        usual: (K,) proportions that the predictions assume.
 
     Returns:
         (K,) float64, sums to 1.
@@ -33,11 +33,11 @@ def class_proportions(probabilities: NDArray[np.float32], usual: NDArray[np.floa
 def image_weights(
     probabilities: NDArray[np.float32], usual: NDArray[np.float64], wanted: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """How much more often each image would come if the classes had the wanted proportions: (N, K) -> (N,)."""
+    """Importance weight of each image for the wanted class proportions: (N, K) -> (N,)."""
     return np.asarray(probabilities @ (wanted / np.maximum(usual, _LEAST)), dtype=np.float64)
 
 
 def effective_size(weights: NDArray[np.float64]) -> float:
-    """Number of equally weighted images that a weighted mean is as good as (Kish, Survey Sampling, 1965)."""
+    """Effective sample size of a weighted mean (Kish, Survey Sampling, 1965)."""
     total = float(weights.sum())
     return total**2 / float((weights**2).sum()) if total > 0 else 0.0

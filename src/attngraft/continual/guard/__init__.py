@@ -1,1 +1,1 @@
-"""Whether a candidate may follow the served version: exact tests and one error budget."""
+"""Whether a candidate may replace the served version: exact tests and one error budget."""

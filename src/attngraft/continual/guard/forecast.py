@@ -1,7 +1,7 @@
-"""Whether the guard is large enough to decide about a candidate, told from the tune images, which cost nothing.
+"""Forecast from the tune images, which cost nothing, whether the guard has enough images to decide about a candidate.
 
 A test that can hardly be passed spends its level all the same, so such a candidate is refused before, with the number of
-images that would do.
+images that would be enough.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from ...statistics.exact_power import (
     power_noninferiority,
     power_superiority,
 )
-from .policy import Counts, GuardAnswers, GuardPolicy, GuardSizes
+from .guard import GuardPolicy, GuardSizes, PairedCorrect, PairedCounts
 
 NEW, OLD, BASE = "new data", "old data", "old data against the base"
-CLASS_WEIGHT = 50  # images of the average class that are counted to those of a class, of which there are few
+CLASS_WEIGHT = 50  # pseudo-images of the average class that are added to those of each class
 MOST_NAMED = 3  # tests in a sentence
 MOST_COUNTED = 5  # tests whose need is computed
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What the guard would probably say.
+    """The chance that a candidate passes.
 
     Attributes:
         power: chance that the candidate passes all tests, if it is as good as it looks on the tune images. Tests on
@@ -47,7 +47,7 @@ class Forecast:
 
 @dataclass(frozen=True)
 class _Test:
-    """A test to come: its guard images, what is expected of them, and what is to be shown."""
+    """A planned test: its guard images, the expected rates, and the margin."""
 
     name: str
     images: int
@@ -81,8 +81,8 @@ class _Test:
         return f"{self.images:,} {self.subject} where {needed or 0:,} are needed to show {shown} with {seen}"
 
 
-def forecast(tune: GuardAnswers, sizes: GuardSizes, policy: GuardPolicy, alpha: float) -> Forecast:
-    """The chance that the guard passes a candidate, from its answers on the tune images.
+def forecast(tune: PairedCorrect, sizes: GuardSizes, policy: GuardPolicy, alpha: float) -> Forecast:
+    """Estimate the chance that the guard passes a candidate from its predictions on the tune images.
 
     Rates of gains and losses are estimated with half an image added to each outcome, so that no disagreement on 50
     images is not taken for none, and those of a class are drawn towards all classes by 50 images of the average class.
@@ -90,12 +90,12 @@ def forecast(tune: GuardAnswers, sizes: GuardSizes, policy: GuardPolicy, alpha: 
     are, so the forecast is rather too high than too low.
 
     Args:
-        tune: answers on the tune images.
+        tune: which tune images each model classifies correctly.
         sizes: of the guard set.
-        policy: what is asked for.
+        policy: of the guard.
         alpha: of the attempt to come.
     """
-    new = Counts.of(tune.new_candidate, tune.new_served)
+    new = tune.on_new()
     if new.gained <= new.lost:
         return Forecast(0.0, {NEW: 0.0}, False, _not_better(tune), {})
     tests = _tests(tune, sizes, policy)
@@ -110,28 +110,28 @@ def forecast(tune: GuardAnswers, sizes: GuardSizes, policy: GuardPolicy, alpha: 
     return Forecast(power, powers, decidable, sentence, needed)
 
 
-def _tests(tune: GuardAnswers, sizes: GuardSizes, policy: GuardPolicy) -> list[_Test]:
-    whole, *by_class = tune.counts()
+def _tests(tune: PairedCorrect, sizes: GuardSizes, policy: GuardPolicy) -> list[_Test]:
+    whole = tune.on_old()
     of_base = sizes.old if sizes.of_base is None else sizes.of_base
-    tests = [_Test(NEW, sizes.new, *_expected(Counts.of(tune.new_candidate, tune.new_served)), None)]
+    tests = [_Test(NEW, sizes.new, *_expected(tune.on_new()), None)]
     for name, images, counts in ((OLD, sizes.old, whole), (BASE, of_base, tune.against_base())):
         psi, difference = _expected(counts)
         tests.append(_Test(name, images, psi, min(difference, 0.0), policy.delta))
     if policy.class_delta is not None:
-        for name, images, counts in zip(tune.classes, sizes.old_per_class, by_class, strict=True):
+        for name, images, counts in zip(tune.classes, sizes.old_per_class, tune.by_class(), strict=True):
             if images:
                 psi, difference = _expected_of_class(counts, whole)
                 tests.append(_Test(f"class '{name}'", images, psi, min(difference, 0.0), policy.class_delta))
     return tests
 
 
-def _expected(counts: Counts) -> tuple[float, float]:
+def _expected(counts: PairedCounts) -> tuple[float, float]:
     """Rate of disagreement and difference, with half an image for each of the three outcomes."""
     total = counts.images + 1.5
     return (counts.gained + counts.lost + 1) / total, (counts.gained - counts.lost) / total
 
 
-def _expected_of_class(counts: Counts, whole: Counts) -> tuple[float, float]:
+def _expected_of_class(counts: PairedCounts, whole: PairedCounts) -> tuple[float, float]:
     psi, difference = _expected(whole)
     total = counts.images + CLASS_WEIGHT
     return (
@@ -140,11 +140,11 @@ def _expected_of_class(counts: Counts, whole: Counts) -> tuple[float, float]:
     )
 
 
-def _not_better(tune: GuardAnswers) -> str:
+def _not_better(tune: PairedCorrect) -> str:
     images = len(tune.new_served)
     if not images:
         return "there are no new tune images: give more new data before the guard is asked."
-    candidate, served = (100 * answers.mean() for answers in (tune.new_candidate, tune.new_served))
+    candidate, served = (100 * correct.mean() for correct in (tune.new_candidate, tune.new_served))
     return (
         f"on {images:,} new tune images the candidate gets {candidate:.1f} % right and the served version {served:.1f} %: "
         "it is not better, so the guard is not asked and nothing is spent."

@@ -1,20 +1,19 @@
-"""One error budget for the whole life of a loop that asks the same guard set again and again.
+"""One error budget for the whole life of a loop that reuses the same guard set.
 
-The guard set is reused and every candidate may depend on all earlier answers, so that an ordinary test of each attempt
-promotes something bad sooner or later. Here every possible history of answers has a share of alpha of its own. Attempt k
-after s promotions is tested at
+Every candidate may depend on all earlier verdicts, so an ordinary test of each attempt promotes something bad sooner or
+later. Here every possible history of verdicts has a share of alpha of its own. Attempt k after s promotions is tested at
 
     alpha(k, s) = alpha * c_k * w(s | k) / binomial(k - 1, s)
 
 with c_k = 6 / (pi^2 k^2) and w(s | k) = 2^-(s + 1), normalised over s = 0 .. k - 1. There are binomial(k - 1, s)
-histories of k - 1 answers with s promotions, so the shares of all histories of one length sum to alpha * c_k, and those
+histories of k - 1 verdicts with s promotions, so the shares of all histories of one length sum to alpha * c_k, and those
 of all lengths to alpha.
 
 Why that is enough: fix everything random that is independent of the guard set (training, seeds, new data). The guard
 set then influences the loop only through pass and fail, so along every history the next candidate, the served version
 and the base are fixed before the guard images are looked at, and the test of that candidate promotes it wrongly with a
 probability of at most alpha(k, s). A wrong promotion anywhere in the life of the loop is one at some history. By the
-union bound its probability is at most the sum of all shares, alpha, however candidates are chosen from earlier answers
+union bound its probability is at most the sum of all shares, alpha, however candidates are chosen from earlier verdicts
 and however long the loop goes on. Nothing but pass and fail may leave the guard, or there are more histories than these.
 """
 
@@ -30,36 +29,36 @@ from ...errors import ConfigError, RunError
 
 @dataclass(frozen=True)
 class Attempt:
-    """One question to the guard.
+    """One candidate that is put to the guard.
 
     Attributes:
-        number: 1 for the first of the store's life.
+        number: 1 for the first in the store's life.
         alpha: level at which it is tested.
-        candidate: what was asked about.
-        promoted: the answer; None before there is one.
-        served: the version that the candidate was to replace; an answer holds only against this one.
+        candidate: id of the candidate.
+        passed: the verdict; None before there is one.
+        served: id of the version that it was to replace; a verdict holds only against this one.
     """
 
     number: int
     alpha: float
     candidate: str
-    promoted: bool | None = None
+    passed: bool | None = None
     served: str = ""
 
-    def asks(self, candidate: str, served: str = "") -> bool:
+    def is_of(self, candidate: str, served: str = "") -> bool:
         """Whether it is about this candidate against this served version."""
         return (self.candidate, self.served) == (candidate, served)
 
 
 @dataclass(frozen=True)
 class AlphaLedger:
-    """What was asked, what it cost, and at which level the next question is tested. Never changed, only followed.
+    """The attempts so far, what they cost, and the level of the next one. Immutable: every step returns a new ledger.
 
     Raises:
         ConfigError: alpha outside (0, 1).
 
     >>> ledger = AlphaLedger(0.05).begin("a")
-    >>> round(ledger.open.alpha, 4), round(ledger.answer(False).next_alpha, 4)
+    >>> round(ledger.open.alpha, 4), round(ledger.close(False).next_alpha, 4)
     (0.0304, 0.0051)
     """
 
@@ -72,14 +71,15 @@ class AlphaLedger:
 
     @property
     def open(self) -> Attempt | None:
-        """The attempt that was begun and has no answer yet, for example because the process was killed."""
+        """The attempt that was begun and has no verdict yet, for example because the process was killed."""
         last = self.attempts[-1] if self.attempts else None
-        return last if last is not None and last.promoted is None else None
+        return last if last is not None and last.passed is None else None
 
     @property
     def next_alpha(self) -> float:
         """The level of the next new attempt; one that is open counts as failed."""
-        return self._alpha_after(self.attempts)
+        passed = sum(attempt.passed is True for attempt in self.attempts)
+        return share(len(self.attempts) + 1, passed) * self.alpha
 
     @property
     def spent(self) -> float:
@@ -87,53 +87,49 @@ class AlphaLedger:
         return math.fsum(attempt.alpha for attempt in self.attempts)
 
     def alpha_for(self, candidate: str, served: str = "") -> float:
-        """The level that `begin` would test this candidate at: that of the open attempt where it is about the same."""
-        return self.open.alpha if self.open and self.open.asks(candidate, served) else self.next_alpha
+        """The level at which `begin` would test this candidate: that of the open attempt where it is the same."""
+        return self.open.alpha if self.open and self.open.is_of(candidate, served) else self.next_alpha
 
-    def answered(self, candidate: str, served: str = "") -> bool | None:
-        """The earlier answer to the same question, which costs nothing; None where it was not asked or answered."""
-        for attempt in reversed(self.attempts):
-            if attempt.asks(candidate, served) and attempt.promoted is not None:
-                return attempt.promoted
-        return None
+    def attempt_of(self, candidate: str, served: str = "") -> Attempt | None:
+        """The latest attempt of this candidate against this served version that has a verdict: it is not tested twice."""
+        same = (a for a in reversed(self.attempts) if a.is_of(candidate, served) and a.passed is not None)
+        return next(same, None)
 
     def begin(self, candidate: str, served: str = "") -> AlphaLedger:
-        """The ledger with an open attempt for this candidate; write it down before the guard is asked.
+        """The ledger with an open attempt for this candidate; write it to the disk before any guard image is read.
 
-        The open attempt of the same question goes on at its level. One of another question is closed as failed: its
-        answer may have been seen, so its level is spent.
+        The open attempt of the same candidate goes on at its level. One of another candidate is closed as failed: its
+        verdict may have been seen, so its level is spent.
 
         Raises:
-            ConfigError: the question has been answered.
+            ConfigError: the candidate has a verdict already.
         """
-        if self.open and self.open.asks(candidate, served):
+        if self.open and self.open.is_of(candidate, served):
             return self
-        if self.answered(candidate, served) is not None:
-            raise ConfigError(
-                f"candidate '{candidate}' has had its answer: use that one, the guard is not asked twice."
-            )
-        attempts = self._closed()
-        attempt = Attempt(len(attempts) + 1, self._alpha_after(attempts), candidate, served=served)
-        return replace(self, attempts=(*attempts, attempt))
+        if self.attempt_of(candidate, served) is not None:
+            raise ConfigError(f"candidate '{candidate}' has a verdict: use that one, the guard is not asked twice.")
+        before = self.close(False) if self.open else self
+        attempt = Attempt(len(self.attempts) + 1, self.next_alpha, candidate, served=served)
+        return replace(self, attempts=(*before.attempts, attempt))
 
-    def answer(self, passed: bool) -> AlphaLedger:
-        """The ledger with the answer to the open attempt.
+    def close(self, passed: bool) -> AlphaLedger:
+        """The ledger with the verdict on the open attempt.
 
         Raises:
             ConfigError: no attempt is open.
         """
         if not self.open:
-            raise ConfigError("no attempt is open: begin one before there is an answer.")
-        return replace(self, attempts=(*self.attempts[:-1], replace(self.open, promoted=bool(passed))))
+            raise ConfigError("no attempt is open: begin one before there is a verdict.")
+        return replace(self, attempts=(*self.attempts[:-1], replace(self.open, passed=bool(passed))))
 
     @classmethod
     def from_entries(cls, alpha: float, entries: Iterable[Mapping[str, Any]]) -> AlphaLedger:
-        """The ledger that a journal tells of.
+        """Read the ledger from a journal.
 
         Args:
             alpha: of the whole life.
             entries: in order; read are ``{"event": "attempt", "attempt": k, "alpha", "candidate"}``, with "served" where
-                it was given, and ``{"event": "verdict", "attempt": k, "passed"}``; others are passed over.
+                it was given, and ``{"event": "verdict", "attempt": k, "passed"}``; others are ignored.
 
         Raises:
             RunError: the entries contradict each other or this alpha.
@@ -146,32 +142,14 @@ class AlphaLedger:
                 ledger = ledger._with_verdict(entry)
         return ledger
 
-    def to_json(self) -> list[dict[str, Any]]:
-        """One row an attempt, with the sum of the levels up to it as "spent"."""
-        sums = [math.fsum(attempt.alpha for attempt in self.attempts[: k + 1]) for k in range(len(self.attempts))]
-        return [
-            {"attempt": a.number, "alpha": a.alpha, "spent": spent, "candidate": a.candidate, "passed": a.promoted}
-            for a, spent in zip(self.attempts, sums, strict=True)
-        ]
-
-    def _closed(self) -> tuple[Attempt, ...]:
-        return (*self.attempts[:-1], replace(self.open, promoted=False)) if self.open else self.attempts
-
-    def _alpha_after(self, attempts: tuple[Attempt, ...]) -> float:
-        return share(len(attempts) + 1, sum(attempt.promoted is True for attempt in attempts)) * self.alpha
-
     def _with_attempt(self, entry: Mapping[str, Any]) -> AlphaLedger:
         number, candidate, served = entry.get("attempt"), str(entry.get("candidate")), str(entry.get("served") or "")
-        if self.open and self.open.number == number and self.open.asks(candidate, served):
+        if self.open and self.open.number == number and self.open.is_of(candidate, served):
             return self  # written again when it was continued
-        try:
-            begun = self.begin(candidate, served)
-        except ConfigError:
-            raise RunError(
-                f"the journal asks about candidate '{candidate}' again after its answer: {RESTORE}"
-            ) from None
-        attempt = begun.attempts[-1]
-        level = entry.get("alpha")
+        if self.attempt_of(candidate, served) is not None:
+            raise RunError(f"the journal has candidate '{candidate}' again after its verdict: {RESTORE}")
+        begun = self.begin(candidate, served)
+        attempt, level = begun.attempts[-1], entry.get("alpha")
         if number != attempt.number:
             raise RunError(f"the journal has attempt {number} where attempt {attempt.number} is due: {RESTORE}")
         if not isinstance(level, (int, float)) or not math.isclose(level, attempt.alpha, rel_tol=1e-9):
@@ -183,19 +161,19 @@ class AlphaLedger:
     def _with_verdict(self, entry: Mapping[str, Any]) -> AlphaLedger:
         number, passed = entry.get("attempt"), entry.get("passed")
         if not isinstance(passed, bool):
-            raise RunError(f"the answer to attempt {number} in the journal is {passed!r}: {RESTORE}")
+            raise RunError(f"the verdict on attempt {number} in the journal is {passed!r}: {RESTORE}")
         if self.open and self.open.number == number:
-            return self.answer(passed)
-        if any(attempt.number == number and attempt.promoted is passed for attempt in self.attempts):
+            return self.close(passed)
+        if any(attempt.number == number and attempt.passed is passed for attempt in self.attempts):
             return self
-        raise RunError(f"the journal has an answer to attempt {number}, which does not wait for one: {RESTORE}")
+        raise RunError(f"the journal has a verdict on attempt {number}, which does not wait for one: {RESTORE}")
 
 
-RESTORE = "restore the store from a copy, its error budget cannot be told any more."
+RESTORE = "restore the store from a copy, its error budget is not known any more."
 
 
 def share(attempt: int, promotions: int) -> float:
-    """The part of alpha for attempt k = 1, 2, .. after so many promotions; the parts of all histories sum to 1.
+    """The part of alpha for attempt k = 1, 2, .. after s promotions; the parts of all histories sum to 1.
 
     >>> share(1, 0) == 6 / math.pi**2
     True

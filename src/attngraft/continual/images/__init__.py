@@ -1,1 +1,1 @@
-"""The images of a store: domains, and a role for every picture."""
+"""The images of a store: domains, and a role for every image."""

@@ -1,6 +1,6 @@
-"""Images that a store keeps for itself: decoded pixels in one flat file, and a safetensors file that describes them.
+"""Images that a store keeps: decoded pixels in one flat file, and a safetensors file that describes them.
 
-The images that a version was judged on must stay what they were, also when the folder that they came from is gone.
+The images that a version was judged on must stay the same, even when the folder that they came from is gone.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Packed:
     """Images with the role of each.
 
     Attributes:
-        images: labels count the classes of the store.
+        images: labels are indices into the classes of the domain.
         roles: (N,) of "learn", "tune", "guard" and "final".
         learned: pixel hashes of further images that were learned from and are not kept.
-        thumbnails: (M, 192) uint8 of all of these, the images first; see `likeness`.
+        thumbnails: (M, 192) uint8 of all of these, the images first; see `near_duplicates`.
     """
 
     images: ImageSet
@@ -54,7 +54,7 @@ class Packed:
         return self.images.select(np.flatnonzero(self.roles == role))
 
     def counts(self) -> dict[str, int]:
-        """Role -> how many images have it."""
+        """Number of images of each role."""
         names, counts = np.unique(self.roles, return_counts=True)
         return dict(zip(names.tolist(), counts.tolist(), strict=True))
 

@@ -1,7 +1,7 @@
-"""Which image may be used for what: an image's role is fixed once, by what it shows, and never changes.
+"""Roles of images: which image may train, tune, guard or measure a release. A role never changes.
 
-*learn* trains, *tune* is looked at as often as one likes, *guard* answers pass or fail, and *final* is read once per
-release. The role follows from the pixels, so equal pictures cannot stand on two sides.
+*learn* images train, *tune* images are evaluated without limit, *guard* images give pass or fail, and *final* images are
+read once per release. The role follows from the pixels, so equal images cannot have two roles.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ ROLES: tuple[Role, ...] = get_args(Role)
 
 @dataclass(frozen=True)
 class Shares:
-    """Part of the images that gets each role; they add up to 1.
+    """Fraction of the images that gets each role; they add up to 1.
 
     Raises:
-        ConfigError: a negative part, or another sum.
+        ConfigError: a negative fraction, or another sum.
     """
 
     learn: float = 0.5
@@ -45,18 +45,18 @@ class Shares:
             raise ConfigError(f"the shares of {', '.join(ROLES)} are {parts}: expected parts of 1 that add up to 1.")
 
 
-HELD_OUT = Shares(learn=0.0, tune=0.25, guard=0.6, final=0.15)  # of images that no version may learn from
+HELD_OUT = Shares(learn=0.0, tune=0.25, guard=0.6, final=0.15)  # for images that no version may learn from
 
 
 @dataclass(frozen=True)
-class Sifted:
-    """Labelled images without those that may not be counted twice.
+class Deduplicated:
+    """Labelled images without those that would count twice.
 
     Attributes:
-        images: the rest, each picture once.
-        known: how many were left out because the store has their pixels already, or those of a picture that is alike.
-        repeated: because an earlier one of the same batch has the same pixels, or is alike.
-        contradictory: because the same picture came under several labels.
+        images: the rest, each image once.
+        known: how many were removed because the store has the same image or a near duplicate.
+        repeated: because an earlier one of the batch is the same or a near duplicate.
+        contradictory: because the same image has several labels.
     """
 
     images: ImageSet
@@ -65,25 +65,25 @@ class Sifted:
     contradictory: int
 
 
-def sift(images: ImageSet, known: Collection[str], known_thumbnails: Thumbnails | None = None) -> Sifted:
-    """Keep each picture once, and none that is known or whose labels contradict each other.
+def deduplicate(images: ImageSet, known: Collection[str], known_thumbnails: Thumbnails | None = None) -> Deduplicated:
+    """Keep each image once, and none that is known or whose labels contradict each other.
 
     Args:
-        images: labelled or not; those without a label are left out without being counted.
+        images: labelled or not; those without a label are dropped and not counted.
         known: pixel hashes that are in use.
-        known_thumbnails: (M, 192) of the images that are in use, to leave out what is alike as well, see `likeness`;
-            None for equal pixels alone.
+        known_thumbnails: (M, 192) of the images that are in use, to remove near duplicates as well; None for equal pixels
+            alone.
     """
-    exact = _sift_equal(images, known)
+    exact = _exact(images, known)
     if known_thumbnails is None or not len(exact.images):
         return exact
     thumbs = thumbnails(exact.images)
     old, family = resembling(thumbs, known_thumbnails), families(thumbs)
-    met = np.isin(family, family[old])  # a picture between two others makes all three one
+    met = np.isin(family, family[old])  # an image between two others makes all three one
     labels = exact.images.labels
     mixed = np.isin(family, family[labels != labels[family]]) & ~met
     first = (family == np.arange(len(family))) & ~met & ~mixed
-    return Sifted(
+    return Deduplicated(
         exact.images.select(np.flatnonzero(first)),
         exact.known + int(met.sum()),
         exact.repeated + int((~(first | met | mixed)).sum()),
@@ -91,8 +91,8 @@ def sift(images: ImageSet, known: Collection[str], known_thumbnails: Thumbnails 
     )
 
 
-def _sift_equal(images: ImageSet, known: Collection[str]) -> Sifted:
-    """As `sift`, by equal pixels."""
+def _exact(images: ImageSet, known: Collection[str]) -> Deduplicated:
+    """As `deduplicate`, by equal pixels."""
     labels: dict[str, set[int]] = {}
     for digest, label in zip(images.pixel_hashes, images.labels.tolist(), strict=True):
         if label != UNLABELLED:
@@ -110,11 +110,11 @@ def _sift_equal(images: ImageSet, known: Collection[str]) -> Sifted:
             counts["repeated"] += 1
         else:
             kept[digest] = position
-    return Sifted(images.select(list(kept.values())), **counts)
+    return Deduplicated(images.select(list(kept.values())), **counts)
 
 
 def roles_of(pixel_hashes: Sequence[str], shares: Shares, seed: int) -> NDArray[np.str_]:
-    """The role of each picture: a function of its pixels and the seed alone.
+    """The role of each image: a function of its pixels and the seed alone.
 
     Returns:
         (N,) of "learn", "tune", "guard" and "final".

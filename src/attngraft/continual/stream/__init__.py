@@ -1,1 +1,1 @@
-"""Images as they arrive: see, notice, ask, adapt."""
+"""Watch a stream of images: predict, notice drift, ask for labels, adapt."""

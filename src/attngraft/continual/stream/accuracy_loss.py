@@ -12,12 +12,12 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class LossTest:
-    """Answers on labelled images against what the same model is known to do with images of these classes.
+    """Accuracy on labelled images against the accuracy that the same model is known to have on these classes.
 
     Attributes:
-        observed: part of the answers that are right.
-        expected: part that would be right with the accuracy that each class is known for.
-        p_value: how probable so few right answers are where nothing but the proportions has changed.
+        observed: accuracy.
+        expected: accuracy with the known accuracy of each class.
+        p_value: of an accuracy this low where only the class proportions have changed.
     """
 
     observed: float
@@ -35,10 +35,10 @@ class LossTest:
 def find_loss(
     right: NDArray[np.bool_], labels: NDArray[np.int64], known_right: NDArray[np.bool_], known_labels: NDArray[np.int64]
 ) -> LossTest:
-    """Compare answers with known ones, class by class.
+    """Test whether the accuracy is lower than known, class by class.
 
     The accuracy of a class is taken as (right + 1) / (known + 2), so that few known images promise little; a class
-    without any has the accuracy of all together, of which one image is worth knowing.
+    without any has the accuracy of all classes together, with the weight of one image.
 
     Args:
         right, labels: (n,) of the images in question.

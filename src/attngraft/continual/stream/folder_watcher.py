@@ -1,4 +1,4 @@
-"""Image files as they appear in a folder."""
+"""Find and read image files as they appear in a folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ...errors import DataError
 UNREADABLE = "it cannot be read"
 
 
-class Arrivals:
+class FolderWatcher:
     """New images of a folder, oldest first; a file that is still being written is left for later.
 
     Args:
@@ -30,7 +30,7 @@ class Arrivals:
         self._images()
 
     def new(self, seen: Collection[str], now: float) -> list[str]:
-        """Paths, relative to the folder, of settled images that are not among those seen.
+        """Paths, relative to the folder, of settled images that were not seen before.
 
         Args:
             seen: relative paths.
@@ -53,18 +53,18 @@ class Arrivals:
         return [name for _, name in sorted(found)]
 
     def read(
-        self, names: Sequence[str], met: Collection[str], *, image_size: ImageSize, skip_broken: bool
+        self, names: Sequence[str], known: Collection[str], *, image_size: ImageSize, skip_broken: bool
     ) -> tuple[ImageSet | None, dict[str, str]]:
-        """The images that can be read and whose pixels were not met before.
+        """Read images, without files that cannot be read and without repetitions.
 
         Args:
             names: relative paths.
-            met: pixel hashes of earlier images.
+            known: pixel hashes of earlier images.
             image_size: side of the model's input in pixels.
             skip_broken: leave out files that cannot be read, instead of an error.
 
         Returns:
-            the images, None where there is none, and why each of the others is left out.
+            the images, None where there are none, and why each of the others is left out.
 
         Raises:
             DataError: files that cannot be read and may not be left out.
@@ -86,8 +86,8 @@ class Arrivals:
         left_out = dict.fromkeys(set(names) - set(images.ids), UNREADABLE)
         found: dict[str, int] = {}
         for position, (name, pixels) in enumerate(zip(images.ids, images.pixel_hashes, strict=True)):
-            if pixels in met or pixels in found:
-                left_out[name] = "the same picture came before"
+            if pixels in known or pixels in found:
+                left_out[name] = "the same image came before"
             else:
                 found[pixels] = position
         return (images.select(list(found.values())) if found else None), left_out
@@ -97,5 +97,5 @@ class Arrivals:
             raise DataError(f"{self.folder} is no folder: give the folder in which images appear.")
         try:
             return list_images([self.folder])
-        except DataError:  # it is empty as yet
+        except DataError:  # it is still empty
             return ()

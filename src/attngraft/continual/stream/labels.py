@@ -1,4 +1,4 @@
-"""Labels that arrive for a stream: whether there are new ones, and what they say about the answers."""
+"""Labels that arrive for a stream: whether there are new ones, and which predictions they confirm."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from ...data import UNLABELLED, ImageSet
 from ...data.csv_labels import read_table
-from ..drift.cusum import ErrorCusum
+from ..drift.cusum import CusumState, ErrorCusum
 
-Row = Mapping[str, str]  # of the answers: image, pixels, class, probability, window
+Row = Mapping[str, str]  # of the predictions: image, pixels, class, probability, window
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,14 @@ def is_filled_in(tables: Path) -> bool:
     """Whether any table of a folder has a label.
 
     Raises:
-        DataError: one is no such table.
+        DataError: a file is not such a table.
     """
     found = [path for path in sorted(tables.glob("*.csv")) if not path.name.startswith(".")]
     return any(read_table(path, partly=True)[1] for path in found)
 
 
 def true_labels(images: ImageSet) -> dict[str, int]:
-    """Pixels -> label, without pictures that came under several labels."""
+    """Pixel hash -> label, without images that have several labels."""
     found: dict[str, int] = {}
     contradictory = set()
     for pixels, label in zip(images.pixel_hashes, images.labels.tolist(), strict=True):
@@ -66,12 +66,12 @@ def true_labels(images: ImageSet) -> dict[str, int]:
 
 
 def are_right(rows: Sequence[Row], true: Mapping[str, int], classes: Sequence[str]) -> NDArray[np.bool_]:
-    """(n,) whether each answer is what the label says."""
+    """(n,) whether each prediction is correct."""
     return np.array([row["class"] == classes[true[row["pixels"]]] for row in rows], dtype=bool)
 
 
 def accuracy_by_window(rows: Sequence[Row], right: NDArray[np.bool_]) -> dict[str, float]:
-    """Number of the window -> part of its labelled answers that are right."""
+    """Accuracy of the labelled predictions of each window, by its number."""
     windows = np.array([int(row["window"]) for row in rows])
     return {str(window): float(right[windows == window].mean()) for window in np.unique(windows)}
 
@@ -84,8 +84,8 @@ def follow(
     Args:
         cusum: None where the error rate cannot rise.
         before: where the test stood.
-        rows, right: the labelled answers.
-        counted: numbers of the windows that the served version answered; errors of another one say nothing about it.
+        rows, right: the labelled predictions.
+        counted: numbers of the windows that the served version predicted; errors of another one say nothing about it.
     """
     value, rising, alarm = before.value, before.rising, False
     if cusum is None:
@@ -93,7 +93,7 @@ def follow(
     for row, correct in zip(rows, right.tolist(), strict=True):
         if row["window"] not in counted:
             continue
-        after = cusum.run(value, np.array([not correct]))
+        after = cusum.update(np.array([not correct]), CusumState(value))
         value, alarm = after.value, alarm or after.alarm
         rising = (rising or int(row["window"])) if value else None
     return Evidence(value, rising, alarm)

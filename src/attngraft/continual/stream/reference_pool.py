@@ -1,4 +1,4 @@
-"""What the served version's stream may look like: one reference for every kind of images that it was released for."""
+"""Drift references of the served version: one for every kind of images that it was released for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ...data import ImageSet, evenly_spread, joined
 from ...errors import ConfigError
 from ...surgery import classes_of
 from ...training import Evaluation
-from ..adaptation.candidate_training import answers
+from ..adaptation.candidate_training import evaluate_version
 from ..drift.cusum import ErrorCusum, safe_error_rate
 from ..drift.detector import (
     LEAST_FALSE_ALARMS,
@@ -30,16 +30,16 @@ from ..images.stored_domains import Domain
 from .accuracy_loss import LossTest, find_loss
 
 MOST_IMAGES = 4000  # of a reference: more make the calibration slower and hardly better
-MOST_PARTS = 4  # a small reference tests a window in parts; in more of them there would be nothing left to see
+MOST_PARTS = 4  # a small reference tests a window in parts; more parts would see nothing
 
 
 @dataclass(frozen=True)
-class KnownDomains:
+class ReferencePool:
     """Detectors of one version, one per domain that it knows. A window has drifted where it is like none of them.
 
     Attributes:
-        detectors: (detector, in how many parts it takes a window), the base's first.
-        right: (N,) answers of the version on the tune images of its domains.
+        detectors: (detector, number of parts in which it tests a window), the base's first.
+        right: (N,) whether the version classifies the tune images of its domains correctly.
         labels: (N,) of these images.
     """
 
@@ -54,7 +54,7 @@ class KnownDomains:
         device: torch.device,
         policy: DriftPolicy,
         say: Callable[[str], None],
-    ) -> KnownDomains:
+    ) -> ReferencePool:
         """Calibrate on the images that the model has not learned from; labels of guard and final stay unread.
 
         Args:
@@ -69,21 +69,21 @@ class KnownDomains:
         found = []
         for domain in domains:
             held_out = _held_out(domain)
-            parts = 1 if domain.note.number == 0 else -(-policy.window * REFERENCE_WINDOWS // max(1, len(held_out)))
+            parts = 1 if domain.number == 0 else -(-policy.window * REFERENCE_WINDOWS // max(1, len(held_out)))
             if parts > MOST_PARTS or policy.window // parts < LEAST_WINDOW:
                 say(
-                    f"{domain.note.name} has {len(held_out)} held-out images, too few to know its images again: "
+                    f"{domain.name} has {len(held_out)} held-out images, too few to recognise its images: "
                     f"{_least_held_out(policy.window)} are needed for windows of {policy.window}, "
                     "so they will look like drift."
                 )
                 continue
             rate = max(LEAST_FALSE_ALARMS, policy.false_alarms / parts)
             own = replace(policy, window=policy.window // parts, false_alarms=rate)
-            seen = answers(model, held_out, device)
+            seen = evaluate_version(model, held_out, device)
             reference = Reference(seen.probabilities, input_statistics(held_out), classes=classes_of(model))
             found.append((calibrate(reference, own), parts))
         tuned = joined([images for images in (domain.of("tune") for domain in domains) if len(images)])
-        return KnownDomains(tuple(found), answers(model, tuned, device).correct, tuned.labels)
+        return ReferencePool(tuple(found), evaluate_version(model, tuned, device).correct, tuned.labels)
 
     def takes(self, images: int) -> bool:
         """Whether there are enough images for a test."""
@@ -95,7 +95,7 @@ class KnownDomains:
         return ErrorCusum.design(rate, rise) if rate + rise < 1 else None
 
     def find_loss(self, found: Evaluation) -> LossTest:
-        """Whether labelled answers are worse than those on the tune images, class by class."""
+        """Whether predictions are worse than on the tune images, class by class."""
         return find_loss(found.correct, found.labels, self.right, self.labels)
 
     def test(self, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> WindowTest:
@@ -112,16 +112,16 @@ class KnownDomains:
 def _test_in_parts(
     detector: Detector, parts: int, probabilities: NDArray[np.float32], inputs: NDArray[np.float32]
 ) -> WindowTest:
-    """The clearest of the tests of equal parts, each with its share of the false alarms."""
+    """The most significant test of equal parts, each with its share of the false alarms."""
     tested = min(len(probabilities), parts * detector.policy.window)  # a rest of less than one image per part
     positions = np.array_split(np.arange(tested), parts)
     tests = [detector.test(probabilities[part], inputs[part]) for part in positions]
-    clearest = min(tests, key=lambda test: test.p_value)
-    return replace(clearest, images=len(probabilities))
+    strongest = min(tests, key=lambda test: test.p_value)
+    return replace(strongest, images=len(probabilities))
 
 
 def check_base(base: Domain, policy: DriftPolicy) -> None:
-    """Raise ConfigError where the base has too few images to know its stream by."""
+    """Raise ConfigError where the base has too few held-out images for a reference."""
     held_out = len(_held_out(base))
     if held_out >= policy.reference:
         return
@@ -138,7 +138,7 @@ def check_base(base: Domain, policy: DriftPolicy) -> None:
 
 
 def _least_held_out(window: int) -> int:
-    """Images of a domain with which a window can be tested in as few parts as it may be."""
+    """Smallest number of images of a domain with which a window can be tested in parts."""
     parts = min(MOST_PARTS, window // LEAST_WINDOW)
     return -(-window * REFERENCE_WINDOWS // parts)
 

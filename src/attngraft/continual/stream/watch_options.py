@@ -1,4 +1,4 @@
-"""How a stream is watched."""
+"""Options of a watch."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ class WatchOptions:
 
     Attributes:
         window: images that are tested together.
-        false_alarms: part of the windows of a clean stream that may raise an alarm.
-        labels_wanted: how many images labels are asked for after an alarm.
-        labels_needed: how many labels an adaptation needs. Half of them are held out, and of these it takes half a
-            window to know the new kind of images by; with fewer, the stream goes on to look changed.
-        adapt_on: "loss" adapts only where the labels show fewer right answers than their classes are known for: other
-            proportions of the classes are no reason to learn, as what is gained for frequent ones is lost for others.
+        false_alarms: fraction of the windows of a clean stream that may raise an alarm.
+        labels_wanted: number of images whose labels are asked for after an alarm.
+        labels_needed: number of labels that an adaptation needs. Half of them are held out, and the reference of the new
+            kind of images needs half a window of these; with fewer, the stream continues to look changed.
+        adapt_on: "loss" adapts only where the labels show a lower accuracy than known for their classes: other class
+            proportions are no reason to learn, since what is gained for frequent classes is lost for others.
             "drift" adapts after every alarm.
-        rise: increase of the error rate that the CUSUM is made for.
+        rise: increase of the error rate that the CUSUM is designed for.
         settle_s: seconds for which a file must not have changed before it is read.
-        skip_broken: leave out files that cannot be read, and say so.
-        experimental: answer windows that have drifted with BatchNorm statistics of their own; nothing is kept of it.
+        skip_broken: leave out files that cannot be read, and report them.
+        experimental: predict drifted windows with their own BatchNorm statistics; nothing of it is kept.
     """
 
     window: int = 500
@@ -57,4 +57,4 @@ class WatchOptions:
         if self.adapt_on not in get_args(AdaptOn):
             raise ConfigError(f"adapt_on is '{self.adapt_on}': expected loss or drift.")
         if not 0 < self.rise < 1:
-            raise ConfigError(f"rise is {self.rise}: expected a part of the images, between 0 and 1.")
+            raise ConfigError(f"rise is {self.rise}: expected a fraction of the images, between 0 and 1.")
