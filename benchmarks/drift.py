@@ -41,8 +41,8 @@ def main(data: Path, work: Path, result: Path) -> None:
     torch.set_num_threads(1)
     model = trained(data, work)
     unseen, test = streams(data)
-    clean = answered(model, unseen, work / "unseen.safetensors")
-    held_out = answered(model, test, work / "test.safetensors")
+    clean = reference_of(model, unseen, work / "unseen.safetensors")
+    held_out = reference_of(model, test, work / "test.safetensors")
     chance = np.random.default_rng(0)
     document: dict[str, Any] = {
         "format": 1,
@@ -61,9 +61,9 @@ def main(data: Path, work: Path, result: Path) -> None:
     for name in CORRUPTIONS:
         for severity in SEVERITIES:
             images = test.select(np.arange(0, len(test), 2))
-            path = work / f"{name}-{severity}.safetensors"
-            worse = Reference.read(path) if path.is_file() else None
-            worse = worse or answered(model, corrupted(images, name, severity), path)
+            path = work / f"{name}-{severity}.npz"
+            worse = read_reference(path) if path.is_file() else None
+            worse = worse or reference_of(model, corrupted(images, name, severity), path)
             drifted[name, severity] = worse
     document["detection"] = detection(detectors, blind, drifted, chance)
     document["mixed"] = mixed_stream(detectors, held_out, drifted, chance)
@@ -93,11 +93,16 @@ def streams(data: Path) -> tuple[ImageSet, ImageSet]:
     return images.select(unseen), learned.test
 
 
-def answered(model: torch.nn.Module, images: ImageSet, path: Path) -> Reference:
+def reference_of(model: torch.nn.Module, images: ImageSet, path: Path) -> Reference:
     if not path.is_file():
         found = evaluate(model, images, preprocessing_of(model))
-        Reference(found.probabilities, input_statistics(images), ~found.correct).write(path)
-    return Reference.read(path)
+        np.savez(path, probabilities=found.probabilities, inputs=input_statistics(images), errors=~found.correct)
+    return read_reference(path)
+
+
+def read_reference(path: Path) -> Reference:
+    with np.load(path) as arrays:
+        return Reference(arrays["probabilities"], arrays["inputs"], arrays["errors"])
 
 
 def sample(stream: Reference, count: int, chance: np.random.Generator) -> tuple[Reference, Reference]:

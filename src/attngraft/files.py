@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,22 @@ def install_folder(source: Path, target: Path) -> None:
         raise RunError(
             f"{target} cannot be written ({error.strerror or error}): free space or choose another folder."
         ) from error
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A folder beside the target to be filled within the block; it gets its name at the end, or nothing is left of it.
+
+    Raises:
+        RunError: as for `install_folder`.
+    """
+    part = target.with_name(f".{target.name}.part")  # the same name each time: what was killed is cleared away
+    shutil.rmtree(part, ignore_errors=True)
+    try:
+        yield part
+        install_folder(part, target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 from scipy.stats import ks_2samp
 
 from attngraft.backbones import create_backbone, preprocessing_of
 from attngraft.continual.drift.detector import Detector, DriftPolicy, calibrate
 from attngraft.continual.drift.drift_reference import INPUT_STATISTICS, Reference, input_statistics
 from attngraft.continual.drift.image_statistics import Columns
-from attngraft.continual.drift.ks_test import (
-    CUTS,
-    Grid,
-    distances,
-    p_values,
-)
+from attngraft.continual.drift.ks_test import CUTS, Grid, distances, p_values
 from attngraft.continual.drift.label_shift import class_proportions, effective_size, image_weights
 from attngraft.data import ImageSet, corrupted, load_labelled
 from attngraft.data.pixel_store import decode_array
-from attngraft.errors import ConfigError, RunError
+from attngraft.errors import ConfigError
 from attngraft.training import evaluate
 
 CLASSES = ("cat", "dog", "emu")
@@ -262,40 +254,7 @@ def test_statistics_do_not_depend_on_the_company():
     assert input_statistics(together.select([])).shape == (0, INPUTS)
 
 
-# --- files and errors --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("with_errors", [True, False])
-def test_a_reference_is_read_as_it_was_written(tmp_path: Path, with_errors: bool):
-    probabilities, inputs = stream(250, 0)
-    errors = np.arange(250) % 7 == 0 if with_errors else None
-    Reference(probabilities, inputs, errors, CLASSES).write(tmp_path / "r.safetensors")
-    found = Reference.read(tmp_path / "r.safetensors")
-    np.testing.assert_array_equal(found.probabilities, probabilities)
-    np.testing.assert_array_equal(found.inputs, inputs)
-    assert found.classes == CLASSES
-    assert (found.errors is None) == (errors is None)
-    if errors is not None:
-        np.testing.assert_array_equal(found.errors, errors)
-
-
-def test_a_detector_is_restored_without_calibrating(detector: Detector):
-    values = json.loads(json.dumps(detector.to_dict()))
-    again = Detector.restore(detector.reference, values)
-    assert again.test(*stream(80, 3)) == detector.test(*stream(80, 3))
-    with pytest.raises(ConfigError, match="calibrated on 2000 images, not 300"):
-        Detector.restore(Reference(*stream(300, 0)), values)
-
-
-def test_a_damaged_or_foreign_file_is_an_error(tmp_path: Path):
-    with pytest.raises(RunError, match=r"cannot be read as a reference|is not a safetensors file or is damaged"):
-        Reference.read(tmp_path / "none")
-    (tmp_path / "x").write_bytes(b"abc")
-    with pytest.raises(RunError, match=r"cannot be read as a reference|is not a safetensors file or is damaged"):
-        Reference.read(tmp_path / "x")
-    save_file({"inputs": np.zeros(3)}, tmp_path / "y")
-    with pytest.raises(RunError, match="no reference of format 1"):
-        Reference.read(tmp_path / "y")
+# --- errors --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from attngraft.continual.images.split_assignment import (
-    HELD_OUT,
-    ROLES,
-    Shares,
-    deduplicate,
-    roles_of,
-)
+from attngraft.continual.images.split_assignment import HELD_OUT, ROLES, Shares, deduplicate, roles_of
 from attngraft.data import UNLABELLED, ImageSet
 from attngraft.data.near_duplicates.small_copies import families, resembling, thumbnails
 from attngraft.data.pixel_store import decode_array

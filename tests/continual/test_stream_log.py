@@ -9,12 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.continual.stream.folder_watcher import FolderWatcher
-from attngraft.continual.stream_log import (
-    StreamLog,
-    StreamState,
-    advance,
-    stream_summary,
-)
+from attngraft.continual.stream_log import StreamLog, StreamState, advance, stream_summary
 from attngraft.errors import DataError, RunError
 
 WINDOW = {"images": 5, "left_out": [], "p_value": 0.5, "threshold": 0.01, "reasons": [], "version": "a", "alarm": False}

@@ -13,22 +13,10 @@ from torch import nn
 from ...backbones import preprocessing_of
 from ...config import from_dict
 from ...data import ImageSet, load_labelled
-from ...errors import (
-    ConfigError,
-    DataError,
-    RunError,
-    TrainingError,
-    nearest,
-)
+from ...errors import ConfigError, DataError, RunError, TrainingError, nearest
 from ...surgery import classes_of
 from ...surgery.version_store.store import Store
-from ...training import (
-    MachineSettings,
-    Progress,
-    Reading,
-    parse_precision,
-    watched,
-)
+from ...training import MachineSettings, Progress, Reading, parse_precision, watched
 from ..images.split_assignment import Shares
 from ..images.stored_domains import Domain, Domains, add_batch, fingerprint
 from .adaptation_record import (
@@ -42,21 +30,10 @@ from .adaptation_record import (
     begin,
     learned_domains,
 )
-from .candidate_training import (
-    ADAPTED,
-    ALL,
-    NONE,
-    CandidateTraining,
-    collect_images,
-)
+from .candidate_training import ADAPTED, ALL, NONE, CandidateTraining, collect_images
 from .guard_contest import GuardContest, Verdict, policy_of
 from .store_history import update_history
-from .update import (
-    AdaptOptions,
-    check_update,
-    with_classes,
-    with_whole_head,
-)
+from .update import AdaptOptions, check_update, with_classes, with_whole_head
 
 MACHINE_OPTIONS = ("device", "precision", "workers")
 Classes = Literal["known", "extend"]

@@ -18,25 +18,10 @@ from ...backbones import preprocessing_of
 from ...config import from_dict, to_dict
 from ...costs import count_parameters
 from ...data import DataReport, Dataset, ImageSet, evenly_spread, hash64, joined
-from ...training import (
-    Evaluation,
-    MachineSettings,
-    Precision,
-    Progress,
-    RunFolder,
-    Teacher,
-    evaluate,
-    fit,
-)
+from ...training import Evaluation, MachineSettings, Precision, Progress, RunFolder, Teacher, evaluate, fit
 from ..images.stored_domains import Domain, fingerprint
 from .adaptation_record import Blend, BlendPoint, VariantRow
-from .update import (
-    AdaptOptions,
-    blended,
-    changed_parameters,
-    refresh_statistics_,
-    update_recipe,
-)
+from .update import AdaptOptions, blended, changed_parameters, refresh_statistics_, update_recipe
 
 TRAINED, REFRESHED = "trained", "new"
 PRECISION = Precision("fp32", "channels_last")  # for all versions alike; faster than contiguous on most processors

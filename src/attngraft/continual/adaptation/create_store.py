@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,15 +11,9 @@ from torch import nn
 
 from ...backbones import backbone_info, preprocessing_of
 from ...config import ImageSize, from_dict, to_dict
-from ...data import (
-    Dataset,
-    Origin,
-    class_changes,
-    load_data,
-    relabelled,
-)
+from ...data import Dataset, Origin, class_changes, load_data, relabelled
 from ...errors import ConfigError, DataError, RunError
-from ...files import install_folder, read_json
+from ...files import new_folder, read_json
 from ...surgery import classes_of, load
 from ...surgery.version_store.store import Store
 from ...training import Progress, Reading, watched
@@ -77,18 +70,13 @@ def create_store(
     with watched(progress) as shown:
         dataset = _dataset(data, run, preprocessing_of(model).image_size, shown, data_options)
         dataset = _in_order(dataset, classes)
-        part = target.with_name(f".{target.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
         settings = {"guard": to_dict(policy), "shares": to_dict(shares), "seed": seed}
         made = {"by": "create", "source": str(run) if isinstance(run, (str, Path)) else "a model in memory"}
-        try:
+        with new_folder(target) as part:
             store = Store.create(part, model, settings=settings, made=made)
             add_base(Domains(part), dataset, seed=seed, learn_pool=replay_pool)
             with store.writing():
                 update_history(store)
-            install_folder(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return Store.open(target)
 
 

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...config import from_dict
 from ...errors import ConfigError
 from .drift_reference import Reference, check_predictions
 from .image_statistics import Columns
-from .ks_test import (
-    Grid,
-    Stack,
-    distances,
-    p_values,
-)
+from .ks_test import Grid, Stack, distances, p_values
 from .label_shift import class_proportions, effective_size, image_weights
 
 LEAST_WINDOW = 50
@@ -121,22 +113,6 @@ class Detector:
         fired = self._reasons(self._corrected(found, images, len(self.reference)), window)
         reasons = fired if shifted is None else (shifted, *fired)
         return WindowTest(True, p_value, self.threshold, reasons, images, shifted is not None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for `restore`, which needs the reference as well."""
-        return {"policy": asdict(self.policy), "threshold": self.threshold, "images": len(self.reference)}
-
-    @staticmethod
-    def restore(reference: Reference, values: Mapping[str, Any]) -> Detector:
-        """The detector of `to_dict`, without calibrating again.
-
-        Raises:
-            ConfigError: the values belong to another reference.
-        """
-        if values.get("images") != len(reference):
-            raise ConfigError(f"the detector was calibrated on {values.get('images')} images, not {len(reference)}.")
-        policy = from_dict(DriftPolicy, values["policy"], where="drift policy")
-        return Detector(reference, policy, float(values["threshold"]))
 
     @cached_property
     def _columns(self) -> Columns:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from ...data import ImageSet
-from ...errors import ConfigError, RunError
-from ...files import write_atomically
-from ...untrusted import open_tensors
+from ...errors import ConfigError
 
 INPUT_STATISTICS = (
     "red mean",
@@ -60,40 +54,6 @@ class Reference:
 
     def __len__(self) -> int:
         return len(self.probabilities)
-
-    def write(self, path: Path) -> None:
-        """Write a safetensors file.
-
-        Raises:
-            RunError: it cannot be written.
-        """
-        tensors: dict[str, NDArray[np.generic]] = {
-            "probabilities": np.ascontiguousarray(self.probabilities, dtype=np.float32),
-            "inputs": np.ascontiguousarray(self.inputs, dtype=np.float32),
-        }
-        if self.errors is not None:
-            tensors["errors"] = np.ascontiguousarray(self.errors)
-        metadata = {"format": "1", "kind": "reference", "classes": json.dumps(self.classes)}
-        write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
-
-    @staticmethod
-    def read(path: Path) -> Reference:
-        """Read what `write` wrote.
-
-        Raises:
-            RunError: missing, damaged, or another kind of file.
-        """
-        try:
-            with open_tensors(path, "np") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if (metadata.get("kind"), metadata.get("format")) != ("reference", "1"):
-                raise RunError(f"{path} is no reference of format 1: give one that Reference.write wrote.")
-            classes = tuple(json.loads(metadata["classes"]))
-            return Reference(tensors["probabilities"], tensors["inputs"], tensors.get("errors"), classes)
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise RunError(f"{path} cannot be read as a reference ({reason}): write it again.") from None
 
 
 def check_predictions(probabilities: NDArray[np.float32], inputs: NDArray[np.float32]) -> None:

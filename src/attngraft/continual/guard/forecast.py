@@ -9,12 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ...statistics.exact_power import (
-    images_needed,
-    images_needed_superiority,
-    power_noninferiority,
-    power_superiority,
-)
+from ...statistics.exact_power import images_needed, images_needed_superiority, power_noninferiority, power_superiority
 from .guard import GuardPolicy, GuardSizes, PairedCorrect, PairedCounts
 
 NEW, OLD, BASE = "new data", "old data", "old data against the base"

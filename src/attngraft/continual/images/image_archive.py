@@ -19,13 +19,7 @@ from ...data.near_duplicates.small_copies import NUMBERS, Thumbnails
 from ...data.pixel_store import PixelStore
 from ...errors import RunError
 from ...files import write_atomically
-from ...sealing import (
-    MOST_NAMES_BYTES,
-    changed,
-    check_seal,
-    file_hash,
-    write_sealed,
-)
+from ...sealing import MOST_NAMES_BYTES, changed, check_seal, file_hash, write_sealed
 from ...untrusted import open_tensors
 
 PIXELS_FILE = "pixels.u8"

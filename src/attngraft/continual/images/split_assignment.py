@@ -14,12 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data import UNLABELLED, ImageSet, hash64
-from ...data.near_duplicates.small_copies import (
-    Thumbnails,
-    families,
-    resembling,
-    thumbnails,
-)
+from ...data.near_duplicates.small_copies import Thumbnails, families, resembling, thumbnails
 from ...errors import ConfigError
 
 Role = Literal["learn", "tune", "guard", "final"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,15 +15,10 @@ from ...data import Dataset, ImageSet, joined
 from ...data.near_duplicates.small_copies import NUMBERS, Thumbnails, thumbnails
 from ...data.splits import thin
 from ...errors import ConfigError, DataError, RunError
-from ...files import install_folder, read_json, write_json
+from ...files import new_folder, read_json, write_json
 from ...timestamp import timestamp
 from .image_archive import Packed, pack, unpack
-from .split_assignment import (
-    HELD_OUT,
-    Shares,
-    deduplicate,
-    roles_of,
-)
+from .split_assignment import HELD_OUT, Shares, deduplicate, roles_of
 
 DOMAINS_FOLDER = "domains"
 DOMAIN_FILE = "domain.json"
@@ -126,14 +120,9 @@ class Domains:
             RunError: the disk is full.
         """
         target = self.folder / f"{record.number:03d}"
-        part = self.folder / f".{target.name}.part"
-        shutil.rmtree(part, ignore_errors=True)
-        try:
+        with new_folder(target) as part:
             pack(packed, part)
             write_json(part / DOMAIN_FILE, to_dict(record))
-            install_folder(part, target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
         return Domain(**vars(record), folder=target)
 
 

@@ -45,12 +45,7 @@ from ...training.open_data import VALIDATION_SHARE
 from .budget import Clock, parse_budget
 from .proposals import require_optuna
 from .requirement import Requirement, parse_requirement
-from .search_folder import (
-    LOCK_FILE,
-    SearchRecord,
-    check_folder,
-    open_record,
-)
+from .search_folder import LOCK_FILE, SearchRecord, check_folder, open_record
 from .search_loop import conclude, search
 from .search_space import ATTENTIONS, build_space
 from .trials import Workshop

@@ -10,25 +10,11 @@ from ...comparison.variants import BASELINE
 from ...data import Dataset
 from ...timestamp import timestamp
 from ...training import PREDICTIONS_FILE, Evaluation
-from .finalist import (
-    choose_finalist,
-    deliver,
-    examine_finalist,
-    is_shown,
-    train_finalist,
-)
+from .finalist import choose_finalist, deliver, examine_finalist, is_shown, train_finalist
 from .measures import measure
 from .proposals import importances, propose
 from .requirement import METRICS, asked, shown
-from .trials import (
-    Workshop,
-    best_of,
-    new_trial,
-    remove_weights,
-    reserve,
-    run_trial,
-    seconds_per_epoch,
-)
+from .trials import Workshop, best_of, new_trial, remove_weights, reserve, run_trial, seconds_per_epoch
 
 Rows = Sequence[Mapping[str, Any]]
 

@@ -13,13 +13,7 @@ from typing import Any
 from ...config import to_dict
 from ...data import ImageSet, evenly_spread, load_labelled
 from ...data.read_image import printable
-from ...errors import (
-    ConfigError,
-    DataError,
-    InUseError,
-    RunError,
-    TrainingError,
-)
+from ...errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from ...locking import only_one
 from ...surgery.version_store.store import Store
 from ..adaptation.adapt import adapt, adapt_to_kept, split_options
@@ -32,15 +26,7 @@ from ..images.split_assignment import deduplicate
 from ..images.stored_domains import Domains
 from ..stream_log import StreamLog, StreamState
 from .folder_watcher import FolderWatcher
-from .labels import (
-    Evidence,
-    accuracy_by_window,
-    are_right,
-    follow,
-    is_filled_in,
-    state_of_files,
-    true_labels,
-)
+from .labels import Evidence, accuracy_by_window, are_right, follow, is_filled_in, state_of_files, true_labels
 from .reference_pool import check_base
 from .served_version import ServedVersion
 from .watch_options import WatchOptions

@@ -31,15 +31,7 @@ from ..graft import graft_plan, uncompiled
 from ..serialization import SavedModel, classes_of, describe, fold_note, load, load_version, save
 from .delta import count_changed, difference, write_delta
 from .journal import JOURNAL_FILE, Journal
-from .store_files import (
-    HEAD_FILE,
-    STORE_FILE,
-    StoreRecord,
-    full_id,
-    read_head,
-    read_store,
-    version_ids,
-)
+from .store_files import HEAD_FILE, STORE_FILE, StoreRecord, full_id, read_head, read_store, version_ids
 from .version import (
     BASE_FOLDER,
     DELTA_FILE,
