@@ -1,4 +1,4 @@
-"""Write the generated parts of the documentation: the table of attentions.
+"""Write what is generated from the registry: the tables of attentions in the documentation and in the package.
 
 Run it with `make docs`; a test fails where a table in the files is not the one that this script makes.
 """
@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from attngraft.cli.attentions import attention_rows
+from attngraft.cli.attentions import CHANNELS, PACKAGED, SIZE, attention_rows
+from attngraft.files import to_json
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = ("README.md", "docs/attention.md")
-CHANNELS, SIZE = 256, 14
+PACKAGE_TABLE = ROOT / "src/attngraft/cli" / PACKAGED
 
 
 def attention_table() -> str:
@@ -35,6 +36,11 @@ def option_table() -> str:
     return "\n".join(lines)
 
 
+def package_table() -> str:
+    """The rows that `attngraft attentions` prints without importing PyTorch."""
+    return to_json(attention_rows(CHANNELS, SIZE))
+
+
 def with_tables(text: str) -> str:
     """The text with each generated part between its markers replaced."""
     for name, make in (("attentions", attention_table), ("options", option_table)):
@@ -50,6 +56,7 @@ def _plain(value: object) -> str:
 
 
 if __name__ == "__main__":
+    PACKAGE_TABLE.write_text(package_table(), encoding="utf-8")
     for name in FILES:
         path = ROOT / name
         path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")

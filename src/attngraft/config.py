@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import math
+import re
 import sys
 import types
 import typing
@@ -28,6 +29,7 @@ ADDED = {"added": True}  # metadata of fields that earlier formats lack: left ou
 
 ImageSize = int | tuple[int, int]
 """The side of a square in pixels, or height and width."""
+_SIZE = re.compile("[0-9]{1,9}(x[0-9]{1,9})+")
 Resize = Literal["crop", "squash", "pad"]
 RESIZES: tuple[str, ...] = typing.get_args(Resize)
 
@@ -204,7 +206,13 @@ def parse_assignment(text: str) -> tuple[str, Any]:
 
 
 def parse_value(text: str) -> Any:
-    """JSON where it parses as such (numbers, true, [..]), else the text itself."""
+    """JSON where it parses as such (numbers, true, [..]), a size such as 256x128 as a list, else the text itself.
+
+    >>> parse_value("0.5"), parse_value("256x128"), parse_value("cosine")
+    (0.5, [256, 128], 'cosine')
+    """
+    if _SIZE.fullmatch(text):
+        return [int(side) for side in text.split("x")]
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from attngraft import benchmarking
 from attngraft.benchmarking import BenchResult
-from attngraft.cli import bench as verb
 
 SMALL = ("--attention", "eca", "--shapes", "8x6x6,8x3x3", "--batch-size", 2, "--repeats", 2, "--device", "cpu")
 ARGUMENTS = ("bench", "modules", *SMALL, "--no-compile")
@@ -82,7 +82,7 @@ def test_mistakes_are_one_sentence_and_leave_nothing(attngraft, tmp_path, monkey
 
 
 def test_ctrl_c_keeps_what_was_measured(attngraft, tmp_path, monkeypatch):
-    real = verb.bench
+    real = benchmarking.bench
 
     def interrupted(settings, *, on_result, command):
         def stop_after_two(result):
@@ -92,7 +92,7 @@ def test_ctrl_c_keeps_what_was_measured(attngraft, tmp_path, monkeypatch):
 
         return real(settings, on_result=stop_after_two, command=command)
 
-    monkeypatch.setattr(verb, "bench", interrupted)
+    monkeypatch.setattr(benchmarking, "bench", interrupted)
     code, out, err = attngraft(*ARGUMENTS, "--out", tmp_path / "b")
     assert (code, out) == (130, "")
     assert "what was measured so far is in" in err
@@ -105,7 +105,7 @@ def test_ctrl_c_before_the_first_number(attngraft, tmp_path, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(verb, "bench", interrupted)
+    monkeypatch.setattr(benchmarking, "bench", interrupted)
     code, _, err = attngraft(*ARGUMENTS, "--out", tmp_path / "b")
     assert code == 130
     assert "nothing was measured yet" in err

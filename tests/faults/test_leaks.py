@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 import attngraft.data.leaks
 from attngraft.cli import app
-from attngraft.cli.output import data_lines
 from attngraft.data import Dataset, load_data
 from attngraft.data.digits import load_digits
 from attngraft.data.near_duplicates.search import SIDE, near_pairs
 from attngraft.errors import DataError, RunError
 from attngraft.explanation.inputs import own_test_images
+from attngraft.reporting import data_notes
 from attngraft.reporting.page_parts import data_warnings
 from attngraft.training.run_folder import describe_data
 
@@ -162,9 +162,9 @@ def test_equal_and_nearly_equal_pictures_of_each_two_splits_are_told_apart(tmp_p
     )
     said = describe_data(data)
     assert said["near_leaks"] == [list(pair) for pair in data.report.near_leaks]
-    lines = data_lines(said)
-    assert any(line.startswith("3 pictures are in two splits") for line in lines)
-    assert any(line.startswith("3 pictures are nearly equal") for line in lines)
+    lines = data_notes(said)
+    assert any(line.startswith("3 images are in two splits") for line in lines)
+    assert any(line.startswith("3 images are nearly equal") for line in lines)
     assert any("--fix-leaks" in line for line in lines)
     assert [warning.title.split(" of ")[1][:12] for warning in data_warnings(said)] == ["equal images", "nearly equal"]
 

@@ -1,4 +1,7 @@
-"""The command line: one file per verb, thin over the functions of the same name."""
+"""The command line: one file per verb, thin over the functions of the same name.
+
+The files of the verbs import what they run only when they run it, so that `--help` needs no PyTorch.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,6 @@ import functools
 import io
 import sys
 from collections.abc import Callable
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
@@ -15,16 +17,15 @@ import typer
 from ..errors import AttngraftError, PeerError
 from ..interrupts import exit_code, stopping_at_once, undisturbed
 from . import adapt, attentions, bench, compare, explain, fit, fold, iterate, predict, report, sites, store, watch
-from .output import USER_ERROR, console, error_console
+from .output import USER_ERROR, say, say_error
 
 app = typer.Typer(
     name="attngraft",
-    help="Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped.",
     no_args_is_help=True,
     invoke_without_command=True,
     add_completion=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode=None,  # plain help: at 80 columns the boxes of rich leave a third of a line to the text
 )
 VERBS: dict[str, Callable[..., None]] = {
     "attentions": attentions.run,
@@ -41,27 +42,29 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report.run,
     "bench": bench.run,
 }
-GO_ON = ("fit", "compare", "iterate", "adapt", "watch")
+CONTINUED = ("fit", "compare", "iterate", "adapt", "watch")
 
 
 @app.callback()
-def options(
+def attngraft(
     version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
     """Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped."""
     if version:
-        console().print(metadata.version("attngraft"))
+        from importlib import metadata
+
+        say(metadata.version("attngraft"))
         raise typer.Exit
 
 
-def guarded(verb: Callable[..., None], *, goes_on: bool) -> Callable[..., None]:
-    """The verb with the user's errors as one sentence and exit code 2, and signals as one sentence too.
+def guarded(verb: Callable[..., None], *, is_continued: bool) -> Callable[..., None]:
+    """Wrap a verb so that its user's errors and signals end it with one sentence.
 
-    Ctrl-C ends with 130, SIGTERM with 143 and SIGHUP with 129.
+    Errors exit with 2, Ctrl-C with 130, SIGTERM with 143 and SIGHUP with 129.
 
     Args:
         verb: the function behind the command.
-        goes_on: whether the same command takes up what was interrupted.
+        is_continued: whether the same command continues what was interrupted.
     """
 
     @functools.wraps(verb)
@@ -75,22 +78,22 @@ def guarded(verb: Callable[..., None], *, goes_on: bool) -> Callable[..., None]:
             if isinstance(interrupt.__context__, PeerError):  # for which torchrun has stopped this process, too
                 raise _ended(f"error: {interrupt.__context__}", USER_ERROR) from None
             saved = "what was done is saved, and the same command goes on from there."
-            sentence = f"interrupted: {saved if goes_on else 'the same command begins again.'}"
+            sentence = f"interrupted: {saved if is_continued else 'the same command begins again.'}"
             raise _ended(sentence, exit_code(interrupt)) from None
 
     return call
 
 
 def _ended(sentence: str, code: int) -> typer.Exit:
-    """Say why it ends; torchrun and a closed terminal may send another signal meanwhile."""
+    """Say why the process ends; torchrun and a closed terminal may send another signal meanwhile."""
     with undisturbed():
-        error_console().print(sentence, markup=False, soft_wrap=True)
+        say_error(sentence)
     atexit.register(undisturbed().__enter__)  # the exit code should be the verb's
     return typer.Exit(code)
 
 
 for name, verb in VERBS.items():
-    app.command(name)(guarded(verb, goes_on=name in GO_ON))
+    app.command(name)(guarded(verb, is_continued=name in CONTINUED))
 
 
 def main() -> None:

@@ -2,63 +2,58 @@
 
 from __future__ import annotations
 
+import json
+import sys
+from importlib import resources
 from typing import Annotated, Any
 
-import torch
 import typer
-from rich.table import Table
+from rich.text import Text
 
-from ..attention import ATTENTIONS, attention_options, create_attention
-from ..costs import count_macs, count_parameters
-from .output import console, print_json
+from ..registry import Registry
+from . import options
+from .output import NAME, NUMBER, console, print_json, say, table
+
+CHANNELS, SIZE = 256, 14
+PACKAGED = "attentions.json"  # `attention_rows(CHANNELS, SIZE)`, written by docs/tables.py: it needs no PyTorch
+
+Row = dict[str, Any]
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(help="Show one attention with its options.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one attention with its options.")] = None,
     channels: Annotated[
-        int, typer.Option(min=1, help="Channels of the feature map that the costs are given for.")
-    ] = 256,
-    size: Annotated[int, typer.Option(min=1, help="Height and width of that feature map.")] = 14,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+        int, typer.Option(min=1, help="Channels of the feature map that costs are given for.")
+    ] = CHANNELS,
+    size: Annotated[int, typer.Option(min=1, help="Height and width of that feature map.")] = SIZE,
+    as_json: options.Json = False,
 ) -> None:
-    """List the attentions with their parameters, multiply-accumulates and sources."""
-    rows = attention_rows(channels, size)
+    """List the attentions with their costs and sources."""
+    rows = known_rows(channels, size)
     if name is not None:
-        rows = [row for row in rows if row["name"] == ATTENTIONS[name].name]
+        rows = [_named(rows, name)]
     if as_json:
         print_json(rows)
     elif name is None:
-        console().print(_table(rows, channels, size))
+        _print(rows, channels, size)
     else:
         _print_one(rows[0])
 
 
-def _table(rows: list[dict[str, Any]], channels: int, size: int) -> Table:
-    table = Table(
-        title=f"attentions, costs on {channels} x {size} x {size}", caption="attngraft attentions NAME shows options"
-    )
-    table.add_column("name", no_wrap=True)
-    table.add_column("parameters", justify="right")
-    table.add_column("MACs", justify="right")
-    table.add_column("what it does and where it is from")
-    for row in rows:
-        paper = row["source"].partition(";")[0]
-        text = f"{row['summary']} [dim]({paper})[/]" if not row["control"] else row["summary"]
-        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['macs']:,}", text)
-    return table
+def known_rows(channels: int, size: int) -> list[Row]:
+    """The packaged rows, or new ones for other costs or where a program has imported attentions of its own."""
+    if (channels, size) == (CHANNELS, SIZE) and "attngraft.attention" not in sys.modules:
+        return json.loads((resources.files(__package__) / PACKAGED).read_text(encoding="utf-8"))
+    return attention_rows(channels, size)
 
 
-def _print_one(row: dict[str, Any]) -> None:
-    out = console()
-    out.print(f"[bold]{row['name']}[/]: {row['summary']}", markup=True)
-    out.print(f"source: {row['source']}", markup=False)
-    out.print(f"costs: {row['parameters']:,} parameters, {row['macs']:,} MACs")
-    for key, value in row["options"].items():
-        out.print(f"option {key} = {_plain(value)}", markup=False)
+def attention_rows(channels: int, size: int) -> list[Row]:
+    """One row per registered attention, with its costs on a feature map of (channels, size, size)."""
+    import torch
 
+    from ..attention import ATTENTIONS, attention_options, create_attention
+    from ..costs import count_macs, count_parameters
 
-def attention_rows(channels: int, size: int) -> list[dict[str, Any]]:
-    """One row per attention, for one feature map of (channels, size, size)."""
     rows = []
     for key, entry in sorted(ATTENTIONS.items()):
         with torch.device("meta"):
@@ -77,5 +72,28 @@ def attention_rows(channels: int, size: int) -> list[dict[str, Any]]:
     return rows
 
 
-def _plain(value: object) -> str:
-    return "+".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+def _named(rows: list[Row], name: str) -> Row:
+    known = Registry[Row]("attention")
+    for row in rows:
+        known.register(row["name"], row)
+    return known[name]
+
+
+def _print(rows: list[Row], channels: int, size: int) -> None:
+    columns = {"name": NAME, "parameters": NUMBER, "MACs": NUMBER, "what it does and where it is from": {}}
+    cells = ((row["name"], f"{row['parameters']:,}", f"{row['macs']:,}", _summary(row)) for row in rows)
+    title = f"attentions, costs on {channels} x {size} x {size}"
+    console().print(table(columns, cells, title=title, caption="attngraft attentions NAME shows options"))
+
+
+def _summary(row: Row) -> Text:
+    paper = "" if row["control"] else f" ({row['source'].partition(';')[0]})"
+    return Text.assemble(row["summary"], (paper, "dim"))
+
+
+def _print_one(row: Row) -> None:
+    console().print(Text.assemble((row["name"], "bold"), f": {row['summary']}"))
+    say(f"source: {row['source']}")
+    say(f"costs: {row['parameters']:,} parameters, {row['macs']:,} MACs")
+    for key, value in row["options"].items():
+        say(f"option {key} = {'+'.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")

@@ -4,60 +4,79 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..benchmarking import BENCH_FILE, PARTS, BenchResult, BenchSettings, bench, parse_shapes
 from ..errors import RunError
 from ..files import write_json
 from ..interrupts import exit_code
-from ..reporting import bench_notes, bench_tables, write_report
 from . import options
-from .output import command_line, console, error_console, print_json
+from .output import command_line, console, names, print_json, say, say_error
+
+if TYPE_CHECKING:
+    from ..benchmarking import BenchResult
 
 
 def run(
     part: Annotated[
         str, typer.Argument(metavar="PART", help="modules, models, loop, memory, several with commas, or all.")
     ] = "all",
-    attention: Annotated[str, typer.Option(help="Attentions, comma-separated.")] = "cbam,se,eca",
-    dtype: Annotated[str, typer.Option(help="fp32, bf16 or both, comma-separated.")] = "fp32",
-    layout: Annotated[str, typer.Option(help="contiguous, channels_last or both, comma-separated.")] = "contiguous",
+    attention: Annotated[str, typer.Option(metavar="NAMES", help="Attentions, comma-separated.")] = "cbam,se,eca",
+    dtype: Annotated[str, typer.Option(metavar="NAMES", help="fp32, bf16 or both, comma-separated.")] = "fp32",
+    layout: Annotated[
+        str, typer.Option(metavar="NAMES", help="contiguous, channels_last or both, comma-separated.")
+    ] = "contiguous",
     backbone: Annotated[
-        str | None, typer.Option(help="Networks, comma-separated; ResNet-18, ResNet-50 and EfficientNet-Lite0 of timm.")
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Networks, comma-separated; by default timm's ResNet-18, ResNet-50, EfficientNet-Lite0.",
+        ),
     ] = None,
     shapes: Annotated[
-        str | None, typer.Option(help="Feature maps CxHxW, comma-separated; the five of ResNet-50.")
+        str | None,
+        typer.Option(metavar="SHAPES", help="Feature maps CxHxW, comma-separated; by default the five of ResNet-50."),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images per batch: 32, with --quick 8.")] = None,
-    image_size: options.ImageSize = None,
+    image_size: Annotated[
+        int | None, typer.Option(help="Side of the input in pixels; the backbone's own by default.")
+    ] = None,
     repeats: Annotated[
         int | None, typer.Option(help="Timed rounds: 15 modules, 9 models, 5 loop, 3 memory; with --quick fewer.")
     ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")] = "auto",
+    device: options.Device = "auto",
     quick: Annotated[bool, typer.Option("--quick", help="A first look: fewer shapes, networks and rounds.")] = False,
     compiled: Annotated[
         bool, typer.Option("--compile/--no-compile", help="Measure torch.compile of timm's modules too.")
     ] = True,
     out: Annotated[
-        Path | None, typer.Option(help="New folder for bench.json and report.html; runs/bench-DATE-TIME.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="New folder for bench.json and report.html.  [default: runs/bench-DATE-TIME]"
+        ),
     ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Measure attention against timm, torch.compile and the cost of moving the data, side by side in one run."""
+    """Measure the cost of attention on this machine.
+
+    It is measured against timm, torch.compile and the cost of moving the data, side by side in one run.
+    """
+    from ..benchmarking import BENCH_FILE, PARTS, BenchSettings, bench, parse_shapes
+    from ..reporting import write_report
+
     settings = BenchSettings(
-        parts=PARTS if part == "all" else _names(part),
-        attentions=_names(attention),
-        dtypes=_names(dtype),
-        layouts=_names(layout),
+        parts=PARTS if part == "all" else names(part),
+        attentions=names(attention),
+        dtypes=names(dtype),
+        layouts=names(layout),
         device=device,
         quick=quick,
         compile=compiled,
         batch_size=batch_size,
         repeats=repeats,
         image_size=image_size,
-        backbones=_names(backbone) if backbone is not None else None,
+        backbones=names(backbone) if backbone is not None else None,
         shapes=parse_shapes(shapes) if shapes is not None else None,
     )
     folder = out or Path("runs") / f"bench-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
@@ -74,8 +93,8 @@ def run(
     page = write_report(folder)
     if as_json:
         print_json(result.to_dict())
-        return
-    _print(result, page)
+    else:
+        _print(result, page)
 
 
 def require_new(folder: Path) -> None:
@@ -84,6 +103,8 @@ def require_new(folder: Path) -> None:
     Raises:
         RunError: the folder is not new.
     """
+    from ..benchmarking import BENCH_FILE
+
     if folder.is_dir() and not any(folder.iterdir()):
         return
     if (folder / BENCH_FILE).is_file():
@@ -93,21 +114,21 @@ def require_new(folder: Path) -> None:
 
 
 def _say_interrupted(folder: Path) -> None:
+    from ..benchmarking import BENCH_FILE
+    from ..reporting import write_report
+
     kept = (folder / BENCH_FILE).is_file()
     if kept:
         write_report(folder)
-    what = f"what was measured so far is in {folder}" if kept else "nothing was measured yet"
-    error_console().print(f"interrupted: {what}.", markup=False, soft_wrap=True)
+    say_error(f"interrupted: {f'what was measured so far is in {folder}' if kept else 'nothing was measured yet'}.")
 
 
 def _print(result: BenchResult, page: Path) -> None:
-    out, document = console(), result.to_dict()
+    from ..reporting import bench_notes, bench_tables
+
+    document = result.to_dict()
     for table in bench_tables(document):
-        out.print(table)
+        console().print(table)
     for note in bench_notes(document):
-        out.print(f"not measured: {note}", markup=False, soft_wrap=True)
-    out.print(f"report: {page}", markup=False, soft_wrap=True)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(","))
+        say(f"not measured: {note}")
+    say(f"report: {page}")

@@ -4,75 +4,58 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from ..comparison import split_variants
-from ..continual.search.iterate import Iteration, iterate
-from ..continual.search.search_space import ATTENTIONS
-from ..reporting import write_report
 from . import options
-from .output import collect_overrides, command_line, console, data_lines, print_json
+from .output import NAME, NUMBER, TEXT, command_line, console, names, print_json, say, say_notes, table
+
+if TYPE_CHECKING:
+    from ..continual import Iteration
 
 NOT_MET = 1
 MOST_SHOWN = 5
 
 
+@options.takes(*options.TRAINING, assignments=True)
 def run(
     data: options.Data,
     until: Annotated[
-        str, typer.Option(help="The requirement: METRIC OP NUMBER, joined by and: 'top1>=93% and latency_ms<=5'.")
+        str,
+        typer.Option(metavar="REQUIREMENT", help="METRIC OP NUMBER, joined by and: 'top1>=93% and latency_ms<=5'."),
     ],
-    budget: Annotated[str, typer.Option(help="Time that may be used: 90s, 45m, 2h, 1h30m.")],
+    budget: Annotated[str, typer.Option(metavar="TIME", help="Time that may be used: 90s, 45m, 2h, 1h30m.")],
     backbone: options.Backbone,
-    out: Annotated[Path, typer.Option(help="Folder of the search; the same command again continues it.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Folder of the search; the same command again continues it.")
+    ],
+    settings: dict[str, Any],
     trials: Annotated[
-        int | None, typer.Option(help="The most that are tried; by default what the budget allows.")
+        int | None, typer.Option(help="Largest number of trials; by default what the budget allows.")
     ] = None,
-    seeds: Annotated[int, typer.Option(help="How many times the finalist is trained.")] = 3,
+    seeds: Annotated[int, typer.Option(help="How many times the best trial is trained again.")] = 3,
     attention: Annotated[
-        str, typer.Option(help="Variants to choose from, NAME@WHERE:option=value,..., comma-separated.")
-    ] = ",".join(ATTENTIONS),
+        str,
+        typer.Option(metavar="VARIANTS", help="Variants to choose from, comma-separated: NAME@WHERE:option=value,..."),
+    ] = "none,cbam,se,eca,coord",
     recipe: Annotated[
-        str | None, typer.Option(help="Recipes to choose from, comma-separated, the habit first.")
+        str | None,
+        typer.Option(metavar="NAMES", help="Recipes to choose from, comma-separated; the first is the usual one."),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the search and its trials.")] = 0,
-    epochs: options.Epochs = None,
-    image_size: options.ImageSize = None,
-    batch_size: options.BatchSize = None,
-    augment: options.Augment = None,
+    seed: Annotated[int, typer.Option(help="Seed of the search and its trials.")] = 0,
     pretrained: options.Pretrained = None,
     weights: options.Weights = None,
-    precision: options.PrecisionName = None,
-    device: options.Device = None,
-    workers: options.Workers = None,
-    on_nonfinite: options.OnNonfinite = None,
-    skip_broken: options.SkipBroken = None,
-    limit: options.Limit = None,
-    root: options.Root = None,
-    download: options.Download = None,
-    set_: options.Set = None,
     as_json: options.Json = False,
 ) -> None:
-    """Search attentions, places and recipes until a requirement is met or the budget is spent; exit code 1 if not met."""
-    overrides = collect_overrides(
-        set_ or (),
-        epochs=epochs,
-        image_size=image_size,
-        batch_size=batch_size,
-        augment=augment,
-        precision=precision,
-        device=device,
-        workers=workers,
-        on_nonfinite=on_nonfinite,
-        skip_broken=skip_broken,
-        limit=limit,
-        root=str(root) if root else None,
-        download=download,
-    )
+    """Search until a requirement is met or the budget is spent.
+
+    Attentions, sites, recipes and learning rates are searched. The exit code is 1 if the requirement is not met.
+    """
+    from ..comparison import split_variants
+    from ..continual import iterate
+    from ..reporting import write_report
+
     result = iterate(
         data,
         until=until,
@@ -82,12 +65,12 @@ def run(
         seeds=seeds,
         trials=trials,
         attentions=split_variants(attention),
-        recipes=[name.strip() for name in recipe.split(",")] if recipe else None,
+        recipes=list(names(recipe)) if recipe else None,
         pretrained=pretrained,
         weights=weights,
         seed=seed,
         command=command_line(),
-        **overrides,
+        **settings,
     )
     page = write_report(result.run_dir)
     if as_json:
@@ -99,32 +82,30 @@ def run(
 
 
 def _print(result: Iteration, page: Path) -> None:
-    out = console()
-    out.print(_best_trials(result))
-    for line in [*data_lines(result.document["data"]), *result.document["notes"]]:
-        out.print(f"note: {line}", markup=False)
-    out.print(result.sentence, markup=False, style="bold")
-    if result.model is not None:
-        out.print(f"model: {result.model}", markup=False, soft_wrap=True)
-    out.print(f"report: {page}", markup=False, soft_wrap=True)
+    from ..reporting import data_notes
 
-
-def _best_trials(result: Iteration) -> Table:
     rows = [row for row in result.document["trials"] if row["status"] == "finished"]
-    best = sorted(rows, key=lambda row: -row["score"])[:MOST_SHOWN]
-    table = Table(title=f"best of {len(result.document['trials'])} trials, on the validation images")
-    for name in ("trial", "variant", "recipe"):
-        table.add_column(name, overflow="fold")
-    for name in ("top-1", "lr", "time"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in best:
-        lr = row["params"].get("lr_scale")
-        table.add_row(
-            str(row["number"]),
-            Text(row["variant"]),
-            Text(row["recipe"]),
-            f"{100 * row['measured']['top1']['value']:.1f} %",
-            "" if lr is None else f"x {lr:g}",
-            f"{row['time_s']:.0f} s",
+    console().print(
+        table(
+            {"trial": NAME, "variant": TEXT, "recipe": TEXT, "top-1": NUMBER, "lr": NUMBER, "time": NUMBER},
+            map(_cells, sorted(rows, key=lambda row: -row["score"])[:MOST_SHOWN]),
+            title=f"best of {len(result.document['trials'])} trials, on the validation images",
         )
-    return table
+    )
+    say_notes([*data_notes(result.document["data"]), *result.document["notes"]])
+    say(result.sentence, wrap=True, style="bold")
+    if result.model is not None:
+        say(f"model: {result.model}")
+    say(f"report: {page}")
+
+
+def _cells(row: dict[str, Any]) -> tuple[str, ...]:
+    lr = row["params"].get("lr_scale")
+    return (
+        str(row["number"]),
+        row["variant"],
+        row["recipe"],
+        f"{100 * row['measured']['top1']['value']:.1f} %",
+        "" if lr is None else f"x {lr:g}",
+        f"{row['time_s']:.0f} s",
+    )

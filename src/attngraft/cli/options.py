@@ -1,32 +1,49 @@
-"""Options that several verbs take, each documented once."""
+"""Options that several verbs take. Those of a setting are made from its field in `attngraft.settings`."""
 
 from __future__ import annotations
 
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import typer
+
+from ..config import parse_assignment, parse_value
+from ..settings import DataSettings, MachineSettings, Recipe
+
+Verb = Callable[..., None]
 
 Data = Annotated[
     str,
     typer.Argument(
-        help="A folder of class folders, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet."
+        metavar="DATA",
+        help="A folder of class folders, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet.",
     ),
+]
+LabelledData = Annotated[
+    str, typer.Argument(metavar="DATA", help="Labelled images: a folder of class folders, or a built-in data set.")
+]
+Model = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a file written by attngraft.save.")]
+StoreFolder = Annotated[
+    Path, typer.Argument(metavar="STORE", help="A store, made by attngraft store STORE --create RUN.")
 ]
 Backbone = Annotated[
     str,
     typer.Option(
-        help="timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder."
+        metavar="NAME",
+        help="timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder.",
     ),
 ]
-RecipeName = Annotated[str, typer.Option(help="three-phase, one-cycle, scratch, plateau, or the path of a .toml file.")]
-Epochs = Annotated[int | None, typer.Option(help="Total epochs; the recipe's phases stretch or shrink in proportion.")]
-ImageSize = Annotated[int | None, typer.Option(help="Input side in pixels; the backbone's own if not given.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images per optimiser step.")]
-Augment = Annotated[str | None, typer.Option(help="none, light or strong.")]
+RecipeName = Annotated[
+    str, typer.Option(metavar="NAME", help="three-phase, one-cycle, scratch, plateau, or the path of a .toml file.")
+]
 Pretrained = Annotated[
     bool | None,
-    typer.Option("--pretrained/--no-pretrained", help="Start from published weights; by default if there are any."),
+    typer.Option("--pretrained/--no-pretrained", help="Start from published weights; the default if there are any."),
 ]
 Weights = Annotated[
     Path | None,
@@ -35,32 +52,83 @@ Weights = Annotated[
         help="Start from these weights: .safetensors, .pth, .pt, .bin or .ckpt; no code in them is run.",
     ),
 ]
-PrecisionName = Annotated[str | None, typer.Option(help="auto (timed once), fp32 or bf16.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1, mps.")]
-Workers = Annotated[int | None, typer.Option(help="Processes that prepare images.")]
-OnNonfinite = Annotated[
-    str | None,
-    typer.Option(
-        "--on-nonfinite",
-        help="Where a loss, gradient or weight is not finite: stop, or rollback to the epoch's start with half the rates.",
-    ),
-]
-SkipBroken = Annotated[
-    bool | None, typer.Option("--skip-broken", help="Leave out files that cannot be read, and report them.")
-]
-FixLeaks = Annotated[
-    bool | None,
-    typer.Option("--fix-leaks", help="Keep pictures that are equal, or saved again, on one side of the splits."),
-]
-Limit = Annotated[int | None, typer.Option(help="Use at most this many images per split, for a quick look.")]
-Root = Annotated[Path | None, typer.Option(help="Folder of the torchvision data sets.")]
-Download = Annotated[bool | None, typer.Option("--download", help="Allow their download.")]
+Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
+BatchSize = Annotated[int, typer.Option(help="Images per forward pass.", min=1)]
+Tolerance = Annotated[float, typer.Option(help="Accuracy that folding may lose, as a fraction.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        help="Any field of the recipe or the settings, for example clip_norm=1. Repeatable.",
+        help="Set any other field of the recipe or the settings, for example clip_norm=1. Repeatable.",
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Epochs = Annotated[int | None, typer.Option(help="Total epochs; the recipe's phases stretch or shrink in proportion.")]
+
+
+UNIONS = (Union, types.UnionType)
+
+
+def _flag(field: Field[Any], hint: Any) -> tuple[Any, bool]:
+    """The option of one setting, and whether its text has to be parsed (a size such as 256x128)."""
+    name = "--" + field.name.replace("_", "-")
+    members = [m for m in get_args(hint) if m is not type(None)] if get_origin(hint) in UNIONS else [hint]
+    is_choice, metavar = get_origin(hint) is Literal, field.metadata["metavar"]
+    if is_choice:
+        metavar = metavar or "|".join(get_args(hint))
+    kind = members[0] if len(members) == 1 and members[0] in (int, float, str, bool) else str
+    names = (f"{name}/--no{name[1:]}",) if field.default is True else (name,)
+    option = typer.Option(*names, metavar=metavar, help=field.metadata["description"])
+    return Annotated[kind | None, option], kind is str and not is_choice and str not in members
+
+
+_FLAGS = {
+    field.name: _flag(field, get_type_hints(kind)[field.name])
+    for kind in (Recipe, DataSettings, MachineSettings)
+    for field in fields(kind)
+    if field.metadata.get("flag")
+}
+TRAINING = ("epochs", *_FLAGS)
+READING = ("skip_broken", "limit", "root", "download")
+
+
+def takes(*names: str, assignments: bool = False) -> Callable[[Verb], Verb]:
+    """Give a verb the options of these settings; it receives those that were given as its argument `settings`.
+
+    Args:
+        *names: fields of the recipe and the settings that are declared with `flag=True`, and `epochs`.
+        assignments: also take `--set KEY=VALUE`.
+    """
+    options = {name: Epochs if name == "epochs" else _FLAGS[name][0] for name in names}
+    if assignments:
+        options["set_"] = Set
+
+    def decorate(verb: Verb) -> Verb:
+        @functools.wraps(verb)
+        def call(**arguments: Any) -> None:
+            given = {name: arguments.pop(name) for name in options}
+            assigned = dict(map(parse_assignment, given.pop("set_", None) or ()))
+            chosen = {name: _parsed(name, value) for name, value in given.items() if value is not None}
+            verb(**arguments, settings=chosen | assigned)
+
+        hints = get_type_hints(verb, include_extras=True)
+        own = [
+            parameter.replace(annotation=hints[name], kind=parameter.KEYWORD_ONLY)
+            for name, parameter in inspect.signature(verb).parameters.items()
+            if name != "settings"
+        ]
+        made = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in options.items()
+        ]
+        parameters = [*own[:-1], *made, own[-1]]  # the last one is --json
+        call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return call
+
+    return decorate
+
+
+def _parsed(name: str, value: Any) -> Any:
+    return parse_value(value) if name in _FLAGS and _FLAGS[name][1] else value

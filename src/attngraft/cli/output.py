@@ -12,14 +12,18 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
 
-from ..config import parse_assignment
-from ..data import printable
 from ..errors import visible
 from ..files import to_json
 
 USER_ERROR = 2  # the exit code of everything that the user can mend, a full disk among them
 
+# Kinds of columns of `table`.
+NAME: dict[str, Any] = {"no_wrap": True}
+NUMBER: dict[str, Any] = {"no_wrap": True, "justify": "right"}
+TEXT: dict[str, Any] = {"overflow": "fold"}
 
 # characters that steer a terminal or turn the direction of what follows; names of files and classes can hold them
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
@@ -46,6 +50,43 @@ def error_console() -> Console:
     return SafeConsole(stderr=True, highlight=False, markup=False, emoji=False)
 
 
+def say(text: object, *, wrap: bool = False, style: str | None = None) -> None:
+    """Print a line; only with `wrap` it is broken at the width of the terminal, so that paths stay whole."""
+    console().print(str(text), soft_wrap=not wrap, style=style)
+
+
+def say_error(text: str) -> None:
+    """Print a line to standard error."""
+    error_console().print(text, soft_wrap=True)
+
+
+def say_step(step: str) -> None:
+    """Print to standard error what is being done."""
+    say_error(f"{step} ...")
+
+
+def say_notes(notes: Iterable[str]) -> None:
+    """Print what the user must know before trusting a number."""
+    for note in notes:
+        say(f"note: {note}", wrap=True)
+
+
+def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Sequence[str | Text]], **options: Any) -> Table:
+    """A table of text: nothing in its cells is taken for markup.
+
+    Args:
+        columns: title -> `NAME`, `NUMBER` or `TEXT`.
+        rows: a cell for each column.
+        **options: title and caption.
+    """
+    made = Table(**options)
+    for title, kind in columns.items():
+        made.add_column(title, **kind)
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
+    return made
+
+
 def shown(text: str) -> str:
     r"""The text with escapes for what steers a terminal.
 
@@ -66,7 +107,7 @@ def print_json(value: Any) -> None:
 
 
 def command_line() -> str:
-    """The command as it was typed, for the record; what the environment keeps as a secret is left out of it."""
+    """The command as it was typed, for the record, without values that the environment keeps as secrets."""
     return shlex.join(without_secrets(word, os.environ) for word in [Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
@@ -82,29 +123,10 @@ def without_secrets(text: str, environment: Mapping[str, str]) -> str:
     return text
 
 
-def collect_overrides(assignments: Sequence[str], **flags: Any) -> dict[str, Any]:
-    """Flags that were given, and `--set key=value` on top."""
-    given = {key: value for key, value in flags.items() if value is not None}
-    return given | dict(parse_assignment(text) for text in assignments)
+def names(text: str) -> tuple[str, ...]:
+    """The names in a comma-separated list.
 
-
-def _pair(pairs: Sequence[Sequence[str]], sign: str) -> str:
-    return f" {sign} ".join(map(printable, pairs[0]))
-
-
-def data_lines(data: dict[str, Any]) -> list[str]:
-    """What the user must know about the images before trusting a number."""
-    lines = list(data["notes"])
-    if data["skipped"]:
-        lines.append(
-            f"{len(data['skipped'])} files could not be read and were left out, for example "
-            f"{printable(data['skipped'][0][0])}"
-        )
-    if data["leaks"]:
-        lines.append(f"{len(data['leaks'])} pictures are in two splits, for example {_pair(data['leaks'], '=')}")
-    if data.get("near_leaks"):
-        near = data["near_leaks"]
-        lines.append(f"{len(near)} pictures are nearly equal to one of another split, for example {_pair(near, '~')}")
-    if data["leaks"] or data.get("near_leaks"):
-        lines.append("the accuracies may be too high for that: --fix-leaks keeps such pictures on one side")
-    return lines
+    >>> names("cbam, se")
+    ('cbam', 'se')
+    """
+    return tuple(part.strip() for part in text.split(","))

@@ -2,77 +2,70 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
-from ..config import from_dict
-from ..continual.adaptation.create_store import create_store
-from ..continual.adaptation.guard_contest import lost_attempts
-from ..continual.adaptation.release_test import release as make_release
-from ..continual.adaptation.store_history import update_history
-from ..continual.guard.guard import GuardPolicy
-from ..continual.images.stored_domains import Domains
 from ..errors import ConfigError, RunError
-from ..surgery.version_store.store import Store
-from ..surgery.version_store.version import Version
 from . import options
-from .output import USER_ERROR, console, print_json
+from .output import NAME, NUMBER, TEXT, USER_ERROR, console, print_json, say, table
+
+if TYPE_CHECKING:
+    from ..continual import Store, Version
 
 SHOWN = 8  # lines of the journal
 DIGITS = 8  # of an id in the table; enough to name a version
 
 
+@options.takes("skip_broken", "root", "download")
 def run(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")],
+    settings: dict[str, Any],
     create: Annotated[
         Path | None,
         typer.Option(metavar="RUN", help="Make the store; this run folder or saved model is its version 0."),
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(help="With --create: what the run was trained and tested on; by default what run.json says."),
+        typer.Option(
+            metavar="DATA", help="With --create: what the run was trained and tested on; by default as run.json says."
+        ),
     ] = None,
     rollback: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Serve this version again; the first digits are enough.")
+        str | None, typer.Option(metavar="VERSION", help="Serve this version again; its first digits are enough.")
     ] = None,
     release: Annotated[
         bool, typer.Option("--release", help="Measure the served version on the final images, once.")
     ] = False,
     verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its digest.")] = False,
     delta: Annotated[
-        float | None, typer.Option(help="With --create: loss on old data that the guard must rule out, as a fraction.")
+        float | None,
+        typer.Option(help="With --create: loss on old data that the guard must rule out, as a fraction (0.02)."),
     ] = None,
     class_delta: Annotated[
-        float | None, typer.Option(help="With --create: the same for each class; 0 does not look at classes.", min=0)
+        float | None, typer.Option(help="With --create: the same for each class (0.1); 0 ignores classes.", min=0)
     ] = None,
     alpha: Annotated[
-        float | None, typer.Option(help="With --create: probability of any bad promotion in the store's whole life.")
+        float | None,
+        typer.Option(help="With --create: probability of any bad promotion in the store's whole life (0.05)."),
     ] = None,
     latency_budget: Annotated[
-        float | None, typer.Option(help="With --create: latency over that of the served version, at most.")
+        float | None, typer.Option(help="With --create: largest latency relative to that of the served version.")
     ] = None,
     size_budget: Annotated[
-        float | None, typer.Option(help="With --create: size over that of the served version, at most.")
+        float | None, typer.Option(help="With --create: largest size relative to that of the served version.")
     ] = None,
-    root: options.Root = None,
-    download: options.Download = None,
-    skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="With --create: leave out files that cannot be read.")
-    ] = False,
     as_json: options.Json = False,
 ) -> None:
-    """Show the versions of a store and what happened to it; make one, roll back, release, or check its files."""
-    guard = given(
-        delta=delta,
-        class_delta=class_delta,
-        alpha=alpha,
-        latency_budget=latency_budget,
-        size_budget=size_budget,
-    )
+    """Show a store of versions; make one, roll back, release, or check its files."""
+    from ..continual import Store
+    from ..continual.adaptation.store_history import update_history
+
+    budgets = {"latency_budget": latency_budget, "size_budget": size_budget}
+    guard = _given(delta=delta, class_delta=class_delta, alpha=alpha, **budgets)
     _check_one(create=create, rollback=rollback, release=release or None, verify=verify or None)
     if create is None and (guard or data is not None):
         name = next(iter(guard), "data").replace("_", "-")
@@ -80,12 +73,7 @@ def run(
     if verify:
         _verify(Store.open(store), as_json)
         return
-    if create is not None:
-        policy = from_dict(GuardPolicy, guard | ({"class_delta": None} if class_delta == 0 else {}), where="the guard")
-        reading = given(root=root, download=download, skip_broken=skip_broken or None)
-        opened = create_store(store, create, data=data, policy=policy, **reading)
-    else:
-        opened = Store.open(store)
+    opened = Store.open(store) if create is None else _create(store, create, data, guard, settings)
     if rollback is not None:
         with opened.writing(settle=True):
             opened.rollback(rollback)
@@ -98,38 +86,44 @@ def run(
         _print(opened)
 
 
-def given(**values: Any) -> dict[str, Any]:
-    """The options that were given."""
+def _given(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _release(store: Path, as_json: bool) -> None:
-    entry = make_release(store)
-    if as_json:
-        print_json(dict(entry))
-        return
-    table = Table()
-    table.add_column("final images of", overflow="fold")
-    for name in ("images", "top-1"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in entry["per_domain"]:
-        table.add_row(row["name"], f"{row['images']:,}", f"{row['top1']:.1%}")
-    console().print(table)
-    console().print(
-        f"{entry['version']}: top-1 {entry['top1']:.1%} (95 % interval {entry['low']:.1%} to {entry['high']:.1%}) on "
-        f"{entry['images']:,} final images, which no decision has looked at.",
-        markup=False,
-        soft_wrap=True,
-    )
-
-
 def _check_one(**actions: object) -> None:
-    given = [f"--{name}" for name, value in actions.items() if value is not None]
+    given = [f"--{name}" for name in _given(**actions)]
     if len(given) > 1:
         raise ConfigError(f"got {' and '.join(given)}: expected one of them.")
 
 
+def _create(store: Path, run: Path, data: str | None, guard: dict[str, Any], reading: dict[str, Any]) -> Store:
+    from ..config import from_dict
+    from ..continual import GuardPolicy, create_store
+
+    if guard.get("class_delta") == 0:
+        guard["class_delta"] = None
+    return create_store(store, run, data=data, policy=from_dict(GuardPolicy, guard, where="the guard"), **reading)
+
+
+def _release(store: Path, as_json: bool) -> None:
+    from ..continual import release
+
+    entry = release(store)
+    if as_json:
+        print_json(dict(entry))
+        return
+    rows = ((row["name"], f"{row['images']:,}", f"{row['top1']:.1%}") for row in entry["per_domain"])
+    console().print(table({"final images of": TEXT, "images": NUMBER, "top-1": NUMBER}, rows))
+    say(
+        f"{entry['version']}: top-1 {entry['top1']:.1%} (95 % interval {entry['low']:.1%} to {entry['high']:.1%}) on "
+        f"{entry['images']:,} final images, which no decision has looked at."
+    )
+
+
 def _verify(store: Store, as_json: bool) -> None:
+    from ..continual.adaptation.guard_contest import lost_attempts
+    from ..continual.images.stored_domains import Domains
+
     lost = lost_attempts(store)
     problems = store.verify() + ([lost] if lost else [])
     try:
@@ -141,7 +135,7 @@ def _verify(store: Store, as_json: bool) -> None:
         print_json({"problems": problems})
     else:
         for sentence in problems or [f"all files of {store.path} are what they were when they were written."]:
-            console().print(sentence, markup=False, soft_wrap=True)
+            say(sentence)
     if problems:
         raise typer.Exit(USER_ERROR)
 
@@ -160,20 +154,14 @@ def _status(store: Store) -> dict[str, Any]:
 
 
 def _print(store: Store) -> None:
-    served, out = store.head, console()
-    table = Table()
-    for name in ("", "version", "from"):
-        table.add_column(name, no_wrap=True)
-    for name in ("created", "updated"):
-        table.add_column(name, overflow="fold")
-    for name in ("parameters changed", "delta"):
-        table.add_column(name, justify="right")
-    for version in store.versions():
-        table.add_row("*" if version.id == served else "", *_row(version))
-    out.print(table)
-    out.print(f"* is served. {store.path} was made {_short_time(store.created)} UTC.", markup=False, soft_wrap=True)
+    served = store.head
+    columns = {"": NAME, "version": NAME, "from": NAME, "created": TEXT, "updated": TEXT}
+    columns |= {"parameters changed": {"justify": "right"}, "delta": {"justify": "right"}}
+    rows = (("*" if version.id == served else "", *_row(version)) for version in store.versions())
+    console().print(table(columns, rows))
+    say(f"* is served. {store.path} was made {_short_time(store.created)} UTC.")
     for entry in store.journal.entries()[-SHOWN:]:
-        out.print(f"{_short_time(entry['time'])}  {in_words(entry)}", markup=False, soft_wrap=True)
+        say(f"{_short_time(entry['time'])}  {in_words(entry)}")
 
 
 def _row(version: Version) -> tuple[str, ...]:
@@ -188,21 +176,14 @@ def _row(version: Version) -> tuple[str, ...]:
 
 
 def in_words(entry: Mapping[str, Any]) -> str:
-    """One line of the journal for people; an event that is not known here is shown as it is."""
+    """Describe one line of the journal; an event that is not known here is shown as it is, a missing field as "?"."""
     if entry["event"] == "verdict":
         return f"the guard's answer to attempt {entry.get('attempt')}: {'pass' if entry.get('passed') else 'fail'}"
     sentence = _SENTENCES.get(entry["event"])
     if sentence is None:
         fields = [f"{key}={value}" for key, value in entry.items() if key not in ("seq", "time", "event", "previous")]
         return " ".join([str(entry["event"]), *fields])
-    return sentence.format_map(_Known(entry))
-
-
-class _Known(dict[str, Any]):
-    """What is missing is shown as a question mark."""
-
-    def __missing__(self, key: str) -> str:
-        return "?"
+    return sentence.format_map(defaultdict(lambda: "?", entry))
 
 
 def _short_time(iso: str) -> str:

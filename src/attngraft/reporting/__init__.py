@@ -21,9 +21,9 @@ from .read_folder import (
 )
 from .run_page import run_page
 from .store_page import store_page
-from .terminal_tables import comparison_table, run_summary
+from .terminal_tables import comparison_table, data_notes, run_summary
 
-__all__ = ["bench_notes", "bench_tables", "comparison_table", "run_summary", "write_report"]
+__all__ = ["bench_notes", "bench_tables", "comparison_table", "data_notes", "run_summary", "write_report"]
 
 
 def write_report(run_dir: str | Path) -> Path:

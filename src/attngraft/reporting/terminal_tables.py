@@ -1,10 +1,11 @@
-"""The same numbers for the terminal."""
+"""Results for the terminal: tables for rich, and notes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..data import printable
 from .comparison_charts import baseline_first
 from .comparison_page import effect_on, variant_named
 from .number_format import (
@@ -71,6 +72,25 @@ def run_summary(run: Mapping[str, Any]) -> Table:
     for name, value in facts:
         table.add_row(Text(name), Text(value))
     return table
+
+
+def data_notes(data: Mapping[str, Any]) -> list[str]:
+    """What the user must know about the images before trusting a number."""
+    notes, leaks, near = list(data["notes"]), data["leaks"], data.get("near_leaks")
+    if data["skipped"]:
+        example = printable(data["skipped"][0][0])
+        notes.append(f"{len(data['skipped'])} files could not be read and were left out, for example {example}")
+    if leaks:
+        notes.append(f"{len(leaks)} images are in two splits, for example {_pair(leaks, '=')}")
+    if near:
+        notes.append(f"{len(near)} images are nearly equal to one of another split, for example {_pair(near, '~')}")
+    if leaks or near:
+        notes.append("the accuracies may be too high for that: --fix-leaks keeps such images on one side")
+    return notes
+
+
+def _pair(pairs: Sequence[Sequence[str]], sign: str) -> str:
+    return f" {sign} ".join(map(printable, pairs[0]))
 
 
 def _cells(document: Mapping[str, Any], variant: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -1,0 +1,145 @@
+"""Options that are made from the fields of the settings."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, fields
+from typing import Literal, get_args, get_type_hints
+
+import pytest
+import typer
+
+from attngraft import comparison
+from attngraft.cli import VERBS, options
+from attngraft.cli.options import takes
+from attngraft.config import setting
+from attngraft.continual import GuardPolicy, WatchOptions
+from attngraft.continual.adaptation.adapt import Classes
+from attngraft.continual.adaptation.update import DEFAULT_UPDATE
+from attngraft.continual.search.search_space import ATTENTIONS
+from attngraft.continual.stream.watch_options import AdaptOn
+from attngraft.errors import ConfigError
+from attngraft.settings import DataSettings, MachineSettings, Recipe
+from attngraft.training import Resume
+
+TRAINING_VERBS = ("fit", "compare", "iterate")
+FLAGS = [
+    field.name
+    for kind in (Recipe, DataSettings, MachineSettings)
+    for field in fields(kind)
+    if field.metadata.get("flag")
+]
+
+
+@pytest.fixture
+def columns() -> int:
+    return 80
+
+
+@pytest.fixture
+def compare_settings(attngraft, monkeypatch):
+    """What `attngraft compare` hands to `compare` besides its own arguments."""
+
+    def call(*arguments: object) -> dict[str, object]:
+        given: dict[str, object] = {}
+
+        def caught(data: str, **options: object) -> None:
+            given.update(options)
+            raise ConfigError("caught.")
+
+        monkeypatch.setattr(comparison, "compare", caught)
+        code, _, err = attngraft("compare", "data", "--backbone", "small-cnn", *arguments)
+        assert (code, err) == (2, "error: caught.\n"), err
+        own = set(inspect.signature(VERBS["compare"]).parameters) - set(options.TRAINING) | {"command", "attentions"}
+        return {name: value for name, value in given.items() if name not in own}
+
+    return call
+
+
+@pytest.mark.parametrize("verb", TRAINING_VERBS)
+@pytest.mark.parametrize("name", FLAGS)
+def test_every_flag_of_the_settings_is_an_option_of_every_training(attngraft, verb, name):
+    out = attngraft(verb, "--help")[1]
+    assert f"--{name.replace('_', '-')}" in out
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_fits_in_80_columns_and_cuts_nothing_off(attngraft, verb):
+    out = attngraft(verb, "--help")[1]
+    assert max(map(len, out.splitlines())) <= 80
+    assert "…" not in out
+
+
+def test_what_is_not_given_is_not_set(compare_settings):
+    assert compare_settings() == {}
+
+
+def test_options_arrive_as_the_settings_that_they_are_named_after(compare_settings):
+    given = compare_settings("--epochs", 3, "--skip-broken", "--root", "here", "--augment", "none", "--workers", 0)
+    assert given == {"epochs": 3, "skip_broken": True, "root": "here", "augment": "none", "workers": 0}
+
+
+def test_a_size_is_one_number_or_height_and_width(compare_settings):
+    assert compare_settings("--image-size", 64) == {"image_size": 64}
+    assert compare_settings("--image-size", "64x32") == {"image_size": [64, 32]}
+    assert compare_settings("--set", "image_size=64x32") == {"image_size": [64, 32]}
+
+
+def test_an_assignment_reaches_every_field_and_wins_over_an_option(compare_settings):
+    given = compare_settings("--batch-size", 8, "--set", "batch-size=16", "--set", "clip_norm=1")
+    assert given == {"batch_size": 16, "clip_norm": 1}
+
+
+def test_every_setting_has_a_description():
+    for kind in (Recipe, DataSettings, MachineSettings):
+        for field in fields(kind):
+            if field.name not in ("name", "phases"):
+                assert field.metadata["description"].endswith("."), field.name
+
+
+def test_a_new_setting_becomes_an_option(attngraft, monkeypatch):
+    @dataclass(frozen=True)
+    class More:
+        colour: Literal["red", "blue"] = setting("red", "Colour.", flag=True)
+        pieces: int | tuple[int, int] | None = setting(None, "Pieces.", flag=True)
+        careful: bool = setting(True, "Take care.", flag=True)
+
+    hints = {"colour": Literal["red", "blue"], "pieces": int | tuple[int, int] | None, "careful": bool}
+    made = {field.name: options._flag(field, hints[field.name]) for field in fields(More)}
+    monkeypatch.setattr(options, "_FLAGS", made)
+    seen = {}
+
+    @takes("colour", "pieces", "careful", assignments=True)
+    def verb(settings: dict[str, object], as_json: options.Json = False) -> None:
+        seen.update(settings)
+
+    app = typer.Typer(rich_markup_mode=None)
+    app.command()(verb)
+    app(["--colour", "blue", "--pieces", "3x4", "--no-careful", "--set", "more=1"], standalone_mode=False)
+    assert seen == {"colour": "blue", "pieces": [3, 4], "careful": False, "more": 1}
+
+
+def default(verb: str, name: str) -> object:
+    return inspect.signature(VERBS[verb]).parameters[name].default
+
+
+def choices(verb: str, name: str) -> tuple[str, ...]:
+    return get_args(get_type_hints(VERBS[verb])[name])
+
+
+def test_defaults_that_are_written_again_for_the_help_are_those_of_the_library():
+    assert default("adapt", "update") == DEFAULT_UPDATE
+    assert default("iterate", "attention") == ",".join(ATTENTIONS)
+    watched = WatchOptions()
+    for field in fields(WatchOptions):
+        if field.name in inspect.signature(VERBS["watch"]).parameters and field.name != "skip_broken":
+            assert default("watch", field.name) == getattr(watched, field.name)
+    assert (choices("adapt", "classes"), choices("watch", "adapt_on")) == (get_args(Classes), get_args(AdaptOn))
+    assert choices("fit", "resume") == get_args(Resume)
+
+
+def test_the_help_of_store_says_the_defaults_of_the_guard(attngraft):
+    out = " ".join(attngraft("store", "--help")[1].split())
+    policy = GuardPolicy()
+    for value in (policy.alpha, policy.delta, policy.class_delta):
+        assert f"({value:g})" in out
