@@ -6,7 +6,9 @@ computed in whole numbers, so that the pixels are the same on every machine.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
 
 import numpy as np
@@ -24,7 +26,7 @@ _INK_IN_BOX = 64
 
 @dataclass(frozen=True)
 class RenderedDigits:
-    """All splits of `cluttered-digits`.
+    """Images of `cluttered-digits`.
 
     Attributes:
         images: (N, 64, 64, 3) uint8.
@@ -49,30 +51,33 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
         return arrays["images"], arrays["labels"].astype(np.int64)
 
 
-def render_splits(*, seed: int, val_count: int) -> RenderedDigits:
-    """Render every split; no handwritten digit appears in two of them, neither whole nor as a fragment.
+Choose = Callable[[np.ndarray, tuple[str, ...], tuple[str, ...]], np.ndarray]
+
+
+def render_splits(*, seed: int, val_count: int, choose: Choose | None = None) -> RenderedDigits:
+    """Render the splits; no handwritten digit appears in two of them, neither whole nor as a fragment.
 
     Args:
         seed: decides the partition and every rendering.
         val_count: validation images, up to the 397 digits that the other splits leave.
+        choose: positions of the images to render, from labels, splits and ids of all; without it all are rendered.
     """
     glyphs, labels = load_digits()
-    large = {side: _enlarged(glyphs, side) for side in range(*_DIGIT_SIDE)}
-    splits, ids, sources, rendered = [], [], [], []
-    for split, rows in partition(len(glyphs), seed, val_count).items():
-        for position, row in enumerate(rows.tolist()):
-            rng = np.random.default_rng(hash64("render", seed, row))
-            rendered.append(_render(large, row, rows[rows != row], rng))
-            splits.append(split)
-            ids.append(f"digits/{split}/{position:04d}")
-            sources.append(row)
+    parts = partition(len(glyphs), seed, val_count)
+    sources = np.concatenate(list(parts.values()))
+    splits = tuple(split for split, rows in parts.items() for _ in rows)
+    ids = tuple(f"digits/{split}/{position:04d}" for split, rows in parts.items() for position in range(len(rows)))
+    chosen = range(len(ids)) if choose is None else choose(labels[sources], splits, ids).tolist()
+    rendered = []
+    for row, rows in ((int(sources[i]), parts[splits[i]]) for i in chosen):
+        rendered.append(_render(glyphs, row, rows[rows != row], np.random.default_rng(hash64("render", seed, row))))
     return RenderedDigits(
         images=np.stack([image for image, _ in rendered]),
-        labels=labels[sources],
+        labels=labels[sources[chosen]],
         boxes=np.array([box for _, box in rendered], dtype=np.float32),
-        splits=tuple(splits),
-        ids=tuple(ids),
-        sources=np.array(sources),
+        splits=tuple(splits[i] for i in chosen),
+        ids=tuple(ids[i] for i in chosen),
+        sources=sources[chosen],
     )
 
 
@@ -85,15 +90,16 @@ def partition(count: int, seed: int, val_count: int) -> dict[str, np.ndarray]:
 
 
 def _render(
-    large: dict[int, np.ndarray], row: int, others: np.ndarray, rng: np.random.Generator
+    glyphs: np.ndarray, row: int, others: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """The sample that shows one digit, and the box around it."""
     canvas = np.empty((CANVAS, CANVAS, 3), dtype=np.int32)
     canvas[:] = rng.integers(10, 70, size=3)
     for _ in range(int(rng.integers(*_FRAGMENTS))):
-        piece = _cut_out(large[int(rng.integers(*_DIGIT_SIDE))][others[int(rng.integers(len(others)))]], rng)
+        side, other = int(rng.integers(*_DIGIT_SIDE)), others[int(rng.integers(len(others)))]
+        piece = _cut_out(_enlarged(glyphs[other], side), rng)
         _paint(canvas, piece, _place(piece, rng), rng)
-    digit = large[int(rng.integers(*_DIGIT_SIDE))][row]
+    digit = _enlarged(glyphs[row], int(rng.integers(*_DIGIT_SIDE)))
     top, left = _place(digit, rng)
     _paint(canvas, digit, (top, left), rng)
     canvas += rng.integers(-12, 13, size=canvas.shape) + rng.integers(-12, 13, size=canvas.shape)
@@ -103,16 +109,21 @@ def _render(
     return np.clip(canvas, 0, 255).astype(np.uint8), (left + x0, top + y0, left + x1 + 1, top + y1 + 1)
 
 
-def _enlarged(glyphs: np.ndarray, side: int) -> np.ndarray:
-    """(N, 8, 8) with values to 16 -> (N, side, side) uint8 with values to 255, bicubic.
+def _enlarged(glyph: np.ndarray, side: int) -> np.ndarray:
+    """(8, 8) with values to 16 -> (side, side) uint8 with values to 255, bicubic.
 
-    Scaling is linear, so two small matrices do it for all digits at once; their entries are rounded to 1/256, which
-    makes every sum exact.
+    Scaling is linear, so two small matrices do it; their entries are rounded to 1/256, which makes every sum exact.
     """
-    rows = Image.fromarray(np.eye(8, dtype=np.float32)).resize((8, side), Image.Resampling.BICUBIC)
-    weights = np.rint(np.array(rows, dtype=np.float64) * 256)  # (side, 8)
-    grey = (glyphs.astype(np.int64) * 255 // 16).astype(np.float64)
+    weights = _scaling(side)
+    grey = (glyph.astype(np.int64) * 255 // 16).astype(np.float64)
     return np.clip((weights @ grey @ weights.T) // 65536, 0, 255).astype(np.uint8)
+
+
+@cache
+def _scaling(side: int) -> np.ndarray:
+    """(side, 8), in units of 1/256."""
+    rows = Image.fromarray(np.eye(8, dtype=np.float32)).resize((8, side), Image.Resampling.BICUBIC)
+    return np.rint(np.array(rows, dtype=np.float64) * 256)
 
 
 def _cut_out(digit: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -185,7 +185,11 @@ def _broken_files(folder: Path, skipped: tuple[tuple[str, str], ...], count: int
 
 def _load_digits(options: LoadOptions) -> Pool:
     val_count = max(10, round(options.val_fraction * TRAIN_COUNT)) if options.val_fraction else 0
-    digits = render_splits(seed=options.split_seed, val_count=val_count)
+    digits = render_splits(
+        seed=options.split_seed,
+        val_count=val_count,
+        choose=lambda labels, splits, ids: thin_splits(labels, splits, ids, options),
+    )
     decoded = decode_array(digits.images, limit=short_side_limit(options.image_size))
     scale = decoded.store.shapes[0, 0] / CANVAS
     return Pool(
