@@ -61,7 +61,7 @@ class NotFiniteError(TrainingError):
 
 
 class PeerError(TrainingError):
-    """Another process of the same training is missing."""
+    """Another process of the same training has ended or hangs."""
 
 
 def nearest(name: str, options: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import AttngraftError, PeerError
+from ..errors import AttngraftError
 from ..interrupts import exit_code, stopping_at_once, undisturbed
 from . import adapt, attentions, bench, compare, explain, fit, fold, iterate, predict, report, sites, store, watch
 from .output import USER_ERROR, say, say_error
@@ -75,8 +75,6 @@ def guarded(verb: Callable[..., None], *, is_continued: bool) -> Callable[..., N
         except (AttngraftError, OSError) as error:
             raise _ended(f"error: {error}", USER_ERROR) from None
         except KeyboardInterrupt as interrupt:
-            if isinstance(interrupt.__context__, PeerError):  # for which torchrun has stopped this process, too
-                raise _ended(f"error: {interrupt.__context__}", USER_ERROR) from None
             saved = "what was done is saved, and the same command goes on from there."
             sentence = f"interrupted: {saved if is_continued else 'the same command begins again.'}"
             raise _ended(sentence, exit_code(interrupt)) from None

@@ -45,6 +45,7 @@ def run(
     """
     from ..comparison import compare, split_variants
     from ..reporting import comparison_table, data_notes, write_report
+    from ..training import join_world
 
     result = compare(
         data,
@@ -59,6 +60,8 @@ def run(
         command=command_line(),
         **settings,
     )
+    if not join_world().is_main:
+        return
     page = write_report(result.run_dir)
     if as_json:
         print_json(json.loads(result.to_json()))

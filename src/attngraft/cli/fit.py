@@ -40,16 +40,17 @@ def run(
     from ..reporting import data_notes, run_summary, write_report
     from ..settings import resolve_settings
     from ..surgery import graft_plan, renew_head_, saved_classes
-    from ..training import Reading, RunFolder, fit, open_data, starts_pretrained, watched
+    from ..training import Reading, RunFolder, Silent, fit, join_world, open_data, starts_pretrained, watched
 
-    check_free(run_dir)
     resolved = resolve_settings(recipe, settings)
+    world = join_world(resolved.machine)
+    world.in_main(lambda: check_free(run_dir))
     variant = Variant("none", "none") if attention == "none" else parse_variant(attention)
     if variant.dynamic is not None:
         settings["dynamic"] = variant.dynamic
     preprocessing = preprocessing_of(create_backbone(backbone, num_classes=2), resolved.data.image_size)
     spec = preprocessing.input
-    with watched(None) as shown:
+    with watched(None if world.is_main else Silent()) as shown:
         dataset = open_data(data, resolved.data, spec=spec, recipe=resolved.recipe, progress=Reading(shown))
     pretrained = starts_pretrained(pretrained, backbone, resolved.recipe, weights)
     torch.manual_seed(seed)
@@ -59,6 +60,8 @@ def run(
     variant.grow(model, variant.plan(model, spec.shape), seed)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
     result = fit(model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=name, **settings)
+    if not world.is_main:
+        return
     description = RunFolder(result.run_dir).read()
     page = write_report(result.run_dir)
     if as_json:

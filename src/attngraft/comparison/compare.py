@@ -28,6 +28,7 @@ from ..training import (
     Progress,
     Reading,
     Recipe,
+    Silent,
     fit,
     join_world,
     open_data,
@@ -146,8 +147,8 @@ def compare(
     variants = under(settings.recipe, variants)
     pretrained = starts_pretrained(pretrained, backbone, settings.recipe, weights)
     start = None if weights is None else Path(weights)
-    world, device = join_world(), settings.machine.resolve_device()
-    with watched(progress) as shown, ExitStack() as held:
+    world, device = join_world(settings.machine), settings.machine.resolve_device()
+    with watched(progress if world.is_main else Silent()) as shown, ExitStack() as held:
         claim = Claim(folder, held)
         if world.share(is_comparison(folder)):
             world.in_main(claim)  # in use: refused before any image is read
@@ -176,7 +177,7 @@ def compare(
         )
         results = _run_all(bench, variants, plans, chosen_seeds, shown)
         shown.stop()
-        document = _conclude(bench, variants, plans, chosen_seeds, results, request, command)
+        document = world.in_main(lambda: _conclude(bench, variants, plans, chosen_seeds, results, request, command))
         return Comparison(folder, document)
 
 
@@ -224,8 +225,6 @@ def _conclude(
     command: str | None,
 ) -> Mapping[str, Any]:
     """Weigh the finished runs and write `comparison.json`."""
-    if not bench.world.is_main:
-        return {"effects": []}
     answers: Answers = {name: [result.evaluation for result in runs] for name, runs in results.items()}
     rows = columns(bench, variants, plans, seeds, results)
     halves = factorial(variants, answers)

@@ -27,6 +27,7 @@ class MachineSettings:
     curve: bool = setting(True, "Evaluate after every epoch, for the curves of the report.")
     tensorboard: bool = setting(False, "Write TensorBoard files too (needs the extra tensorboard).", flag=True)
     checkpoint_minutes: float = setting(10.0, "Longest time between two checkpoints within an epoch.")
+    ddp_timeout_s: float = setting(120.0, "Seconds that one of several processes waits for the others in a step.")
 
     def __post_init__(self) -> None:
         if self.workers is not None and not 0 <= self.workers <= MOST_WORKERS:
@@ -35,6 +36,8 @@ class MachineSettings:
             )
         if not self.checkpoint_minutes >= 0:
             raise ConfigError(f"checkpoint_minutes is {self.checkpoint_minutes}: expected 0 (every step) or more.")
+        if not 0 < self.ddp_timeout_s <= 1e6:
+            raise ConfigError(f"ddp_timeout_s is {self.ddp_timeout_s}: expected more than 0 seconds, at most 1e6.")
 
     def resolve_device(self) -> torch.device:
         """The device to train on.

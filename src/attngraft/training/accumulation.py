@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..data import Batch, hash64, mix_batch
 from .checkpoint import Position
+from .evaluate import in_eval_mode
 from .oom import slices
 from .run_context import Job
 
@@ -41,16 +42,24 @@ class Accumulator:
     """
 
     def __init__(self, model: nn.Module, job: Job) -> None:
-        self.model = model
+        self.model = self.network = model
         self.job = job
         self.criterion = nn.CrossEntropyLoss(label_smoothing=job.recipe.label_smoothing)
+
+    def begin_phase(self) -> None:
+        """Let several processes average the gradients of those parameters that are trained now."""
+        if self.job.world.size > 1:
+            example = torch.zeros(1, *self.job.preprocessing.input.shape, device=self.job.device)
+            with in_eval_mode(self.model):
+                output = self.model(example)
+            self.network = self.job.world.parallel(self.model, output)
 
     def accumulate(self, batch: Batch, at: Position, parts: int) -> StepNumbers:
         """Add the gradient of the mean loss over a batch to that of the parameters; the buffers move, too.
 
         The losses of the parts are weighted by their images. The buffers, which are BatchNorm's statistics, move once: to
         the weighted mean of where each part moves them from where they were. After a loss that is not finite there is no
-        backward pass.
+        backward pass, except where other processes wait for it.
 
         Args:
             batch: this process's share.
@@ -67,10 +76,10 @@ class Accumulator:
                 self.put_back(before)
             torch.manual_seed(self._seed(at, number))  # dropout and stochastic depth
             with self.job.precision.autocast(self.job.device):
-                logits = self.model(part.images)
+                logits = self.network(part.images)
             loss = self._loss(part, logits, targets[chosen]) * share
             value += float(loss.detach())
-            if not math.isfinite(value):
+            if not math.isfinite(value) and self.job.world.size == 1:
                 break
             loss.backward()
             correct += int((logits.detach().argmax(1).cpu() == part.targets).sum())

@@ -1,66 +1,71 @@
-"""Several processes under `torchrun`; with one process everything here is a no-op."""
+"""Several processes under `torchrun`; with one process everything here is a no-op.
+
+Each process is a rank of one process group: gloo for small objects and on the CPU, NCCL on GPUs. A collective fails when a
+rank has ended, and when one has not come for `ddp_timeout_s`. What the main process does alone, the others wait for in
+a second group, which has no timeout.
+"""
 
 from __future__ import annotations
 
 import atexit
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from signal import SIGTERM
+from datetime import timedelta
 from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ..errors import AttngraftError, PeerError
-from ..interrupts import Stopped
-from .connections import open_connections, to_peers
-from .peers import VERDICT_S, Card, Lost, Peers
+from ..errors import AttngraftError, ConfigError, PeerError
+from ..settings import MachineSettings
 
 Found = TypeVar("Found")
-Exchange = TypeVar("Exchange", bound=Callable[..., Any])
+FOREVER = timedelta(days=365)
+START = timedelta(hours=1)  # between the first process and the last
+SIGNS = ("gloo", "pair closure", "timed out", "nccl")  # in what collectives say, in lower case, when a rank is missing
 
 
-def _among_peers(exchange: Exchange) -> Exchange:
-    """The exchange, with the loss of a peer as what it is."""
-
-    @functools.wraps(exchange)
-    def call(world: World, *args: Any) -> Any:
-        try:
-            return exchange(world, *args)
-        except torch.OutOfMemoryError:
+@contextmanager
+def collective() -> Iterator[None]:
+    """Raise PeerError where something fails because another process has ended or hangs."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).lower()
+        if not isinstance(error, dist.DistError) and not any(sign in said for sign in SIGNS):
             raise
-        except RuntimeError as error:
-            raise world.explain(error) from None
-
-    return cast(Exchange, call)
+        what = "does not respond" if "timeout" in said or "timed out" in said else "has ended"
+        raise PeerError(
+            f"another process of this training {what}: see its own message, and start the same command again."
+        ) from None
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers.
+    """This process among those that train together.
 
     Attributes:
         rank: number of this process.
         size: number of processes.
-        peers: watches over the others, where there are any.
+        unhurried: a group of all processes without a timeout.
 
-    Every exchange raises PeerError where a peer is missing, and Stopped where one was stopped by a signal.
+    Every exchange raises PeerError where another process has ended or, unless it says otherwise, hangs.
     """
 
     rank: int = 0
     size: int = 1
-    peers: Peers | None = None
+    unhurried: dist.ProcessGroup | None = None
 
     @property
     def is_main(self) -> bool:
         """True for the one process that writes files."""
         return self.rank == 0
 
-    @_among_peers
+    @collective()
     def gather(self, value: Any) -> list[Any]:
         """The values of all processes, in the order of their ranks."""
         if self.size == 1:
@@ -69,17 +74,20 @@ class World:
         dist.all_gather_object(gathered, value)
         return gathered
 
-    @_among_peers
+    @collective()
     def share(self, value: Any) -> Any:
-        """The main process's value, in every process."""
+        """The main process's value, in every process; waited for as long as it takes."""
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0)
+        dist.broadcast_object_list(box, src=0, group=self.unhurried)
         return box[0]
 
     def in_main(self, do: Callable[[], Found]) -> Found:
-        """Do it in the main process; what it returns, or the user's error that it ends with, is that of all."""
+        """Call the function in the main process; all get what it returns, or the user's error that it raises.
+
+        The others wait as long as it takes.
+        """
         outcome: tuple[Found | None, AttngraftError | None] = (None, None)
         if self.is_main:
             try:
@@ -91,16 +99,13 @@ class World:
             raise failure
         return cast(Found, found)
 
-    @_among_peers
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set in any process."""
-        if self.size == 1:
-            return flag
-        count = torch.tensor([int(flag)])
-        dist.all_reduce(count)
-        return bool(count.item())
+    @collective()
+    def wait(self) -> None:
+        """Wait for all processes, as long as it takes."""
+        if self.size > 1:
+            dist.barrier(group=self.unhurried)
 
-    @_among_peers
+    @collective()
     def sum(self, *values: float) -> list[float]:
         """The sum of each value over all processes, in double precision."""
         if self.size == 1:
@@ -109,118 +114,101 @@ class World:
         dist.all_reduce(sums)
         return [float(value) for value in sums]
 
-    @_among_peers
-    def align_(self, model: nn.Module) -> None:
-        """Give every process the main one's weights and BatchNorm statistics."""
-        self.align_buffers_(model)
-        if self.size > 1:
-            _all_at_once(list(model.parameters()), lambda flat: dist.broadcast(flat, src=0))
+    def any(self, *flags: bool) -> list[bool]:
+        """Whether each flag is set in any process."""
+        return [count > 0 for count in self.sum(*flags)]
 
-    @_among_peers
+    @collective()
     def align_buffers_(self, model: nn.Module) -> None:
         """Give every process the main one's BatchNorm statistics, which each has from its own share of a batch."""
         if self.size > 1:
-            _all_at_once(list(model.buffers()), lambda flat: dist.broadcast(flat, src=0))
+            for buffer in model.buffers():
+                value = buffer.detach().contiguous()
+                dist.broadcast(value, src=0)
+                buffer.detach().copy_(value)
 
-    @_among_peers
-    def average_gradients_(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Give every parameter the mean of its gradients in all processes; one that has none anywhere stays without.
+    @collective()
+    def parallel(self, model: nn.Module, output: Tensor) -> nn.Module:
+        """Wrap a model so that backward passes average the gradients over all processes.
 
-        Not inside the backward pass, as `DistributedDataParallel` does it: a process that runs out of memory there
-        would leave its peers waiting for ever.
+        Parameters and buffers become the main process's. Wrap anew when other parameters are to be trained.
+
+        Args:
+            model: its parameters say by `requires_grad` what is trained.
+            output: of the model, for any input: tells whether all of these parameters are used.
         """
-        if self.size == 1:
-            return
-        has_one = torch.tensor([int(parameter.grad is not None) for parameter in parameters])
-        dist.all_reduce(has_one)
-        learned = [parameter for parameter, count in zip(parameters, has_one.tolist(), strict=True) if count]
-        for parameter in learned:
-            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        _all_at_once(
-            [p.grad for p in learned if p.grad is not None], lambda flat: dist.all_reduce(flat.div_(self.size))
-        )
-
-    @_among_peers
-    def wait(self) -> None:
-        if self.size > 1:
-            dist.barrier()
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """A span in which every process needs the others: it ends within a minute where one is lost.
-
-        Raises:
-            PeerError: a process has ended, has failed or is halted.
-        """
-        if self.peers is None:
-            yield
-            return
-        with self.peers.together():
-            try:
-                yield
-            except (
-                KeyboardInterrupt
-            ) as interrupt:  # torchrun stops the others where one has failed, and so does `peers`
-                if isinstance(interrupt.__context__, PeerError):  # it was about to be said
-                    raise interrupt.__context__ from None
-                lost = self.find_lost()
-                if lost is None or lost.is_stop:
-                    raise
-                raise PeerError(f"{lost.sentence}: start the same command again.") from None
-
-    def find_lost(self, wait_s: float = 0.0) -> Lost | None:
-        """Who is missing, as far as it shows within some seconds; None where nobody is."""
-        return self.peers.find_lost(wait_s) if self.peers is not None else None
-
-    def explain(self, error: RuntimeError) -> BaseException:
-        """Why an exchange failed."""
-        lost = self.find_lost(VERDICT_S)
-        if lost is None:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            return PeerError(f"the processes have lost each other ({reason}): start the same command again.")
-        if lost.is_stop:
-            return Stopped(SIGTERM)
-        return PeerError(f"{lost.sentence}: start the same command again.")
+        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        return nn.parallel.DistributedDataParallel(model, find_unused_parameters=not _reaches(output, trained))
 
 
-def _all_at_once(tensors: Sequence[Tensor], exchange: Callable[[Tensor], object]) -> None:
-    """Exchange many tensors in place, all of one type together, as one."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for tensor in tensors:
-        kinds.setdefault((tensor.device, tensor.dtype), []).append(tensor.detach())
-    for alike in kinds.values():
-        flat = torch.cat([tensor.reshape(-1) for tensor in alike])
-        exchange(flat)
-        for tensor, values in zip(alike, flat.split([tensor.numel() for tensor in alike]), strict=True):
-            tensor.copy_(values.view_as(tensor))
+def _reaches(output: Tensor, parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether a backward pass from the output leaves a gradient in all parameters."""
+    seen, todo = set(), [output.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [before for before, _ in node.next_functions]
+    reached = {id(getattr(node, "variable", None)) for node in seen}
+    return all(id(parameter) in reached for parameter in parameters)
 
 
-def join_world() -> World:
-    """Join the processes that `torchrun` started; alone without it."""
+def join_world(machine: MachineSettings | None = None) -> World:
+    """Join the processes that `torchrun` started; alone without it.
+
+    Args:
+        machine: the device and the timeout, for the first call in a process.
+
+    Raises:
+        ConfigError: more processes than GPUs, or one GPU for all of them.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return World()
-    return World(*_joined())
+    if not dist.is_initialized():
+        _initialize(machine or MachineSettings())
+    return World(dist.get_rank(), dist.get_world_size(), _unhurried_group())
+
+
+def _initialize(machine: MachineSettings) -> None:
+    device = None
+    if torch.cuda.is_available() and machine.device != "cpu":
+        device = _own_gpu(machine.device)
+        torch.cuda.set_device(device)
+    store, rank, size = _meeting_place()
+    dist.init_process_group(
+        "gloo" if device is None else "cpu:gloo,cuda:nccl",
+        timeout=timedelta(seconds=machine.ddp_timeout_s),
+        store=store,
+        rank=rank,
+        world_size=size,
+        device_id=device,
+    )
+    atexit.register(dist.destroy_process_group)
+
+
+def _meeting_place() -> tuple[dist.Store, int, int]:
+    """The store by which the processes find each other, when all of them have started; this one's rank; how many.
+
+    After a restart, torchrun on one machine hands out the same store, with the addresses of the processes before
+    (https://github.com/pytorch/pytorch/issues/135712).
+    """
+    store, rank, size = next(dist.rendezvous("env://", timeout=START))
+    if os.environ.get("GROUP_WORLD_SIZE") == "1":
+        store = dist.PrefixStore(f"start {os.environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
+    store.set(f"started {rank}", "")
+    store.wait([f"started {other}" for other in range(size)], START)
+    return store, rank, size
+
+
+def _own_gpu(name: str) -> torch.device:
+    local, count = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if name not in ("auto", "cuda"):
+        raise ConfigError(f"device is '{name}' for several processes: expected auto, cuda (each its own GPU) or cpu.")
+    if local >= count:
+        raise ConfigError(f"there are {count} GPUs for more processes: start {count} of them, or choose device=cpu.")
+    return torch.device("cuda", local)
 
 
 @functools.cache
-def _joined() -> tuple[int, int, Peers]:
-    """Rank, number of processes, and who watches over them; once per process."""
-    ours, before = not dist.is_initialized(), open_connections()
-    if ours:
-        if torch.cuda.is_available():
-            torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
-        # tensors on the GPU go through NCCL; flags and other small things need not wait for it
-        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    rank, size = dist.get_rank(), dist.get_world_size()
-    World(rank, size).wait()  # connections are made when they are first needed
-    new = to_peers(open_connections() - before, int(os.environ.get("MASTER_PORT", "0"))) if ours else ()
-    peers = Peers(rank, size, lambda card: cast(Sequence[Card], World(rank, size).gather(card)), new)
-    if ours:
-        atexit.register(_leave, peers)
-    return rank, size, peers
-
-
-def _leave(peers: Peers) -> None:
-    """A group of which somebody is missing is not taken leave of: that could wait for ever."""
-    if peers.find_lost() is None:
-        dist.destroy_process_group()
+def _unhurried_group() -> dist.ProcessGroup:
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=FOREVER))

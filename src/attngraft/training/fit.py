@@ -16,7 +16,7 @@ from ..backbones import backbone_info, note_preprocessing_, preprocessing_of
 from ..config import Preprocessing, from_dict, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
-from ..errors import NotFiniteError, PeerError, RunError, TrainingError
+from ..errors import NotFiniteError, RunError, TrainingError
 from ..formats import RECORD_FORMATS
 from ..interrupts import finishing, stopping_at_once
 from ..locking import Claim
@@ -108,18 +108,18 @@ def fit(
 
     Raises:
         ConfigError, DataError, RunError, GraftError: what was asked for does not fit; nothing is changed.
-        PeerError: another process of the training has ended or is halted; the same call goes on.
+        PeerError: another process of the training has ended or hangs; the same call goes on.
         TrainingError: the loss, the gradient or a weight is not finite; the last good weights are in the run
             folder, and the run is not finished.
         KeyboardInterrupt: interrupted; the state is saved, the same call goes on.
     """
     settings = resolve_settings(recipe, overrides)
-    world, device = join_world(), settings.machine.resolve_device()
+    world, device = join_world(settings.machine), settings.machine.resolve_device()
     check_live(model)
     preprocessing = preprocessing_of(model, settings.data.image_size)
     run = RunFolder(Path(run_dir))
     shows = watched(progress if world.is_main else Silent())
-    with stopping_at_once(), world.together(), memory_needed(), shows as shown, ExitStack() as held:
+    with stopping_at_once(), memory_needed(), shows as shown, ExitStack() as held:
         claim = Claim(run.path, held)
         if world.share(run.description_file.is_file()):  # in use: refused before any image is read
             world.in_main(run.read)
@@ -139,10 +139,9 @@ def fit(
                 remove_checkpoints(run.checkpoints)  # a process that was killed as it finished may have left some
             return _finished(run, model, description)
         if description["precision"] is None:
-            chosen = _precision(model, settings, preprocessing, device, world)
-            description["precision"] = to_dict(chosen)
-            if world.is_main:
-                run.write(description)
+            description["precision"] = world.in_main(
+                lambda: _choose_precision(model, settings, preprocessing, device, run, description)
+            )
         precision = from_dict(Precision, description["precision"])
         lesson = Lesson(teacher, dataset, preprocessing, precision, device) if teacher is not None else None
         notes = Notes(run, description, world.is_main)
@@ -195,13 +194,17 @@ def _fixed_precision(settings: Settings) -> dict[str, Any] | None:
     return to_dict(fixed) if fixed else None
 
 
-def _precision(
-    model: nn.Module, settings: Settings, preprocessing: Preprocessing, device: torch.device, world: World
-) -> Precision:
+def _choose_precision(
+    model: nn.Module,
+    settings: Settings,
+    preprocessing: Preprocessing,
+    device: torch.device,
+    run: RunFolder,
+    description: Mapping[str, Any],
+) -> dict[str, Any]:
     chosen = choose_precision(model, spec=preprocessing.input, batch_size=settings.recipe.batch_size, device=device)
-    result = world.share(chosen)
-    assert isinstance(result, Precision)
-    return result
+    run.write({**description, "precision": to_dict(chosen)})
+    return to_dict(chosen)
 
 
 def _job(
@@ -250,18 +253,17 @@ def _train(
     with Board(run.path / "tensorboard" if has_board else None, done) as board:
 
         def write(rows: Sequence[Mapping[str, Any]]) -> None:
-            if job.world.is_main:
-                run.write_metrics(rows)
-                board.write(rows[-1])
+            run.write_metrics(rows)
+            board.write(rows[-1])
 
-        trainer = Trainer(model, job, progress, write, should_stop)
+        trainer = Trainer(model, job, progress, lambda rows: job.world.in_main(lambda: write(rows)), should_stop)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         try:
             trainer.train()
-        except PeerError:
-            raise
         except TrainingError as error:
+            if job.world.size > 1 and not isinstance(error, NotFiniteError):
+                raise  # the other processes have not come here
             kept = _keep_last_good(trainer, run, description, error)
             raise TrainingError(f"{str(error).rstrip('.')}; {kept}.") from None
     model.load_state_dict(trainer.evaluated.state_dict())
@@ -295,7 +297,7 @@ def _keep_last_good(trainer: Trainer, run: RunFolder, description: Mapping[str, 
         run.write({**description, "stopped_because": str(error)})
         if kept:
             save(model, run.path / LAST_GOOD_FILE, classes=job.dataset.classes)
-    job.world.wait()  # who leaves with an error is missed by the others
+    job.world.wait()  # the others leave when the main process has saved
     return f"{which} are in {run.path / LAST_GOOD_FILE}" if kept else "there are no good weights to keep"
 
 

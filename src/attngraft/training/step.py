@@ -14,6 +14,7 @@ from ..data import Batch
 from ..errors import NotFiniteError, TrainingError
 from .accumulation import Accumulator, StepNumbers
 from .checkpoint import Position
+from .distributed import collective
 from .nonfinite import first_not_finite, kept_buffers
 from .oom import free_memory, is_out_of_memory
 from .run_context import Job
@@ -39,6 +40,10 @@ class Stepper:
         self._accumulator = Accumulator(model, job)
         self._kept_buffers = kept_buffers(model)
 
+    def begin_phase(self) -> None:
+        """Call when other parameters are trained than before."""
+        self._accumulator.begin_phase()
+
     def step(
         self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position, hold: Callable[[], None]
     ) -> StepNumbers:
@@ -56,76 +61,80 @@ class Stepper:
         Raises:
             NotFiniteError: the loss, a statistic or the gradient is not finite, and the model is as before the step; or
                 a weight is not after the update, and `is_midway` stays.
-            TrainingError: memory does not suffice: for a single image, or for the update, and `is_midway` stays.
+            TrainingError: memory does not suffice: for a single image, for the share of one of several processes, or
+                for the update, and `is_midway` stays.
+            PeerError: another process has ended or hangs.
         """
-        self.job.world.align_buffers_(self.model)
         statistics = self._accumulator.kept()
         try:
-            taken = self._of_all(self._find_gradient(optimizer, batch, at, statistics))
+            taken = self._find_gradient(optimizer, batch, at, statistics)
         except BaseException:
             hold()
             self._accumulator.put_back(statistics)
             raise
         hold()
         self.is_midway = True
-        self._raise_together(self._update(optimizer, batch, at))
+        self._update(optimizer, batch, at)
         self.is_midway = False
         return taken
 
-    def _of_all(self, mine: StepNumbers) -> StepNumbers:
-        """Over all processes, so that a resume does not depend on which of them has saved."""
-        if self.job.world.size == 1:
+    def _of_all(self, mine: StepNumbers, problem: NotFiniteError | None) -> StepNumbers:
+        """The numbers over all processes; what is not finite in one is raised in all."""
+        world = self.job.world
+        loss, correct, images, problems = world.sum(mine.loss * mine.images, mine.correct, mine.images, bool(problem))
+        if problems:
+            raise next(found for found in world.gather(problem) if found is not None)
+        if world.size == 1:
             return mine
-        loss, correct, images = self.job.world.sum(mine.loss * mine.images, mine.correct, mine.images)
         return replace(mine, loss=loss / images, correct=int(correct), images=int(images))
 
     def _find_gradient(
         self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position, statistics: Sequence[Tensor]
     ) -> StepNumbers:
         """Leave the gradient of the whole batch, over all processes, in the parameters; sound and clipped."""
-        parts, world = at.parts, self.job.world
-        while True:
-            optimizer.zero_grad(set_to_none=True)
-            outcome = self._attempt(batch, at, parts)
-            if not world.any(not isinstance(outcome, StepNumbers)):
-                break
-            self._raise_together(outcome if isinstance(outcome, TrainingError) else None)
+        parts = at.parts if self.job.world.size == 1 else 1
+        optimizer.zero_grad(set_to_none=True)
+        while (taken := self._attempt(batch, at, parts)) is None:
             optimizer.zero_grad(set_to_none=True)
             free_memory()
             self._accumulator.put_back(statistics)
             parts = self._more_parts(parts, len(batch.indices), at)
-        assert isinstance(outcome, StepNumbers)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
-        world.average_gradients_(trained)
-        norm = self._limit_gradient(trained)
+        taken = self._of_all(taken, self._problem(taken, batch, at))
+        norm = self._limit_gradient([parameter for parameter in self.model.parameters() if parameter.requires_grad])
         if not math.isfinite(norm):  # of the mean gradient, which is the same in every process
-            indices = torch.cat(world.gather(batch.indices))
+            indices = torch.cat(self.job.world.gather(batch.indices))
             raise self._not_finite(f"the gradient's norm is {norm}", indices, at)
-        return outcome
+        return taken
 
-    def _attempt(self, batch: Batch, at: Position, parts: int) -> StepNumbers | TrainingError | None:
-        """Forward and backward without a word to the other processes; None where memory does not suffice."""
+    def _attempt(self, batch: Batch, at: Position, parts: int) -> StepNumbers | None:
+        """Forward and backward; None where memory does not suffice and the batch may be split further."""
         try:
-            return self._soundness(self._accumulator.accumulate(batch, at, parts), batch, at)
+            with collective():
+                return self._accumulator.accumulate(batch, at, parts)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
-            return TrainingError(self._one_position(parts, len(batch.indices), at))
+            raise TrainingError(self._one_position(parts, len(batch.indices), at)) from None
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return None
+        if self.job.world.size > 1:  # the others are in the middle of the same backward pass
+            raise TrainingError(
+                f"memory does not suffice for {len(batch.indices)} images at {_where(at)}, and several processes do not "
+                f"split their shares: take a batch_size below {self.job.batch_size}, or more processes"
+            )
+        return None
 
-    def _soundness(self, taken: StepNumbers, batch: Batch, at: Position) -> StepNumbers | NotFiniteError:
-        """The numbers, or what in this process is wrong with them."""
+    def _problem(self, taken: StepNumbers, batch: Batch, at: Position) -> NotFiniteError | None:
+        """What is not finite in this process."""
         if not math.isfinite(taken.loss):
             return self._not_finite(f"the loss is {taken.loss}", batch.indices, at)
         buffers = {f"the statistic {n}": b for n, b in self.model.named_buffers() if n in self._kept_buffers}
         spoilt = first_not_finite(buffers)
-        return taken if spoilt is None else self._not_finite(f"{spoilt} is not finite", batch.indices, at)
+        return None if spoilt is None else self._not_finite(f"{spoilt} is not finite", batch.indices, at)
 
-    def _update(self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position) -> TrainingError | None:
-        """Move the weights and their average; what is wrong afterwards is returned."""
+    def _update(self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position) -> None:
+        """Move the weights and their average, in the same way in every process."""
         try:
             optimizer.step()
             if self.average is not None:
@@ -133,19 +142,13 @@ class Stepper:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return TrainingError(
+            raise TrainingError(
                 f"the update of the weights ran out of memory at {_where(at)}: take a smaller backbone, an optimizer "
                 "with fewer moments (sgd), or free memory"
-            )
+            ) from None
         spoilt = first_not_finite({f"the weight {name}": weight for name, weight in self.model.named_parameters()})
-        return (
-            None if spoilt is None else self._not_finite(f"{spoilt} is not finite after the update", batch.indices, at)
-        )
-
-    def _raise_together(self, problem: TrainingError | None) -> None:
-        """Raise in all processes what is wrong in one."""
-        if self.job.world.any(problem is not None):
-            raise next(found for found in self.job.world.gather(problem) if found is not None)
+        if spoilt is not None:
+            raise self._not_finite(f"{spoilt} is not finite after the update", batch.indices, at)
 
     def _more_parts(self, parts: int, images: int, at: Position) -> int:
         """Twice as many, while each still has an image."""

@@ -96,7 +96,6 @@ class Trainer:
         self.examiner = Examiner(job, self._stop_if_asked)
         self.interrupts = Interrupts()
         self._saved_at = time.monotonic()
-        self._saved_step = 0
         self._pending: dict[str, Tensor] = {}
 
     @property
@@ -117,18 +116,12 @@ class Trainer:
             NotFiniteError: the loss, the gradient or a weight is not finite, and the recipe does not want to go back or
                 has done so too often.
             TrainingError: memory does not suffice.
-            PeerError: another process is missing; the main one has saved the state.
+            PeerError: another process has ended or hangs; the main one has saved the state.
             KeyboardInterrupt: asked to stop; the state is saved.
         """
+        self.job.world.wait()  # each has read its images in its own time
         with self.interrupts:
-            try:
-                self._train()
-            except (KeyboardInterrupt, PeerError) as reason:
-                lost = self.job.world.find_lost()
-                if lost is None or lost.is_stop:
-                    raise
-                kept = f"everything up to step {self._saved_step} is saved: start the same command again."
-                raise PeerError(f"{lost.sentence}; {kept}") from reason
+            self._train()
 
     def _train(self) -> None:
         total = self.steps_per_epoch * self.job.recipe.epochs
@@ -153,7 +146,6 @@ class Trainer:
             RunError: it is the state of another model.
         """
         self.position = checkpoint.position
-        self._saved_step = checkpoint.position.global_step
         try:
             self.model.load_state_dict(checkpoint.part("model"))
             if self.ema is not None:
@@ -174,7 +166,7 @@ class Trainer:
         if self._pending:
             restore_optimizer_(optimizer, parameter_names(self.model, optimizer), self._pending)
             self._pending = {}
-        self.job.world.align_(self.model)
+        self.stepper.begin_phase()
         while self.position.epoch < phase.epochs and not self.position.stopped:
             self._train_epoch(phase, optimizer)
         optimizer.zero_grad(set_to_none=True)  # what the next phase freezes would keep its gradients in memory
@@ -223,8 +215,10 @@ class Trainer:
                     parts = self.position.parts
                     self._count(self.stepper.step(optimizer, batch, self.position, self.interrupts.hold))
                 start = self._count_time(start)
-                self._stop_if_asked()
-                if self._save_is_due() or self.position.parts != parts:
+                is_asked, is_due = self.job.world.any(self.interrupts.requested, self._save_is_due())
+                if is_asked:
+                    raise _EveryProcessStops
+                if is_due or self.position.parts != parts:
                     self._save(optimizer)
                     start = time.perf_counter()
 
@@ -342,26 +336,24 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether any process was asked to stop; all of them know it at the same point."""
-        return self.job.world.any(self.interrupts.requested)
+        return self.job.world.any(self.interrupts.requested)[0]
 
     def _stop_if_asked(self) -> None:
         if self._must_stop():
             raise _EveryProcessStops
 
     def _save_is_due(self) -> bool:
-        return self.job.world.any(time.monotonic() - self._saved_at > 60 * self.job.checkpoint_minutes)
+        return time.monotonic() - self._saved_at > 60 * self.job.checkpoint_minutes
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint from the main process; where it cannot, all processes stop."""
         self._saved_at = time.monotonic()
         self.job.world.in_main(lambda: write_checkpoint(self.job.checkpoints, self._state(optimizer)))
-        self._saved_step = self.position.global_step
 
     def _save_alone(self, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint from the main process without a word to the others, who may be gone."""
         if self.job.world.is_main and not self.stepper.is_midway:
             write_checkpoint(self.job.checkpoints, self._state(optimizer))
-            self._saved_step = self.position.global_step
 
     def _state(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
