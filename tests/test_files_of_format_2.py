@@ -13,13 +13,12 @@ from sealed import read_plain
 from training_helpers import PLAIN, coloured_squares, contents, run_fit, short_recipe
 
 import attngraft as ag
-from attngraft.backbones import preprocessing_of
 from attngraft.comparison import compare
 from attngraft.reporting import write_report
 from attngraft.surgery import graft
 from attngraft.surgery.version_store.store import Store
 from attngraft.training import RunFolder
-from attngraft.training.evaluate import Evaluation, evaluate
+from attngraft.training.evaluate import Evaluation, EvaluationContext, evaluate
 
 WRITTEN = Path(__file__).parent / "fixtures" / "format_2"
 DATA = coloured_squares(val=12)
@@ -48,7 +47,7 @@ def compare_again(folder: Path, **changes: object) -> ag.Comparison:
 
 
 def predictions(model: torch.nn.Module) -> np.ndarray:
-    return evaluate(model, DATA.test, preprocessing_of(model)).probabilities
+    return evaluate(model, DATA.test, EvaluationContext.of(model)).probabilities
 
 
 @pytest.mark.parametrize("folder", ["finished"], indirect=True)
@@ -56,7 +55,7 @@ def test_a_finished_run_predicts_what_it_predicted_and_is_returned_unchanged(fol
     kept = Evaluation.read(folder / "predictions.safetensors")
     assert np.allclose(predictions(ag.load(folder)), kept.probabilities, atol=1e-4)
     before = contents(folder)
-    assert fit_again(folder).top1 == kept.top1
+    assert fit_again(folder).top1 == kept.score
     assert contents(folder) == before
     assert write_report(folder).is_file()
 
@@ -71,7 +70,7 @@ def test_a_finished_run_is_explained_and_folded(folder: Path) -> None:
 def test_an_unfinished_run_goes_on_to_its_end(folder: Path) -> None:
     first = RunFolder(folder).read_metrics()
     result = fit_again(folder)
-    assert RunFolder(folder).read()["status"] == "finished"
+    assert read_plain(folder / "run.json")["status"] == "finished"
     assert list(result.history[: len(first)]) == first
     assert len(result.history) == 2
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
+from training_helpers import classes_evaluation
 
 from attngraft.errors import RunError
 from attngraft.sealing import check_seal, file_hash, read_record, read_sealed_json, write_sealed, write_sealed_json
@@ -141,6 +142,6 @@ def test_hashes_inside_of_a_record_are_no_seals(tmp_path: Path):
 
 def test_names_of_many_images_fit_into_a_header(tmp_path: Path):
     ids = tuple(f"test/a class {{with}} braces/{number:09d}-{'x' * 60}.png" for number in range(250_000))
-    predictions = Evaluation(np.full((250_000, 2), 0.5, np.float32), np.zeros(250_000, np.int64), ids)
+    predictions = classes_evaluation(np.full((250_000, 2), 0.5), np.zeros(250_000), ids)
     predictions.write(tmp_path / "p.safetensors")
     assert Evaluation.read(tmp_path / "p.safetensors").ids == ids

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from sealed import rewrite
+from sealed import read_plain, rewrite
 from typer.testing import CliRunner
 
 from attngraft.attention import attention_options, attentions
@@ -12,6 +12,7 @@ from attngraft.comparison import compare, parse_variant, parse_variants, split_v
 from attngraft.comparison.contrasts import fixed_twins
 from attngraft.comparison.factorial import squares
 from attngraft.comparison.variants import under
+from attngraft.config import to_dict
 from attngraft.errors import ConfigError, RunError
 from attngraft.reporting import write_report
 from attngraft.training import RunFolder, load_recipe
@@ -80,7 +81,7 @@ def paced(tmp_path_factory, digits, settings):
 
 def test_it_is_trained_with_the_same_budget_and_another_pace(paced):
     runs = {name: RunFolder(paced.run_dir / "runs" / slug / "seed-0") for name, slug in slugs(paced).items()}
-    recipes = {name: run.read()["recipe"] for name, run in runs.items()}
+    recipes = {name: to_dict(run.read().recipe) for name, run in runs.items()}
     assert {name: recipe.pop("dynamic") for name, recipe in recipes.items()} == {
         "none": "off",
         "se": "off",
@@ -141,4 +142,4 @@ def test_on_the_command_line_of_fit(tmp_path):
     ]
     result = CliRunner().invoke(app, ["fit", "cluttered-digits", *options], catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    assert RunFolder(tmp_path / "run").read()["recipe"]["dynamic"] == "rate"
+    assert read_plain(tmp_path / "run" / "run.json")["recipe"]["dynamic"] == "rate"

@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 from sealed import read_plain
+from training_helpers import classes_evaluation
 
 from attngraft.comparison import parse_variants
 from attngraft.comparison.compare import compare
@@ -15,15 +16,18 @@ from attngraft.errors import RunError
 from attngraft.reporting import write_report
 from attngraft.sealing import write_sealed_json
 from attngraft.statistics.effects import crossed_effect
+from attngraft.tasks import Classification
 from attngraft.training import Evaluation
 
 HALVES = ["cbam-channel", "cbam-spatial"]
+
+TOP1 = Classification(("right", "wrong")).metrics["top1"]
 
 
 def evaluation(correct: list[int]) -> Evaluation:
     """Two classes; the label is always 0."""
     probabilities = np.array([[0.9, 0.1] if right else [0.2, 0.8] for right in correct], np.float32)
-    return Evaluation(probabilities, np.zeros(len(correct), np.int64), tuple(map(str, range(len(correct)))))
+    return classes_evaluation(probabilities, np.zeros(len(correct)))
 
 
 def names(attentions: list[str]) -> list[tuple[str, ...]]:
@@ -39,7 +43,7 @@ ANSWERS = {
 
 
 def test_effects_are_those_of_hand_computation():
-    found = factorial(parse_variants(["cbam", *HALVES], []), ANSWERS)
+    found = factorial(parse_variants(["cbam", *HALVES], []), ANSWERS, TOP1)
     assert found["cells"] == {"none": 0.25, "channel": 0.625, "spatial": 0.375, "both": 0.875}
     assert found["channel"]["mean"] == pytest.approx(((0.625 - 0.25) + (0.875 - 0.375)) / 2)
     assert found["spatial"]["mean"] == pytest.approx(((0.375 - 0.25) + (0.875 - 0.625)) / 2)
@@ -51,7 +55,7 @@ def test_effects_are_those_of_hand_computation():
 
 
 def test_intervals_are_paired_by_seed_and_image():
-    found = factorial(parse_variants(["cbam", *HALVES], []), ANSWERS)
+    found = factorial(parse_variants(["cbam", *HALVES], []), ANSWERS, TOP1)
     by_hand = np.array([[0, 1, 0.5, 0.5], [1, 1, 0, -0.5]])
     effect = crossed_effect(by_hand)
     assert (found["channel"]["low"], found["channel"]["high"]) == pytest.approx((effect.low, effect.high))
@@ -60,7 +64,7 @@ def test_intervals_are_paired_by_seed_and_image():
 def test_an_interaction_can_reach_two():
     swapped = {"none": [evaluation([1] * 6)], "cbam": [evaluation([1] * 6)]}
     swapped |= {"cbam-channel": [evaluation([0] * 6)], "cbam-spatial": [evaluation([0] * 5 + [1])]}
-    found = factorial(parse_variants(["cbam", *HALVES], []), swapped)
+    found = factorial(parse_variants(["cbam", *HALVES], []), swapped, TOP1)
     assert found["interaction"]["mean"] == pytest.approx(11 / 6)
     assert found["interaction"]["high"] == 2.0
 
@@ -79,7 +83,7 @@ def test_an_interaction_can_reach_two():
     ],
 )
 def test_what_differs_in_more_than_its_halves_is_no_square(attentions):
-    assert factorial(parse_variants(attentions, []), {}) is None
+    assert factorial(parse_variants(attentions, []), {}, TOP1) is None
 
 
 def test_options_are_compared_by_what_they_mean():
@@ -99,7 +103,7 @@ def test_other_orders_and_places_have_squares_of_their_own():
         ("none", *stages[1:], "cbam@stage"),
     ]
     parallel = ANSWERS | {"cbam:order=parallel": ANSWERS["cbam"][::-1]}
-    both = factorial(parse_variants(["cbam", "cbam:order=parallel", *HALVES], []), parallel)
+    both = factorial(parse_variants(["cbam", "cbam:order=parallel", *HALVES], []), parallel, TOP1)
     assert [other["variants"]["both"] for other in both["others"]] == ["cbam:order=parallel"]
     assert both["others"][0]["cells"] == both["cells"]
 

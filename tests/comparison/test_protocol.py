@@ -17,11 +17,11 @@ from sealed import flip_bit, read_plain
 
 import attngraft as ag
 from attngraft.comparison import compare
-from attngraft.comparison.comparison_context import fresh_backbone
+from attngraft.comparison.build_model import ModelSource
 from attngraft.comparison.variants import parse_variants
 from attngraft.errors import AttngraftError, ConfigError, RunError, TrainingError
 from attngraft.reporting import write_report
-from attngraft.training import PREDICTIONS_FILE, Evaluation, RunFolder
+from attngraft.training import PREDICTIONS_FILE, Evaluation
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -88,8 +88,8 @@ def test_costs_are_counted_and_not_only_measured(finished):
 def test_one_seed_gives_every_variant_the_same_start(settings):
     plain, grown = (
         variant.grow(
-            fresh_backbone(settings["backbone"], 10, False, 7),
-            variant.plan(fresh_backbone(settings["backbone"], 2, False, 0), (3, 16, 16)),
+            ModelSource(settings["backbone"]).fresh(10, 7),
+            variant.plan(ModelSource(settings["backbone"]).template(), (3, 16, 16)),
             7,
         )
         for variant in parse_variants(["cbam"], [])
@@ -101,7 +101,7 @@ def test_one_seed_gives_every_variant_the_same_start(settings):
 
 
 def test_the_second_self_of_the_baseline_has_other_seeds(finished):
-    seeds = [RunFolder(finished.run_dir / f"runs/none_other_seeds/seed-{s}").read()["seed"] for s in (0, 1)]
+    seeds = [read_plain(finished.run_dir / f"runs/none_other_seeds/seed-{s}" / "run.json")["seed"] for s in (0, 1)]
     assert seeds == [1000, 1001]
 
 

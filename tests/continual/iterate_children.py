@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from attngraft.comparison.comparison_context import fresh_backbone
+from attngraft.comparison.build_model import ModelSource
 from attngraft.config import InputSpec
 from attngraft.continual.search.iterate import Iteration, iterate
 from attngraft.continual.search.proposals import propose
@@ -109,11 +109,7 @@ def main(folder: Path, seed: int, every: int = 0) -> None:
     torch.set_num_threads(1)
     data, rng, sittings = digits(), random.Random(seed), 0
     space = build_space(
-        ["none", "cbam"],
-        [load_recipe("one-cycle")],
-        (),
-        fresh_backbone("small-cnn", 2, False, 0),
-        InputSpec(3, (16, 16)),
+        ["none", "cbam"], [load_recipe("one-cycle")], (), ModelSource("small-cnn").template(), InputSpec(3, (16, 16))
     )
     propose(space, [], seed=0, number=2)  # what is imported late is imported once, before the forks
     while True:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-from attngraft.backbones import create_backbone, preprocessing_of
+from attngraft.backbones import create_backbone
 from attngraft.continual.drift.detector import Detector, DriftPolicy, calibrate
 from attngraft.continual.drift.drift_reference import INPUT_STATISTICS, Reference, input_statistics
 from attngraft.continual.drift.image_statistics import Columns
@@ -19,7 +19,7 @@ from attngraft.continual.drift.label_shift import class_proportions, effective_s
 from attngraft.data import ImageSet, corrupted, load_labelled
 from attngraft.data.pixel_store import decode_array
 from attngraft.errors import ConfigError
-from attngraft.training import evaluate
+from attngraft.training import EvaluationContext, evaluate
 
 CLASSES = ("cat", "dog", "emu")
 POLICY = DriftPolicy(window=100)
@@ -194,10 +194,9 @@ def test_of_many_classes_the_most_frequent_are_tested_alone():
 def test_noise_on_real_images_is_seen_and_clean_images_are_not():
     images, classes = load_labelled("cluttered-digits", (), image_size=32, extend=True)
     model = create_backbone("small-cnn", num_classes=10).eval()
-    preprocessing = preprocessing_of(model)
 
     def seen(part: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-        return evaluate(model, part, preprocessing).probabilities, input_statistics(part)
+        return evaluate(model, part, EvaluationContext.of(model)).probabilities, input_statistics(part)
 
     order = np.random.default_rng(0).permutation(len(images))
     tester = calibrate(Reference(*seen(images.select(order[:400])), classes=classes), POLICY)

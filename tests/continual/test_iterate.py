@@ -17,13 +17,12 @@ import pytest
 from iterate_children import OPTIONS, digits, watched, without_clocks
 
 import attngraft as ag
-from attngraft.backbones import preprocessing_of
 from attngraft.continual.search.iterate import Iteration, iterate
 from attngraft.continual.search.trials import is_hopeless
 from attngraft.data import Dataset
 from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
 from attngraft.files import read_json
-from attngraft.training import Evaluation, evaluate
+from attngraft.training import Evaluation, EvaluationContext, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +106,7 @@ def test_the_model_is_that_of_the_first_seed(whole: Iteration, data: Dataset) ->
     assert whole.model is not None
     assert whole.model.read_bytes() == (whole.run_dir / first["run"] / "model.safetensors").read_bytes()
     model = ag.load(whole.run_dir)
-    answer = evaluate(model, data.test, preprocessing_of(model, 16))
+    answer = evaluate(model, data.test, EvaluationContext.of(model))
     assert answer.top1 == pytest.approx(first["measured"]["top1"])
 
 

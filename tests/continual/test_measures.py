@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
+from training_helpers import classes_evaluation
 
 from attngraft.continual.search.measures import as_json, measure, proportion
 from attngraft.statistics.effects import crossed_effect
@@ -17,7 +18,7 @@ def evaluation(seed: int, images: int = 60, classes: int = 4) -> Evaluation:
     labels = np.arange(images, dtype=np.int64) % classes
     logits = rng.normal(size=(images, classes)) + 1.5 * np.eye(classes)[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    return Evaluation(probabilities.astype(np.float32), labels, tuple(map(str, range(images))))
+    return classes_evaluation(probabilities, labels)
 
 
 def matrix(rows: list[list[int]]) -> np.ndarray:
@@ -94,7 +95,7 @@ def test_the_linearised_interval_is_as_wide_as_the_bootstrap(metric: str) -> Non
     again = []
     for _ in range(300):
         chosen = rng.integers(0, 1500, 1500)
-        drawn = Evaluation(one.probabilities[chosen], one.labels[chosen], tuple(map(str, chosen)))
+        drawn = classes_evaluation(one.probabilities[chosen], one.labels[chosen])
         again.append(measure(metric, [drawn]).value)
     found = measure(metric, [one])
     assert (found.high - found.low) / (2 * 1.96) == pytest.approx(np.std(again), rel=0.2)
@@ -102,7 +103,7 @@ def test_the_linearised_interval_is_as_wide_as_the_bootstrap(metric: str) -> Non
 
 def test_a_perfect_answer_is_bounded_by_the_number_of_images() -> None:
     labels = np.arange(50, dtype=np.int64) % 2
-    perfect = Evaluation(np.eye(2, dtype=np.float32)[labels], labels, tuple(map(str, range(50))))
+    perfect = classes_evaluation(np.eye(2)[labels], labels)
     assert measure("top1", [perfect] * 3).low == pytest.approx(0.025 ** (1 / 50))
     assert measure("worst_class", [perfect]).low == pytest.approx(0.025 ** (1 / 25))
     assert measure("macro_f1", [perfect]).low < 1

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from attngraft.comparison.comparison_context import fresh_backbone
+from attngraft.comparison.build_model import ModelSource
 from attngraft.config import InputSpec
 from attngraft.continual.search.proposals import importances, propose, require_optuna
 from attngraft.continual.search.search_space import ATTENTIONS, Space, build_space
@@ -19,7 +19,7 @@ RECIPES = [load_recipe("one-cycle"), load_recipe("three-phase", epochs=10)]
 
 @functools.cache
 def small_space(attentions: tuple[str, ...] = ATTENTIONS, fixed: tuple[str, ...] = ()) -> Space:
-    return build_space(attentions, RECIPES, fixed, fresh_backbone("small-cnn", 2, False, 0), InputSpec(3, (32, 32)))
+    return build_space(attentions, RECIPES, fixed, ModelSource("small-cnn").template(), InputSpec(3, (32, 32)))
 
 
 @functools.cache
@@ -50,7 +50,7 @@ def test_a_proposal_depends_on_what_was_tried_and_on_nothing_else() -> None:
 
 
 def test_every_proposal_can_be_trained_and_none_comes_twice() -> None:
-    space, model = small_space(), fresh_backbone("small-cnn", 2, False, 0)
+    space, model = small_space(), ModelSource("small-cnn").template()
     tried = [params for params, _ in searched(14)]
     assert all(a != b for i, a in enumerate(tried) for b in tried[:i])
     for params in tried:
@@ -91,7 +91,7 @@ def test_what_the_user_has_set_is_not_searched() -> None:
 
 def test_values_of_an_own_recipe_are_among_the_choices() -> None:
     own = replace(RECIPES[0], name="own", label_smoothing=0.37)
-    space = build_space(["none"], [own], (), fresh_backbone("small-cnn", 2, False, 0), InputSpec(3, (32, 32)))
+    space = build_space(["none"], [own], (), ModelSource("small-cnn").template(), InputSpec(3, (32, 32)))
     assert space.habits()[0]["label_smoothing"] == 0.37
     assert propose(space, [(space.habits()[0], 0.5)], seed=0, number=1) is not None
 
@@ -140,7 +140,7 @@ def test_barred_variants_are_not_proposed_and_an_empty_rest_ends_the_search() ->
 )
 def test_what_does_not_fit_is_refused_before_the_first_trial(attentions, recipes, error, message) -> None:
     with pytest.raises(error, match=message):
-        build_space(attentions, recipes, (), fresh_backbone("small-cnn", 2, False, 0), InputSpec(3, (32, 32)))
+        build_space(attentions, recipes, (), ModelSource("small-cnn").template(), InputSpec(3, (32, 32)))
 
 
 def test_a_missing_optuna_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

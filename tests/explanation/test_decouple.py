@@ -27,7 +27,7 @@ from attngraft.explanation.decoupling_result import Decoupling
 from attngraft.explanation.image_source import View, view_of
 from attngraft.statistics.bootstrap import interval, resampled_means
 from attngraft.surgery import computing, grafts
-from attngraft.training import Evaluation, Silent, evaluate
+from attngraft.training import Evaluation, EvaluationContext, Silent, evaluate
 
 NOT_MEASURED = {"speed_up"}
 
@@ -172,7 +172,7 @@ def test_one_part_has_the_whole_and_no_cell_is_there_twice() -> None:
 def whole_evaluation(model: nn.Module, view: View, changes: Mapping[str, Any]) -> Evaluation:
     assert view.images is not None
     with computing(model, changes):
-        return evaluate(model, view.images, view.preprocessing)
+        return evaluate(model, view.images, EvaluationContext.of(model))
 
 
 def without(off: tuple[str, ...], attention: Attention, x: Tensor) -> Gates:

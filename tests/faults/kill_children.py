@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 from safetensors import safe_open
+from sealed import read_plain
 from training_helpers import (
     ON_PLATEAU,
     TWO_PHASES,
@@ -34,7 +35,7 @@ from training_helpers import (
 from attngraft.comparison import compare
 from attngraft.data import Dataset
 from attngraft.surgery import graft
-from attngraft.training import FitResult, Recipe, RunFolder, Teacher
+from attngraft.training import FitResult, Recipe, Teacher
 from attngraft.training.checkpoint import Position
 from attngraft.training.step import Stepper
 
@@ -221,7 +222,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     """All that a finished run or comparison says, but for what a clock has measured."""
     found: dict[str, Any] = {"files": sorted(contents(folder))}
     for run in sorted(path.parent for path in folder.rglob("run.json")):
-        description = RunFolder(run).read()
+        description = read_plain(run / "run.json")
         found[run.relative_to(folder).as_posix()] = {
             "metrics": metrics(run),
             "status": description["status"],

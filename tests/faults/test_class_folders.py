@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from hostile_images import encoded, picture
+from sealed import read_plain
 from torch import nn
 from training_helpers import PLAIN, contents, run_fit, short_recipe, small_model
 
 from attngraft.backbones import create_backbone
 from attngraft.comparison import compare
-from attngraft.comparison.comparison_context import fresh_backbone
+from attngraft.comparison.build_model import ModelSource
 from attngraft.continual.adaptation.create_store import create_store
 from attngraft.data import Dataset, class_changes, load_data, load_labelled, load_pictures
 from attngraft.deployment import predict
@@ -25,7 +26,6 @@ from attngraft.errors import AttngraftError, DataError, RunError
 from attngraft.explanation.image_source import view_of
 from attngraft.explanation.inputs import own_test_images
 from attngraft.surgery import classes_of, load, note_classes_, renew_head_
-from attngraft.training import RunFolder
 
 Edit = Callable[[Path], object]
 
@@ -113,7 +113,7 @@ def test_the_images_of_a_run_are_not_taken_for_those_of_other_classes(root: Path
     run = tmp_path / "run"
     fitted(root, run)
     EDITS[edit][0](root)
-    said = RunFolder(run).read()
+    said = read_plain(run / "run.json")
     assert EDITS[edit][1] in refused(lambda: own_test_images(run, said, image_size=16), run)
 
 
@@ -148,13 +148,13 @@ def test_a_head_is_kept_for_the_same_classes_and_new_for_others(root: Path, tmp_
     run, same, other = tmp_path / "run", ("ants", "bees", "wasps"), ("ants", "bees", "flies")
     fitted(root, run, create_backbone("small-cnn", num_classes=3))
     trained = load(run).head.weight
-    assert torch.equal(fresh_backbone(str(run), same, True, 0).head.weight, trained)
-    first, again, third = (fresh_backbone(str(run), other, True, seed) for seed in (0, 0, 1))
+    assert torch.equal(ModelSource(str(run), True).fresh(same, 0).head.weight, trained)
+    first, again, third = (ModelSource(str(run), True).fresh(other, seed) for seed in (0, 0, 1))
     assert not torch.equal(first.head.weight, trained)
     assert torch.equal(first.head.weight, again.head.weight)
     assert not torch.equal(first.head.weight, third.head.weight)
     assert classes_of(first) == ()
-    more = fresh_backbone(str(run), (*same, "flies"), True, 0)
+    more = ModelSource(str(run), True).fresh((*same, "flies"), 0)
     assert more.head.weight.shape[0] == 4
     assert classes_of(more) == ()
     assert all(

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faulting import forked
-from sealed import flip_bit
+from sealed import flip_bit, read_plain
 from training_helpers import (
     AtStep,
     assert_same_run,
@@ -127,7 +127,7 @@ def test_a_run_whose_newest_checkpoint_is_damaged_ends_with_the_same_bits_and_sa
     flip_bit(newest, 1.0, bit=4)  # in the weights, where nothing but a hash notices
     with caplog.at_level(logging.WARNING, "attngraft"):
         assert_same_run(trained(folder), whole)
-    events = [event["text"] for event in RunFolder(folder).read()["events"]]
+    events = [event["text"] for event in read_plain(folder / "run.json")["events"]]
     assert any(newest.name in text and "was changed after it was written" in text for text in events)
     assert newest.name in caplog.text
 
@@ -140,7 +140,7 @@ def test_damaged_metrics_of_a_run_that_goes_on_are_written_again(half: Path, who
         path.write_text(spoil(path.read_text()))
         trained(folder)
         assert metrics(folder) == metrics(whole.run_dir)
-        told = str(RunFolder(folder).read().get("events", ""))
+        told = str(read_plain(folder / "run.json").get("events", ""))
         assert ("metrics.jsonl was not what the checkpoint says" in told) == (number < 2)  # a missing row is no damage
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from faulting import Calls, forked, no_space, tried
 from kill_children import outcome, squares, write_pictures
+from sealed import read_plain
 from training_helpers import AtStep, contents, droppy_model, run_fit, short_recipe
 
 from attngraft.cli import main
@@ -153,7 +154,7 @@ def test_a_folder_that_vanishes_while_training_is_made_again(tmp_path: Path, who
     folder = tmp_path / "run"
     train(folder, progress=AtStep(step, lambda: shutil.rmtree(folder)))
     assert outcome(folder) == whole
-    assert train(folder).top1 == RunFolder(folder).read()["results"]["test"]["top1"]
+    assert train(folder).top1 == read_plain(folder / "run.json")["results"]["test"]["top1"]
 
 
 def test_a_folder_that_becomes_a_file_while_training(tmp_path: Path):

@@ -80,7 +80,7 @@ def steps_done(folder: Path) -> int:
 def steps_of_runs_done(folder: Path) -> int:
     """Of all runs of a comparison."""
     runs = [path.parent for path in folder.glob("runs/*/*/run.json")]
-    finished = [run for run in runs if RunFolder(run).read()["status"] == "finished"]
+    finished = [run for run in runs if RunFolder(run).read().status == "finished"]
     return 4 * len(finished) + sum(steps_done(run) for run in runs if run not in finished)
 
 

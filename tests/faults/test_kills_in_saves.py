@@ -14,6 +14,7 @@ import pytest
 import torch
 from faulting import Calls, die, forked
 from kill_children import outcome, squares
+from sealed import read_plain
 from training_helpers import AtStep, contents, droppy_model, run_fit, short_recipe
 
 from attngraft.errors import RunError
@@ -66,7 +67,7 @@ def check_state(folder: Path, saved: str) -> None:
     if run.is_new:
         assert not saved
         return
-    if run.read()["status"] == "finished":
+    if run.read().status == "finished":
         run.check_files(run.read())
         return
     paths = sorted(run.checkpoints.glob("*.safetensors"))
@@ -183,7 +184,7 @@ def test_where_the_newest_state_is_damaged_the_one_before_is_used_and_that_is_sa
     DAMAGES[damage](newest)
     with caplog.at_level(logging.WARNING, logger="attngraft"):
         train(folder)
-    said = [event["text"] for event in RunFolder(folder).read()["events"]]
+    said = [event["text"] for event in read_plain(folder / "run.json")["events"]]
     assert len(said) == 1
     assert said[0].startswith(str(newest))
     assert said[0].endswith(f"Training goes on from step {int(older.stem.removeprefix('step-'))}.")

@@ -18,6 +18,7 @@ import torch
 from faulting import Calls, die, forked
 from PIL import Image
 from safetensors.torch import load_file
+from sealed import read_plain, rewrite
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.optim.swa_utils import AveragedModel
@@ -200,7 +201,7 @@ def test_training_stops_says_why_and_writes_no_such_number(
     said = str(caught.value)
     assert said.startswith(expected_words(fault, minutes))
     assert "\n" not in said
-    assert RunFolder(folder).read()["status"] == "running"
+    assert read_plain(folder / "run.json")["status"] == "running"
     assert not (folder / "model.safetensors").exists()
     if (folder / "last-good.safetensors").exists():
         assert str(folder / "last-good.safetensors") in said
@@ -236,7 +237,7 @@ def test_or_it_goes_back_to_the_beginning_of_the_epoch_with_half_the_rates(
         found = train(data, tmp_path / "run", GOING_BACK, checkpoint_minutes=0.0)
     assert_all_files_finite(tmp_path)
     assert_same_run(found, by_hand(data, tmp_path / "by-hand", found))
-    events = RunFolder(tmp_path / "run").read()["events"]
+    events = read_plain(tmp_path / "run" / "run.json")["events"]
     assert len(events) == 1
     assert "with all rates at 0.5 of the recipe's" in events[0]["text"]
     cuts = [row.get("lr_cut", 1.0) for row in metrics(tmp_path / "run")]
@@ -275,7 +276,7 @@ def test_after_five_times_in_one_epoch_it_stops(tmp_path: Path, data: Dataset, p
     checkpoint = read_newest(folder / "checkpoints")
     assert checkpoint is not None
     assert (checkpoint.position.global_step, checkpoint.position.lr_cut) == (3, 1 / 32)
-    assert len(RunFolder(folder).read()["events"]) == 5
+    assert len(read_plain(folder / "run.json")["events"]) == 5
     assert_all_files_finite(folder)
     finished = train(data, folder, GOING_BACK)
     assert [row.get("lr_cut") for row in finished.history] == [None, 1 / 32, 1 / 32]
@@ -302,7 +303,7 @@ def test_rates_that_are_too_high_are_halved_until_they_are_not(tmp_path: Path, d
     wild = short_recipe(1, lr=1e3, schedule="constant", on_nonfinite="rollback")
     found = run_fit(nn.Sequential(*layers), data, tmp_path / "run", recipe=wild, image_size=16)
     assert found.history[0]["lr_cut"] < 1
-    assert len(RunFolder(tmp_path / "run").read()["events"]) == -math.log2(found.history[0]["lr_cut"])
+    assert len(read_plain(tmp_path / "run" / "run.json")["events"]) == -math.log2(found.history[0]["lr_cut"])
     assert_all_files_finite(tmp_path)
 
 
@@ -366,7 +367,7 @@ def test_killed_at_any_file_operation_of_going_back(
 
 def test_what_is_done_about_it_is_part_of_the_run(tmp_path: Path, data: Dataset):
     train(data, tmp_path / "run", GOING_BACK)
-    description = RunFolder(tmp_path / "run").read()
+    description = read_plain(tmp_path / "run" / "run.json")
     assert description["recipe"]["on_nonfinite"] == "rollback"
     assert "events" not in description
 
@@ -378,7 +379,7 @@ def test_a_run_that_stopped_goes_on_with_half_the_rates_where_that_is_asked_for(
         run_fit(small_model(), data, tmp_path / "run", recipe=wild)
     with pytest.raises(TrainingError, match="halved 5 times"):
         run_fit(small_model(), data, tmp_path / "run", recipe=replace(wild, on_nonfinite="rollback"))
-    described = RunFolder(tmp_path / "run").read()
+    described = read_plain(tmp_path / "run" / "run.json")
     assert described["recipe"]["on_nonfinite"] == "rollback"
     assert len(described["events"]) == 5
     with pytest.raises(RunError, match=r"another recipe"):
@@ -388,10 +389,7 @@ def test_a_run_that_stopped_goes_on_with_half_the_rates_where_that_is_asked_for(
 def test_an_older_run_that_does_not_say_means_stop(tmp_path: Path, data: Dataset):
     with pytest.raises(KeyboardInterrupt):
         train(data, tmp_path / "run", progress=AtStep(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
-    run = RunFolder(tmp_path / "run")
-    description = run.read()
-    del description["recipe"]["on_nonfinite"]
-    run.write(description)
+    rewrite(tmp_path / "run" / "run.json", lambda run: run["recipe"].pop("on_nonfinite"))
     assert train(data, tmp_path / "run").history
 
 

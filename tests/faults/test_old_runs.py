@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from sealed import rewrite
+from sealed import read_plain, rewrite
 from training_helpers import (
     assert_same_weights,
     coloured_squares,
@@ -57,7 +57,7 @@ def test_an_unfinished_run_goes_on_and_is_of_this_version_then(tmp_path: Path, f
     folder = Path(shutil.copytree(OLD / "unfinished", tmp_path / "unfinished"))
     result = again(folder)
     assert metrics(folder)[0] == metrics(finished)[0]
-    described = RunFolder(folder).read()
+    described = read_plain(folder / "run.json")
     assert (described["format"], described["status"]) == (2, "finished")
     assert check_seal(folder / "model.safetensors")
     fresh = again(tmp_path / "fresh")

@@ -17,6 +17,7 @@ import pytest
 import torch
 from faulting import forked
 from safetensors.torch import load_file
+from sealed import read_plain
 from torch import nn
 from training_helpers import (
     PREPROCESSING,
@@ -34,7 +35,7 @@ from attngraft.config import InputSpec
 from attngraft.data import Batch, Dataset
 from attngraft.errors import TrainingError
 from attngraft.surgery import graft
-from attngraft.training import FitResult, Recipe, RunFolder, Teacher
+from attngraft.training import FitResult, Recipe, Teacher
 from attngraft.training.accumulation import Accumulator
 from attngraft.training.checkpoint import Position, read_newest, write_checkpoint
 from attngraft.training.oom import is_out_of_memory, slices
@@ -118,7 +119,7 @@ def data() -> Dataset:
 
 
 def events(folder: Path) -> list[str]:
-    return [event["text"] for event in RunFolder(folder).read().get("events", [])]
+    return [event["text"] for event in read_plain(folder / "run.json").get("events", [])]
 
 
 SGD = short_recipe(2, label_smoothing=0.1, clip_norm=1.0, ema_decay=0.5)
@@ -168,7 +169,7 @@ def test_no_step_is_lost_and_the_result_is_the_same(
     assert other.history[-1]["train_top1"] == one.history[-1]["train_top1"]
     assert len(events(tmp_path / "parts")) == {1: 4, 4: 2, 5: 2, 8: 1}[made.most]
     assert f"at step {made.step} (epoch {(made.step + 2) // 3})" in events(tmp_path / "parts")[0]
-    assert RunFolder(tmp_path / "parts").read()["recipe"]["batch_size"] == 16
+    assert read_plain(tmp_path / "parts" / "run.json")["recipe"]["batch_size"] == 16
 
 
 def assert_close(one: FitResult, other: FitResult, tolerance: float = 1e-6) -> None:

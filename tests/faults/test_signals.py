@@ -76,7 +76,7 @@ def test_stopped_in_any_state_and_resumed(
         assert not folder.exists()
         return
     if name == "closing":
-        assert RunFolder(folder).read()["status"] == "finished"
+        assert RunFolder(folder).read().status == "finished"
     resumed = train(squares, folder, **{**dict(state.options), "workers": 0})
     if name != "timing":  # which ends with another precision, perhaps
         assert_same_run(resumed, whole)

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sealed import read_plain
 from torch import nn
 from training_helpers import PREPROCESSING, coloured_squares, run_fit, short_recipe
 
 from attngraft.backbones import BackboneInfo, note_backbone_
 from attngraft.errors import AttngraftError
-from attngraft.training import FitResult, RunFolder, join_world
+from attngraft.training import FitResult, join_world
 from attngraft.training.accumulation import Accumulator
 
 Act = Callable[[Any, Any, Any], Any]
@@ -148,6 +149,6 @@ def test_where_one_meets_what_is_no_number_both_go_back(tmp_path: Path):
     alone = train(tmp_path / "alone", not_a_number, on_nonfinite="rollback")
     assert [row.get("lr_cut") for row in alone.history] == [None, 0.5]
     assert_like(alone, together)
-    told = RunFolder(tmp_path / "together").read()["events"]
+    told = read_plain(tmp_path / "together" / "run.json")["events"]
     assert len(told) == 1
     assert "the loss is nan at step 5 (epoch 2)" in told[0]["text"]

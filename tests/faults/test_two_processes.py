@@ -14,13 +14,14 @@ from typing import Any
 
 import pytest
 from kill_children import compared, outcome, squares, write_pictures
+from sealed import read_plain
 from training_helpers import AtStep, contents, droppy_model, run_fit, short_recipe
 
 import attngraft as ag
 from attngraft.cli import main
 from attngraft.errors import InUseError
 from attngraft.reporting import write_report
-from attngraft.training import FitResult, RunFolder
+from attngraft.training import FitResult
 
 IN_USE = r"{folder} is in use by process {pid} on .+ since .+: wait until it is done, or stop it\."
 
@@ -90,7 +91,7 @@ def test_a_second_fit_is_refused_and_the_first_goes_on(tmp_path: Path, monkeypat
             patched.setattr(sys.modules["attngraft.training.fit"], "open_data", unreadable)
             assert_refused(folder, pid, lambda: train(folder))
         assert_refused(folder, pid, lambda: train(folder, recipe=short_recipe(5)))  # whatever it wants there
-        assert RunFolder(folder).read()["status"] == "running"
+        assert read_plain(folder / "run.json")["status"] == "running"
     assert outcome(folder) == outcome(tmp_path / "whole")
     train(folder)  # free again
 
@@ -120,7 +121,7 @@ def test_what_only_reads_works_beside_a_training(tmp_path: Path):
     folder = tmp_path / "compared"
     with beside(lambda waits: compared(folder, progress=waits), 6):
         done, running = (folder / "runs" / slug / "seed-0" for slug in ("none", "se"))
-        statuses = [RunFolder(run).read()["status"] for run in (done, running)]
+        statuses = [read_plain(run / "run.json")["status"] for run in (done, running)]
         assert statuses == ["finished", "running"]
         assert len(ag.predict(done, write_pictures(tmp_path)).probabilities) == 12
         assert ag.load(done).training is False

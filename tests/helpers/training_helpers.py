@@ -16,7 +16,10 @@ from attngraft.backbones.small_networks import SmallCNN
 from attngraft.config import Preprocessing
 from attngraft.data import DataReport, Dataset, ImageSet
 from attngraft.data.pixel_store import decode_array
-from attngraft.training import FitResult, Phase, Recipe, fit
+from attngraft.settings import DataSettings, MachineSettings, Settings
+from attngraft.tasks import Classification
+from attngraft.training import Evaluation, EvaluationContext, FitResult, Phase, Recipe, World, fit
+from attngraft.training.run_context import RunContext
 
 SIZE = 16
 CLASSES = ("red", "green", "blue")
@@ -84,6 +87,36 @@ def small_model(classes: int = 3, seed: int = 0, width: int = 4) -> nn.Module:
 def droppy_model(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     return note_backbone_(Droppy(), BackboneInfo("droppy", 3, PREPROCESSING))
+
+
+def classes_evaluation(probabilities: np.ndarray, labels: np.ndarray, ids: tuple[str, ...] | None = None) -> Evaluation:
+    """Predictions of classes with numbers for names."""
+    rows = {"probabilities": np.asarray(probabilities, dtype=np.float32), "labels": np.asarray(labels, dtype=np.int64)}
+    names = tuple(map(str, range(rows["probabilities"].shape[1])))
+    return Evaluation(rows, tuple(map(str, range(len(labels)))) if ids is None else ids, Classification(names))
+
+
+def classes_context(**fields: Any) -> EvaluationContext:
+    """How the small models predict the classes of the coloured squares."""
+    return EvaluationContext(Classification(CLASSES), fields.pop("preprocessing", PREPROCESSING), **fields)
+
+
+def classes_run_context(data: Dataset, **fields: Any) -> RunContext:
+    """What a training on the coloured squares depends on."""
+    settings = Settings(short_recipe(), DataSettings(), MachineSettings())
+    return RunContext(
+        **{
+            "dataset": data,
+            "task": Classification(CLASSES),
+            "preprocessing": PREPROCESSING,
+            "settings": settings,
+            "seed": 0,
+            "device": torch.device("cpu"),
+            "world": World(),
+            "checkpoints": Path("checkpoints"),
+            **fields,
+        }
+    )
 
 
 def short_recipe(epochs: int = 2, **fields: Any) -> Recipe:

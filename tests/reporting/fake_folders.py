@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
-from attngraft.comparison.verdicts import control_clause, judge
+from attngraft.comparison.verdicts import Judge
 from attngraft.statistics.effects import crossed_effect, per_class_effects
 from attngraft.statistics.multiplicity import holm
 from attngraft.statistics.power import needed, smallest_detectable
+from attngraft.tasks import Classification
 
 ROLES = {"none": "baseline", "static": "control", "capacity": "control"}
 GAINS = {"none": 0.0, "static": 0.05, "capacity": 0.0, "cbam": 0.35, "se": 0.1, "simam": -0.3}
@@ -25,6 +26,8 @@ PHASES = [
     {"name": "all", "train": ["all"], "epochs": 3, "lr": 0.0001},
 ]
 RECIPE = {"name": "three-phase", "batch_size": 32, "optimizer": "adamw", "label_smoothing": 0.1, "phases": PHASES}
+
+JUDGE = Judge(Classification(("cat", "dog")).metrics["top1"])
 
 
 def data_record(classes, test_images, *, warnings=False):
@@ -121,7 +124,7 @@ def effect_records(names, answers, labels, classes, baseline="none"):
     records = []
     for (name, against), p_adjusted in zip(pairs, adjusted, strict=True):
         effect = effects[name, against]
-        verdict = judge(
+        verdict = JUDGE.verdict(
             effect,
             p_adjusted,
             name=name,
@@ -129,7 +132,7 @@ def effect_records(names, answers, labels, classes, baseline="none"):
             comparisons=sum((other == baseline) is (against == baseline) for _, other in pairs),
         )
         told = [c for c in controls if (name, c) in effects and against == baseline]
-        clauses = [control_clause(name, c, effects[name, c], adjusted[pairs.index((name, c))]) for c in told]
+        clauses = [JUDGE.control_clause(name, c, effects[name, c], adjusted[pairs.index((name, c))]) for c in told]
         per_class = per_class_effects(right[name] - right[against], labels, classes)
         more_seeds, images = needed(effect)
         values = effect.to_json()

@@ -10,14 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import ndtr, stdtrit
 
-from attngraft.comparison.verdicts import control_clause, judge, non_inferiority_clause
+from attngraft.comparison.verdicts import Judge
 from attngraft.errors import ConfigError
 from attngraft.statistics.effects import Effect, crossed_effect, error_of_mean, mean_squares, per_class_effects
 from attngraft.statistics.multiplicity import holm
 from attngraft.statistics.power import at_corrected_level, needed, smallest_detectable
+from attngraft.tasks import Classification
 
 CELLS = [(seeds, images, noise) for seeds in (3, 5) for images in (150, 1000, 2500) for noise in (0.03, 0.1, 0.3)]
 IMAGE_SD, PAIR_SD, RUN_SD = 1.2, 0.4, 0.7  # of the latent score: shared by both variants, per variant, per answer
+
+JUDGE = Judge(Classification(("cat", "dog")).metrics["top1"])
+judge, control_clause, non_inferiority_clause = JUDGE.verdict, JUDGE.control_clause, JUDGE.non_inferiority_clause
 
 
 def answers(rng, experiments, seeds, images, noise, shift):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from training_children import plain_network, taught_and_watched
 from training_helpers import (
-    PREPROCESSING,
+    classes_context,
     coloured_squares,
     contents,
     run_fit,
@@ -96,7 +96,7 @@ def test_the_predictions_are_those_of_the_saved_model(together: Path):
     """Every process has its own BatchNorm statistics until they are aligned."""
     model = load(together / "norm", backbone=small_model())
     written = Evaluation.read(together / "norm" / "predictions.safetensors")
-    again = evaluate(model, coloured_squares(test=70).test, PREPROCESSING)
+    again = evaluate(model, coloured_squares(test=70).test, classes_context())
     assert np.allclose(written.probabilities, again.probabilities, atol=1e-6)
 
 

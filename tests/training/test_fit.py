@@ -33,7 +33,7 @@ import attngraft
 from attngraft.data import Dataset, build_transform
 from attngraft.errors import BackboneError, ConfigError, DataError, GraftError
 from attngraft.surgery import graft, grafts
-from attngraft.training import Phase, Recipe, evaluate, fit, load_recipe
+from attngraft.training import EvaluationContext, Phase, Recipe, evaluate, fit, load_recipe
 from attngraft.training.evaluate import Evaluation
 
 ROW = {
@@ -93,7 +93,7 @@ def test_the_evaluation_is_that_of_the_returned_model(tmp_path: Path, squares: D
     model = small_model()
     result = run_fit(model, squares, tmp_path / "run")
     assert result.model is model
-    again = evaluate(model, squares.test, attngraft.backbones.preprocessing_of(model))
+    again = evaluate(model, squares.test, EvaluationContext.of(model))
     assert np.array_equal(again.probabilities, result.evaluation.probabilities)
 
 
@@ -307,7 +307,7 @@ def test_select_best_keeps_the_epoch_with_the_lowest_validation_loss(tmp_path: P
     result = run_fit(small_model(), squares_with_val, tmp_path / "run", recipe=recipe)
     losses = [row["eval_loss"] for row in result.history]
     assert min(losses) < losses[-1]
-    val = evaluate(result.model, squares_with_val.val, attngraft.backbones.preprocessing_of(result.model))
+    val = evaluate(result.model, squares_with_val.val, EvaluationContext.of(result.model))
     assert val.loss == pytest.approx(min(losses), rel=1e-6)
 
 
@@ -476,7 +476,7 @@ def test_images_that_the_model_cannot_take_are_refused(tmp_path: Path, squares: 
 
 
 def test_a_model_without_a_head_is_refused(tmp_path: Path, squares: Dataset):
-    with pytest.raises(BackboneError, match="a classifier returns"):
+    with pytest.raises(BackboneError, match="add a head"):
         run_fit(nn.Conv2d(3, 3, 1), squares, tmp_path / "run", image_size=16)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from sealed import read_plain
 from torch import nn
 from training_helpers import PREPROCESSING, AtStep, coloured_squares, contents, metrics, run_fit, short_recipe
 
@@ -19,7 +20,7 @@ from attngraft.data.loader import _order
 from attngraft.data.pixel_store import decode_array
 from attngraft.errors import TrainingError
 from attngraft.surgery import load
-from attngraft.training import Phase, RunFolder
+from attngraft.training import Phase
 from attngraft.training.checkpoint import read_newest
 
 POISON = 20  # which training image is white all over
@@ -58,7 +59,7 @@ def poisoned() -> Dataset:
 
 
 RECIPE = short_recipe(epochs=2, augment="none")
-STEP = _order(48, 0, 0, True).index(POISON) // 16 + 1  # when the image comes in the first epoch
+STEP = _order(48, 0, 0, True, None).index(POISON) // 16 + 1  # when the image comes in the first epoch
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_training_stops_with_the_step_and_the_files(
     message = str(caught.value)
     assert message.startswith(what)
     assert f"at step {STEP} (epoch 1)" in message
-    batch = _order(48, 0, 0, True)[16 * (STEP - 1) : 16 * STEP]
+    batch = _order(48, 0, 0, True, None)[16 * (STEP - 1) : 16 * STEP]
     assert ", ".join(poisoned.train.ids[i] for i in batch[:5]) + " and 11 more" in message
     assert "lr_scale" in message
     assert "last-good.safetensors" in message
@@ -113,7 +114,7 @@ def test_the_run_is_not_finished_and_the_same_call_says_the_same(tmp_path: Path,
         files.append(contents(folder))
     assert messages[0] == messages[1]
     assert files[0] == files[1]
-    told = RunFolder(folder).read()
+    told = read_plain(folder / "run.json")
     assert told["status"] == "running"
     assert told["results"] is None
     assert told["stopped_because"] in messages[0]
@@ -125,7 +126,7 @@ def test_a_run_whose_cause_is_gone_goes_on_and_no_longer_says_that_it_stopped(tm
     with pytest.raises(TrainingError):
         run_fit(allergic("loss"), poisoned, folder, recipe=RECIPE)
     run_fit(allergic("cured"), poisoned, folder, recipe=RECIPE)
-    told = RunFolder(folder).read()
+    told = read_plain(folder / "run.json")
     assert told["status"] == "finished"
     assert "stopped_because" not in told
 

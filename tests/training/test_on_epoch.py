@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sealed import read_plain
 from training_helpers import AtStep, assert_same_run, coloured_squares, droppy_model, metrics, run_fit, short_recipe
 
 from attngraft.data import Dataset
-from attngraft.training import Phase, Recipe, RunFolder, fit
+from attngraft.training import Phase, Recipe, fit
 
 RECIPE = Recipe("two", (Phase("a", epochs=2, lr=0.05), Phase("b", epochs=2, lr=0.02)), batch_size=16, ema_decay=0.5)
 
@@ -38,7 +39,7 @@ def test_it_sees_every_epoch_once_and_changes_nothing(tmp_path: Path, squares: D
     assert looks.seen == [1, 2, 3, 4]
     assert_same_run(watched, run_fit(droppy_model(), squares, tmp_path / "plain", recipe=RECIPE))
     assert watched.stopped_after_epochs is None
-    assert "stopped_after_epochs" not in RunFolder(tmp_path / "watched").read()["results"]
+    assert "stopped_after_epochs" not in read_plain(tmp_path / "watched" / "run.json")["results"]
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
@@ -46,7 +47,7 @@ def test_true_ends_the_training_after_this_epoch(tmp_path: Path, squares: Datase
     result = run_fit(droppy_model(), squares, tmp_path / "run", recipe=RECIPE, on_epoch=Looks(epochs))
     assert len(result.history) == len(metrics(tmp_path / "run")) == epochs
     assert result.stopped_after_epochs == epochs
-    description = RunFolder(tmp_path / "run").read()
+    description = read_plain(tmp_path / "run" / "run.json")
     assert description["status"] == "finished"
     assert description["results"]["stopped_after_epochs"] == epochs
     looks = Looks()
@@ -86,7 +87,7 @@ def test_its_error_comes_through_and_the_same_call_goes_on_after_the_epoch(tmp_p
     with pytest.raises(LookupError, match="no more"):
         run_fit(droppy_model(), squares, tmp_path / "run", recipe=RECIPE, on_epoch=fails_once)
     assert len(metrics(tmp_path / "run")) == 2
-    assert RunFolder(tmp_path / "run").read()["status"] == "running"
+    assert read_plain(tmp_path / "run" / "run.json")["status"] == "running"
     resumed = run_fit(droppy_model(), squares, tmp_path / "run", recipe=RECIPE, on_epoch=fails_once)
     assert seen == [1, 2, 3, 4]
     assert_same_run(resumed, run_fit(droppy_model(), squares, tmp_path / "whole", recipe=RECIPE))

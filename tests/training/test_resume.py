@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from sealed import read_plain
 from torch import nn
 from training_helpers import (
     ON_PLATEAU,
@@ -91,7 +92,7 @@ def test_stopped_politely_and_resumed(tmp_path: Path, data: Dataset, whole, name
     checkpoint = read_newest(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.position.global_step == step  # nothing is lost
-    assert RunFolder(tmp_path / "run").read()["status"] == "running"
+    assert read_plain(tmp_path / "run" / "run.json")["status"] == "running"
     resumed = run_fit(droppy_model(seed=9), data, tmp_path / "run", recipe=RECIPES[name])
     assert_same_run(resumed, whole(name))
 
@@ -218,10 +219,10 @@ def test_interrupted_while_precision_is_timed_can_be_resumed(
     monkeypatch.setattr("attngraft.training.precision._time_step", lambda step: ask_to_stop())
     with pytest.raises(KeyboardInterrupt):
         run_fit(droppy_model(), data, tmp_path / "run", recipe=SGD, precision="auto")
-    assert RunFolder(tmp_path / "run").read()["precision"] is None
+    assert read_plain(tmp_path / "run" / "run.json")["precision"] is None
     monkeypatch.setattr("attngraft.training.precision._time_step", lambda step: 1.0)
     assert run_fit(droppy_model(), data, tmp_path / "run", recipe=SGD, precision="auto").history
-    assert RunFolder(tmp_path / "run").read()["precision"] == {"dtype": "fp32", "layout": "contiguous"}
+    assert read_plain(tmp_path / "run" / "run.json")["precision"] == {"dtype": "fp32", "layout": "contiguous"}
 
 
 def test_time_is_that_of_the_steps_that_count(tmp_path: Path, data: Dataset):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sealed import read_plain
 from torch import nn
 from torch.nn import functional as F
 from training_helpers import (
@@ -18,6 +19,7 @@ from training_helpers import (
     AtStep,
     assert_same_run,
     assert_same_weights,
+    classes_run_context,
     coloured_squares,
     droppy_model,
     run_fit,
@@ -29,8 +31,8 @@ from attngraft.backbones import note_preprocessing_
 from attngraft.data import Batch, Dataset
 from attngraft.errors import ConfigError, RunError
 from attngraft.surgery import note_classes_
-from attngraft.training import Phase, Precision, Recipe, RunFolder, Teacher
-from attngraft.training.distillation import Lesson, fingerprint
+from attngraft.training import Phase, Recipe, RunFolder, Teacher
+from attngraft.training.distillation import DistillationLoss, fingerprint
 
 CPU = torch.device("cpu")
 
@@ -46,8 +48,8 @@ class Fixed(nn.Module):
         return self.logits.expand(len(x), -1)
 
 
-def lesson_of(teacher: Teacher, data: Dataset) -> Lesson:
-    return Lesson(teacher, data, PREPROCESSING, Precision(), CPU)
+def loss_of(teacher: Teacher, data: Dataset) -> DistillationLoss:
+    return DistillationLoss(teacher, classes_run_context(data))
 
 
 def batch_of(*positions: int) -> Batch:
@@ -63,16 +65,16 @@ def mask(*positions: int, count: int = 48) -> np.ndarray:
 
 def test_the_term_computed_by_hand(squares: Dataset):
     """Teacher (ln 3, 0, 0) at T = 1 says 3/5, 1/5, 1/5; a student who knows nothing says 1/3 each."""
-    lesson = lesson_of(Teacher(Fixed(math.log(3), 0.0, 0.0), weight=0.5, temperature=1.0), squares)
+    distillation = loss_of(Teacher(Fixed(math.log(3), 0.0, 0.0), weight=0.5, temperature=1.0), squares)
     batch = batch_of(0, 1)
-    term = lesson.loss(batch, batch.images, torch.zeros(2, 3))
+    term = distillation.loss(batch, batch.images, torch.zeros(2, 3))
     assert term is not None
     divergence = 0.6 * math.log(0.6 * 3) + 0.4 * math.log(0.2 * 3)
     assert float(term) == pytest.approx(0.5 * divergence, rel=1e-5)
 
 
 def test_temperature_divides_both_and_its_square_multiplies(squares: Dataset):
-    warm = lesson_of(Teacher(Fixed(2 * math.log(3), 0.0, 0.0), temperature=2.0), squares)
+    warm = loss_of(Teacher(Fixed(2 * math.log(3), 0.0, 0.0), temperature=2.0), squares)
     batch = batch_of(0)
     term = warm.loss(batch, batch.images, torch.zeros(1, 3))
     assert term is not None
@@ -80,28 +82,28 @@ def test_temperature_divides_both_and_its_square_multiplies(squares: Dataset):
 
 
 def test_only_the_images_of_the_mask_count_and_each_weighs_the_same_in_any_batch(squares: Dataset):
-    lesson = lesson_of(Teacher(Fixed(1.0, 0.0, -1.0), images=mask(5, 7)), squares)
+    distillation = loss_of(Teacher(Fixed(1.0, 0.0, -1.0), images=mask(5, 7)), squares)
     logits = torch.zeros(4, 3, requires_grad=True)
     batch = batch_of(4, 5, 6, 7)
-    term = lesson.loss(batch, batch.images, logits)
+    term = distillation.loss(batch, batch.images, logits)
     assert term is not None
     term.backward()
     assert logits.grad is not None
     assert logits.grad.abs().sum(1).gt(0).tolist() == [False, True, False, True]
-    alone = lesson.loss(batch_of(5, 0, 1, 2), batch.images, torch.zeros(4, 3))
+    alone = distillation.loss(batch_of(5, 0, 1, 2), batch.images, torch.zeros(4, 3))
     assert alone is not None
     assert float(term.detach()) == pytest.approx(2 * float(alone))
-    assert lesson.loss(batch_of(0, 1), batch.images[:2], torch.zeros(2, 3)) is None
+    assert distillation.loss(batch_of(0, 1), batch.images[:2], torch.zeros(2, 3)) is None
 
 
 def test_classes_that_the_teacher_does_not_know_are_left_out(squares: Dataset):
-    lesson = lesson_of(Teacher(Fixed(1.0, -1.0)), squares)
+    distillation = loss_of(Teacher(Fixed(1.0, -1.0)), squares)
     batch = batch_of(0)
     logits = torch.tensor([[1.0, -1.0, 9.0]], requires_grad=True)
-    term = lesson.loss(batch, batch.images, logits)
+    term = distillation.loss(batch, batch.images, logits)
     assert term is not None
     assert float(term.detach()) == pytest.approx(0.0, abs=1e-7)  # over the two it knows, both say the same
-    lesson.loss(batch, batch.images, logits + torch.tensor([0.5, 0.0, 0.0])).backward()  # type: ignore[union-attr]
+    distillation.loss(batch, batch.images, logits + torch.tensor([0.5, 0.0, 0.0])).backward()  # type: ignore[union-attr]
     assert logits.grad is not None
     assert logits.grad[0, 2] == 0
     assert logits.grad[0, 0] > 0
@@ -110,7 +112,7 @@ def test_classes_that_the_teacher_does_not_know_are_left_out(squares: Dataset):
 def test_classes_are_matched_by_name_where_the_names_are_known(squares: Dataset):
     teacher = note_classes_(Fixed(2.0, -1.0), ("blue", "red"))  # the data: red, green, blue
     batch = batch_of(0)
-    term = lesson_of(Teacher(teacher), squares).loss(batch, batch.images, torch.tensor([[-1.0, 5.0, 2.0]]))
+    term = loss_of(Teacher(teacher), squares).loss(batch, batch.images, torch.tensor([[-1.0, 5.0, 2.0]]))
     assert term is not None
     assert float(term) == pytest.approx(0.0, abs=1e-7)
 
@@ -171,7 +173,7 @@ def test_resumed_with_the_same_bits(tmp_path: Path, squares: Dataset):
 def test_a_resume_with_another_teacher_is_refused(tmp_path: Path, squares: Dataset):
     first = Teacher(small_model(seed=3), images=mask(1, 2))
     run_fit(droppy_model(), squares, tmp_path / "run", teacher=first)
-    assert RunFolder(tmp_path / "run").read()["teacher"] == {
+    assert read_plain(tmp_path / "run" / "run.json")["teacher"] == {
         "weight": 1.0,
         "temperature": 2.0,
         "images": 2,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,43 +33,39 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Train a backbone, grafted or plain, on your images."""
-    import torch
-
-    from ..backbones import create_backbone, preprocessing_of
+    from ..backbones import preprocessing_of
     from ..comparison import Variant, parse_variant
+    from ..comparison.build_model import ModelSource
+    from ..config import to_dict
     from ..locking import check_free
     from ..reporting import data_notes, run_summary, write_report
     from ..settings import resolve_settings
-    from ..surgery import graft_plan, renew_head_, saved_classes
+    from ..surgery import graft_plan, saved_classes
     from ..training import Reading, RunFolder, Silent, fit, join_world, open_data, starts_pretrained, watched
 
-    resolved = resolve_settings(recipe, settings)
-    world = join_world(resolved.machine)
+    chosen = resolve_settings(recipe, settings)
+    world = join_world(chosen.machine)
     world.in_main(lambda: check_free(run_dir))
     variant = Variant("none", "none") if attention == "none" else parse_variant(attention)
-    if variant.dynamic is not None:
-        settings["dynamic"] = variant.dynamic
-    preprocessing = preprocessing_of(create_backbone(backbone, num_classes=2), resolved.data.image_size)
-    spec = preprocessing.input
+    chosen = replace(chosen, recipe=variant.recipe(chosen.recipe))
+    start = starts_pretrained(pretrained, backbone, chosen.recipe, weights)
+    source = ModelSource(backbone, start, weights, allow_grafts=True)
+    spec = preprocessing_of(source.template(), chosen.data.image_size).input
     with watched(None if world.is_main else Silent()) as shown:
-        dataset = open_data(data, resolved.data, spec=spec, recipe=resolved.recipe, progress=Reading(shown))
-    pretrained = starts_pretrained(pretrained, backbone, resolved.recipe, weights)
-    torch.manual_seed(seed)
-    model = create_backbone(backbone, num_classes=len(dataset.classes), pretrained=pretrained, weights=weights)
-    renew_head_(model, dataset.classes)
+        dataset = open_data(data, chosen, spec=spec, progress=Reading(shown))
+    model = source.build(dataset.classes, variant, seed, shape=spec.shape)
     has_new_head = saved_classes(backbone) not in ((), dataset.classes)
-    variant.grow(model, variant.plan(model, spec.shape), seed)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
-    result = fit(model, dataset, recipe=recipe, run_dir=run_dir, seed=seed, resume=resume, variant=name, **settings)
+    result = fit(model, dataset, recipe=chosen, run_dir=run_dir, seed=seed, resume=resume, variant=name)
     if not world.is_main:
         return
-    description = RunFolder(result.run_dir).read()
+    record = RunFolder(result.run_dir).read()
     page = write_report(result.run_dir)
     if as_json:
-        print_json(description)
+        print_json(record.to_json())
         return
-    console().print(run_summary(description))
+    console().print(run_summary(record.to_json()))
     if has_new_head:
         say_notes([f"{backbone} was trained on other classes, so it was given a new head."])
-    say_notes([*data_notes(description["data"]), *(event["text"] for event in description.get("events", ()))])
+    say_notes([*data_notes(to_dict(record.data)), *(event.text for event in record.events)])
     say(f"report: {page}")

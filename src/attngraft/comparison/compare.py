@@ -9,37 +9,37 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from ..backbones import backbone_info, preprocessing_of
-from ..config import Preprocessing, to_dict
+from ..config import to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
 from ..errors import ConfigError
 from ..locking import Claim
-from ..surgery import GraftPlan
+from ..settings import Recipe, Settings, resolve_settings
+from ..tasks import create_task, find_metric
 from ..timestamp import timestamp
 from ..training import (
     FitResult,
+    Precision,
     Progress,
     Reading,
-    Recipe,
     Silent,
-    fit,
     join_world,
     open_data,
-    resolve_settings,
     starts_pretrained,
     titled,
     warm_up,
     watched,
 )
 from ..training.disk_space import kept_bytes, working_bytes
-from .comparison_context import Bench, fresh_backbone
+from .build_model import ModelSource
+from .comparison_context import ComparisonContext
 from .comparison_folder import (
     describe_request,
     earlier_variants,
@@ -49,19 +49,11 @@ from .comparison_folder import (
     with_earlier_seeds,
     write_comparison,
 )
-from .contrasts import Answers, effects
+from .contrasts import Evaluations, effects
 from .factorial import factorial
 from .thumbnails import write_samples
-from .variant_table import columns, price
-from .variants import (
-    BASELINE,
-    Variant,
-    matched_controls,
-    parse_variants,
-    split_variants,
-    under,
-    with_earlier,
-)
+from .variant_table import price, variant_table
+from .variants import BASELINE, Variant, matched_controls, parse_variants, split_variants, under, with_earlier
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,8 @@ def compare(
     attentions: str | Sequence[str],
     controls: str | Sequence[str] = (),
     seeds: int | Sequence[int] = 3,
-    recipe: str | Path | Recipe = "three-phase",
+    recipe: str | Path | Recipe | Settings = "three-phase",
+    metric: str | None = None,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
     run_dir: str | Path,
@@ -120,13 +113,15 @@ def compare(
     """Train every variant with every seed and say what the attention is worth.
 
     Args:
-        data: a folder of class folders, the name of a built-in data set, or a loaded one.
+        data: whatever `load_data` takes, or what it returns.
         backbone: as for `create_backbone`.
         attentions: variants, NAME[@WHERE][:option=value,...]; "none" is an A/A comparison. The option `dynamic` is
             that of the recipe, for this variant alone.
         controls: variants that separate attention from its side effects: "static", "capacity".
         seeds: how many, or which.
-        recipe: packaged name, path of a .toml file, or a Recipe.
+        recipe: packaged name, path of a .toml file, a Recipe, or Settings with all that is chosen.
+        metric: what decides, by the name that the task gives it: "top1", "balanced-accuracy", "macro-f1", "map",
+            "mae", ...; the task's primary metric where not given.
         pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch".
         weights: a file of weights to start from, as for `create_backbone`.
         run_dir: a new folder, or that of the same comparison to be continued.
@@ -145,106 +140,86 @@ def compare(
     attentions, controls = _listed(attentions), _listed(controls)
     variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
     variants = under(settings.recipe, variants)
-    pretrained = starts_pretrained(pretrained, backbone, settings.recipe, weights)
     start = None if weights is None else Path(weights)
+    source = ModelSource(backbone, starts_pretrained(pretrained, backbone, settings.recipe, weights), start)
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     with watched(progress if world.is_main else Silent()) as shown, ExitStack() as held:
         claim = Claim(folder, held)
         if world.share(is_comparison(folder)):
             world.in_main(claim)  # in use: refused before any image is read
-        template = fresh_backbone(backbone, 2, False, 0)
+        template = source.template()
         preprocessing = preprocessing_of(template, settings.data.image_size)
-        plans = _plans(variants, template, preprocessing)
-        spec, reading = preprocessing.input, Reading(shown)
-        dataset = open_data(data, settings.data, spec=spec, recipe=settings.recipe, progress=reading)
-        request = describe_request(backbone, pretrained, settings, variants, chosen_seeds, dataset, preprocessing)
-        # weights that cannot be had: say so now
-        model = fresh_backbone(backbone, dataset.classes, pretrained, 0, start)
+        spec = preprocessing.input
+        dataset = open_data(data, settings, spec=spec, progress=Reading(shown))
+        task = create_task(dataset.task, dataset.classes)
+        context = ComparisonContext(
+            source=source,
+            settings=settings,
+            dataset=dataset,
+            task=task,
+            metric=find_metric(task, metric),
+            preprocessing=preprocessing,
+            precision=Precision(),
+            plans={variant.name: variant.plan(template, spec.shape) for variant in variants},
+            folder=folder,
+            device=device,
+            world=world,
+        )
+        model = source.fresh(dataset.classes, 0)  # weights that cannot be had: say so now
         info = backbone_info(model)
-        request["weights"] = info.weights if start is not None and info is not None else None
+        request = describe_request(context, variants, chosen_seeds, info.weights if info and start else None)
         runs = len(variants) * len(chosen_seeds)
         needed = runs * kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
-        precision = world.in_main(
-            lambda: open_comparison(folder, request, settings, template, preprocessing, device, claim, needed)
-        )
-        bench = Bench(backbone, pretrained, settings, dataset, preprocessing, precision, folder, device, world, start)
-        warm_up(
-            template,
-            precision,
-            spec=spec,
-            batch_size=settings.recipe.batch_size,
-            device=device,
-        )
-        results = _run_all(bench, variants, plans, chosen_seeds, shown)
+        precision = world.in_main(lambda: open_comparison(context, request, template, claim, needed))
+        context = replace(context, precision=precision)
+        warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device)
+        results = _run_all(context, variants, chosen_seeds, shown)
         shown.stop()
-        document = world.in_main(lambda: _conclude(bench, variants, plans, chosen_seeds, results, request, command))
+        document = world.in_main(lambda: _conclude(context, variants, chosen_seeds, results, request, command))
         return Comparison(folder, document)
 
 
-def _plans(
-    variants: Sequence[Variant], template: nn.Module, preprocessing: Preprocessing
-) -> dict[str, GraftPlan | None]:
-    return {variant.name: variant.plan(template, preprocessing.input.shape) for variant in variants}
-
-
 def _run_all(
-    bench: Bench,
-    variants: Sequence[Variant],
-    plans: Mapping[str, GraftPlan | None],
-    seeds: Sequence[int],
-    progress: Progress,
+    context: ComparisonContext, variants: Sequence[Variant], seeds: Sequence[int], progress: Progress
 ) -> dict[str, list[FitResult]]:
     """Every variant with every seed; seed by seed, so that an unfinished comparison has whole pairs."""
     results: dict[str, list[FitResult]] = {variant.name: [] for variant in variants}
-    machine = asdict(bench.settings.machine) | {"precision": str(bench.precision)}
     total = len(variants) * len(seeds)
     for number, (seed, variant) in enumerate((s, v) for s in seeds for v in variants):
-        model = bench.build(variant, plans[variant.name], seed)
-        result = fit(
-            model,
-            bench.dataset,
-            recipe=variant.recipe(bench.settings.recipe),
-            run_dir=bench.run_dir(variant, seed),
-            seed=seed + variant.seed_offset,
-            variant=variant.name,
-            progress=titled(progress, f"run {number + 1} of {total}: {variant.name}, seed {seed}"),
-            **asdict(bench.settings.data),
-            **machine,
-        )
+        title = f"run {number + 1} of {total}: {variant.name}, seed {seed}"
+        result = context.fit(variant, seed, titled(progress, title))
         results[variant.name].append(replace(result, model=nn.Identity()))  # weights stay on disk
     return results
 
 
 def _conclude(
-    bench: Bench,
+    context: ComparisonContext,
     variants: Sequence[Variant],
-    plans: Mapping[str, GraftPlan | None],
     seeds: Sequence[int],
     results: Mapping[str, Sequence[FitResult]],
     request: Mapping[str, Any],
     command: str | None,
 ) -> Mapping[str, Any]:
     """Weigh the finished runs and write `comparison.json`."""
-    answers: Answers = {name: [result.evaluation for result in runs] for name, runs in results.items()}
-    rows = columns(bench, variants, plans, seeds, results)
-    halves = factorial(variants, answers)
+    evaluations: Evaluations = {name: [result.evaluation for result in runs] for name, runs in results.items()}
+    rows = variant_table(context, variants, seeds, results)
+    halves = factorial(variants, evaluations, context.metric)
+    prices = {row["name"]: price(row, rows[0]) for row in rows}
     document = {
         **request,
         "status": "finished",
         "command": command,
         "created": timestamp(),
-        "precision": to_dict(bench.precision),
+        "precision": to_dict(context.precision),
         "variants": rows,
-        "effects": effects(
-            variants, answers, bench.dataset.classes, {row["name"]: price(row, rows[0]) for row in rows}
-        ),
+        "effects": effects(variants, evaluations, context.task, context.metric, prices),
         **({"factorial": halves} if halves else {}),
         "hardware": hardware(),
         "versions": versions(),
-        "looks": _looks(bench.folder, seeds),
-        "samples": write_samples(bench.folder, bench.dataset, variants, answers),
+        "looks": _looks(context.folder, seeds),
+        "samples": write_samples(context, variants, evaluations),
     }
-    write_comparison(bench.folder, document)
+    write_comparison(context.folder, document)
     return document
 
 

@@ -1,60 +1,65 @@
-"""What all runs of a comparison share, and how the model of a run is built."""
+"""What all runs of a comparison share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import nn
 
-from ..backbones import create_backbone
 from ..config import Preprocessing
 from ..data import Dataset
-from ..errors import ConfigError
-from ..surgery import GraftPlan, grafts, renew_head_
-from ..training import Precision, Settings, World
+from ..settings import Settings
+from ..surgery import GraftPlan
+from ..tasks import Metric, Task
+from ..training import FitResult, Precision, Progress, World, fit
+from .build_model import ModelSource
 from .variants import Variant
 
 
 @dataclass(frozen=True)
-class Bench:
-    """What all runs of a comparison share."""
+class ComparisonContext:
+    """What all runs of a comparison share.
 
-    backbone: str
-    pretrained: bool
+    Attributes:
+        source: what the models start from.
+        settings: of every run, but for what a variant changes in the recipe.
+        dataset: images and targets.
+        task: what is learned.
+        metric: what the variants are compared by.
+        preprocessing: how the models get the images.
+        precision: of every run.
+        plans: variant name -> its grafts; None for the plain backbone.
+        folder: of the comparison.
+        device: where training runs.
+        world: the processes that train together.
+    """
+
+    source: ModelSource
     settings: Settings
     dataset: Dataset
+    task: Task
+    metric: Metric
     preprocessing: Preprocessing
     precision: Precision
+    plans: Mapping[str, GraftPlan | None]
     folder: Path
     device: torch.device
     world: World
-    weights: Path | None = None
 
     def run_dir(self, variant: Variant, seed: int) -> Path:
         return self.folder / "runs" / variant.slug / f"seed-{seed}"
 
-    def build(self, variant: Variant, plan: GraftPlan | None, seed: int) -> nn.Module:
-        """The model of a run; the backbone and its head come from the seed before any graft does."""
-        seed += variant.seed_offset
-        model = fresh_backbone(self.backbone, self.dataset.classes, self.pretrained, seed, self.weights)
-        return variant.grow(model, plan, seed)
-
-
-def fresh_backbone(
-    spec: str, classes: int | Sequence[str], pretrained: bool, seed: int, weights: Path | None = None
-) -> nn.Module:
-    """The backbone with a head for these classes: a new one, unless it is a run that was trained on exactly these."""
-    count, names = (classes, ()) if isinstance(classes, int) else (len(classes), classes)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = create_backbone(spec, num_classes=count, pretrained=pretrained, weights=weights)
-        if names:
-            renew_head_(model, names)
-    if grafts(model):
-        raise ConfigError(
-            f"the backbone {spec} has grafts already: give a plain one, such as the run of the variant none."
+    def fit(self, variant: Variant, seed: int, progress: Progress) -> FitResult:
+        """Train one run, or go on with it."""
+        machine = replace(self.settings.machine, precision=str(self.precision))
+        return fit(
+            self.source.build(self.dataset.classes, variant, seed, plan=self.plans[variant.name]),
+            self.dataset,
+            recipe=replace(self.settings, recipe=variant.recipe(self.settings.recipe), machine=machine),
+            run_dir=self.run_dir(variant, seed),
+            seed=seed + variant.seed_offset,
+            variant=variant.name,
+            progress=progress,
         )
-    return model

@@ -7,26 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
-from ..config import Preprocessing, from_dict, to_dict
-from ..data import Dataset, class_changes
+from ..config import from_dict, to_dict
+from ..data import class_changes
 from ..environment import versions
 from ..errors import RunError
 from ..formats import RECORD_FORMATS
 from ..sealing import read_record, write_record
 from ..settings.recipe import completed_recipe
-from ..training import (
-    PREDICTIONS_FILE,
-    Precision,
-    Settings,
-    choose_precision,
-    describe_data,
-    parse_precision,
-)
+from ..tasks import describe_task
+from ..training import PREDICTIONS_FILE, DataRecord, Precision, choose_precision, parse_precision
 from ..training.disk_space import check_space
 from ..training.run_folder import is_leftover
+from .comparison_context import ComparisonContext
 from .variants import (
     BASELINE,
     Variant,
@@ -39,24 +33,28 @@ AGAIN_SLUG = again().slug
 
 
 def describe_request(
-    backbone: str,
-    pretrained: bool,
-    settings: Settings,
-    variants: Sequence[Variant],
-    seeds: Sequence[int],
-    dataset: Dataset,
-    preprocessing: Preprocessing,
+    context: ComparisonContext, variants: Sequence[Variant], seeds: Sequence[int], weights: str | None
 ) -> dict[str, Any]:
-    """What was asked for; a folder can be continued only with the same, or with more seeds and variants."""
+    """What was asked for; a folder can be continued only with the same, or with more seeds and variants.
+
+    Args:
+        context: of the comparison.
+        variants: the columns.
+        seeds: of their runs.
+        weights: what a file of weights to start from is called; None without one.
+    """
+    task = describe_task(context.task)
     return {
         "format": RECORD_FORMATS["comparison"],
         "kind": "comparison",
-        "data": describe_data(dataset),
-        "backbone": backbone,
-        "pretrained": pretrained,
-        "weights": None,
-        "recipe": to_dict(settings.recipe),
-        "preprocessing": to_dict(preprocessing),
+        **({"task": task} if task else {}),
+        "metric": context.metric.describe(),
+        "data": to_dict(DataRecord.of(context.dataset)),
+        "backbone": context.source.backbone,
+        "pretrained": context.source.pretrained,
+        "weights": weights,
+        "recipe": to_dict(context.settings.recipe),
+        "preprocessing": to_dict(context.preprocessing),
         "seeds": list(seeds),
         "baseline": BASELINE,
         "requested": [{"name": v.name, "role": v.role, "slug": v.slug} for v in variants],
@@ -111,24 +109,24 @@ FIXED = ("backbone", "pretrained", "weights", "recipe", "preprocessing")
 
 
 def open_comparison(
-    folder: Path,
+    context: ComparisonContext,
     request: Mapping[str, Any],
-    settings: Settings,
     template: nn.Module,
-    preprocessing: Preprocessing,
-    device: torch.device,
     claim: Callable[[], None],
     needed_bytes: int,
 ) -> Precision:
     """Begin the comparison or come back to it; the precision that all its runs use is returned.
 
     Args:
+        context: of the comparison.
+        request: as from `describe_request`.
+        template: a model to time precisions with.
         claim: makes sure that this process uses the folder alone; called before anything is written.
         needed_bytes: that the whole comparison takes on the disk.
     """
-    path = folder / COMPARISON_FILE
+    folder, settings = context.folder, context.settings
     fixed = parse_precision(settings.machine.precision)
-    if path.is_file():
+    if is_comparison(folder):
         claim()
         found = read_comparison(folder)
         _check_same(folder, found, request)
@@ -140,8 +138,8 @@ def open_comparison(
             raise RunError(f"{folder} has files but no {COMPARISON_FILE}: choose an empty or a new folder.")
         check_space(folder, needed_bytes)
         claim()
-        batch_size = settings.recipe.batch_size
-        precision = fixed or choose_precision(template, spec=preprocessing.input, batch_size=batch_size, device=device)
+        spec, batch_size = context.preprocessing.input, settings.recipe.batch_size
+        precision = fixed or choose_precision(template, spec=spec, batch_size=batch_size, device=context.device)
         found = {}
     if found.get("status") != "finished":
         write_comparison(
@@ -170,6 +168,11 @@ def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, An
         there = completed_recipe(found.get(key)) if key == "recipe" else found.get(key)
         if there != wanted[key]:
             raise RunError(f"the comparison in {folder} has another {key}: choose a new folder; nothing was changed.")
+    metric = found.get("metric", {}).get("name", wanted["metric"]["name"])
+    if metric != wanted["metric"]["name"]:
+        raise RunError(
+            f"the comparison in {folder} decides by {metric}: choose a new folder for {wanted['metric']['name']}."
+        )
     if found.get("data", {}).get("fingerprint") != wanted["data"]["fingerprint"]:
         raise RunError(
             f"the comparison in {folder} was made with other images: choose a new folder; nothing was changed."

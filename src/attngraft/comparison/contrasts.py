@@ -1,4 +1,4 @@
-"""From the answers of all runs to effects, verdicts and samples: no training, no files of models."""
+"""From the predictions of all runs to effects and verdicts: no training, no files of models."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from numpy.typing import NDArray
 from ..statistics.effects import Effect, crossed_effect, per_class_effects
 from ..statistics.multiplicity import holm
 from ..statistics.power import at_corrected_level, needed, smallest_detectable
+from ..tasks import Metric, Task, primary
 from ..training import Evaluation
 from .variants import BASELINE, Variant
-from .verdicts import control_clause, judge
+from .verdicts import Judge
 
-Answers = Mapping[str, Sequence[Evaluation]]  # variant name -> one evaluation per seed
+Evaluations = Mapping[str, Sequence[Evaluation]]  # variant name -> one evaluation per seed
 
 
-def correct_matrix(evaluations: Sequence[Evaluation]) -> NDArray[np.float64]:
-    """(S, N), 1 where the run of a seed got a test image right."""
-    return np.stack([evaluation.correct.astype(np.float64) for evaluation in evaluations])
+def score_matrix(evaluations: Sequence[Evaluation], metric: Metric) -> NDArray[np.float64]:
+    """(S, N) scores of the test images, a row per seed."""
+    return np.stack([metric.scores(evaluation.rows) for evaluation in evaluations])
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,28 @@ class Contrast:
     effect: Effect
 
 
-def contrast(answers: Answers, variant: str, against: str) -> Contrast:
-    """The paired difference of two variants."""
-    difference = correct_matrix(answers[variant]) - correct_matrix(answers[against])
-    return Contrast(variant, against, difference, crossed_effect(difference))
+class Contrasts:
+    """Paired differences between the variants of a comparison.
+
+    Args:
+        evaluations: predictions of every run.
+        metric: what they are compared by.
+    """
+
+    def __init__(self, evaluations: Evaluations, metric: Metric) -> None:
+        self.metric = metric
+        self.scores = {name: score_matrix(runs, metric) for name, runs in evaluations.items()}
+        low, high = metric.bounds
+        self.limit = high - low  # no difference can be larger
+
+    def between(self, variant: str, against: str) -> Contrast:
+        """The paired difference of two variants."""
+        difference = self.scores[variant] - self.scores[against]
+        return Contrast(variant, against, difference, crossed_effect(difference, limit=self.limit))
 
 
 def effects(
-    variants: Sequence[Variant], answers: Answers, classes: Sequence[str], prices: Mapping[str, str]
+    variants: Sequence[Variant], evaluations: Evaluations, task: Task, metric: Metric, prices: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """All effects of a comparison as JSON values, in three families, within each of which p-values are corrected (Holm).
 
@@ -50,28 +65,31 @@ def effects(
 
     Args:
         variants: the columns.
-        answers: predictions of every run.
-        classes: class names.
+        evaluations: predictions of every run.
+        task: what was learned.
+        metric: what the variants are compared by.
         prices: variant name -> what it costs, as the end of a sentence.
     """
-    labels = answers[BASELINE][0].labels
+    contrasts, judge = Contrasts(evaluations, metric), Judge(metric)
     controls = [v.name for v in variants if v.role == "control"]
     attentions = [v.name for v in variants if v.role == "attention"]
-    primary = [contrast(answers, name, BASELINE) for name in [*attentions, *controls]]
+    main = [contrasts.between(name, BASELINE) for name in [*attentions, *controls]]
     grafted = [v.name for v in variants if v.role == "attention" and not v.is_again]
-    secondary = [contrast(answers, name, control) for name in grafted for control in controls]
-    beside = holm([c.effect.p_value for c in secondary])
+    beside = [contrasts.between(name, control) for name in grafted for control in controls]
     clauses: dict[str, str] = {}
-    for item, p_adjusted in zip(secondary, beside, strict=True):
-        clause = control_clause(item.variant, item.against, item.effect, p_adjusted)
+    for item, p_adjusted in zip(beside, holm([c.effect.p_value for c in beside]), strict=True):
+        clause = judge.control_clause(item.variant, item.against, item.effect, p_adjusted)
         clauses[item.variant] = clauses.get(item.variant, "") + clause
-    paced = [contrast(answers, name, fixed) for name, fixed in fixed_twins(variants)]
+    paced = [contrasts.between(name, fixed) for name, fixed in fixed_twins(variants)]
     found = []
-    for family in (primary, secondary, paced):
+    for family in (main, beside, paced):
         adjusted = holm([c.effect.p_value for c in family])
         for item, p_adjusted in zip(family, adjusted, strict=True):
-            tail = clauses.get(item.variant, "") + prices.get(item.variant, "") if family is primary else ""
-            found.append(_entry(item, p_adjusted, len(family), labels, classes, tail))
+            tail = clauses.get(item.variant, "") + prices.get(item.variant, "") if family is main else ""
+            entry = _entry(item, p_adjusted, len(family), judge, tail)
+            groups = task.groups(evaluations[BASELINE][0].rows) if metric.name == primary(task).name else None
+            per_class = () if groups is None else per_class_effects(item.difference, groups, task.outputs)
+            found.append({**entry, "per_class": [effect.to_json() for effect in per_class]})
     return found
 
 
@@ -86,15 +104,8 @@ def fixed_twins(variants: Sequence[Variant]) -> list[tuple[str, str]]:
     ]
 
 
-def _entry(
-    item: Contrast,
-    p_adjusted: float,
-    comparisons: int,
-    labels: NDArray[np.int64],
-    classes: Sequence[str],
-    tail: str,
-) -> dict[str, Any]:
-    verdict = judge(item.effect, p_adjusted, name=item.variant, against=item.against, comparisons=comparisons)
+def _entry(item: Contrast, p_adjusted: float, comparisons: int, judge: Judge, tail: str) -> dict[str, Any]:
+    verdict = judge.verdict(item.effect, p_adjusted, name=item.variant, against=item.against, comparisons=comparisons)
     strict = at_corrected_level(item.effect, comparisons)
     needs = needed(strict)
     return {
@@ -107,40 +118,47 @@ def _entry(
         "needed_images": needs.images,
         "verdict": verdict.kind,
         "sentence": f"{verdict.sentence}{tail}.",
-        "per_class": [effect.to_json() for effect in per_class_effects(item.difference, labels, classes)],
     }
 
 
 @dataclass(frozen=True)
 class Change:
-    """A test image that a variant got right in more, or in fewer, seeds than the baseline."""
+    """A test image that a variant predicts better, or worse, than the baseline over the seeds.
+
+    Attributes:
+        variant: its name.
+        position: of the image.
+        before, after: predictions of the baseline and the variant, seed by seed.
+        truth: what is right.
+        gain: sum of the score's improvement over the seeds.
+    """
 
     variant: str
     position: int
-    before: tuple[int, ...]
-    after: tuple[int, ...]
-    gain: int
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    truth: str
+    gain: float
 
 
-def changed_images(variants: Sequence[Variant], answers: Answers, most: int = 6) -> list[Change]:
-    """For each attention the images that changed most, at most so many in each direction."""
+def changed_images(
+    variants: Sequence[Variant], evaluations: Evaluations, task: Task, metric: Metric, most: int = 6
+) -> list[Change]:
+    """The images that changed most for each attention, at most `most` in each direction."""
+    contrasts, sign = Contrasts(evaluations, metric), 1 if metric.higher_is_better else -1
     found: list[Change] = []
     for variant in variants:
         if variant.role == "attention" and not variant.is_again:
-            found += _changes_of(variant.name, answers, most)
+            gains = sign * contrasts.between(variant.name, BASELINE).difference.sum(axis=0)
+            order = np.argsort(-gains, kind="stable")
+            better = [int(i) for i in order[:most] if gains[i] > 0]
+            worse = [int(i) for i in order[::-1][:most] if gains[i] < 0]
+            found += [_change(variant.name, i, evaluations, task, float(gains[i])) for i in better + worse]
     return found
 
 
-def _changes_of(name: str, answers: Answers, most: int) -> list[Change]:
-    gains = (correct_matrix(answers[name]) - correct_matrix(answers[BASELINE])).sum(axis=0)
-    order = np.argsort(-gains, kind="stable")
-    fixed = [int(i) for i in order[:most] if gains[i] > 0]
-    broken = [int(i) for i in order[::-1][:most] if gains[i] < 0]
-    return [
-        Change(name, i, _guesses(answers[BASELINE], i), _guesses(answers[name], i), int(gains[i]))
-        for i in fixed + broken
-    ]
-
-
-def _guesses(evaluations: Sequence[Evaluation], position: int) -> tuple[int, ...]:
-    return tuple(int(evaluation.probabilities[position].argmax()) for evaluation in evaluations)
+def _change(name: str, position: int, evaluations: Evaluations, task: Task, gain: float) -> Change:
+    before = [task.caption(run.rows, position) for run in evaluations[BASELINE]]
+    after = [task.caption(run.rows, position) for run in evaluations[name]]
+    truth = before[0][1]
+    return Change(name, position, tuple(p for p, _ in before), tuple(p for p, _ in after), truth, gain)

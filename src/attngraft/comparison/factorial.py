@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 from ..attention import attention_options
 from ..attention.cbam_channel import parse_poolings
 from ..statistics.effects import crossed_effect
-from .contrasts import Answers, correct_matrix
+from ..tasks import Metric
+from .contrasts import Evaluations, score_matrix
 from .variants import BASELINE, Variant
 
 BOTH, CHANNEL, SPATIAL = "cbam", "cbam-channel", "cbam-spatial"
@@ -27,7 +28,7 @@ class Square(NamedTuple):
     both: Variant
 
 
-def factorial(variants: Sequence[Variant], answers: Answers) -> dict[str, Any] | None:
+def factorial(variants: Sequence[Variant], evaluations: Evaluations, metric: Metric) -> dict[str, Any] | None:
     """Main effects and interaction of the halves, from the first complete square among the variants.
 
     The main effect of a half is what it adds on average over networks without and with the other half; the
@@ -36,14 +37,15 @@ def factorial(variants: Sequence[Variant], answers: Answers) -> dict[str, Any] |
 
     Args:
         variants: the columns of a comparison.
-        answers: predictions of every run.
+        evaluations: predictions of every run.
+        metric: what the variants are compared by.
 
     Returns:
-        JSON values: "channel", "spatial" and "interaction" with mean, low, high, ...; "cells" with the mean top-1 of
+        JSON values: "channel", "spatial" and "interaction" with mean, low, high, ...; "cells" with the mean score of
         "none", "channel", "spatial" and "both"; their "variants" by name; and in "others" further squares of the same
         shape, for other orders, options or places. None without a complete square.
     """
-    found = [_effects(square, answers) for square in squares(variants)]
+    found = [_effects(square, evaluations, metric) for square in squares(variants)]
     return {**found[0], "others": found[1:]} if found else None
 
 
@@ -76,16 +78,17 @@ def _settings(variant: Variant) -> dict[str, Any]:
     return settings
 
 
-def _effects(square: Square, answers: Answers) -> dict[str, Any]:
-    right = {half: correct_matrix(answers[variant.name]) for half, variant in square._asdict().items()}
-    none, channel, spatial, both = (right[half] for half in Square._fields)
+def _effects(square: Square, evaluations: Evaluations, metric: Metric) -> dict[str, Any]:
+    scores = {half: score_matrix(evaluations[variant.name], metric) for half, variant in square._asdict().items()}
+    none, channel, spatial, both = (scores[half] for half in Square._fields)
+    limit = metric.bounds[1] - metric.bounds[0]
     effects = {
-        "channel": crossed_effect(((channel - none) + (both - spatial)) / 2, limit=1.0),
-        "spatial": crossed_effect(((spatial - none) + (both - channel)) / 2, limit=1.0),
-        "interaction": crossed_effect((both - spatial) - (channel - none), limit=2.0),
+        "channel": crossed_effect(((channel - none) + (both - spatial)) / 2, limit=limit),
+        "spatial": crossed_effect(((spatial - none) + (both - channel)) / 2, limit=limit),
+        "interaction": crossed_effect((both - spatial) - (channel - none), limit=2 * limit),
     }
     return {
         **{name: effect.to_json() for name, effect in effects.items()},
-        "cells": {half: float(matrix.mean()) for half, matrix in right.items()},
+        "cells": {half: float(matrix.mean()) for half, matrix in scores.items()},
         "variants": {half: variant.name for half, variant in square._asdict().items()},
     }

@@ -1,4 +1,4 @@
-"""The columns of a comparison: accuracy of a variant over its seeds, and what it costs."""
+"""The table of a comparison: the score of each variant over its seeds, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,27 +15,23 @@ from ..costs import (
     count_parameters,
     measure_latency,
 )
-from ..surgery import GraftPlan, load
+from ..surgery import load
 from ..training import FitResult
-from .comparison_context import Bench
+from .comparison_context import ComparisonContext
 from .variants import BASELINE, Variant
 
 LATENCY_BATCH = 8
 
 
-def columns(
-    bench: Bench,
+def variant_table(
+    context: ComparisonContext,
     variants: Sequence[Variant],
-    plans: Mapping[str, GraftPlan | None],
     seeds: Sequence[int],
     results: Mapping[str, Sequence[FitResult]],
 ) -> list[dict[str, Any]]:
     """One JSON object per variant, the baseline first."""
-    latencies = _latencies(bench, variants, seeds)
-    rows = [
-        _column(bench, v, plans[v.name], seeds, results[v.name], latencies[BASELINE if v.is_again else v.name])
-        for v in variants
-    ]
+    latencies = _latencies(context, variants, seeds)
+    rows = [_row(context, v, seeds, results[v.name], latencies[BASELINE if v.is_again else v.name]) for v in variants]
     base = rows[0]
     for row in rows:
         row["parameters_added"] = row["parameters"] - base["parameters"]
@@ -43,45 +39,41 @@ def columns(
     return rows
 
 
-def _column(
-    bench: Bench,
-    variant: Variant,
-    plan: GraftPlan | None,
-    seeds: Sequence[int],
-    runs: Sequence[FitResult],
-    latency: Latency,
+def _row(
+    context: ComparisonContext, variant: Variant, seeds: Sequence[int], runs: Sequence[FitResult], latency: Latency
 ) -> dict[str, Any]:
-    """One column of the comparison, with what it costs."""
-    model = load(bench.run_dir(variant, seeds[0]))
-    top1 = [run.top1 for run in runs]
+    """One variant: its scores over the seeds, and what it costs."""
+    name, plan = context.metric.name, context.plans[variant.name]
+    model = load(context.run_dir(variant, seeds[0]))
+    scores = [run.evaluation.value(name) for run in runs]
     return {
         "name": variant.name,
         "slug": variant.slug,
         "role": variant.role,
-        "top1_per_seed": top1,
-        "top1_mean": sum(top1) / len(top1),
+        f"{name}_per_seed": scores,
+        f"{name}_mean": sum(scores) / len(scores),
         "loss_mean": sum(run.evaluation.loss for run in runs) / len(runs),
         "parameters": count_parameters(model),
-        "macs": count_macs(model, bench.preprocessing.input.shape),
+        "macs": count_macs(model, context.preprocessing.input.shape),
         "latency_ms": asdict(latency),
         "train_time_s": [run.train_time_s for run in runs],
         "sites": len(plan.sites) if plan else 0,
         "plan": plan.to_dict() if plan else None,
-        "runs": [bench.run_dir(variant, seed).relative_to(bench.folder).as_posix() for seed in seeds],
+        "runs": [context.run_dir(variant, seed).relative_to(context.folder).as_posix() for seed in seeds],
     }
 
 
-def _latencies(bench: Bench, variants: Sequence[Variant], seeds: Sequence[int]) -> dict[str, Latency]:
+def _latencies(context: ComparisonContext, variants: Sequence[Variant], seeds: Sequence[int]) -> dict[str, Latency]:
     """Latency of every variant, measured side by side in the comparison's precision."""
-    layout = bench.precision.memory_format
+    layout = context.precision.memory_format
     models = {
-        variant.name: load(bench.run_dir(variant, seeds[0])).to(bench.device).to(memory_format=layout)
+        variant.name: load(context.run_dir(variant, seeds[0])).to(context.device).to(memory_format=layout)
         for variant in variants
         if not variant.is_again
     }
-    shape = bench.preprocessing.input.shape
-    example = torch.zeros(LATENCY_BATCH, *shape, device=bench.device).to(memory_format=layout)
-    with bench.precision.autocast(bench.device):
+    shape = context.preprocessing.input.shape
+    example = torch.zeros(LATENCY_BATCH, *shape, device=context.device).to(memory_format=layout)
+    with context.precision.autocast(context.device):
         return measure_latency(models, example)
 
 

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from multiprocessing.process import BaseProcess, parent_process
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, LoaderError
@@ -131,6 +133,7 @@ def make_loader(
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
+    weights: NDArray[np.float64] | None = None,
 ) -> Loader:
     """Iterate over an image set once.
 
@@ -150,12 +153,13 @@ def make_loader(
         first_batch: batches to leave out at the start, to go on in mid-epoch.
         rank, world_size: this process takes positions rank, rank + world_size, ... of every batch.
         pin_memory: page-locked memory for the GPU; without effect where there is none.
+        weights: (N,) draw as many samples as there are with replacement, in proportion to these, instead of each once.
 
     Raises:
         ConfigError: sizes that do not fit each other.
     """
     _check_sizes(len(images), batch_size, drop_last, workers, rank, world_size)
-    order = _order(len(images), seed, epoch, shuffle)
+    order = _order(len(images), seed, epoch, shuffle, weights)
     starts = range(0, len(order), batch_size)
     batches = [order[start : start + batch_size] for start in starts]
     if drop_last and len(batches[-1]) < batch_size:
@@ -210,10 +214,12 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _order(count: int, seed: int, epoch: int, shuffle: bool) -> list[int]:
+def _order(count: int, seed: int, epoch: int, shuffle: bool, weights: NDArray[np.float64] | None) -> list[int]:
     if not shuffle:
         return list(range(count))
     generator = torch.Generator().manual_seed(hash64("order", seed, epoch))
+    if weights is not None:
+        return torch.multinomial(torch.from_numpy(weights), count, replacement=True, generator=generator).tolist()
     return torch.randperm(count, generator=generator).tolist()
 
 

@@ -14,6 +14,7 @@ from ..errors import ConfigError, DataError, GraftError
 from ..statistics.effects import crossed_effect
 from ..surgery import FoldNote, PartFold, check_live, fold_grafts, fold_note, grafts, note_fold_, uncompiled
 from ..surgery.fold import KEPT
+from ..tasks import Classification
 from ..training.evaluate import Evaluation, in_eval_mode
 from .folding_result import FoldedPart, Folding
 from .image_source import (
@@ -114,7 +115,7 @@ class _Attempts:
         chosen = tuple(self.ranking[:count])
         folded, parts = fold_grafts(self.model, as_constants(chosen), self._example())
         after = _evaluation(folded, self.view, self.batch_size)
-        holds = round(self.before.top1 - after.top1, 12) <= self.tolerance
+        holds = round(self.before.score - after.score, 12) <= self.tolerance
         return _Attempt(folded, parts, after, chosen) if holds else None
 
     def untouched(self) -> _Attempt:
@@ -167,7 +168,9 @@ def _parts(attempt: _Attempt, ranking: Sequence[Candidate], tolerance: float) ->
 
 def _evaluation(model: nn.Module, view: View, batch_size: int) -> Evaluation:
     found = [answers(model, inputs) for inputs, _ in view.inputs(model, size=batch_size)]
-    return Evaluation(np.concatenate(found), view.labels, view.ids)
+    return Evaluation(
+        {"probabilities": np.concatenate(found), "labels": view.labels}, view.ids, Classification(view.classes)
+    )
 
 
 def _note_(attempt: _Attempt, earlier: FoldNote | None, tolerance: float, images: int) -> None:

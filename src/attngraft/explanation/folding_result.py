@@ -77,8 +77,8 @@ class Folding:
         effect = self.effect
         return {
             "sites": [_finite(asdict(part)) for part in self.sites],
-            "before": {"top1": self.before.top1},
-            "after": {"top1": self.after.top1},
+            "before": {"top1": self.before.score},
+            "after": {"top1": self.after.score},
             "effect": {"mean": effect.mean, "low": effect.low, "high": effect.high},
             "largest_output_change": _finite({"it": self.largest_output_change})["it"],
             "latency_ms": {"before": asdict(self.latency_before_ms), "after": asdict(self.latency_after_ms)},
@@ -117,7 +117,7 @@ class Folding:
         before, after, effect = self.latency_before_ms, self.latency_after_ms, self.effect
         return (
             f"{self.sites_gone} of {self.sites_in_all} sites fold away{more}: "
-            f"accuracy {100 * self.before.top1:.1f} % before and {100 * self.after.top1:.1f} % after on {self.images} "
+            f"accuracy {100 * self.before.score:.1f} % before and {100 * self.after.score:.1f} % after on {self.images} "
             f"images ({100 * effect.mean:+.1f} points, 95 % interval {100 * effect.low:+.1f} to "
             f"{100 * effect.high:+.1f}; {100 * self.tolerance:.1f} were allowed to be lost), "
             f"latency of one image {_timed(before)} before and {_timed(after)} after (medians of {after.n}, quartiles)."

@@ -137,7 +137,7 @@ def _description(folder: Path | None) -> dict[str, Any]:
     """run.json; empty for a saved model without one."""
     if folder is None or not (folder / "run.json").is_file():
         return {}
-    return RunFolder(folder).read()
+    return RunFolder(folder).read().to_json()
 
 
 def _history(folder: Path | None) -> tuple[Mapping[str, Any], ...]:

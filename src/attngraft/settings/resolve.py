@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..config import from_dict
 from ..errors import ConfigError, nearest
 from .data_settings import DataSettings
 from .machine_settings import MachineSettings
 from .recipe import Recipe, load_recipe, recipe_fields
+
+S = TypeVar("S", DataSettings, MachineSettings)
 
 
 @dataclass(frozen=True)
@@ -23,8 +25,12 @@ class Settings:
     machine: MachineSettings
 
 
-def resolve_settings(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) -> Settings:
+def resolve_settings(recipe: str | Path | Recipe | Settings, overrides: Mapping[str, Any]) -> Settings:
     """Sort loose options into the recipe, the data and the machine.
+
+    Args:
+        recipe: as for `fit`; Settings are changed by the options that are given.
+        overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, and `epochs`.
 
     Raises:
         ConfigError: an option that none of them has; the nearest is named.
@@ -40,8 +46,14 @@ def resolve_settings(recipe: str | Path | Recipe, overrides: Mapping[str, Any]) 
         if owner is None:
             raise ConfigError(f"unknown option '{key}': {nearest(key, set().union(*owners.values()))}")
         sorted_options[owner][key] = value
+    base = recipe if isinstance(recipe, Settings) else Settings(load_recipe(recipe), DataSettings(), MachineSettings())
     return Settings(
-        load_recipe(recipe, **sorted_options["recipe"]),
-        from_dict(DataSettings, sorted_options["data"], where="data options"),
-        from_dict(MachineSettings, sorted_options["machine"], where="machine options"),
+        load_recipe(base.recipe, **sorted_options["recipe"]),
+        _changed(base.data, sorted_options["data"], "data options"),
+        _changed(base.machine, sorted_options["machine"], "machine options"),
     )
+
+
+def _changed(settings: S, options: Mapping[str, Any], where: str) -> S:
+    given = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    return from_dict(type(settings), {**given, **options}, where=where)

@@ -15,9 +15,11 @@ from .serialization import (
     load,
     note_classes_,
     note_fold_,
+    note_task_,
     renew_head_,
     save,
     saved_classes,
+    task_note,
 )
 from .sites import Site, find_sites, search_sites
 
@@ -45,6 +47,7 @@ __all__ = [
     "main_output",
     "note_classes_",
     "note_fold_",
+    "note_task_",
     "plan_graft",
     "reattach_",
     "renew_head_",
@@ -52,6 +55,7 @@ __all__ = [
     "save",
     "saved_classes",
     "search_sites",
+    "task_note",
     "uncompiled",
     "ungraft",
     "ungraft_",

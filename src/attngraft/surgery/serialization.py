@@ -56,6 +56,7 @@ from .weightless_init import ForWeights, misfit
 MODEL_FILE = "model.safetensors"
 CLASSES_ATTRIBUTE = "attngraft_classes"
 FOLD_ATTRIBUTE = "attngraft_fold"
+TASK_ATTRIBUTE = "attngraft_task"
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ class SavedModel:
         classes: class names in the order of the logits; empty where unknown.
         preprocessing: how it was trained to get its images; None where unknown.
         folded: what was folded away; None for a model that was not folded.
+        task: name and fields of the task that it was trained for; None for classification.
     """
 
     backbone: BackboneInfo | None
@@ -94,6 +96,7 @@ class SavedModel:
     classes: tuple[str, ...]
     preprocessing: Preprocessing | None = None
     folded: FoldNote | None = None
+    task: Mapping[str, Any] | None = None
 
 
 def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> Path:
@@ -122,6 +125,8 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
     note = fold_note(model)
     if note is not None:
         header["folded"] = asdict(note)
+    if task_note(model) is not None:
+        header["task"] = task_note(model)
     target = _file_in(Path(path))
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"attngraft": json.dumps(header)}
@@ -158,6 +163,7 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
         note_preprocessing_(model, saved.preprocessing)
     if saved.folded is not None:
         note_fold_(model, saved.folded)
+    note_task_(model, saved.task)
     return note_classes_(model.eval(), saved.classes)
 
 
@@ -228,6 +234,18 @@ def classes_of(model: nn.Module) -> tuple[str, ...]:
     return tuple(getattr(model, CLASSES_ATTRIBUTE, ()))
 
 
+def note_task_(model: nn.Module, task: Mapping[str, Any] | None) -> nn.Module:
+    """Note on the model what it is trained for: the name and the fields of a task, None for classification."""
+    setattr(model, TASK_ATTRIBUTE, None if task is None else dict(task))
+    return model
+
+
+def task_note(model: nn.Module) -> dict[str, Any] | None:
+    """Name and fields of the task that the model is trained for; None for classification."""
+    note = getattr(uncompiled(model), TASK_ATTRIBUTE, None)
+    return note if isinstance(note, dict) else None
+
+
 def note_fold_(model: nn.Module, note: FoldNote) -> nn.Module:
     """Note on the model what was folded away."""
     setattr(model, FOLD_ATTRIBUTE, note)
@@ -279,13 +297,16 @@ def describe(path: str | Path) -> SavedModel:
 
 def _parse_header(header: dict[str, Any]) -> SavedModel:
     info, plan, wanted = header["backbone"], header["plan"], header.get("preprocessing")
-    folded = header.get("folded")
+    folded, task = header.get("folded"), header.get("task")
+    if task is not None and not isinstance(task, dict):
+        raise ValueError("task is no table")
     return SavedModel(
         backbone=from_dict(BackboneInfo, info, where="backbone") if info else None,
         plan=GraftPlan.from_dict(plan) if plan else None,
         classes=_classes(header["classes"], info["num_classes"] if info else None),
         preprocessing=from_dict(Preprocessing, wanted, where="preprocessing") if wanted else None,
         folded=from_dict(FoldNote, folded, where="folded") if folded else None,
+        task=task,
     )
 
 

@@ -20,6 +20,7 @@ from .contract import (
     pseudo_values,
     require,
 )
+from .model_task import describe_task, note_task_of_, task_from, task_of
 from .multilabel import MultiLabel
 from .regression import Regression
 
@@ -36,10 +37,14 @@ __all__ = [
     "Rows",
     "Task",
     "create_task",
+    "describe_task",
     "find_metric",
     "left_out_metric",
     "mean_metric",
+    "note_task_of_",
     "primary",
     "pseudo_values",
     "require",
+    "task_from",
+    "task_of",
 ]

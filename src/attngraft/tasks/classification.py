@@ -63,7 +63,7 @@ class Classification:
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
         found = [
-            mean_metric("top1", "top-1", correct),
+            mean_metric("top1", "top-1", correct, is_binary=True),
             left_out_metric("balanced-accuracy", "balanced accuracy", balanced_accuracy, balanced_accuracy_without),
             left_out_metric("macro-f1", "macro F1", macro_f1, macro_f1_without),
             left_out_metric("auroc", "AUROC", auroc, auroc_without),
@@ -76,7 +76,7 @@ class Classification:
             mean_metric("brier", "Brier score", brier, unit="", higher_is_better=False, bounds=(0.0, 2.0)),
         ]
         if len(self.outputs) > 5:
-            found.append(mean_metric("top5", "top-5", partial(in_top, k=5)))
+            found.append(mean_metric("top5", "top-5", partial(in_top, k=5), is_binary=True))
         if len(self.outputs) == 2:
             found += [_sensitivity(f"sensitivity@specificity={s:g}", s) for s in SPECIFICITIES]
             found.append(_sensitivity("sensitivity@specificity", USUAL_SPECIFICITY))
@@ -133,7 +133,7 @@ class Classification:
             "per_class": per_class,
         }
 
-    def tuned(self, validation: Rows | None) -> Classification:
+    def tuned(self, validation: Callable[[], Rows] | None) -> Classification:
         return self
 
     def readable(self, rows: Rows, top: int) -> list[dict[str, Any]]:
@@ -143,6 +143,13 @@ class Classification:
             {"top": [{"class": self.outputs[c], "probability": round(float(row[c]), 6)} for c in best]}
             for row, best in zip(probabilities, order, strict=True)
         ]
+
+    def caption(self, rows: Rows, position: int) -> tuple[str, str]:
+        best = int(rows["probabilities"][position].argmax())
+        return self.outputs[best], self.outputs[int(rows["labels"][position])]
+
+    def groups(self, rows: Rows) -> Array | None:
+        return rows["labels"]
 
     def random_targets(self, batch_size: int) -> Tensor:
         return torch.randint(len(self.outputs), (batch_size,))

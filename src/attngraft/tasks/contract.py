@@ -33,6 +33,7 @@ class Metric:
         unit: "points" for fractions, which are shown in percent and compared in points; else a unit such as "nats".
         higher_is_better: which way is good.
         bounds: lowest and highest possible value.
+        is_binary: whether an image is right (1) or wrong (0), and nothing else.
     """
 
     name: str
@@ -42,6 +43,22 @@ class Metric:
     unit: str = "points"
     higher_is_better: bool = True
     bounds: tuple[float, float] = (0.0, 1.0)
+    is_binary: bool = False
+
+    @property
+    def scale(self) -> float:
+        """What a value is multiplied with to be shown: fractions are shown in percent."""
+        return 100.0 if self.unit == "points" else 1.0
+
+    def show(self, value: float) -> str:
+        """A value with its unit, for people.
+
+        >>> mean_metric("top1", "top-1", lambda rows: rows["right"]).show(0.905)
+        '90.5 %'
+        """
+        if self.unit == "points":
+            return f"{100 * value:.1f} %"
+        return f"{value:.4g} {self.unit}".rstrip()
 
     def describe(self) -> dict[str, Any]:
         """What records keep of it."""
@@ -104,8 +121,13 @@ class Task(Protocol):
     def summary(self, rows: Rows) -> dict[str, Any]:
         """What `run.json` says of the test images, as JSON values."""
 
-    def tuned(self, validation: Rows | None) -> Task:
-        """The task with what is chosen on validation images after training, such as thresholds."""
+    def tuned(self, validation: Callable[[], Rows] | None) -> Task:
+        """The task with what is chosen on validation images after training, such as thresholds.
+
+        Args:
+            validation: computes the rows of the validation images, for tasks that have something to choose; None
+                where there are no such images.
+        """
 
     def readable(self, rows: Rows, top: int) -> list[dict[str, Any]]:
         """Predictions as people and programs read them, one JSON object per image.
@@ -114,6 +136,12 @@ class Task(Protocol):
             rows: as from `rows`.
             top: how many classes at most, where the task ranks them.
         """
+
+    def caption(self, rows: Rows, position: int) -> tuple[str, str]:
+        """Prediction and truth of one image in a few words."""
+
+    def groups(self, rows: Rows) -> Array | None:
+        """(N,) the output that each image belongs to, where effects can be shown group by group, as by class."""
 
     def random_targets(self, batch_size: int) -> Tensor:
         """Targets of a batch for dry runs, from torch's global generator."""
@@ -128,8 +156,12 @@ class Criterion(Protocol):
     def __call__(self, model: Forward, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The mean loss over the images, differentiable, and the main output that it comes from."""
 
-    def running(self, outputs: Tensor, targets: Tensor) -> float | None:
-        """The primary metric's scores summed over the batch, for the progress; None where it is no sum."""
+    @property
+    def is_scored(self) -> bool:
+        """Whether the primary metric is a mean over images, so that it can be followed in training."""
+
+    def running(self, outputs: Tensor, targets: Tensor) -> float:
+        """The primary metric's scores summed over the batch; 0 where it is no mean over images."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +195,12 @@ class OutputLoss:
         outputs = model(inputs)
         return self.loss(outputs.float(), targets), outputs
 
-    def running(self, outputs: Tensor, targets: Tensor) -> float | None:
-        return None if self.scores is None else float(self.scores(outputs.detach().float(), targets).sum())
+    @property
+    def is_scored(self) -> bool:
+        return self.scores is not None
+
+    def running(self, outputs: Tensor, targets: Tensor) -> float:
+        return 0.0 if self.scores is None else float(self.scores(outputs.detach().float(), targets).sum())
 
 
 TASKS: Registry[Callable[..., Task]] = Registry("task")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -95,14 +95,12 @@ class MultiLabel:
         values = {metric.name: metric.value(rows) for metric in self.metrics.values()}
         return {"images": len(rows["targets"]), **values, "loss": self.loss_of(rows), "per_output": per_output}
 
-    def tuned(self, validation: Rows | None) -> MultiLabel:
+    def tuned(self, validation: Callable[[], Rows] | None) -> MultiLabel:
         """With the thresholds that give each label its highest F1 on the validation images."""
         if validation is None:
             return self
-        chosen = [
-            best_threshold(validation["probabilities"][:, k], validation["targets"][:, k])
-            for k in range(len(self.outputs))
-        ]
+        rows = validation()
+        chosen = [best_threshold(rows["probabilities"][:, k], rows["targets"][:, k]) for k in range(len(self.outputs))]
         return replace(self, thresholds=tuple(chosen))
 
     def readable(self, rows: Rows, top: int) -> list[dict[str, Any]]:
@@ -114,8 +112,17 @@ class MultiLabel:
             for row, decided in zip(rows["probabilities"], rows["decisions"], strict=True)
         ]
 
+    def caption(self, rows: Rows, position: int) -> tuple[str, str]:
+        return self._named(rows["decisions"][position]), self._named(rows["targets"][position])
+
+    def groups(self, rows: Rows) -> Array | None:
+        return None
+
     def random_targets(self, batch_size: int) -> Tensor:
         return torch.randint(2, (batch_size, len(self.outputs))).float()
+
+    def _named(self, given: Array) -> str:
+        return ", ".join(name for name, one in zip(self.outputs, given, strict=True) if one) or "no label"
 
     @property
     def _thresholds(self) -> tuple[float, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -108,7 +108,7 @@ class Regression:
         values = {name: self.metrics[name].value(rows) for name in ("mae", "rmse", "r2")}
         return {"images": len(errors), **values, "loss": self.loss_of(rows), "per_output": per_output}
 
-    def tuned(self, validation: Rows | None) -> Regression:
+    def tuned(self, validation: Callable[[], Rows] | None) -> Regression:
         return self
 
     def readable(self, rows: Rows, top: int) -> list[dict[str, Any]]:
@@ -117,9 +117,20 @@ class Regression:
             for row in rows["predictions"]
         ]
 
+    def caption(self, rows: Rows, position: int) -> tuple[str, str]:
+        return self._shown(rows["predictions"][position]), self._shown(rows["targets"][position])
+
+    def groups(self, rows: Rows) -> Array | None:
+        return None
+
     def random_targets(self, batch_size: int) -> Tensor:
         spread, mean = torch.tensor(self._std), torch.tensor(self._mean)
         return torch.randn(batch_size, len(self.outputs)) * spread + mean
+
+    def _shown(self, values: Array) -> str:
+        if len(self.outputs) == 1:
+            return f"{values[0]:.4g}"
+        return ", ".join(f"{name} {value:.4g}" for name, value in zip(self.outputs, values, strict=True))
 
     @property
     def _mean(self) -> tuple[float, ...]:

@@ -4,17 +4,20 @@ from ..settings import DataSettings, MachineSettings, Phase, Recipe, Settings, l
 from .distillation import Teacher
 from .distributed import World, join_world
 from .early_stopping import Rows, ShouldStop
-from .evaluate import PREDICTIONS_FILE, Evaluation, evaluate
+from .evaluate import PREDICTIONS_FILE, Evaluation, EvaluationContext, evaluate
 from .fit import FitResult, fit
 from .open_data import open_data, starts_pretrained
 from .precision import Precision, choose_precision, parse_precision, warm_up
 from .progress import Progress, Reading, Silent, titled, watched
-from .run_folder import Resume, RunFolder, describe_data
+from .run_folder import Resume, RunFolder
+from .run_record import DataRecord, RunRecord
 
 __all__ = [
     "PREDICTIONS_FILE",
+    "DataRecord",
     "DataSettings",
     "Evaluation",
+    "EvaluationContext",
     "FitResult",
     "MachineSettings",
     "Phase",
@@ -25,13 +28,13 @@ __all__ = [
     "Resume",
     "Rows",
     "RunFolder",
+    "RunRecord",
     "Settings",
     "ShouldStop",
     "Silent",
     "Teacher",
     "World",
     "choose_precision",
-    "describe_data",
     "evaluate",
     "fit",
     "join_world",

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Batch, hash64, mix_batch
+from ..surgery.model_output import main_output
 from .checkpoint import Position
 from .evaluate import in_eval_mode
 from .oom import slices
-from .run_context import Job
+from .run_context import RunContext
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,13 @@ class StepNumbers:
 
     Attributes:
         loss: mean over the images.
-        correct: right predictions among them.
+        score_sum: sum of the primary metric's scores; 0 where it is no sum over images.
         images: how many there are.
         parts: in how many parts they were computed.
     """
 
     loss: float
-    correct: int
+    score_sum: float
     images: int
     parts: int
 
@@ -38,21 +39,20 @@ class Accumulator:
 
     Args:
         model: what is trained.
-        job: how.
+        context: of the training.
     """
 
-    def __init__(self, model: nn.Module, job: Job) -> None:
+    def __init__(self, model: nn.Module, context: RunContext) -> None:
         self.model = self.network = model
-        self.job = job
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=job.recipe.label_smoothing)
+        self.context = context
 
     def begin_phase(self) -> None:
         """Let several processes average the gradients of those parameters that are trained now."""
-        if self.job.world.size > 1:
-            example = torch.zeros(1, *self.job.preprocessing.input.shape, device=self.job.device)
+        if self.context.world.size > 1:
+            example = torch.zeros(1, *self.context.preprocessing.input.shape, device=self.context.device)
             with in_eval_mode(self.model):
-                output = self.model(example)
-            self.network = self.job.world.parallel(self.model, output)
+                output = main_output(self.model(example))
+            self.network = self.context.world.parallel(self.model, output)
 
     def accumulate(self, batch: Batch, at: Position, parts: int) -> StepNumbers:
         """Add the gradient of the mean loss over a batch to that of the parameters; the buffers move, too.
@@ -68,26 +68,25 @@ class Accumulator:
         """
         before, moved = self.kept(), None
         images, targets = self._inputs(batch, at)
-        value, correct = 0.0, 0
+        value, score_sum = 0.0, 0.0
         for number, chosen in enumerate(slices(len(batch.indices), parts)):
             part = Batch(images[chosen], batch.targets[chosen], batch.indices[chosen])
             share = len(part.indices) / len(batch.indices)
             if number:
                 self.put_back(before)
             torch.manual_seed(self._seed(at, number))  # dropout and stochastic depth
-            with self.job.precision.autocast(self.job.device):
-                logits = self.network(part.images)
-            loss = self._loss(part, logits, targets[chosen]) * share
+            loss, outputs = self._loss(part, targets[chosen])
+            loss = loss * share
             value += float(loss.detach())
-            if not math.isfinite(value) and self.job.world.size == 1:
+            if not math.isfinite(value) and self.context.world.size == 1:
                 break
             loss.backward()
-            correct += int((logits.detach().argmax(1).cpu() == part.targets).sum())
+            score_sum += self.context.criterion.running(outputs, part.targets.to(outputs.device))
             if parts > 1:
                 moved = _added(moved, self.kept(), share)
         if moved is not None:
             self.put_back(moved)
-        return StepNumbers(value, correct, len(batch.indices), parts)
+        return StepNumbers(value, score_sum, len(batch.indices), parts)
 
     def put_back(self, values: Sequence[Tensor]) -> None:
         """Give the buffers the values that they had."""
@@ -99,23 +98,29 @@ class Accumulator:
         """The values of the buffers, for `put_back`."""
         return [buffer.clone() for buffer in self.model.buffers()]
 
-    def _loss(self, part: Batch, logits: Tensor, targets: Tensor) -> Tensor:
-        loss: Tensor = self.criterion(logits.float(), targets)
-        taught = self.job.lesson.loss(part, part.images, logits) if self.job.lesson is not None else None
-        return loss if taught is None else loss + taught
+    def _loss(self, part: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of a part, and the main output that it comes from."""
+        loss, outputs = self.context.criterion(self._forward, part.images, targets)
+        extra = self.context.extra_loss
+        added = extra.loss(part, part.images, outputs) if extra is not None else None
+        return (loss if added is None else loss + added), outputs
+
+    def _forward(self, images: Tensor) -> Tensor:
+        with self.context.precision.autocast(self.context.device):
+            return main_output(self.network(images))
 
     def _seed(self, at: Position, part: int) -> int:
-        numbers = (self.job.seed, at.global_step, self.job.world.rank)
+        numbers = (self.context.seed, at.global_step, self.context.world.rank)
         return hash64("step", *numbers) if part == 0 else hash64("step", *numbers, part)
 
     def _inputs(self, batch: Batch, at: Position) -> tuple[Tensor, Tensor]:
-        recipe, device = self.job.recipe, self.job.device
-        images = batch.images.to(device, memory_format=self.job.precision.memory_format, non_blocking=True)
+        recipe, device = self.context.recipe, self.context.device
+        images = batch.images.to(device, memory_format=self.context.precision.memory_format, non_blocking=True)
         labels = batch.targets.to(device, non_blocking=True)
         if not (recipe.mixup or recipe.cutmix):
             return images, labels
-        seed = hash64("mix", self.job.seed, at.global_step, self.job.world.rank)
-        classes = len(self.job.dataset.classes)
+        seed = hash64("mix", self.context.seed, at.global_step, self.context.world.rank)
+        classes = len(self.context.dataset.classes)
         return mix_batch(images, labels, num_classes=classes, mixup=recipe.mixup, cutmix=recipe.cutmix, seed=seed)
 
 

@@ -35,7 +35,7 @@ class Position:
         epochs_done: epochs finished in all.
         global_step: optimiser steps finished in all.
         loss_sum: of the training loss over the images seen in this epoch.
-        correct: right predictions among them.
+        score_sum: of the primary metric's scores over them, where it is a mean over images.
         seen: images seen in this epoch, by all processes.
         time_s: seconds of training, without evaluation.
         epoch_time_s: the same within this epoch.
@@ -57,7 +57,7 @@ class Position:
     epochs_done: int = 0
     global_step: int = 0
     loss_sum: float = 0.0
-    correct: int = 0
+    score_sum: float = 0.0
     seen: int = 0
     time_s: float = 0.0
     epoch_time_s: float = 0.0
@@ -143,7 +143,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with open_tensors(path) as file:
             header = file.metadata() or {}
             check_written(path, int(header["format"]), CHECKPOINT_FORMAT, header.get("written_by"), sealed)
-            position = from_dict(Position, json.loads(header["position"]), where="checkpoint")
+            position = from_dict(Position, _renamed(json.loads(header["position"])), where="checkpoint")
             return Checkpoint(position, {name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, ValueError, ConfigError) as error:
         raise RunError(f"{path} cannot be read ({error}): remove it to go on from the one before.") from None
@@ -230,6 +230,13 @@ def _readable(folder: Path, failures: list[RunError]) -> Iterator[Checkpoint]:
             failures.append(error)
             continue
         yield found
+
+
+def _renamed(position: Any) -> Any:
+    """The position with the names of today, where version 0.1.0 has written it."""
+    if isinstance(position, dict) and "correct" in position:
+        position["score_sum"] = position.pop("correct")
+    return position
 
 
 def _leftovers(folder: Path) -> list[Path]:

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..backbones import noted_preprocessing
-from ..config import InputSpec, Preprocessing
+from ..config import InputSpec
 from ..data import Batch, Dataset
 from ..errors import ConfigError
-from ..settings.recipe import Recipe
 from ..surgery import check_live, classes_of
+from ..surgery.model_output import main_output
+from ..tasks import require
 from .evaluate import in_eval_mode
-from .precision import Precision
+from .run_context import RunContext
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +73,10 @@ class Teacher:
         }
 
 
-def check_teacher(
-    teacher: Teacher, model: nn.Module, dataset: Dataset, recipe: Recipe, preprocessing: Preprocessing
-) -> None:
+def check_teacher(teacher: Teacher, model: nn.Module, context: RunContext) -> None:
     """Raise ConfigError where the teacher does not fit the student, the data or the recipe."""
+    dataset, recipe, preprocessing = context.dataset, context.recipe, context.preprocessing
+    require(context.task, "teacher", "a teacher")
     if recipe.mixup or recipe.cutmix:
         raise ConfigError(
             f"recipe '{recipe.name}' mixes images (mixup {recipe.mixup}, cutmix {recipe.cutmix}) and there is a "
@@ -96,31 +97,22 @@ def check_teacher(
     _shared_classes(teacher.model, dataset.classes, _logits(teacher.model, preprocessing.input))
 
 
-class Lesson:
+class DistillationLoss:
     """A teacher at work: its copy on the training's device, and its term of the loss.
 
     Args:
         teacher: whose weights are copied.
-        dataset: its classes in the order of the student's logits.
-        preprocessing: of the training.
-        precision: number format and layout of the training.
-        device: of the training.
+        context: of the training.
     """
 
-    def __init__(
-        self,
-        teacher: Teacher,
-        dataset: Dataset,
-        preprocessing: Preprocessing,
-        precision: Precision,
-        device: torch.device,
-    ) -> None:
+    def __init__(self, teacher: Teacher, context: RunContext) -> None:
         self.weight, self.temperature = teacher.weight, teacher.temperature
-        self.precision, self.device = precision, device
+        self.precision, self.device = context.precision, context.device
+        dataset, preprocessing, device = context.dataset, context.preprocessing, context.device
         self.model = copy.deepcopy(teacher.model).eval().requires_grad_(False)
         shared = _shared_classes(self.model, dataset.classes, _logits(self.model, preprocessing.input))
         self.shared = torch.tensor(shared, device=device)
-        self.model.to(device).to(memory_format=precision.memory_format)  # type: ignore[call-overload]
+        self.model.to(device).to(memory_format=context.precision.memory_format)  # type: ignore[call-overload]
         self.images = None if teacher.images is None else torch.from_numpy(teacher.images.copy())
 
     def loss(self, batch: Batch, images: Tensor, logits: Tensor) -> Tensor | None:
@@ -181,10 +173,10 @@ def _logits(model: nn.Module, spec: InputSpec) -> int:
     example = torch.zeros(1, *spec.shape, device=device)
     try:
         with torch.no_grad(), in_eval_mode(model):
-            logits = model(example)
+            logits = main_output(model(example))
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ConfigError(f"the teacher does not run on images of {spec} ({reason}): take another teacher.") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
+    if logits.ndim != 2:
         raise ConfigError("the teacher does not return (1, classes) for one image: take a classifier.")
     return int(logits.shape[1])

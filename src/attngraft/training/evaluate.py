@@ -1,11 +1,11 @@
-"""Run a classifier over images and measure it."""
+"""Predict all images of a split and measure the predictions."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
+from ..backbones import preprocessing_of
 from ..config import Preprocessing
 from ..data import Batch, ImageSet, Loader, build_transform, make_loader
 from ..errors import NotFiniteError, RunError
 from ..sealing import MOST_NAMES_BYTES, changed, check_seal, write_sealed
 from ..surgery import check_live
+from ..surgery.model_output import main_output
+from ..tasks import Classification, Rows, Task, describe_task, find_metric, task_from, task_of
+from ..tasks.classification import correct
 from ..untrusted import open_tensors
 from .distributed import World
 from .oom import Portions
@@ -30,72 +34,69 @@ PREDICTIONS_FILE = "predictions.safetensors"
 PREDICTIONS_FORMAT = "2"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evaluation:
     """Predictions for every image of a split.
 
     Attributes:
-        probabilities: (N, K) float32.
-        labels: (N,) int64.
+        rows: arrays whose first axis counts the images; which they are is up to the task.
         ids: one per image.
+        task: what was predicted.
     """
 
-    probabilities: NDArray[np.float32]
-    labels: NDArray[np.int64]
+    rows: Rows
     ids: tuple[str, ...]
+    task: Task
+
+    @property
+    def loss(self) -> float:
+        """By which validation decides."""
+        return self.task.loss_of(self.rows)
+
+    @property
+    def score(self) -> float:
+        """The value of the task's primary metric."""
+        return self.value()
+
+    def value(self, metric: str | None = None) -> float:
+        """The value of a metric, the primary one where none is named."""
+        return find_metric(self.task, metric).value(self.rows)
+
+    def scores(self, metric: str | None = None) -> NDArray[np.float64]:
+        """(N,) scores of the images whose mean is the value of the metric."""
+        return find_metric(self.task, metric).scores(self.rows)
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(N, K) of the classes."""
+        return self.rows["probabilities"]
+
+    @property
+    def labels(self) -> NDArray[np.int64]:
+        """(N,) true classes."""
+        return self.rows["labels"]
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """(N,), whether the most probable class is the true one."""
-        return np.asarray(self.probabilities.argmax(1) == self.labels)
+        return correct(self.rows)
 
-    @property
-    def top1(self) -> float:
-        return float(self.correct.mean())
-
-    @property
-    def loss(self) -> float:
-        """Mean negative log likelihood in nats."""
-        true = self.probabilities[np.arange(len(self.labels)), self.labels]
-        return float(-np.log(np.clip(true, 1e-12, None)).mean())
-
-    def top(self, k: int) -> float:
-        """Part of the images whose true class is among the k most probable."""
-        best = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
-        return float((best == self.labels[:, None]).any(1).mean())
-
-    def calibration_error(self, bins: int = 15) -> float:
-        """Expected calibration error with bins of equal width (Guo et al., arXiv:1706.04599)."""
-        confidence = self.probabilities.max(1)
-        which = np.minimum((confidence * bins).astype(int), bins - 1)
-        gaps = [abs(self.correct[which == b].mean() - confidence[which == b].mean()) for b in np.unique(which)]
-        return float(np.dot(gaps, [np.mean(which == b) for b in np.unique(which)]))
-
-    def summary(self, classes: Sequence[str]) -> dict[str, Any]:
+    def summary(self) -> dict[str, Any]:
         """The numbers for `run.json`."""
-        per_class = []
-        for index, name in enumerate(classes):
-            mine = self.labels == index
-            top1 = float(self.correct[mine].mean()) if mine.any() else None
-            per_class.append({"class": name, "top1": top1, "images": int(mine.sum())})
-        return {
-            "images": len(self.labels),
-            "top1": self.top1,
-            "top5": self.top(5) if len(classes) > 5 else None,
-            "loss": self.loss,
-            "ece": self.calibration_error(),
-            "per_class": per_class,
-        }
+        return self.task.summary(self.rows)
 
     def write(self, path: Path) -> None:
         """Write `predictions.safetensors`."""
-        tensors: dict[str, NDArray[Any]] = {"probabilities": self.probabilities, "labels": self.labels}
         metadata = {"format": PREDICTIONS_FORMAT, "ids": json.dumps(self.ids)}
+        record = describe_task(self.task)
+        if record is not None:
+            metadata["task"] = json.dumps({"outputs": self.task.outputs, **record})
+        tensors = {name: np.ascontiguousarray(values) for name, values in self.rows.items()}
         write_sealed(path, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
 
     @classmethod
     def read(cls, path: Path) -> Evaluation:
-        """Read `predictions.safetensors`.
+        """Read `predictions.safetensors`; classes are numbered, as the file does not know their names.
 
         Raises:
             RunError: missing or damaged.
@@ -107,14 +108,22 @@ class Evaluation:
                 if not sealed and "format" in header:  # the first files had neither
                     raise changed(path)
                 ids = tuple(json.loads(header["ids"]))
-                found = cls(tensors.get_tensor("probabilities"), tensors.get_tensor("labels"), ids)
+                rows = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+                found = cls(rows, ids, _task_in(header, rows))
         except RunError:
             raise
         except Exception as error:  # safetensors and NumPy raise many kinds for a damaged file
             raise RunError(f"{path} cannot be read ({error}): train this run again.") from None
-        if not len(found.probabilities) == len(found.labels) == len(ids):
+        if any(len(values) != len(ids) for values in rows.values()):
             raise RunError(f"{path} has predictions and labels of different lengths: train this run again.")
         return found
+
+
+def _task_in(header: Mapping[str, str], rows: Rows) -> Task:
+    if "task" not in header:
+        return Classification(tuple(map(str, range(rows["probabilities"].shape[1] if "labels" in rows else 0))))
+    record = json.loads(header["task"])
+    return task_from(record, record.pop("outputs"))
 
 
 @contextmanager
@@ -129,53 +138,80 @@ def in_eval_mode(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+@dataclass(frozen=True)
+class EvaluationContext:
+    """How predictions are computed.
+
+    Attributes:
+        task: what is predicted.
+        preprocessing: how the model wants its images.
+        precision: number format and layout.
+        device: where to compute; where the model is for None.
+        batch_size: images at a time, over all processes.
+        workers: processes that prepare images.
+        world: the processes that share the images.
+    """
+
+    task: Task
+    preprocessing: Preprocessing
+    precision: Precision = field(default_factory=Precision)
+    device: torch.device | None = None
+    batch_size: int = 64
+    workers: int = 0
+    world: World = field(default_factory=World)
+
+    @classmethod
+    def of(cls, model: nn.Module, **fields: Any) -> EvaluationContext:
+        """What the model itself says of its task and its images."""
+        return cls(task_of(model), preprocessing_of(model), **fields)
+
+
 def evaluate(
     model: nn.Module,
     images: ImageSet,
-    preprocessing: Preprocessing,
+    context: EvaluationContext,
     *,
-    batch_size: int = 64,
-    precision: Precision | None = None,
-    device: torch.device | None = None,
-    workers: int = 0,
-    world: World | None = None,
     portions: Portions | None = None,
     before_batch: Callable[[], None] | None = None,
 ) -> Evaluation:
     """Predict every image of a split; the model's modes are as before afterwards.
 
-    Where memory does not suffice for a batch, it is predicted in parts. `before_batch` is called equally often in all
-    processes; what it raises ends the evaluation.
+    Args:
+        model: what predicts.
+        images: of the split.
+        context: of the training.
+        portions: how many images at a time memory allows; a batch that does not fit is predicted in parts.
+        before_batch: called equally often in all processes; what it raises ends the evaluation.
 
     Raises:
         GraftError: a graft is not live, so that another model would be measured.
-        NotFiniteError: an answer is not finite.
+        NotFiniteError: a prediction is not finite.
         TrainingError: memory does not suffice for one image.
     """
     check_live(model)
-    world, precision, portions = world or World(), precision or Precision(), portions or Portions()
-    device = device or next(model.parameters()).device
+    portions, world, batch_size = portions or Portions(), context.world, context.batch_size
+    device = context.device or next(model.parameters()).device
     mine = _share(len(images), batch_size, world)
-    transform = build_transform("none", preprocessing, train=False)
-    loader = make_loader(images.select(mine), transform, batch_size=batch_size, workers=workers) if mine else None
+    transform = build_transform("none", context.preprocessing, train=False)
+    selected = images.select(mine)
+    loader = make_loader(selected, transform, batch_size=batch_size, workers=context.workers) if mine else None
     parts, most = [], -(-len(images) // batch_size)
-    with torch.no_grad(), in_eval_mode(model), precision.autocast(device), closing(_batches(loader)) as batches:
+    autocast = context.precision.autocast(device)
+    with torch.no_grad(), in_eval_mode(model), autocast, closing(_batches(loader)) as batches:
         for _ in range(-(-most // world.size)):
             if before_batch is not None:
                 before_batch()
             batch = next(batches, None)
             if batch is not None:
-                inputs = batch.images.to(device, memory_format=precision.memory_format)
-                parts.append(portions.do(partial(_predict, model, inputs), len(inputs), "the evaluation"))
-    rows: dict[int, NDArray[np.float32]] = {}
-    for positions, found in world.gather((mine, np.concatenate(parts) if parts else ())):
-        rows.update(zip(positions, found, strict=True))
-    probabilities = np.stack([rows[position] for position in range(len(images))])
-    if not np.isfinite(probabilities).all():
-        raise NotFiniteError(
-            "the model's answers are not finite, so it has diverged: lower the learning rate (lr_scale)."
-        )
-    return Evaluation(probabilities, np.asarray(images.labels, dtype=np.int64), images.ids)
+                inputs = batch.images.to(device, memory_format=context.precision.memory_format)
+                parts.append(portions.do(partial(_predict, model, inputs, context.task), len(inputs), "the evaluation"))
+    rows = _in_order(world.gather((mine, _joined(parts))), len(images))
+    for values in rows.values():
+        if not np.isfinite(values).all():
+            raise NotFiniteError(
+                "the model's answers are not finite, so it has diverged: lower the learning rate (lr_scale)."
+            )
+    return Evaluation({**rows, **context.task.target_rows(images.targets)}, images.ids, context.task)
 
 
 def _batches(loader: Loader | None) -> Generator[Batch, None, None]:
@@ -183,11 +219,23 @@ def _batches(loader: Loader | None) -> Generator[Batch, None, None]:
         yield from loader
 
 
-def _predict(model: nn.Module, images: Tensor, most: int) -> NDArray[np.float32]:
-    """(N, K) probabilities, at most so many images at a time."""
-    return np.concatenate([model(part).float().softmax(1).cpu().numpy() for part in images.split(most)])
+def _predict(model: nn.Module, images: Tensor, task: Task, most: int) -> Rows:
+    """Rows for a batch, at most so many images at a time."""
+    return _joined([task.rows(lambda part: main_output(model(part)), part) for part in images.split(most)])
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
+
+
+def _in_order(shares: Sequence[tuple[Sequence[int], Rows]], count: int) -> Rows:
+    """The rows of all processes, by the positions of their images."""
+    joined = _joined([rows for _, rows in shares if rows])
+    order = np.empty(count, dtype=np.int64)
+    order[[position for positions, _ in shares for position in positions]] = np.arange(count)
+    return {name: values[order] for name, values in joined.items()}
 
 
 def _share(count: int, batch_size: int, world: World) -> list[int]:
-    """This process's images: every so-manieth whole batch, so that a prediction does not depend on the processes."""
+    """Indices of this rank: whole batches dealt round-robin, so results do not depend on the number of processes."""
     return [position for position in range(count) if position // batch_size % world.size == world.rank]

@@ -1,30 +1,38 @@
-"""What happened to a run that its numbers do not show: kept in `run.json`, and said in the log."""
+"""The record of a run while it is trained, and what happens on the way: kept in `run.json`, and logged."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import Any
 
 from ..timestamp import timestamp
 from .run_folder import RunFolder
+from .run_record import RunEvent, RunRecord
 
 log = logging.getLogger("attngraft.training")
 
 
-class Notes:
-    """Keeps sentences under "events" of a run's description.
+class RunLog:
+    """Keeps the record of a run.
 
     Args:
         run: its folder.
-        description: its description, which whoever writes it later must take from here too.
-        is_main: whether this process writes; the others only forget.
+        record: as it is on disk.
+        is_main: whether this process writes; the others only keep it in memory.
     """
 
-    def __init__(self, run: RunFolder, description: dict[str, Any], is_main: bool) -> None:
-        self.run, self.description, self.is_main = run, description, is_main
+    def __init__(self, run: RunFolder, record: RunRecord, is_main: bool) -> None:
+        self.run, self.record, self.is_main = run, record, is_main
 
     def __call__(self, sentence: str) -> None:
+        """Add an event to the record, and log it."""
         if self.is_main:
             log.warning(sentence)
-            self.description.setdefault("events", []).append({"time": timestamp(), "text": sentence})
-            self.run.write(self.description)
+            self.update(events=(*self.record.events, RunEvent(timestamp(), sentence)))
+
+    def update(self, **entries: Any) -> None:
+        """Change entries of the record, here and on disk."""
+        self.record = replace(self.record, **entries)
+        if self.is_main:
+            self.run.write(self.record)

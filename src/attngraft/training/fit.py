@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,35 +13,35 @@ import torch
 from torch import nn
 
 from ..backbones import backbone_info, note_preprocessing_, preprocessing_of
-from ..config import Preprocessing, from_dict, to_dict
 from ..data import Dataset
 from ..environment import hardware, versions
 from ..errors import NotFiniteError, RunError, TrainingError
-from ..formats import RECORD_FORMATS
 from ..interrupts import finishing, stopping_at_once
 from ..locking import Claim
 from ..settings import Settings, resolve_settings
 from ..settings.recipe import Recipe
-from ..surgery import check_live, graft_plan, load, note_classes_, save, ungraft_
+from ..surgery import check_live, graft_plan, load, save, ungraft_
+from ..surgery.model_output import main_output
+from ..tasks import create_task, describe_task, note_task_of_, primary, task_of
 from ..timestamp import timestamp
 from .checkpoint import read_newest, remove_checkpoints
 from .disk_space import kept_bytes, working_bytes
-from .distillation import Lesson, Teacher, check_teacher
-from .distributed import World, join_world
+from .distillation import DistillationLoss, Teacher, check_teacher
+from .distributed import join_world
 from .early_stopping import ShouldStop
 from .evaluate import PREDICTIONS_FILE, Evaluation, in_eval_mode
-from .events import Notes
+from .events import RunLog
 from .nonfinite import first_not_finite
 from .oom import is_out_of_memory, memory_needed
 from .open_data import open_data
 from .precision import Precision, choose_precision, parse_precision
 from .preflight import check_fit
 from .progress import Progress, Reading, Silent, watched
-from .run_context import Job
-from .run_folder import Resume, RunFolder, describe_data
+from .run_context import RunContext
+from .run_folder import Resume, RunFolder
+from .run_record import DataRecord, RunRecord, RunResults
 from .tensorboard import Board
 from .trainer import Trainer
-from .validation import examine
 
 LAST_GOOD_FILE = "last-good.safetensors"
 
@@ -67,19 +67,25 @@ class FitResult:
     stopped_after_epochs: int | None = None
 
     @property
+    def score(self) -> float:
+        """The task's primary metric on the test images: accuracy for classification."""
+        return self.evaluation.score
+
+    @property
     def top1(self) -> float:
-        """Part of the test images that the model classifies rightly."""
-        return self.evaluation.top1
+        """Accuracy of a classifier on the test images, 0 to 1."""
+        return self.evaluation.value("top1")
 
     def __str__(self) -> str:
-        return f"{self.run_dir}: top-1 {100 * self.top1:.1f} % on {len(self.evaluation.labels)} test images"
+        metric = primary(self.evaluation.task)
+        return f"{self.run_dir}: {metric.label} {metric.show(self.score)} on {len(self.evaluation.ids)} test images"
 
 
 def fit(
     model: nn.Module,
     data: str | Path | Dataset,
     *,
-    recipe: str | Path | Recipe = "three-phase",
+    recipe: str | Path | Recipe | Settings = "three-phase",
     run_dir: str | Path,
     seed: int = 0,
     resume: Resume = "auto",
@@ -92,9 +98,9 @@ def fit(
     """Train the model in place; the run folder then holds all there is to know.
 
     Args:
-        model: a classifier, grafted or not, with as many logits as the data have classes.
-        data: a folder of class folders, the name of a built-in data set, or a loaded one.
-        recipe: packaged name, path of a .toml file, or a Recipe.
+        model: grafted or not, with as many outputs as the data have classes, labels or targets.
+        data: whatever `load_data` takes, or what it returns.
+        recipe: packaged name, path of a .toml file, a Recipe, or Settings with all that is chosen.
         run_dir: a new folder, or that of the same run to be continued.
         seed: of data order, augmentation, dropout and mixing.
         resume: "auto" continues the same run, "never" refuses an existing one, "must" refuses a new one.
@@ -121,134 +127,74 @@ def fit(
     shows = watched(progress if world.is_main else Silent())
     with stopping_at_once(), memory_needed(), shows as shown, ExitStack() as held:
         claim = Claim(run.path, held)
-        if world.share(run.description_file.is_file()):  # in use: refused before any image is read
+        if world.share(run.record_file.is_file()):  # in use: refused before any image is read
             world.in_main(run.read)
             world.in_main(claim)
-        spec, reading = preprocessing.input, Reading(shown)
-        dataset = open_data(data, settings.data, spec=spec, recipe=settings.recipe, progress=reading)
-        check_fit(model, dataset, settings, spec, world)
+        reading = Reading(shown)
+        dataset = open_data(data, settings, spec=preprocessing.input, progress=reading)
+        task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)
+        context = RunContext(dataset, task, preprocessing, settings, seed, device, world, run.checkpoints)
+        check_fit(model, context)
         if teacher is not None:
-            check_teacher(teacher, model, dataset, settings.recipe, preprocessing)
-        description = describe_run(model, dataset, settings, preprocessing, seed=seed, variant=variant, teacher=teacher)
+            check_teacher(teacher, model, context)
+        wanted = describe_run(model, context, variant=variant, teacher=teacher)
         needed = kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
-        description = world.in_main(lambda: run.open(description, resume, claim, needed))
-        _note_training_(model, dataset, preprocessing)
+        record = world.in_main(lambda: run.open(wanted, resume, claim, needed))
+        # what is saved can be used without the run's settings
+        note_task_of_(note_preprocessing_(model, preprocessing), task)
         model.to(device)
-        if description["status"] == "finished":
+        if record.status == "finished":
             if world.is_main:
                 remove_checkpoints(run.checkpoints)  # a process that was killed as it finished may have left some
-            return _finished(run, model, description)
-        if description["precision"] is None:
-            description["precision"] = world.in_main(
-                lambda: _choose_precision(model, settings, preprocessing, device, run, description)
-            )
-        precision = from_dict(Precision, description["precision"])
-        lesson = Lesson(teacher, dataset, preprocessing, precision, device) if teacher is not None else None
-        notes = Notes(run, description, world.is_main)
-        job = _job(dataset, preprocessing, settings, seed, precision, device, world, run, lesson, notes)
-        return _train(model, job, run, description, shown, settings, on_epoch)
+            return _finished(run, model, record)
+        log = RunLog(run, record, world.is_main)
+        if record.precision is None:
+            log.update(precision=world.in_main(lambda: _choose_precision(model, context)))
+        precision = log.record.precision or Precision()
+        context = replace(context, precision=precision, note=log)
+        if teacher is not None:
+            context = replace(context, extra_loss=DistillationLoss(teacher, context))
+        return _train(model, context, log, shown, on_epoch)
 
 
-def _note_training_(model: nn.Module, dataset: Dataset, preprocessing: Preprocessing) -> None:
-    """Let the model say how it is trained, so that what is saved can be used without the run's settings."""
-    note_preprocessing_(model, preprocessing)
-    note_classes_(model, dataset.classes)
+def _choose_precision(model: nn.Module, context: RunContext) -> Precision:
+    spec, batch_size = context.preprocessing.input, context.recipe.batch_size
+    return choose_precision(model, spec=spec, batch_size=batch_size, device=context.device)
 
 
 def describe_run(
-    model: nn.Module,
-    dataset: Dataset,
-    settings: Settings,
-    preprocessing: Preprocessing,
-    *,
-    seed: int,
-    variant: str | None,
-    teacher: Teacher | None = None,
-) -> dict[str, Any]:
+    model: nn.Module, context: RunContext, *, variant: str | None = None, teacher: Teacher | None = None
+) -> RunRecord:
     """The content of `run.json` before the first step."""
-    info, plan = backbone_info(model), graft_plan(model)
-    return {
-        "format": RECORD_FORMATS["run"],
-        "kind": "run",
-        "status": "running",
-        "created": timestamp(),
-        "variant": variant or (plan.attention if plan else "none"),
-        "seed": seed,
-        "backbone": info.spec if info else type(model).__name__,
-        "weights": info.weights if info else None,
-        "plan": plan.to_dict() if plan else None,
-        "recipe": to_dict(settings.recipe),
-        "data": describe_data(dataset),
-        "classes": list(dataset.classes),
-        "preprocessing": to_dict(preprocessing),
-        "precision": _fixed_precision(settings),
-        **({"teacher": teacher.describe(dataset)} if teacher is not None else {}),
-        "results": None,
-        "hardware": hardware(),
-        "versions": versions(),
-    }
-
-
-def _fixed_precision(settings: Settings) -> dict[str, Any] | None:
-    fixed = parse_precision(settings.machine.precision)
-    return to_dict(fixed) if fixed else None
-
-
-def _choose_precision(
-    model: nn.Module,
-    settings: Settings,
-    preprocessing: Preprocessing,
-    device: torch.device,
-    run: RunFolder,
-    description: Mapping[str, Any],
-) -> dict[str, Any]:
-    chosen = choose_precision(model, spec=preprocessing.input, batch_size=settings.recipe.batch_size, device=device)
-    run.write({**description, "precision": to_dict(chosen)})
-    return to_dict(chosen)
-
-
-def _job(
-    dataset: Dataset,
-    preprocessing: Preprocessing,
-    settings: Settings,
-    seed: int,
-    precision: Precision,
-    device: torch.device,
-    world: World,
-    run: RunFolder,
-    lesson: Lesson | None,
-    notes: Notes,
-) -> Job:
-    return Job(
-        dataset,
-        preprocessing,
-        settings.recipe,
-        seed,
-        precision,
-        device,
-        world,
-        settings.machine.resolve_workers(),
-        settings.machine.curve,
-        run.checkpoints,
-        settings.machine.checkpoint_minutes,
-        lesson,
-        notes,
+    info, plan, settings = backbone_info(model), graft_plan(model), context.settings
+    return RunRecord(
+        status="running",
+        created=timestamp(),
+        variant=variant or (plan.attention if plan else "none"),
+        seed=context.seed,
+        backbone=info.spec if info else type(model).__name__,
+        weights=info.weights if info else None,
+        plan=plan.to_dict() if plan else None,
+        recipe=settings.recipe,
+        data=DataRecord.of(context.dataset),
+        classes=context.dataset.classes,
+        preprocessing=context.preprocessing,
+        precision=parse_precision(settings.machine.precision),
+        hardware=hardware(),
+        versions=versions(),
+        task=describe_task(context.task),
+        teacher=teacher.describe(context.dataset) if teacher is not None else None,
     )
 
 
 def _train(
-    model: nn.Module,
-    job: Job,
-    run: RunFolder,
-    description: dict[str, Any],
-    progress: Progress,
-    settings: Settings,
-    should_stop: ShouldStop | None,
+    model: nn.Module, context: RunContext, log: RunLog, progress: Progress, should_stop: ShouldStop | None
 ) -> FitResult:
-    checkpoint = read_newest(run.checkpoints, job.note)
-    if checkpoint is not None and job.world.is_main:
-        _mend_metrics(run, checkpoint.position.history, job)
-    has_board = settings.machine.tensorboard and job.world.is_main
+    run, world = log.run, context.world
+    checkpoint = read_newest(run.checkpoints, context.note)
+    if checkpoint is not None and world.is_main:
+        _mend_metrics(run, checkpoint.position.history, context)
+    has_board = context.settings.machine.tensorboard and world.is_main
     done = checkpoint.position.epochs_done if checkpoint else 0
     with Board(run.path / "tensorboard" if has_board else None, done) as board:
 
@@ -256,21 +202,21 @@ def _train(
             run.write_metrics(rows)
             board.write(rows[-1])
 
-        trainer = Trainer(model, job, progress, lambda rows: job.world.in_main(lambda: write(rows)), should_stop)
+        trainer = Trainer(model, context, progress, lambda rows: world.in_main(lambda: write(rows)), should_stop)
         if checkpoint is not None:
             trainer.restore(checkpoint)
         try:
             trainer.train()
         except TrainingError as error:
-            if job.world.size > 1 and not isinstance(error, NotFiniteError):
+            if world.size > 1 and not isinstance(error, NotFiniteError):
                 raise  # the other processes have not come here
-            kept = _keep_last_good(trainer, run, description, error)
+            kept = _keep_last_good(trainer, log, error)
             raise TrainingError(f"{str(error).rstrip('.')}; {kept}.") from None
     model.load_state_dict(trainer.evaluated.state_dict())
-    return _finish(model, job, run, description, trainer)
+    return _finish(model, context, log, trainer)
 
 
-def _mend_metrics(run: RunFolder, history: list[dict[str, Any]], job: Job) -> None:
+def _mend_metrics(run: RunFolder, history: list[dict[str, Any]], context: RunContext) -> None:
     """Bring `metrics.jsonl` to where the checkpoint is: it may be a row behind or ahead of it, or damaged."""
     rows: list[dict[str, Any]] | None
     try:
@@ -280,83 +226,80 @@ def _mend_metrics(run: RunFolder, history: list[dict[str, Any]], job: Job) -> No
     if rows == history:
         return
     if rows is None or any(one != other for one, other in zip(rows, history, strict=False)):
-        job.note(f"{run.metrics_file} was not what the checkpoint says: it was written again from there.")
+        context.note(f"{run.metrics_file} was not what the checkpoint says: it was written again from there.")
     run.write_metrics(history)
 
 
-def _keep_last_good(trainer: Trainer, run: RunFolder, description: Mapping[str, Any], error: TrainingError) -> str:
+def _keep_last_good(trainer: Trainer, log: RunLog, error: TrainingError) -> str:
     """Save the weights from before the step that failed, or of the newest checkpoint; says which these are."""
-    model, job = trainer.model, trainer.job
+    model, context, run = trainer.model, trainer.job, log.run
     kept, which = True, "the weights from before"
-    if not job.world.share(not trainer.stepper.is_midway and _is_sound(model, job)):
+    if not context.world.share(not trainer.stepper.is_midway and _is_sound(model, context)):
         checkpoint = read_newest(run.checkpoints)
         kept, which = checkpoint is not None, "the weights of the last checkpoint"
         if checkpoint is not None:
             model.load_state_dict(checkpoint.part("model"))
-    if job.world.is_main:
-        run.write({**description, "stopped_because": str(error)})
+    if context.world.is_main:
+        log.update(stopped_because=str(error))
         if kept:
-            save(model, run.path / LAST_GOOD_FILE, classes=job.dataset.classes)
-    job.world.wait()  # the others leave when the main process has saved
+            save(model, run.path / LAST_GOOD_FILE)
+    context.world.wait()  # the others leave when the main process has saved
     return f"{which} are in {run.path / LAST_GOOD_FILE}" if kept else "there are no good weights to keep"
 
 
-def _is_sound(model: nn.Module, job: Job) -> bool:
+def _is_sound(model: nn.Module, context: RunContext) -> bool:
     """Whether all weights are finite, and so is what they make of noise: weights that blew up may still be numbers."""
     if not all(bool(torch.isfinite(t).all()) for t in model.state_dict().values() if t.is_floating_point()):
         return False
-    noise = torch.randn(2, *job.preprocessing.input.shape, generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(2, *context.preprocessing.input.shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), in_eval_mode(model):
-            return bool(torch.isfinite(model(noise.to(job.device))).all())
+            return bool(torch.isfinite(main_output(model(noise.to(context.device)))).all())
     except Exception as failure:
         if not is_out_of_memory(failure):
             raise
         return True  # for want of memory training stopped, and the weights are finite
 
 
-def _finish(model: nn.Module, job: Job, run: RunFolder, description: dict[str, Any], trainer: Trainer) -> FitResult:
+def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer) -> FitResult:
     """Measure the trained model on the test images and complete the run folder."""
-    model.requires_grad_(True)
-    evaluation = examine(model.eval(), job.dataset.test, job, trainer.examiner.portions)
-    spoilt = first_not_finite(model.state_dict())
-    if spoilt is not None:
-        raise NotFiniteError(f"{spoilt} is not finite after the training: start the same command again.")
+    model.requires_grad_(True).eval()
+    measure, dataset = trainer.validator.evaluate_split, context.dataset
+    task = context.task.tuned(None if dataset.val is None else lambda: measure(model, "val", context.task).rows)
+    evaluation = measure(model, "test", task)
+    not_finite = first_not_finite(model.state_dict())
+    if not_finite is not None:
+        raise NotFiniteError(f"{not_finite} is not finite after the training: start the same command again.")
+    at, run = trainer.position, log.run
+    note_task_of_(model, task)
     with finishing():
-        if job.world.is_main:
-            run.write_metrics(trainer.position.history)
-            save(model, run.path, classes=job.dataset.classes)
+        if context.world.is_main:
+            run.write_metrics(at.history)
+            save(model, run.path)
             evaluation.write(run.path / PREDICTIONS_FILE)
-            results = {"test": evaluation.summary(job.dataset.classes), "train_time_s": trainer.position.time_s}
-            if trainer.stopped_after_epochs is not None:
-                results["stopped_after_epochs"] = trainer.stopped_after_epochs
-            finished = {**description, "status": "finished", "results": results}
-            finished.pop("stopped_because", None)
-            run.finish(finished)
+            results = RunResults(evaluation.summary(), at.time_s, trainer.stopped_after_epochs)
+            run.finish(replace(log.record, status="finished", results=results, stopped_because=None))
             remove_checkpoints(run.checkpoints)
-        job.world.wait()
-    at = trainer.position
+        context.world.wait()
     return FitResult(run.path, model, evaluation, tuple(at.history), at.time_s, trainer.stopped_after_epochs)
 
 
-def _finished(run: RunFolder, model: nn.Module, description: Mapping[str, Any]) -> FitResult:
-    """A run that was done already: its results, and its weights in the model."""
-    run.check_files(description)
+def _finished(run: RunFolder, model: nn.Module, record: RunRecord) -> FitResult:
+    """The results of a run that was done already, and its weights in the model."""
+    run.check_files(record)
+    trained = load(run.path, backbone=_plain_copy(model))
     try:
-        model.load_state_dict(load(run.path, backbone=_plain_copy(model)).state_dict())
+        model.load_state_dict(trained.state_dict())
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise RunError(f"the run in {run.path} has trained another model ({reason}): choose a new folder.") from error
-    evaluation = Evaluation.read(run.path / PREDICTIONS_FILE)
-    results = description["results"]
-    return FitResult(
-        run.path,
-        model.eval(),
-        evaluation,
-        tuple(run.read_metrics()),
-        results["train_time_s"],
-        results.get("stopped_after_epochs"),
-    )
+    task = task_of(trained)
+    note_task_of_(model, task)
+    evaluation = replace(Evaluation.read(run.path / PREDICTIONS_FILE), task=task)
+    if record.results is None:
+        raise RunError(f"{run.record_file} says finished and has no results: restore it from a copy.")
+    time_s, stopped = record.results.train_time_s, record.results.stopped_after_epochs
+    return FitResult(run.path, model.eval(), evaluation, tuple(run.read_metrics()), time_s, stopped)
 
 
 def _plain_copy(model: nn.Module) -> nn.Module:

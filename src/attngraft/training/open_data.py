@@ -8,7 +8,7 @@ from pathlib import Path
 from ..backbones import has_pretrained
 from ..config import InputSpec
 from ..data import Dataset, load_data
-from ..settings import DataSettings, Recipe
+from ..settings import Recipe, Settings
 
 VALIDATION_SHARE = 0.15  # of the training images, where a recipe decides by validation and the data bring none
 
@@ -25,15 +25,16 @@ def starts_pretrained(asked: bool | None, backbone: str, recipe: Recipe, weights
 
 def open_data(
     source: str | Path | Dataset,
-    settings: DataSettings,
+    settings: Settings,
     *,
     spec: InputSpec,
-    recipe: Recipe,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Load the data for a fit, with a validation split where the recipe takes decisions.
 
     Args:
+        source: whatever `load_data` takes, or what it has returned.
+        settings: of the fit.
         spec: of the model's input.
         progress: called with (images done, images in all).
 
@@ -42,18 +43,19 @@ def open_data(
     """
     if isinstance(source, Dataset):
         return source
-    val_fraction = settings.val_fraction or (VALIDATION_SHARE if recipe.needs_validation else 0.0)
+    chosen = settings.data
+    val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.needs_validation else 0.0)
     return load_data(
         source,
         image_size=spec.size,
-        split_seed=settings.split_seed,
+        split_seed=chosen.split_seed,
         val_fraction=val_fraction,
-        test_fraction=settings.test_fraction,
-        skip_broken=settings.skip_broken,
-        fix_leaks=settings.fix_leaks,
-        cache_dir=Path(settings.cache_dir) if settings.cache_dir else None,
-        root=Path(settings.root) if settings.root else None,
-        download=settings.download,
-        limit=settings.limit,
+        test_fraction=chosen.test_fraction,
+        skip_broken=chosen.skip_broken,
+        fix_leaks=chosen.fix_leaks,
+        cache_dir=Path(chosen.cache_dir) if chosen.cache_dir else None,
+        root=Path(chosen.root) if chosen.root else None,
+        download=chosen.download,
+        limit=chosen.limit,
         progress=progress,
     )

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..config import InputSpec
 from ..errors import ConfigError, TrainingError, nearest
+from ..surgery.model_output import main_output
 from .oom import Portions, is_out_of_memory
 
 TIMED = 16  # images at most: as many as tell
@@ -118,9 +118,8 @@ def _stepper(model: nn.Module, batch: torch.Tensor, precision: Precision) -> Cal
 
     def step() -> None:
         with precision.autocast(device):
-            logits = trial(images)
-        loss = F.cross_entropy(logits.float(), torch.zeros(len(images), dtype=torch.long, device=device))
-        loss.backward()
+            outputs = main_output(trial(images))
+        outputs.float().square().mean().backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

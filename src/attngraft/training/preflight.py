@@ -9,51 +9,58 @@ from torch import nn
 
 from ..config import InputSpec
 from ..data import Dataset, class_changes
-from ..errors import BackboneError, ConfigError, DataError
-from ..settings import Settings
+from ..errors import ConfigError, DataError
 from ..settings.recipe import PARTS, Recipe
 from ..surgery import classes_of
-from .distributed import World
+from ..surgery.model_output import main_output
+from ..tasks import require
 from .evaluate import in_eval_mode
 from .phases import dissect, parameter_groups, trainable_names
-from .run_context import batch_size
+from .run_context import RunContext
 
 HIGHEST_LR = 1e30
 
 
-def check_fit(model: nn.Module, dataset: Dataset, settings: Settings, spec: InputSpec, world: World) -> None:
-    """Raise where the model, the data, the recipe and the machine do not fit each other.
+def check_fit(model: nn.Module, context: RunContext) -> None:
+    """Raise where the model, the data, the task, the recipe and the machine do not fit each other.
 
     Raises:
         ConfigError, DataError, BackboneError: one sentence on what to change; nothing was changed.
     """
-    check_classes(model, dataset, spec)
-    check_validation(dataset, settings.recipe)
-    check_phases(model, settings.recipe, spec)
-    batch_size(settings.recipe, len(dataset.train), world)
-    if settings.machine.tensorboard and find_spec("tensorboard") is None:
+    check_task(context)
+    check_outputs(model, context)
+    check_validation(context.dataset, context.recipe)
+    check_phases(model, context.recipe, context.preprocessing.input)
+    _ = context.batch_size
+    if context.settings.machine.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError("tensorboard is not installed: pip install attngraft[tensorboard].")
 
 
-def check_classes(model: nn.Module, dataset: Dataset, spec: InputSpec) -> None:
-    """Raise DataError where the model does not take the images, or its logits are not those of the classes."""
+def check_task(context: RunContext) -> None:
+    """Raise ConfigError where the recipe asks for what the task cannot do."""
+    recipe, task = context.recipe, context.task
+    if recipe.mixup or recipe.cutmix:
+        require(task, "mix", "mixing images (mixup, cutmix)")
+    if recipe.class_weights != "none":
+        require(task, "class-weights", "class_weights")
+    if recipe.sampler != "shuffle":
+        require(task, "balanced-sampler", "sampler = 'balanced'")
+    _ = context.criterion
+
+
+def check_outputs(model: nn.Module, context: RunContext) -> None:
+    """Raise where the model does not take the images, or its outputs are not those of the task."""
+    dataset, spec = context.dataset, context.preprocessing.input
     example = torch.zeros(1, *spec.shape, device=next(model.parameters()).device)
     try:
         with torch.no_grad(), in_eval_mode(model):
-            logits = model(example)
+            outputs = main_output(model(example))
     except RuntimeError as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise DataError(f"the model does not run on images of {spec} ({reason}): set another image_size.") from error
-    if not isinstance(logits, torch.Tensor) or logits.ndim != 2:
-        shown = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-        raise BackboneError(f"the model returns {shown} for one image, a classifier returns (1, classes): add a head.")
-    if logits.shape[1] != len(dataset.classes):
-        raise DataError(
-            f"the model has {logits.shape[1]} logits and the data have {len(dataset.classes)} classes: "
-            f"create it with num_classes={len(dataset.classes)}."
-        )
+    context.task.check(outputs)
     known = classes_of(model)
-    changes = class_changes(known, dataset.classes) if len(known) == logits.shape[1] else ""
+    changes = class_changes(known, dataset.classes) if len(known) == outputs.shape[1] else ""
     if changes:
         raise DataError(
             f"the model's logits stand for other classes than those of {dataset.name} ({changes}): give it a new head "

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from ..config import to_dict
-from ..data import Dataset, class_changes
+from ..data import class_changes
 from ..errors import ConfigError, RunError
 from ..files import write_text
 from ..locking import LOCK_FILE
@@ -24,14 +24,11 @@ from ..sealing import (
     read_record,
     write_record,
 )
-from ..settings.recipe import completed_recipe
 from .disk_space import check_space
+from .run_record import RunRecord
 
 KEPT_FILES = ("metrics.jsonl", "model.safetensors", "predictions.safetensors")
 Resume = Literal["auto", "never", "must"]
-
-# what must be equal for a run to be continued; what is left out may differ between machines
-IDENTITY = ("variant", "seed", "backbone", "weights", "plan", "recipe", "classes", "preprocessing", "teacher")
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ class RunFolder:
     path: Path
 
     @property
-    def description_file(self) -> Path:
+    def record_file(self) -> Path:
         return self.path / "run.json"
 
     @property
@@ -52,26 +49,33 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def read(self) -> dict[str, Any]:
-        """The description in `run.json`.
+    def read(self) -> RunRecord:
+        """The record in `run.json`.
 
         Raises:
             RunError: missing, damaged, changed after it was written, not a run, or of another version.
         """
-        return read_record(self.description_file, "run")
+        document = read_record(self.record_file, "run")
+        try:
+            return RunRecord.from_json(document)
+        except ConfigError as error:
+            raise RunError(
+                f"{self.record_file} cannot be used ({str(error).rstrip('.')}): restore it from a copy or start a new run "
+                "folder."
+            ) from None
 
-    def write(self, description: Mapping[str, Any]) -> None:
-        write_record(self.description_file, "run", description)
+    def write(self, record: RunRecord) -> None:
+        """Write `run.json`."""
+        write_record(self.record_file, "run", record.to_json())
 
-    def finish(self, description: Mapping[str, Any]) -> None:
-        """Write the description of a run whose other files are complete, with their hashes."""
+    def finish(self, record: RunRecord) -> None:
+        """Write the record of a run whose other files are complete, with their hashes."""
         hashes = {name: file_hash(self.path / name) for name in KEPT_FILES if (self.path / name).is_file()}
-        self.write({**description, "files": hashes})
+        self.write(replace(record, files=hashes))
 
-    def check_files(self, description: Mapping[str, Any]) -> None:
+    def check_files(self, record: RunRecord) -> None:
         """Raise RunError where a file of a finished run is not the one that it was finished with."""
-        hashes = description.get("files")
-        for name, expected in hashes.items() if isinstance(hashes, dict) else ():
+        for name, expected in (record.files or {}).items():
             path = self.path / Path(name).name
             try:
                 found = file_hash(path)
@@ -97,13 +101,11 @@ class RunFolder:
         """Whether nothing is in the folder that anybody could miss."""
         return not self.path.exists() or all(is_leftover(item) for item in self.path.iterdir())
 
-    def open(
-        self, description: Mapping[str, Any], resume: Resume, claim: Callable[[], None], needed_bytes: int
-    ) -> dict[str, Any]:
-        """Begin the run, or come back to it; the description that is on disk afterwards is returned.
+    def open(self, wanted: RunRecord, resume: Resume, claim: Callable[[], None], needed_bytes: int) -> RunRecord:
+        """Begin the run, or come back to it; the record that is on disk afterwards is returned.
 
         Args:
-            description: of the run that is wanted.
+            wanted: of the run that is to be trained.
             resume: as for `fit`.
             claim: makes sure that this process uses the folder alone; called before anything is read or written.
             needed_bytes: that the run takes on the disk.
@@ -120,7 +122,7 @@ class RunFolder:
         is_new = self.is_new
         if is_new and resume == "must":
             raise RunError(f"there is no run in {self.path} to resume: leave out resume, or correct the folder.")
-        if not is_new and not self.description_file.is_file():
+        if not is_new and not self.record_file.is_file():
             raise RunError(f"{self.path} has files but no run.json: choose an empty or a new folder.")
         if is_new:
             check_space(self.path, needed_bytes)
@@ -130,82 +132,27 @@ class RunFolder:
                 raise RunError(f"there is a run in {self.path} already: choose a new folder, or resume it.")
         claim()
         if self.is_new:  # still: another process may have begun the run meanwhile
-            self.write(description)
-            return dict(description)
+            self.write(wanted)
+            return wanted
         found = self.read()
-        self._check_same(found, json.loads(json.dumps(description)))
-        self._check_shape(found)
-        if found["status"] != "finished":
-            check_space(self.path, needed_bytes)
-            found["recipe"] = description["recipe"]
-        return found
+        self._check_same(found, wanted)
+        if found.status == "finished":
+            return found
+        check_space(self.path, needed_bytes)
+        return replace(found, recipe=wanted.recipe)
 
-    def _check_shape(self, found: Mapping[str, Any]) -> None:
-        """Raise RunError where an entry that a run goes on with is missing or something else."""
-        kinds: dict[str, Any] = {
-            "status": str,
-            "precision": (dict, type(None)),
-            "results": (dict, type(None)),
-            "classes": list,
-        }
-        wrong = [key for key, kind in kinds.items() if key not in found or not isinstance(found[key], kind)]
-        if wrong:
-            raise RunError(
-                f"{self.description_file} has no valid '{wrong[0]}': restore it from a copy or start a new run folder."
-            )
-
-    def _check_same(self, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        pairs = {key: (found.get(key), wanted.get(key)) for key in IDENTITY}
-        # what is done about numbers that are not finite may change: a run that stopped because of them would never go on
-        pairs["recipe"] = (_lasting(completed_recipe(found.get("recipe"))), _lasting(wanted.get("recipe")))
-        pairs["data"] = (_fingerprint(found), _fingerprint(wanted))
-        if found.get("precision") and wanted.get("precision"):
-            pairs["precision"] = (found["precision"], wanted["precision"])
-        for key, (old, new) in pairs.items():
-            if old != new:
-                named = (
-                    class_changes(old or (), new or ())
-                    if key == "classes" and _are_names(old)
-                    else _first_difference(old, new)
-                )
+    def _check_same(self, found: RunRecord, wanted: RunRecord) -> None:
+        old, new = found.identity(), wanted.identity()
+        old["data"], new["data"] = found.data.fingerprint, wanted.data.fingerprint
+        if found.precision and wanted.precision:
+            old["precision"], new["precision"] = to_dict(found.precision), to_dict(wanted.precision)
+        for key, there in old.items():
+            if there != new[key]:
+                named = class_changes(there, new[key]) if key == "classes" else _first_difference(there, new[key])
                 raise RunError(
                     f"the run in {self.path} has {'other' if key == 'classes' else 'another'} {key} ({named}): "
                     "choose a new folder; nothing was changed."
                 )
-
-
-def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """What a run says about its images."""
-    return {
-        "name": dataset.name,
-        "origin": to_dict(dataset.origin) if dataset.origin else None,
-        "fingerprint": dataset.fingerprint,
-        "classes": list(dataset.classes),
-        "train_images": len(dataset.train),
-        "val_images": len(dataset.val) if dataset.val is not None else None,
-        "test_images": len(dataset.test),
-        "notes": list(dataset.report.notes),
-        "skipped": [list(item) for item in dataset.report.skipped],
-        "leaks": [list(item) for item in dataset.report.leaks],
-        "near_leaks": [list(item) for item in dataset.report.near_leaks],
-        "duplicates": dataset.report.duplicates,
-    }
-
-
-def _lasting(recipe: Any) -> Any:
-    """The part of a recipe that a resume must not change."""
-    return (
-        {key: value for key, value in recipe.items() if key != "on_nonfinite"} if isinstance(recipe, dict) else recipe
-    )
-
-
-def _are_names(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(name, str) for name in value)
-
-
-def _fingerprint(description: Mapping[str, Any]) -> Any:
-    data = description.get("data")
-    return data.get("fingerprint") if isinstance(data, dict) else None
 
 
 def is_leftover(item: Path) -> bool:

@@ -17,7 +17,7 @@ from .checkpoint import Position
 from .distributed import collective
 from .nonfinite import first_not_finite, kept_buffers
 from .oom import free_memory, is_out_of_memory
-from .run_context import Job
+from .run_context import RunContext
 
 
 class Stepper:
@@ -25,19 +25,19 @@ class Stepper:
 
     Args:
         model: what is trained.
-        job: how.
+        context: of the training.
         average: moving average of the weights, where the recipe has one.
 
     Attributes:
         is_midway: the update of the weights has begun and is not known to have succeeded.
     """
 
-    def __init__(self, model: nn.Module, job: Job, average: AveragedModel | None) -> None:
+    def __init__(self, model: nn.Module, context: RunContext, average: AveragedModel | None) -> None:
         self.model = model
-        self.job = job
+        self.context = context
         self.average = average
         self.is_midway = False
-        self._accumulator = Accumulator(model, job)
+        self._accumulator = Accumulator(model, context)
         self._kept_buffers = kept_buffers(model)
 
     def begin_phase(self) -> None:
@@ -80,19 +80,21 @@ class Stepper:
 
     def _of_all(self, mine: StepNumbers, problem: NotFiniteError | None) -> StepNumbers:
         """The numbers over all processes; what is not finite in one is raised in all."""
-        world = self.job.world
-        loss, correct, images, problems = world.sum(mine.loss * mine.images, mine.correct, mine.images, bool(problem))
+        world = self.context.world
+        loss, score_sum, images, problems = world.sum(
+            mine.loss * mine.images, mine.score_sum, mine.images, bool(problem)
+        )
         if problems:
             raise next(found for found in world.gather(problem) if found is not None)
         if world.size == 1:
             return mine
-        return replace(mine, loss=loss / images, correct=int(correct), images=int(images))
+        return replace(mine, loss=loss / images, score_sum=score_sum, images=int(images))
 
     def _find_gradient(
         self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position, statistics: Sequence[Tensor]
     ) -> StepNumbers:
         """Leave the gradient of the whole batch, over all processes, in the parameters; sound and clipped."""
-        parts = at.parts if self.job.world.size == 1 else 1
+        parts = at.parts if self.context.world.size == 1 else 1
         optimizer.zero_grad(set_to_none=True)
         while (taken := self._attempt(batch, at, parts)) is None:
             optimizer.zero_grad(set_to_none=True)
@@ -102,7 +104,7 @@ class Stepper:
         taken = self._of_all(taken, self._problem(taken, batch, at))
         norm = self._limit_gradient([parameter for parameter in self.model.parameters() if parameter.requires_grad])
         if not math.isfinite(norm):  # of the mean gradient, which is the same in every process
-            indices = torch.cat(self.job.world.gather(batch.indices))
+            indices = torch.cat(self.context.world.gather(batch.indices))
             raise self._not_finite(f"the gradient's norm is {norm}", indices, at)
         return taken
 
@@ -118,10 +120,10 @@ class Stepper:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-        if self.job.world.size > 1:  # the others are in the middle of the same backward pass
+        if self.context.world.size > 1:  # the others are in the middle of the same backward pass
             raise TrainingError(
                 f"memory does not suffice for {len(batch.indices)} images at {_where(at)}, and several processes do not "
-                f"split their shares: take a batch_size below {self.job.batch_size}, or more processes"
+                f"split their shares: take a batch_size below {self.context.batch_size}, or more processes"
             )
         return None
 
@@ -159,7 +161,7 @@ class Stepper:
                 "a smaller backbone, or free memory"
             )
         parts = min(2 * parts, images)
-        self.job.note(
+        self.context.note(
             f"Memory did not suffice for {most} images at a time at {_where(at)}: from here on a batch is computed "
             f"{-(-images // parts)} at a time, and the gradients add up to that of the same batch"
             + ("; BatchNorm normalises each part by its own statistics." if self._kept_buffers else ".")
@@ -178,12 +180,12 @@ class Stepper:
         """Norm of the gradient, before it is clipped."""
         learned = [parameter for parameter in trained if parameter.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
-        if self.job.recipe.clip_norm:
-            nn.utils.clip_grads_with_norm_(learned, self.job.recipe.clip_norm, norm)
+        if self.context.recipe.clip_norm:
+            nn.utils.clip_grads_with_norm_(learned, self.context.recipe.clip_norm, norm)
         return float(norm)
 
     def _not_finite(self, what: str, indices: Tensor, at: Position) -> NotFiniteError:
-        files = [self.job.dataset.train.ids[int(index)] for index in indices]
+        files = [self.context.dataset.train.ids[int(index)] for index in indices]
         shown = ", ".join(files[:5]) + (f" and {len(files) - 5} more" if len(files) > 5 else "")
         return NotFiniteError(
             f"{what} at {_where(at)}, on the images {shown}: "

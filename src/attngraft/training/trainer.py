@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..interrupts import Interrupts, Stopped, signals_heard_in_backward
 from ..settings.recipe import Phase
+from ..tasks import primary
 from .checkpoint import (
     Checkpoint,
     Position,
@@ -50,9 +51,9 @@ from .phases import (
 )
 from .progress import Progress
 from .rollback import roll_back
-from .run_context import Job
+from .run_context import RunContext
 from .step import StepNumbers, Stepper
-from .validation import Examiner
+from .validation import Validator
 
 
 class _EveryProcessStops(Exception):  # noqa: N818
@@ -64,7 +65,7 @@ class Trainer:
 
     Args:
         model: what is trained.
-        job: how.
+        context: of the training.
         progress: where to show it.
         write: gets the rows so far after every epoch, when its state is saved.
         should_stop: gets them before that, in the main process; True ends the training.
@@ -73,27 +74,27 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        job: Job,
+        context: RunContext,
         progress: Progress,
         write: Callable[[Rows], None],
         should_stop: ShouldStop | None = None,
     ):
-        self.model = model.to(job.device).to(memory_format=job.precision.memory_format)
-        self.job = job
+        self.model = model.to(context.device).to(memory_format=context.precision.memory_format)
+        self.context = context
         self.progress = progress
         self.write = write
         self.should_stop = should_stop
         self.position = Position()
-        self.ema = moving_average(self.model, job.recipe.ema_decay)
+        self.ema = moving_average(self.model, context.recipe.ema_decay)
         self.best: dict[str, Tensor] = {}
-        self.anatomy = dissect(self.model, job.preprocessing.input.shape)
+        self.anatomy = dissect(self.model, context.preprocessing.input.shape)
         self.transform = build_transform(
-            job.recipe.augment, job.preprocessing, train=True, mirror=job.dataset.mirrorable
+            context.recipe.augment, context.preprocessing, train=True, mirror=context.dataset.mirrorable
         )
-        self.steps_per_epoch = job.steps_per_epoch
-        self.stepper = Stepper(self.model, job, self.ema)
-        self.dynamic = possible(job.recipe.dynamic, self.model)
-        self.examiner = Examiner(job, self._stop_if_asked)
+        self.steps_per_epoch = context.steps_per_epoch
+        self.stepper = Stepper(self.model, context, self.ema)
+        self.dynamic = possible(context.recipe.dynamic, self.model)
+        self.validator = Validator(context, self._stop_if_asked)
         self.interrupts = Interrupts()
         self._saved_at = time.monotonic()
         self._pending: dict[str, Tensor] = {}
@@ -107,7 +108,7 @@ class Trainer:
     def stopped_after_epochs(self) -> int | None:
         """Epochs trained, where that is fewer than the recipe has."""
         done = self.position.epochs_done
-        return done if self.position.stopped and done < self.job.recipe.epochs else None
+        return done if self.position.stopped and done < self.context.recipe.epochs else None
 
     def train(self) -> None:
         """Train from the present position to the end, saving on the way.
@@ -119,24 +120,24 @@ class Trainer:
             PeerError: another process has ended or hangs; the main one has saved the state.
             KeyboardInterrupt: asked to stop; the state is saved.
         """
-        self.job.world.wait()  # each has read its images in its own time
+        self.context.world.wait()  # each has read its images in its own time
         with self.interrupts:
             self._train()
 
     def _train(self) -> None:
-        total = self.steps_per_epoch * self.job.recipe.epochs
+        total = self.steps_per_epoch * self.context.recipe.epochs
         self.progress.start("training", total, self.position.global_step)
-        devices = [self.job.device] if self.job.device.type == "cuda" else []
+        devices = [self.context.device] if self.context.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), signals_heard_in_backward(self.model):
-            while self.position.phase < len(self.job.recipe.phases) and not self.position.stopped:
+            while self.position.phase < len(self.context.recipe.phases) and not self.position.stopped:
                 try:
-                    self._train_phase(self.job.recipe.phases[self.position.phase])
+                    self._train_phase(self.context.recipe.phases[self.position.phase])
                 except NotFiniteError as error:
-                    self.restore(roll_back(self.job, self.position, error))
+                    self.restore(roll_back(self.context, self.position, error))
                     self.progress.start("training", total, self.position.global_step)
         if self.best:
             self.evaluated.load_state_dict(self.best)
-        self.job.world.align_buffers_(self.evaluated)
+        self.context.world.align_buffers_(self.evaluated)
         self.progress.stop()
 
     def restore(self, checkpoint: Checkpoint) -> None:
@@ -152,16 +153,16 @@ class Trainer:
                 self.ema.load_state_dict(checkpoint.part("ema"))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
-            raise RunError(f"the checkpoint in {self.job.checkpoints} is of another model ({reason}).") from error
+            raise RunError(f"the checkpoint in {self.context.checkpoints} is of another model ({reason}).") from error
         self.best = checkpoint.part("best")
         self._pending = checkpoint.part("optimizer")
-        self.examiner.portions.parts = self.position.evaluation_parts
+        self.validator.portions.parts = self.position.evaluation_parts
         self.stepper.is_midway = False
 
     def _train_phase(self, phase: Phase) -> None:
         apply_phase_(self.model, self.anatomy, phase)
         optimizer = build_optimizer(
-            self.model, parameter_groups(self.model, self.anatomy, phase, self.job.recipe), self.job.recipe
+            self.model, parameter_groups(self.model, self.anatomy, phase, self.context.recipe), self.context.recipe
         )
         if self._pending:
             restore_optimizer_(optimizer, parameter_names(self.model, optimizer), self._pending)
@@ -174,7 +175,7 @@ class Trainer:
 
     def _train_epoch(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         set_modes_(self.model, moving_norms(self.anatomy, phase))
-        if self.position.global_step == 0 and self.job.recipe.on_nonfinite == "rollback":
+        if self.position.global_step == 0 and self.context.recipe.on_nonfinite == "rollback":
             self._save(optimizer)  # there is always a beginning of an epoch to go back to
         with self._saved_where_stopped(optimizer):
             self._take_steps(phase, optimizer)
@@ -215,7 +216,7 @@ class Trainer:
                     parts = self.position.parts
                     self._count(self.stepper.step(optimizer, batch, self.position, self.interrupts.hold))
                 start = self._count_time(start)
-                is_asked, is_due = self.job.world.any(self.interrupts.requested, self._save_is_due())
+                is_asked, is_due = self.context.world.any(self.interrupts.requested, self._save_is_due())
                 if is_asked:
                     raise _EveryProcessStops
                 if is_due or self.position.parts != parts:
@@ -228,38 +229,39 @@ class Trainer:
         try:
             with self.interrupts.breakable():
                 self._end_epoch(phase, lr)
-                return ask_(self.position, self.should_stop, self.job.world)
+                return ask_(self.position, self.should_stop, self.context.world)
         except (Stopped, PeerError, LoaderError, _EveryProcessStops):
             self.position, self.best = before, best
             raise
 
     def _batches(self) -> Loader:
-        job = self.job
+        context = self.context
         return make_loader(
-            job.dataset.train,
+            context.dataset.train,
             self.transform,
-            batch_size=job.batch_size,
-            seed=job.seed,
+            batch_size=context.batch_size,
+            seed=context.seed,
             epoch=self.position.epochs_done,
             shuffle=True,
             drop_last=True,
-            workers=job.workers,
+            workers=context.workers,
             first_batch=self.position.step,
-            rank=job.world.rank,
-            world_size=job.world.size,
-            pin_memory=job.device.type == "cuda",
+            rank=context.world.rank,
+            world_size=context.world.size,
+            weights=context.sampling_weights,
+            pin_memory=context.device.type == "cuda",
         )
 
     def _count(self, taken: StepNumbers) -> None:
         at = self.position
         at.loss_sum += taken.loss * taken.images
-        at.correct += taken.correct
+        at.score_sum += taken.score_sum
         at.seen += taken.images
         at.parts = taken.parts
         at.step += 1
         at.global_step += 1
         self.progress.advance()
-        self.progress.note({"epoch": at.epochs_done + 1, "loss": at.loss_sum / at.seen, "top1": at.correct / at.seen})
+        self.progress.note({"epoch": at.epochs_done + 1, "loss": at.loss_sum / at.seen, **self._running("")})
 
     def _count_time(self, start: float) -> float:
         now = time.perf_counter()
@@ -273,7 +275,7 @@ class Trainer:
             "epoch": at.epochs_done + 1,
             "phase": phase.name,
             "train_loss": at.loss_sum / at.seen,
-            "train_top1": at.correct / at.seen,
+            **self._running("train_"),
             **self._evaluation_numbers(phase),
             "lr": lr,
             "time_s": round(at.epoch_time_s, 3),
@@ -286,20 +288,26 @@ class Trainer:
             row["dynamic"] = at.pace.to_row()
         at.history.append(row)
         at.epoch, at.epochs_done = at.epoch + 1, at.epochs_done + 1
-        at.step, at.loss_sum, at.correct, at.seen, at.epoch_time_s, at.rollbacks = 0, 0.0, 0, 0, 0.0, 0
+        at.step, at.loss_sum, at.score_sum, at.seen, at.epoch_time_s, at.rollbacks = 0, 0.0, 0, 0, 0.0, 0
 
     def _evaluation_numbers(self, phase: Phase) -> dict[str, Any]:
         """Measure the model, and let the validation loss decide where the recipe says so."""
-        at, recipe, split = self.position, self.job.recipe, self.examiner.split
+        at, recipe, split = self.position, self.context.recipe, self.validator.split
         is_followed = split == "val" and self._is_paced(phase)
-        if not (self.job.curve or recipe.needs_validation or is_followed):
+        if not (self.context.settings.machine.curve or recipe.needs_validation or is_followed):
             return {}
-        measured = self.examiner.evaluate(self.evaluated, at.global_step)
+        measured = self.validator.evaluate(self.evaluated, at.global_step)
         if recipe.needs_validation and decide_(at, recipe, measured.loss) and recipe.select == "best":
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.evaluated.state_dict().items()}
-        gates = self.examiner.gates(self.evaluated) if self.job.curve else {}
-        at.evaluation_parts = self.examiner.portions.parts
-        return {"eval_split": split, "eval_loss": measured.loss, "eval_top1": measured.top1, **gates}
+        gates = self.validator.gates(self.evaluated) if self.context.settings.machine.curve else {}
+        at.evaluation_parts = self.validator.portions.parts
+        score = {f"eval_{primary(self.context.task).name}": measured.score}
+        return {"eval_split": split, "eval_loss": measured.loss, **score, **gates}
+
+    def _running(self, prefix: str) -> dict[str, float]:
+        """The primary metric over the training images of this epoch so far, where it is a mean over them."""
+        metric, at = primary(self.context.task), self.position
+        return {f"{prefix}{metric.name}": at.score_sum / at.seen} if self.context.criterion.is_scored else {}
 
     def _is_paced(self, phase: Phase) -> bool:
         """Whether the trend of the loss acts on the grafts in this phase: not on frozen ones."""
@@ -336,24 +344,24 @@ class Trainer:
 
     def _must_stop(self) -> bool:
         """Whether any process was asked to stop; all of them know it at the same point."""
-        return self.job.world.any(self.interrupts.requested)[0]
+        return self.context.world.any(self.interrupts.requested)[0]
 
     def _stop_if_asked(self) -> None:
         if self._must_stop():
             raise _EveryProcessStops
 
     def _save_is_due(self) -> bool:
-        return time.monotonic() - self._saved_at > 60 * self.job.checkpoint_minutes
+        return time.monotonic() - self._saved_at > 60 * self.context.settings.machine.checkpoint_minutes
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint from the main process; where it cannot, all processes stop."""
         self._saved_at = time.monotonic()
-        self.job.world.in_main(lambda: write_checkpoint(self.job.checkpoints, self._state(optimizer)))
+        self.context.world.in_main(lambda: write_checkpoint(self.context.checkpoints, self._state(optimizer)))
 
     def _save_alone(self, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint from the main process without a word to the others, who may be gone."""
-        if self.job.world.is_main and not self.stepper.is_midway:
-            write_checkpoint(self.job.checkpoints, self._state(optimizer))
+        if self.context.world.is_main and not self.stepper.is_midway:
+            write_checkpoint(self.context.checkpoints, self._state(optimizer))
 
     def _state(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}

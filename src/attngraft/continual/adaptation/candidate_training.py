@@ -15,10 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from ...backbones import preprocessing_of
-from ...config import from_dict, to_dict
+from ...config import to_dict
 from ...costs import count_parameters
 from ...data import DataReport, Dataset, ImageSet, evenly_spread, hash64, joined
-from ...training import Evaluation, MachineSettings, Precision, Progress, RunFolder, Teacher, evaluate, fit
+from ...training import (
+    Evaluation,
+    EvaluationContext,
+    MachineSettings,
+    Precision,
+    Progress,
+    RunFolder,
+    Teacher,
+    evaluate,
+    fit,
+)
 from ..images.stored_domains import Domain, fingerprint
 from .adaptation_record import Blend, BlendPoint, VariantRow
 from .update import AdaptOptions, blended, changed_parameters, refresh_statistics_, update_recipe
@@ -129,13 +139,13 @@ class CandidateTraining:
         Returns:
             models by name, from the start to the candidate, and how the candidate's blend was chosen.
         """
-        served_top1 = self.evaluate(self.start, self.images.old_tune).top1
+        served_top1 = self.evaluate(self.start, self.images.old_tune).score
         trained = self.train(ADAPTED, self.options.update)
         adapted, blend = self.choose_blend(trained.model, served_top1, allowed_loss)
         found = {NONE: Trained(self.start)}
         if self.options.controls:
             # in the precision that was measured to be the fastest for the candidate
-            precision = str(from_dict(Precision, RunFolder(self._run_dir(ADAPTED)).read()["precision"]))
+            precision = str(RunFolder(self._run_dir(ADAPTED)).read().precision)
             same = replace(self, machine=replace(self.machine, precision=precision))
             found |= dict(same._controls(served_top1, allowed_loss))
         return {**found, ADAPTED: Trained(adapted, trained.minutes)}, blend
@@ -168,7 +178,7 @@ class CandidateTraining:
         tried, best = [], None
         for weight, statistics in itertools.product(sorted(self.options.blends), self._kinds_of_statistics(adapted)):
             model = self._blend(adapted, weight, statistics)
-            new, old = (self.evaluate(model, part).top1 for part in (self.images.new_tune, self.images.old_tune))
+            new, old = (self.evaluate(model, part).score for part in (self.images.new_tune, self.images.old_tune))
             point, loss = BlendPoint(weight, statistics, new, old), served_top1 - old
             tried.append(point)
             key = (loss <= allowed_loss, new if loss <= allowed_loss else -loss)
@@ -186,8 +196,8 @@ class CandidateTraining:
         start, model = self.start.state_dict(), trained.model
         return VariantRow(
             name=name,
-            new_top1=self.evaluate(model, self.images.new_tune).top1,
-            old_top1=self.evaluate(model, self.images.old_tune).top1,
+            new_top1=self.evaluate(model, self.images.new_tune).score,
+            old_top1=self.evaluate(model, self.images.old_tune).score,
             changed_parameters=changed_parameters(start, model),
             parameters=count_parameters(model),
             delta_bytes=changed_bytes(start, model.state_dict()),
@@ -234,7 +244,7 @@ class CandidateTraining:
 def evaluate_version(model: nn.Module, images: ImageSet, device: torch.device) -> Evaluation:
     """Evaluate a version as every version of a store is evaluated: in fp32, in one layout."""
     model = _laid_out(model.to(device)).eval()
-    return evaluate(model, images, preprocessing_of(model), precision=PRECISION, device=device)
+    return evaluate(model, images, EvaluationContext.of(model, precision=PRECISION, device=device))
 
 
 def changed_bytes(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> int:

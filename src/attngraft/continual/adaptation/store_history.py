@@ -114,7 +114,7 @@ def _accuracies(store: Store, domains: Sequence[Domain], device: torch.device) -
         missing = [d for d in missing if len(d.of("tune"))]
         if missing:
             model = store.model(version.id)
-            rows |= {str(d.number): evaluate_version(model, d.of("tune"), device).top1 for d in missing}
+            rows |= {str(d.number): evaluate_version(model, d.of("tune"), device).score for d in missing}
     write_json(file, known)
     return [[known[version.id].get(str(d.number)) for d in domains] for version in store.versions()]
 

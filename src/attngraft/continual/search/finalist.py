@@ -14,7 +14,8 @@ from ...files import write_atomically
 from ...sealing import file_hash
 from ...surgery import load
 from ...surgery.serialization import MODEL_FILE
-from ...training import PREDICTIONS_FILE, Evaluation, evaluate
+from ...tasks import Classification
+from ...training import PREDICTIONS_FILE, Evaluation, EvaluationContext, evaluate
 from .measures import Measured, as_json, measure, measure_all
 from .requirement import METRICS, Clause, asked, shown
 from .trials import Workshop
@@ -112,10 +113,13 @@ def _answers(shop: Workshop, run: Mapping[str, Any], test: ImageSet) -> Evaluati
     found = evaluate(
         load(folder).to(shop.device).to(memory_format=shop.precision.memory_format),  # type: ignore[call-overload]
         test,
-        shop.preprocessing,
-        precision=shop.precision,
-        device=shop.device,
-        workers=shop.settings.machine.resolve_workers(),
+        EvaluationContext(
+            Classification(shop.dataset.classes),
+            shop.preprocessing,
+            shop.precision,
+            shop.device,
+            workers=shop.settings.machine.resolve_workers(),
+        ),
     )
     found.write(path)
     return found

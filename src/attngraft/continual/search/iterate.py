@@ -18,7 +18,7 @@ from torch import nn
 
 from ...backbones import backbone_info, has_pretrained, preprocessing_of
 from ...comparison import split_variants
-from ...comparison.comparison_context import fresh_backbone
+from ...comparison.build_model import ModelSource
 from ...config import Preprocessing, from_dict, to_dict
 from ...data import Dataset
 from ...errors import ConfigError, DataError, RunError
@@ -26,13 +26,13 @@ from ...locking import only_one
 from ...settings.recipe import recipe_fields
 from ...surgery.serialization import MODEL_FILE
 from ...training import (
+    DataRecord,
     Precision,
     Progress,
     Reading,
     Recipe,
     Settings,
     choose_precision,
-    describe_data,
     join_world,
     load_recipe,
     open_data,
@@ -148,14 +148,15 @@ def iterate(
     device, folder = settings.machine.resolve_device(), Path(run_dir)
     check_folder(folder)
     with watched(progress) as shown:
-        template = fresh_backbone(backbone, 2, False, 0)
+        source = ModelSource(backbone, pretrained, start)
+        template = source.template()
         preprocessing = preprocessing_of(template, settings.data.image_size)
         spec = preprocessing.input
         space = build_space(_listed(attentions), searched, _fixed(overrides), template, spec)
-        dataset = open_data(data, settings.data, spec=spec, recipe=searched[0], progress=Reading(shown))
+        dataset = open_data(data, replace(settings, recipe=searched[0]), spec=spec, progress=Reading(shown))
         _check_data(dataset, requirement)
         # weights that cannot be had: say so now
-        info = backbone_info(fresh_backbone(backbone, dataset.classes, pretrained, 0, start))
+        info = backbone_info(source.fresh(dataset.classes, 0))
         request = {
             "until": str(requirement),
             "clauses": [asdict(clause) for clause in requirement.clauses],
@@ -168,7 +169,7 @@ def iterate(
             "weights": info.weights if start is not None and info is not None else None,
             "space": space.describe(),
             "preprocessing": to_dict(preprocessing),
-            "data": describe_data(dataset),
+            "data": to_dict(DataRecord.of(dataset)),
         }
         with only_one(folder / LOCK_FILE):
             record = open_record(folder, request)
@@ -178,8 +179,8 @@ def iterate(
             precision = _precision(record, settings, template, preprocessing, device)
             clock = Clock(folder / CLOCK_FILE, budget_s, started)
             shop = Workshop(
-                backbone, pretrained, space, settings, _blind(dataset), preprocessing, precision, device,
-                requirement, seeds, seed, clock, record, shown, start,
+                source, space, settings, _blind(dataset), preprocessing, precision, device,
+                requirement, seeds, seed, clock, record, shown,
             )  # fmt: skip
             with clock.written_at_the_end():
                 search(shop, trials)

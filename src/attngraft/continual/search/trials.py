@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...comparison.comparison_context import fresh_backbone
+from ...comparison.build_model import ModelSource
 from ...config import Preprocessing
 from ...costs import count_macs, count_parameters, measure_latency
 from ...data import Dataset
@@ -36,8 +36,7 @@ class Workshop:
     """What all trainings of a search share. It has no test images: `dataset.test` are the validation images.
 
     Attributes:
-        backbone: as for `create_backbone`.
-        pretrained: start from published weights.
+        source: what the models start from.
         space: the choices.
         settings: of data and machine.
         dataset: training and validation images.
@@ -50,11 +49,9 @@ class Workshop:
         clock: the time used.
         record: what was done.
         progress: where to show it.
-        weights: a file of weights to start from.
     """
 
-    backbone: str
-    pretrained: bool
+    source: ModelSource
     space: Space
     settings: Settings
     dataset: Dataset
@@ -67,7 +64,6 @@ class Workshop:
     clock: Clock
     record: SearchRecord
     progress: Progress
-    weights: Path | None = None
 
     @property
     def epochs(self) -> int:
@@ -76,26 +72,23 @@ class Workshop:
 
     def build(self, params: Params, seed: int) -> nn.Module:
         """The untrained model of a trial; the backbone and its head come from the seed before any graft does."""
-        variant = self.space.variant(params)
-        model = fresh_backbone(self.backbone, self.dataset.classes, self.pretrained, seed, self.weights)
-        return variant.grow(model, variant.plan(model, self.preprocessing.input.shape), seed)
+        shape = self.preprocessing.input.shape
+        return self.source.build(self.dataset.classes, self.space.variant(params), seed, shape=shape)
 
     def train(
         self, params: Params, run_dir: Path, seed: int, title: str, on_epoch: ShouldStop | None = None
     ) -> FitResult:
         """Train one model in its own run folder, or go on with it."""
-        machine = asdict(self.settings.machine) | {"precision": str(self.precision), "curve": True}
+        machine = replace(self.settings.machine, precision=str(self.precision), curve=True)
         return fit(
             self.build(params, seed),
             self.dataset,
-            recipe=self.space.recipe(params),
+            recipe=replace(self.settings, recipe=self.space.recipe(params), machine=machine),
             run_dir=run_dir,
             seed=seed,
             variant=self.space.variant(params).name,
             progress=titled(Ticking(self.progress, self.clock), title),
             on_epoch=on_epoch,
-            **asdict(self.settings.data),
-            **machine,
         )
 
     def costs(self, model: nn.Module) -> dict[str, float]:

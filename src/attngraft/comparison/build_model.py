@@ -1,0 +1,85 @@
+"""The one place where the model of a run comes about: fresh backbone, head, plan, grafts, each from the seed alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from ..backbones import create_backbone
+from ..errors import ConfigError
+from ..surgery import GraftPlan, grafts, renew_head_
+from .variants import Variant
+
+InputShape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """What the models of a comparison or a search start from.
+
+    Attributes:
+        backbone: spec, as for `create_backbone`.
+        pretrained: load published weights.
+        weights: a file of weights instead of these.
+        allow_grafts: whether the backbone may be a run that has grafts already.
+    """
+
+    backbone: str
+    pretrained: bool = False
+    weights: Path | None = None
+    allow_grafts: bool = False
+
+    def template(self) -> nn.Module:
+        """The backbone without weights that mean anything, to plan with."""
+        return ModelSource(self.backbone, allow_grafts=self.allow_grafts).fresh(2, 0)
+
+    def fresh(self, outputs: int | Sequence[str], seed: int) -> nn.Module:
+        """The plain backbone with a head for these outputs: a new one, unless a run was trained on exactly these.
+
+        Args:
+            outputs: names of the classes, labels or targets; or how many, to keep the head that the spec brings.
+            seed: of its random weights.
+
+        Raises:
+            ConfigError: the backbone has grafts and may not.
+            BackboneError: as for `create_backbone`.
+        """
+        count, names = (outputs, ()) if isinstance(outputs, int) else (len(outputs), outputs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = create_backbone(self.backbone, num_classes=count, pretrained=self.pretrained, weights=self.weights)
+            if names:
+                renew_head_(model, names)
+        if grafts(model) and not self.allow_grafts:
+            raise ConfigError(
+                f"the backbone {self.backbone} has grafts already: give a plain one, such as the run of the variant none."
+            )
+        return model
+
+    def build(
+        self,
+        outputs: Sequence[str],
+        variant: Variant,
+        seed: int,
+        *,
+        shape: InputShape | None = None,
+        plan: GraftPlan | None = None,
+    ) -> nn.Module:
+        """The model of a run, grafted.
+
+        Args:
+            outputs: names of the classes, labels or targets.
+            variant: what is grafted.
+            seed: of the run.
+            shape: (C, H, W) of an image, to plan with.
+            plan: made before, instead of `shape`.
+        """
+        seed += variant.seed_offset
+        model = self.fresh(outputs, seed)
+        if plan is None and shape is not None:
+            plan = variant.plan(model, shape)
+        return variant.grow(model, plan, seed)

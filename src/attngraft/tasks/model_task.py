@@ -1,0 +1,44 @@
+"""The task of a model: noted on it, kept in its file, and read back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from ..config import to_dict
+from ..surgery import classes_of, note_classes_, note_task_, task_note
+from .classification import Classification
+from .contract import Task, create_task
+
+
+def describe_task(task: Task) -> dict[str, Any] | None:
+    """Name and fields of a task for records, without its outputs, which these call classes; None for classification."""
+    if task.name == Classification.name:
+        return None
+    fields = to_dict(task)
+    del fields["outputs"]
+    return {"name": task.name, **fields}
+
+
+def task_from(record: Any, outputs: Sequence[str]) -> Task:
+    """The task that `describe_task` described.
+
+    Raises:
+        ConfigError: no such task, or no valid fields.
+    """
+    if record is None:
+        return Classification(tuple(outputs))
+    return create_task(str(record.get("name")), outputs, **{k: v for k, v in record.items() if k != "name"})
+
+
+def note_task_of_(model: nn.Module, task: Task) -> nn.Module:
+    """Note on the model what it is trained for and what its outputs are called."""
+    note_task_(model, describe_task(task))
+    return note_classes_(model, task.outputs)
+
+
+def task_of(model: nn.Module) -> Task:
+    """What the model was trained for; classification without class names where nothing is known."""
+    return task_from(task_note(model), classes_of(model))
