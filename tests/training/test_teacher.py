@@ -31,7 +31,7 @@ from attngraft.backbones import note_preprocessing_
 from attngraft.data import Batch, Dataset
 from attngraft.errors import ConfigError, RunError
 from attngraft.surgery import note_classes_
-from attngraft.training import Phase, Recipe, RunFolder, Teacher
+from attngraft.training import Phase, Recipe, Teacher
 from attngraft.training.distillation import DistillationLoss, fingerprint
 
 CPU = torch.device("cpu")
@@ -189,7 +189,7 @@ def test_a_resume_with_another_teacher_is_refused(tmp_path: Path, squares: Datas
 
 def test_a_run_without_a_teacher_says_nothing_about_one(tmp_path: Path, squares: Dataset):
     run_fit(droppy_model(), squares, tmp_path / "run")
-    assert "teacher" not in RunFolder(tmp_path / "run").read()
+    assert "teacher" not in read_plain(tmp_path / "run" / "run.json")
 
 
 def test_the_fingerprint_is_of_weights_buffers_and_images():
