@@ -161,7 +161,7 @@ def losses_written(folder: Path, death: Death = NEVER) -> Iterator[None]:
             os.kill(os.getpid(), signal.SIGKILL)
         number = next(value for value in (*args, *options.values()) if isinstance(value, Position)).global_step
         numbers = real(self, *args, **options)
-        run = self.job.checkpoints.parent.relative_to(folder).as_posix()
+        run = self.context.checkpoints.parent.relative_to(folder).as_posix()
         os.write(file, f"{run} {number} {numbers.loss.hex()}\n".encode())
         if taken == death.step:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -232,7 +232,7 @@ def _mend_metrics(run: RunFolder, history: list[dict[str, Any]], context: RunCon
 
 def _keep_last_good(trainer: Trainer, log: RunLog, error: TrainingError) -> str:
     """Save the weights from before the step that failed, or of the newest checkpoint; says which these are."""
-    model, context, run = trainer.model, trainer.job, log.run
+    model, context, run = trainer.model, trainer.context, log.run
     kept, which = True, "the weights from before"
     if not context.world.share(not trainer.stepper.is_midway and _is_sound(model, context)):
         checkpoint = read_newest(run.checkpoints)
