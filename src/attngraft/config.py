@@ -153,7 +153,7 @@ def _plain(value: Any) -> Any:
     """The dataclasses in it as dictionaries."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
-        return {f.name: _plain(v) for f, v in fields if not ("added" in f.metadata and v == f.default)}
+        return {f.name.rstrip("_"): _plain(v) for f, v in fields if not ("added" in f.metadata and v == f.default)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
@@ -162,21 +162,25 @@ def _plain(value: Any) -> Any:
 def from_dict(kind: type[S], values: Mapping[str, Any], *, where: str = "settings") -> S:
     """Build a settings dataclass from plain values; unknown keys and wrong types are errors.
 
+    A field whose name is a keyword of Python ends with an underscore, which its key does not have: `class_`.
+
     Raises:
         ConfigError: names the key and the nearest valid one, or the type that was expected.
     """
     if not isinstance(values, Mapping):
         raise ConfigError(f"{where} is {values!r}: expected a table of options.")
     hints = _hints(kind)  # type: ignore[arg-type]
-    names = [f.name for f in dataclasses.fields(kind) if f.init]  # type: ignore[arg-type]
+    fields = {f.name.rstrip("_"): f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     for key in values:
-        if key not in names:
-            raise ConfigError(f"unknown option '{key}' in {where}: {nearest(key, names)}")
-    converted = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in values.items()}
-    try:
-        return kind(**converted)
-    except TypeError as error:
-        raise ConfigError(f"{where} is incomplete: {error}") from None
+        if key not in fields:
+            raise ConfigError(f"unknown option '{key}' in {where}: {nearest(key, list(fields))}")
+    for key, entry in fields.items():
+        if key not in values and entry.default is entry.default_factory is dataclasses.MISSING:
+            raise ConfigError(f"{where} is incomplete: it has no '{key}'")
+    converted = {
+        fields[key].name: _convert(hints[fields[key].name], value, f"{where}.{key}") for key, value in values.items()
+    }
+    return kind(**converted)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -240,7 +244,10 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
     if hint is Any:
         return value
     if origin is not None:
-        return _convert_scalar(origin, value, where)
+        found = _convert_scalar(origin, value, where)
+        if origin is Mapping and args[1] is not Any:
+            return {key: _convert(args[1], item, f"{where}[{str(key)[:40]}]") for key, item in found.items()}
+        return found
     return _convert_scalar(hint, value, where)
 
 

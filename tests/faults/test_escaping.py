@@ -52,6 +52,8 @@ def poisoned(value: Any, key: str = "") -> Any:
 
 STRUCTURE = {
     "kind",
+    "direction",
+    "mode",
     "status",
     "verdict",
     "event",
@@ -68,7 +70,7 @@ STRUCTURE = {
 
 def write_bench(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "bench.json").write_text(json.dumps(bench_document()))
+    (folder / "bench.json").write_text(json.dumps(bench_document().to_dict()))
 
 
 def write_search(folder: Path) -> None:

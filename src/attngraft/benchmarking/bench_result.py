@@ -61,6 +61,10 @@ class ModuleRow:
     limit_copies: float
     copy_gb_per_s: float
 
+    def entry(self, name: str) -> ModuleEntry:
+        """One competitor; empty where the row has none of that name."""
+        return next((entry for entry in self.entries if entry.name == name), ModuleEntry(name))
+
 
 @dataclass(frozen=True)
 class MeanRatio:
@@ -135,6 +139,10 @@ class ModelRow:
     sites: int
     entries: tuple[ModelEntry, ...]
 
+    def entry(self, name: str) -> ModelEntry:
+        """One network; empty where the row has none of that name."""
+        return next((entry for entry in self.entries if entry.name == name), ModelEntry(name))
+
 
 @dataclass(frozen=True)
 class LoopRow:
@@ -204,6 +212,10 @@ class MemoryRow:
     image_size: int
     method: str
     entries: tuple[MemoryEntry, ...]
+
+    def entry(self, name: str) -> MemoryEntry:
+        """One network; empty where the row has none of that name."""
+        return next((entry for entry in self.entries if entry.name == name), MemoryEntry(name))
 
 
 @dataclass(frozen=True)

@@ -126,9 +126,8 @@ def _say_interrupted(folder: Path) -> None:
 def _print(result: BenchResult, page: Path) -> None:
     from ..reporting import bench_notes, bench_tables
 
-    document = result.to_dict()
-    for table in bench_tables(document):
+    for table in bench_tables(result):
         console().print(table)
-    for note in bench_notes(document):
+    for note in bench_notes(result):
         say(f"not measured: {note}")
     say(f"report: {page}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..files import write_text
 from .bench_page import bench_page
-from .bench_tables import bench_notes, bench_tables
+from .bench_tables import bench_notes
 from .comparison_page import comparison_page
 from .explanation_page import explanation_page
 from .iterate_page import iterate_page
@@ -21,7 +21,7 @@ from .read_folder import (
 )
 from .run_page import run_page
 from .store_page import store_page
-from .terminal_tables import comparison_table, data_notes, run_summary
+from .terminal_tables import bench_tables, comparison_table, data_notes, run_summary
 
 __all__ = ["bench_notes", "bench_tables", "comparison_table", "data_notes", "run_summary", "write_report"]
 

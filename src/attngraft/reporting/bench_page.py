@@ -2,38 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
+from ..benchmarking.bench_result import BenchResult, ModelRow
 from .bench_charts import network_chart, speedup_chart
-from .bench_numbers import (
-    COMPETITORS,
-    NETWORKS,
-    OURS,
-    Row,
-    batch,
+from .bench_tables import (
+    MODULE_KEYS,
     bench_notes,
-    competitors,
-    entry,
-    feature_map,
     grouped,
-    held,
-    median,
-    network,
-    quartiles,
-    ratio,
-    rounds,
-    setting,
-    significant,
-    times,
+    loop_tables,
+    memory_tables,
+    model_table,
+    module_tables,
+    summary_table,
 )
-from .number_format import MISSING, percent
-from .page_parts import (
-    Table,
-    Warned,
-    hardware_facts,
-    plain,
-)
+from .page_parts import Warned, hardware_facts
 from .render import render
 
 METHOD = (
@@ -48,169 +31,51 @@ METHOD = (
 )  # fmt: skip
 
 
-def bench_page(document: Row) -> str:
-    """The HTML of a checked bench.json."""
-    return render("bench.html", "attngraft bench", _content(document))
-
-
-def _content(document: Row) -> dict[str, Any]:
-    return {
+def bench_page(result: BenchResult) -> str:
+    """The HTML of a bench."""
+    finished = result.status == "finished"
+    warning = f"This bench is not finished (status: {result.status}): not everything was measured."
+    content = {
         "heading": "What attention costs on this machine",
-        "lead": _lead(document),
-        "warnings": _warnings(document),
-        "summary": _summary(document["summaries"]),
-        "modules": [_module_section(*item) for item in _by_attention(document["modules"])],
-        "models": [_model_section(*item) for item in grouped(document["models"], ("mode", "dtype", "layout")).items()],
-        "loop": _loop_table(document["loop"]),
-        "memory": _memory_table(document["memory"]),
-        "memory_notes": sorted({str(row["method"]) for row in document["memory"]}),
-        "notes": bench_notes(document),
+        "lead": _lead(result),
+        "warnings": [] if finished else [Warned(warning)],
+        "summary": summary_table(result),
+        "modules": _module_sections(result),
+        "models": [_model_section(*item) for item in grouped(result.models, ("mode", "dtype", "layout")).items()],
+        "loop": loop_tables(result),
+        "memory": memory_tables(result),
+        "memory_notes": sorted({row.method for row in result.memory}),
+        "notes": bench_notes(result),
         "method": METHOD,
-        "hardware": [
-            ("device", document["device"]),
-            ("threads", plain(document.get("threads"))),
-            *hardware_facts(document),
-        ],
-        "command": document.get("command"),
+        "hardware": [("device", result.device), ("threads", str(result.threads)), *hardware_facts(result)],
+        "command": result.command,
     }
+    return render("bench.html", "attngraft bench", content)
 
 
-def _lead(document: Row) -> str:
-    hardware, threads = document.get("hardware") or {}, plain(document.get("threads"))
-    on_cpu = document["device"] == "cpu"
-    chip = hardware.get("cpu") if on_cpu else hardware.get("gpu")
-    parts = [str(chip or document["device"]), f"{threads} thread{'' if threads == '1' else 's'}" if on_cpu else ""]
-    return ", ".join(filter(None, [*parts, str(document.get("created") or "")[:10]]))
+def _lead(result: BenchResult) -> str:
+    on_cpu = result.device == "cpu"
+    chip = result.hardware.get("cpu" if on_cpu else "gpu")
+    threads = f"{result.threads} thread{'' if result.threads == 1 else 's'}" if on_cpu else ""
+    return ", ".join(filter(None, [str(chip or result.device), threads, result.created[:10]]))
 
 
-def _warnings(document: Row) -> list[Warned]:
-    if document["status"] == "finished":
-        return []
-    return [Warned(f"This bench is not finished (status: {document['status']}): not everything was measured.")]
-
-
-def _summary(summaries: Sequence[Row]) -> Table:
-    """Means, with a column for every competitor that has one."""
-    means = [{mean["name"]: mean["speedup"] for mean in row["means"]} for row in summaries]
-    names = [name for name in COMPETITORS if any(name in found for found in means)]
-    rows = tuple(
-        (
-            row["attention"],
-            row["direction"],
-            _unbroken(setting(row)),
-            *(times(found.get(name)) for name in names),
-            times(row["over_limit"]),
-            percent(row["copy_share"], 0),
+def _module_sections(result: BenchResult) -> list[dict[str, Any]]:
+    tables = dict(zip(grouped(result.modules, MODULE_KEYS), module_tables(result), strict=True))
+    sections = []
+    for (attention, *precision), rows in grouped(result.modules, ("attention", "dtype", "layout")).items():
+        directions = grouped(rows, ("direction",))
+        charts = [speedup_chart(found, f"{attention}, {direction}") for (direction,), found in directions.items()]
+        sections.append(
+            {
+                "title": f"{attention}, {' '.join(precision)}",
+                "charts": [chart for chart in charts if chart],
+                "tables": [tables[key] for key in ((attention, *direction, *precision) for direction in directions)],
+            }
         )
-        for row, found in zip(summaries, means, strict=True)
-    )
-    columns = ("attention", "direction", "precision", *(f"{name} / {OURS}" for name in names))
-    columns += (f"{OURS} / traffic limit", "share of a copy's bandwidth")
-    return Table("Ratios of times, geometric means over the feature maps", columns, rows, frozenset({1, 2}))
+    return sections
 
 
-def _unbroken(text: str) -> str:
-    return text.replace(" ", "\u00a0")
-
-
-def _by_attention(modules: Sequence[Row]) -> Sequence[tuple[tuple[str, ...], list[Row]]]:
-    return tuple(grouped(modules, ("attention", "dtype", "layout")).items())
-
-
-def _module_section(key: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
-    attention, title = key[0], f"{key[0]}, {key[1]} {key[2]}"
-    directions = grouped(rows, ("direction",))
-    charts = [speedup_chart(found, f"{attention}, {direction}") for (direction,), found in directions.items()]
-    return {"title": title, "charts": [chart for chart in charts if chart], "table": _module_table(title, rows)}
-
-
-def _module_table(title: str, rows: Sequence[Row]) -> Table:
-    names = competitors(rows)
-    columns = (
-        *("feature map", "direction", f"{OURS} (ms)", *(f"{name} (ms)" for name in names)),
-        *(f"{OURS} / traffic limit", "share of a copy's bandwidth", "copy (GB/s)"),
-    )
-    cells = tuple(
-        (
-            feature_map(row),
-            row["direction"],
-            _time(entry(row, OURS)),
-            *(_time(entry(row, name)) for name in names),
-            ratio(row["over_limit"]),
-            percent(row["copy_share"]["median"], 0),
-            significant(row["copy_gb_per_s"]),
-        )
-        for row in rows
-    )
-    return Table(f"{title}: medians (quartiles), {rounds(rows, 'time_ms')} rounds", columns, cells, frozenset({1}))
-
-
-def _model_section(key: tuple[str, ...], rows: list[Row]) -> dict[str, Any]:
-    mode, title = key[0], f"{key[0]}, {key[1]} {key[2]}"
-    columns = (
-        *("backbone", "attention", "sites", "batch", "plain (ms)"),
-        *(f"{OURS} (ms)", f"{OURS} / plain", "timm (ms)", "timm / plain", f"timm / {OURS}"),
-    )
-    cells = tuple(
-        (
-            network(row),
-            row["attention"],
-            plain(row["sites"]),
-            _unbroken(batch(row)),
-            _time(entry(row, "plain")),
-            *(
-                text
-                for name in NETWORKS[1:]
-                for text in (_time(entry(row, name)), ratio(entry(row, name).get("over_plain")))
-            ),
-            ratio(entry(row, "timm").get("speedup")),
-        )
-        for row in rows
-    )
-    caption = f"{title}: medians (quartiles), {rounds(rows, 'time_ms')} rounds"
-    chart = network_chart(rows, f"{mode[:1].upper()}{mode[1:]}, {key[1]} {key[2]}")
-    return {"chart": chart, "table": Table(caption, columns, cells, frozenset({1}))}
-
-
-def _loop_table(loop: Sequence[Row]) -> Table:
-    columns = (
-        *("images", "backbone", "input", "precision", "loader processes", "bare steps", "loader alone", "fit"),
-        "time of fit / bare steps",
-    )
-    rows = tuple(
-        (
-            row["images"],
-            network(row),
-            _unbroken(batch(row)),
-            _unbroken(setting(row)),
-            plain(row["workers"]),
-            *(median(row[name]) for name in ("bare", "loader", "fit")),
-            f"{ratio(row['over_bare'])}, n = {plain(row['over_bare']['n'])}",
-        )
-        for row in loop
-    )
-    return Table("Images per second, medians (quartiles of the ratio)", columns, rows, frozenset({1, 3}))
-
-
-def _memory_table(memory: Sequence[Row]) -> Table:
-    columns = (
-        *("backbone", "attention", "input", "precision", "plain, peak", f"{OURS}, peak", "timm, peak"),
-        *("plain, saved", f"{OURS}, saved", "timm, saved"),
-    )
-    rows = tuple(
-        (
-            network(row),
-            row["attention"],
-            _unbroken(batch(row)),
-            _unbroken(setting(row)),
-            *(held(entry(row, name), what) for what in ("peak", "saved") for name in NETWORKS),
-        )
-        for row in memory
-    )
-    caption = f"Memory of a training step, {rounds(memory, 'peak_bytes')}: peak, and what autograd saves for backward"
-    return Table(caption, columns, rows, frozenset({1, 3}))
-
-
-def _time(found: Row) -> str:
-    spread = found.get("time_ms")
-    return f"{median(spread)} ({quartiles(spread)})" if spread else MISSING
+def _model_section(key: tuple[str, ...], rows: list[ModelRow]) -> dict[str, Any]:
+    title = f"{key[0][:1].upper()}{key[0][1:]}, {key[1]} {key[2]}"
+    return {"chart": network_chart(rows, title), "table": model_table(key, rows)}

@@ -1,147 +1,264 @@
-"""A bench for the terminal."""
+"""The tables of a bench, for its page and for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
-from .bench_numbers import (
-    NETWORKS,
+from ..benchmarking.bench_result import (
     OURS,
-    Row,
-    batch,
-    competitors,
-    entry,
-    feature_map,
-    grouped,
-    held,
-    median,
-    middle,
-    network,
-    ratio,
-    rounds,
-    setting,
-    times,
+    PLAIN,
+    BenchResult,
+    LoopRow,
+    MemoryRow,
+    ModelRow,
+    ModuleEntry,
+    ModuleRow,
+    ModuleSummary,
 )
-from .bench_numbers import bench_notes as _notes
-from .number_format import MISSING
-from .page_parts import plain
-from .read_folder import check_bench
+from ..benchmarking.clock import Spread
+from .number_format import MISSING, percent, points, significant, times
+from .tables import Column, Noted, Table
 
+COMPETITORS = ("timm", "torch.compile", "reference")
+LIMIT = "traffic limit"
+NETWORKS = (PLAIN, OURS, "timm")
 MODULE_KEYS = ("attention", "direction", "dtype", "layout")
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
+MOST_PLACES = 4  # of a reason why something could not be measured
+Row = TypeVar("Row", bound=Any)
 
 
-def bench_tables(document: Mapping[str, Any]) -> list[Table]:
-    """Tables for rich, narrow enough for 80 columns.
-
-    Raises:
-        RunError: the document lacks something or is of another kind.
-    """
-    checked = check_bench(dict(document))
-    modules, models, loop, memory = (checked[part] for part in ("modules", "models", "loop", "memory"))
-    tables = [_modules(key, rows, checked["summaries"]) for key, rows in grouped(modules, MODULE_KEYS).items()]
-    tables += [_models(key, rows) for key, rows in grouped(models, ("mode", "dtype", "layout")).items()]
-    tables += [_loop(loop)] if loop else []
-    return tables + [_memory(key, rows) for key, rows in grouped(memory, ("dtype", "layout")).items()]
+def all_tables(result: BenchResult) -> list[Table]:
+    """What the terminal shows."""
+    return [*module_tables(result), *model_tables(result), *loop_tables(result), *memory_tables(result)]
 
 
-def bench_notes(document: Mapping[str, Any]) -> list[str]:
-    """What could not be measured, and why.
-
-    Raises:
-        RunError: the document lacks something or is of another kind.
-    """
-    return _notes(check_bench(dict(document)))
-
-
-def _modules(key: tuple[str, ...], rows: Sequence[Row], summaries: Sequence[Row]) -> Table:
-    attention, direction, dtype, layout = key
-    names = competitors(rows)
-    table = _table(
-        f"{attention} {direction}, {dtype} {layout}, batch {_batches(rows)}, {rounds(rows, 'time_ms')}",
-        "median ms (over attngraft's); limit: attngraft over the traffic limit",
+def summary_table(result: BenchResult) -> Table:
+    """Means over the feature maps, with a column for every competitor that has one."""
+    means = [{mean.name: mean.speedup for mean in row.means} for row in result.summaries]
+    names = [name for name in COMPETITORS if any(name in found for found in means)]
+    rows = tuple(
+        (
+            *(row.attention, row.direction, unbroken(f"{row.dtype} {row.layout}")),
+            *(times(found.get(name)) for name in names),
+            *(times(row.over_limit), percent(row.copy_share, 0)),
+        )
+        for row, found in zip(result.summaries, means, strict=True)
     )
-    _columns(table, ("feature map",), (OURS, *names, "limit"))
+    columns = ("attention", "direction", "precision", *(f"{name} / {OURS}" for name in names))
+    columns += (f"{OURS} / traffic limit", "share of a copy's bandwidth")
+    return Table("Ratios of times, geometric means over the feature maps", columns, rows, frozenset({1, 2}))
+
+
+def module_tables(result: BenchResult) -> list[Table]:
+    """One for each attention, direction and precision."""
+    groups = grouped(result.modules, MODULE_KEYS)
+    summaries = grouped(result.summaries, MODULE_KEYS)
+    return [_module_table(key, rows, summaries.get(key, [])) for key, rows in groups.items()]
+
+
+def _module_table(key: tuple[str, ...], rows: Sequence[ModuleRow], summaries: Sequence[ModuleSummary]) -> Table:
+    names = competitors(rows)
+    cells: list[tuple[str | Noted, ...]] = [
+        (
+            unbroken(feature_map(row)),
+            _time(row.entry(OURS).time_ms),
+            *(_compared(row.entry(name)) for name in names),
+            Noted(times(row.over_limit.median), quartiles(row.over_limit)),
+            percent(row.copy_share.median, 0),
+            significant(row.copy_gb_per_s),
+        )
+        for row in rows
+    ]
+    strong = frozenset[int]()
+    if summaries and len(rows) > 1:
+        means = {mean.name: f"({times(mean.speedup)})" for mean in summaries[0].means}
+        of_limit = (times(summaries[0].over_limit), percent(summaries[0].copy_share, 0), "")
+        strong = frozenset({len(cells)})
+        cells.append(("geometric mean", "", *(means.get(name, MISSING) for name in names), *of_limit))
+    batches = " or ".join(dict.fromkeys(str(row.shape[0]) for row in rows))
+    columns = (
+        Column("feature map"),
+        Column(OURS, "ms", "text"),
+        *(Column(name, "ms (over attngraft's)", "text") for name in names),
+        Column("limit", "attngraft over the traffic limit", "text"),
+        Column("share of a copy's bandwidth", terminal="none"),
+        Column("copy (GB/s)", terminal="none"),
+    )
+    return Table(
+        f"{key[0]} {key[1]}, {key[2]} {key[3]}, batch {batches}, {rounds(rows, 'time_ms')}",
+        columns,
+        tuple(cells),
+        note="median ms (over attngraft's); limit: attngraft over the traffic limit",
+        strong=strong,
+    )
+
+
+def model_tables(result: BenchResult) -> list[Table]:
+    """One for each mode and precision."""
+    groups = grouped(result.models, ("mode", "dtype", "layout"))
+    return [model_table(key, rows) for key, rows in groups.items()]
+
+
+def model_table(key: tuple[str, ...], rows: Sequence[ModelRow]) -> Table:
+    """Networks with and without attention."""
+    cells = tuple(
+        (
+            *(network(row), row.attention, str(row.sites)),
+            Noted(_median(row.entry(PLAIN).time_ms, " ms"), quartiles(row.entry(PLAIN).time_ms)),
+            *(
+                cell
+                for name in NETWORKS[1:]
+                for cell in (_time(row.entry(name).time_ms), ratio(row.entry(name).over_plain))
+            ),
+            ratio(row.entry("timm").speedup),
+        )
+        for row in rows
+    )
+    others = [(Column(name, "ms", "none"), Column(f"{name} / {PLAIN}")) for name in NETWORKS[1:]]
+    columns: tuple[str | Column, ...] = (
+        *("network", "attention", Column("sites", terminal="none"), Column(PLAIN, "", "text")),
+        *(column for pair in others for column in pair),
+        Column(f"timm / {OURS}", terminal="none"),
+    )
+    caption = f"{key[0]}, {key[1]} {key[2]}, batch {_inputs(rows)}, {rounds(rows, 'time_ms')}"
+    return Table(caption, columns, cells, frozenset({1}), note="medians, and ratios of times with quartiles")
+
+
+def loop_tables(result: BenchResult) -> list[Table]:
+    """At most one: `fit` beside bare steps."""
+    rows: tuple[tuple[str | Noted, ...], ...] = tuple(
+        (
+            *(network(row), unbroken(batch(row)), unbroken(f"{row.dtype} {row.layout}"), row.images, str(row.workers)),
+            *(_median(spread) for spread in (row.bare, row.loader, row.fit)),
+            Noted(times(row.over_bare.median), f"{quartiles(row.over_bare)}, n = {row.over_bare.n}"),
+        )
+        for row in result.loop
+    )
+    columns = (
+        *("network", "batch", "precision", Column("images", terminal="none")),
+        *(Column("loader processes", terminal="none"), "bare", "loader", "fit", Column("fit/bare", "", "text")),
+    )
+    caption = "fit beside bare training steps, images/s"
+    return [Table(caption, columns, rows, frozenset({1, 2, 3}), note="fit/bare: ratio of their times")] if rows else []
+
+
+def memory_tables(result: BenchResult) -> list[Table]:
+    """One for each precision, with two rows for each network and attention."""
+    groups = grouped(result.memory, ("dtype", "layout"))
+    return [_memory_table(key, rows) for key, rows in groups.items()]
+
+
+def _memory_table(key: tuple[str, ...], rows: Sequence[MemoryRow]) -> Table:
+    cells: list[tuple[str, ...]] = []
     for row in rows:
-        cells = [_compared(entry(row, name)) for name in names]
-        ours = median(entry(row, OURS).get("time_ms"))
-        table.add_row(*_texts(feature_map(row), ours, *cells, times(row["over_limit"]["median"])))
-    summary = next((s for s in summaries if tuple(str(s[name]) for name in MODULE_KEYS) == key), None)
-    if summary is not None and len(rows) > 1:
-        means = {mean["name"]: f"({times(mean['speedup'])})" for mean in summary["means"]}
-        cells = [means.get(name, MISSING) for name in names]
-        table.add_row(*_texts("geometric mean", "", *cells, times(summary["over_limit"])), style="bold")
-    return table
+        entries = [row.entry(name) for name in NETWORKS]
+        cells.append((network(row), "peak", *(_held(entry.peak_bytes, entry.extra_peak) for entry in entries)))
+        cells.append((f"+ {row.attention}", "saved", *(_held(e.saved_bytes, e.extra_saved) for e in entries)))
+    caption = f"memory of a training step, {key[0]} {key[1]}, batch {_inputs(rows)}, {rounds(rows, 'peak_bytes')}"
+    note = "in brackets: more than the plain network; saved: kept by autograd for backward"
+    return Table(caption, ("network", "", *NETWORKS), tuple(cells), frozenset({1}), note=note)
 
 
-def _models(key: tuple[str, ...], rows: Sequence[Row]) -> Table:
-    mode, dtype, layout = key
-    title = f"{mode}, {dtype} {layout}, batch {_inputs(rows)}, {rounds(rows, 'time_ms')}"
-    table = _table(title, "median, and ratios of times with quartiles")
-    _columns(table, ("network", "attention"), ("plain", f"{OURS} / plain", "timm / plain"))
+def bench_notes(result: BenchResult) -> list[str]:
+    """What could not be measured and why, each reason once with where it holds."""
+    places: dict[str, list[str]] = {}
+    where: list[tuple[Any, str]] = [
+        (row, f"{row.attention} {row.dtype} {row.layout} {row.direction}") for row in result.modules
+    ]
+    where += [(row, f"{row.backbone} {row.attention}") for row in result.models]
+    where += [(row, f"{row.backbone} {row.attention} memory") for row in result.memory]
+    for row, place in where:
+        for entry in row.entries:
+            known = places.setdefault(f"{entry.name}: {entry.reason}", []) if entry.reason else [place]
+            if place not in known:
+                known.append(place)
+    return [f"{reason}: {_listed(found)}" for reason, found in places.items()]
+
+
+def grouped(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows by the values of some fields, in the order in which they come."""
+    groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        ratios = [ratio(entry(row, name).get("over_plain")) for name in NETWORKS[1:]]
-        plain_time = median(entry(row, NETWORKS[0]).get("time_ms"), " ms")
-        table.add_row(*_texts(network(row), row["attention"], plain_time, *ratios))
-    return table
+        groups.setdefault(tuple(getattr(row, key) for key in keys), []).append(row)
+    return groups
 
 
-def _loop(rows: Sequence[Row]) -> Table:
-    table = _table("fit beside bare training steps, images/s", "fit/bare: ratio of their times")
-    _columns(table, ("network", "batch", "precision"), ("bare", "loader", "fit", "fit/bare"))
-    for row in rows:
-        rates = [median(row[name]) for name in ("bare", "loader", "fit")]
-        table.add_row(*_texts(network(row), batch(row), setting(row), *rates, times(row["over_bare"]["median"])))
-    return table
+def competitors(rows: Iterable[ModuleRow]) -> tuple[str, ...]:
+    """Those that were measured or tried."""
+    found = {entry.name for row in rows for entry in row.entries}
+    return tuple(name for name in COMPETITORS if name in found)
 
 
-def _memory(key: tuple[str, ...], rows: Sequence[Row]) -> Table:
-    title = f"memory of a training step, {key[0]} {key[1]}, batch {_inputs(rows)}, {rounds(rows, 'peak_bytes')}"
-    table = _table(title, "in brackets: more than the plain network; saved: kept by autograd for backward")
-    _columns(table, ("network", ""), NETWORKS)
-    for row in rows:
-        peaks, saved = ([held(entry(row, name), what) for name in NETWORKS] for what in ("peak", "saved"))
-        table.add_row(*_texts(network(row), "peak", *peaks))
-        table.add_row(*_texts(f"+ {row['attention']}", "saved", *saved), end_section=True)
-    return table
+def quartiles(spread: Spread | None) -> str:
+    """The lower and the upper quartile.
+
+    >>> quartiles(Spread(2.0, 1.0, 2.25, 5)), quartiles(None)
+    ('1.00 to 2.25', '')
+    """
+    return f"{significant(spread.q1)} to {significant(spread.q3)}" if spread else ""
 
 
-def _table(title: str, caption: str) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    box = SIMPLE_HEAD
-    return Table(title=Text(title), caption=Text(caption), box=box, pad_edge=False, collapse_padding=True)
-
-
-def _columns(table: Table, words: Sequence[str], numbers: Sequence[str]) -> None:
-    for name in words:
-        table.add_column(name, overflow="fold")
-    for name in numbers:
-        table.add_column(name, justify="right", no_wrap=True)
-
-
-def _texts(*cells: Any) -> list[Text]:
-    """Cells that are shown as they are: a name in a file may look like markup."""
-    from rich.text import Text
-
-    return [Text(str(cell)) for cell in cells]
-
-
-def _batches(rows: Sequence[Row]) -> str:
-    return " or ".join(dict.fromkeys(plain(row["shape"][:1]) for row in rows))
-
-
-def _compared(found: Row) -> str:
-    if not found.get("time_ms"):
+def ratio(spread: Spread | None) -> str | Noted:
+    """A ratio with its quartiles."""
+    if spread is None:
         return MISSING
-    return f"{median(found['time_ms'])} ({times(middle(found.get('speedup')))})"
+    low, high = (times(value).removesuffix("x") for value in (spread.q1, spread.q3))
+    return Noted(times(spread.median), f"{low} to {high}")
 
 
-def _inputs(rows: Sequence[Row]) -> str:
+def feature_map(row: ModuleRow) -> str:
+    """Channels, height and width."""
+    return " x ".join(map(str, row.shape[1:]))
+
+
+def network(row: ModelRow | MemoryRow | LoopRow) -> str:
+    """A backbone without the prefix that most of them have."""
+    return row.backbone.removeprefix("timm:")
+
+
+def batch(row: ModelRow | MemoryRow | LoopRow) -> str:
+    """Images of a batch and their size."""
+    return f"{row.batch_size} x {row.image_size} px"
+
+
+def unbroken(text: str) -> str:
+    """The text on one line of a page."""
+    return text.replace(" ", "\u00a0")
+
+
+def rounds(rows: Iterable[Any], field: str) -> str:
+    """How often everything was measured."""
+    found = {getattr(entry, field).n for row in rows for entry in row.entries if getattr(entry, field)}
+    return f"n = {' or '.join(map(str, sorted(found)))}" if found else "n unknown"
+
+
+def _median(spread: Spread | None, unit: str = "") -> str:
+    return significant(spread.median) + unit if spread else MISSING
+
+
+def _time(spread: Spread | None) -> str | Noted:
+    return Noted(significant(spread.median), quartiles(spread)) if spread else MISSING
+
+
+def _compared(entry: ModuleEntry) -> str | Noted:
+    if entry.time_ms is None:
+        return MISSING
+    factor = times(entry.speedup.median if entry.speedup else None)
+    return Noted(f"{significant(entry.time_ms.median)} ({factor})", quartiles(entry.time_ms))
+
+
+def _held(size: Spread | int | None, extra: float | None) -> str:
+    """Memory, and how much more that is than the plain network's."""
+    held = size.median if isinstance(size, Spread) else size
+    text = MISSING if held is None else f"{significant(held / 2**20)} MiB"
+    return text if extra is None else f"{text} ({points(extra)} %)"
+
+
+def _inputs(rows: Sequence[ModelRow | MemoryRow]) -> str:
     return " or ".join(dict.fromkeys(map(batch, rows)))
+
+
+def _listed(items: Sequence[str]) -> str:
+    more = f"; and {len(items) - MOST_PLACES} more" if len(items) > MOST_PLACES else ""
+    return "; ".join(items[:MOST_PLACES]) + more

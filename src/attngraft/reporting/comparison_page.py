@@ -30,7 +30,6 @@ from .number_format import (
     shortened,
 )
 from .page_parts import (
-    Table,
     Warned,
     data_facts,
     data_warnings,
@@ -50,6 +49,7 @@ from .read_folder import (
 )
 from .render import render
 from .run_charts import phases_of
+from .tables import Table
 
 MOST_SAMPLES = 18  # of each direction
 Comparison = Mapping[str, Any]

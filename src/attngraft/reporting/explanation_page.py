@@ -17,10 +17,11 @@ from .number_format import (
     points,
     shortened,
 )
-from .page_parts import Table, Warned, hardware_facts
+from .page_parts import Warned, hardware_facts
 from .read_folder import finite, thumbnail
 from .render import render
 from .svg import Chart
+from .tables import Table
 
 Document = Mapping[str, Any]
 MOST_CLASSES = 12  # that still fit a matrix on the page

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .number_format import interval, percent, points
-from .page_parts import Table
+from .tables import Table
 
 EFFECTS = {"channel": "channel gates", "spatial": "spatial gates", "interaction": "interaction of both"}
 

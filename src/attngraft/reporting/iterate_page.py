@@ -15,7 +15,6 @@ from .number_format import (
     percent,
 )
 from .page_parts import (
-    Table,
     Warned,
     data_facts,
     data_warnings,
@@ -24,6 +23,7 @@ from .page_parts import (
 )
 from .read_folder import finite
 from .render import render
+from .tables import Table
 
 Document = Mapping[str, Any]
 WORDS = {

@@ -113,6 +113,28 @@ def decimal(number: Any, decimals: int = 3) -> str:
     return MISSING if value is None else f"{value:.{decimals}f}"
 
 
+def significant(number: Any) -> str:
+    """Three digits.
+
+    >>> significant(12.345), significant(0.6), significant(1234.5), significant(None)
+    ('12.3', '0.600', '1,234', 'n/a')
+    """
+    value = finite(number)
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:#.3g}"
+
+
+def times(number: Any) -> str:
+    """A ratio.
+
+    >>> times(3.456), times(0.0714), times(12.34), times(None)
+    ('3.46x', '0.07x', '12.3x', 'n/a')
+    """
+    value = finite(number)
+    return MISSING if value is None else f"{value:.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}x"
+
+
 def shortened(text: Any, most: int = 28) -> str:
     """One line of at most so many characters, for labels in a chart.
 

@@ -8,18 +8,9 @@ from typing import Any
 
 from .confusion import Confusion
 from .number_format import MISSING, decimal
+from .tables import Table
 
 MOST_LISTED = 10
-
-
-@dataclass(frozen=True)
-class Table:
-    """A plain table; the columns in ``text`` are words and set to the left."""
-
-    caption: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    text: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -84,8 +75,10 @@ def phase_table(recipe: Mapping[str, Any]) -> Table:
     return Table("Phases of the recipe", columns, rows, words)
 
 
-def hardware_facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+def hardware_facts(document: Any) -> list[tuple[str, str]]:
     """The machine and the versions."""
+    if not isinstance(document, Mapping):
+        document = {"hardware": document.hardware, "versions": document.versions}
     words = {"cpu": "CPU", "cores": "cores", "memory_gib": "memory", "gpu": "GPU", "os": "system"}
     facts = []
     for key, value in (document.get("hardware") or {}).items():

@@ -9,13 +9,16 @@ import math
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import RunError
+from ..benchmarking.bench_result import BENCH_FORMAT, BenchResult
+from ..config import from_dict
+from ..errors import ConfigError, RunError
 from ..files import MOST_JSON_BYTES
+from ..formats import check_format
 from ..sealing import (
     MOST_NAMES_BYTES,
     is_own,
@@ -23,11 +26,9 @@ from ..sealing import (
     read_sealed_json,
 )
 from .shape import (
-    BENCH,
     COMPARISON,
     EXPLANATION,
     ITERATION,
-    OPTIONAL_BENCH,
     OPTIONAL_COMPARISON,
     OPTIONAL_EXPLANATION,
     OPTIONAL_ITERATION,
@@ -38,6 +39,7 @@ from .shape import (
     require,
 )
 
+Record = TypeVar("Record")
 THUMBNAIL_SIZE = 176  # pixels of the longer side: 8 KB each as JPEG
 MOST_PIXELS = 50_000_000
 
@@ -99,9 +101,9 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     return check_run(read_record(run_dir / "run.json", "run"), str(run_dir / "run.json"))
 
 
-def read_bench(run_dir: Path) -> dict[str, Any]:
-    """bench.json, checked."""
-    return check_bench(_document(run_dir / "bench.json"), str(run_dir / "bench.json"))
+def read_bench(run_dir: Path) -> BenchResult:
+    """bench.json."""
+    return _read(BenchResult, run_dir / "bench.json", "bench", BENCH_FORMAT)
 
 
 def read_explanation(run_dir: Path) -> dict[str, Any]:
@@ -135,14 +137,6 @@ def check_run(document: Any, where: str = "run.json") -> dict[str, Any]:
     """The document itself where it has all that a report needs; a RunError where not."""
     require(document, RUN, where)
     require(document, OPTIONAL_RUN, where, optional=True)
-    return document
-
-
-def check_bench(document: Any, where: str = "bench.json") -> dict[str, Any]:
-    """The document itself where it has all that a report needs; a RunError where not."""
-    require(document, BENCH, where)
-    require(document, OPTIONAL_BENCH, where, optional=True)
-    _require_kind(document, where, "bench", "a bench")
     return document
 
 
@@ -261,6 +255,32 @@ def finite(value: Any) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None
+
+
+def _read(record: type[Record], path: Path, kind: Kind, latest: int) -> Record:
+    """The record that a file holds.
+
+    Raises:
+        RunError: the file is missing, damaged, of another kind or of a later format.
+    """
+    document, _ = read_sealed_json(path)
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        raise RunError(f"{path} does not describe a {kind}: choose another folder.")
+    check_format(path, document.get("format"), range(1, latest + 1))
+    try:
+        _check_numbers(document, path.name)
+        return from_dict(record, document, where=path.name)
+    except ConfigError as error:
+        raise RunError(f"{str(error).rstrip('.')}; copy {path.parent} again or repeat the run.") from None
+
+
+def _check_numbers(value: Any, where: str) -> None:
+    """Raise ConfigError for NaN and infinity, which JSON does not know and Python reads."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        _check_numbers(item, f"{where}[{str(key)[:40]}]")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}: expected a finite number")
 
 
 def _document(path: Path) -> Any:

@@ -9,7 +9,6 @@ from typing import Any
 from .confusion import confusion_of
 from .number_format import decimal, percent
 from .page_parts import (
-    Table,
     Warned,
     data_facts,
     data_warnings,
@@ -22,6 +21,7 @@ from .page_parts import (
 from .read_folder import read_metrics, read_predictions
 from .render import render
 from .run_charts import class_bars, history_chart, pace_chart
+from .tables import Table
 
 
 def run_page(run_dir: Path, run: Mapping[str, Any]) -> str:

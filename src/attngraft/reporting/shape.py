@@ -73,34 +73,6 @@ OPTIONAL_RUN = {
     "results": {"test": {"top1": NUMBER, "per_class": [Whole(CLASS_RESULT)]}},
 }
 
-SPREAD = {"median": NUMBER, "q1": NUMBER, "q3": NUMBER, "n": NUMBER}
-SETTING = {"attention": str, "dtype": str, "layout": str}
-NETWORK = {**SETTING, "backbone": str, "batch_size": NUMBER, "image_size": NUMBER, "entries": [{"name": str}]}
-LIMIT = {"over_limit": SPREAD, "copy_share": SPREAD, "copy_gb_per_s": NUMBER}
-MEAN = {"name": str, "speedup": NUMBER, "shapes": NUMBER}
-LOOP = {"bare": SPREAD, "loader": SPREAD, "fit": SPREAD, "over_bare": SPREAD, "images": str, "backbone": str}
-BENCH = {
-    "kind": str,
-    "status": str,
-    "device": str,
-    "modules": [{**SETTING, **LIMIT, "direction": str, "shape": [NUMBER], "entries": [{"name": str}]}],
-    "summaries": [{**SETTING, "direction": str, "means": [MEAN], "over_limit": NUMBER, "copy_share": NUMBER}],
-    "models": [{**NETWORK, "mode": str, "sites": NUMBER}],
-    "loop": [{**LOOP, "dtype": str, "layout": str, "batch_size": NUMBER, "image_size": NUMBER, "workers": NUMBER}],
-    "memory": [{**NETWORK, "method": str}],
-}
-TIMED = {"time_ms": Whole(SPREAD), "speedup": Whole(SPREAD), "over_plain": Whole(SPREAD), "reason": str}
-HELD = {"peak_bytes": Whole(SPREAD), "saved_bytes": NUMBER, "extra_peak": NUMBER, "extra_saved": NUMBER, "reason": str}
-OPTIONAL_BENCH = {
-    "modules": [{"entries": [TIMED]}],
-    "models": [{"entries": [TIMED]}],
-    "memory": [{"entries": [HELD]}],
-    "hardware": {},
-    "versions": {},
-    "created": str,
-    "command": str,
-}
-
 INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
 EXPLANATION = {
     "kind": str,

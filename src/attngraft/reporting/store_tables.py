@@ -12,8 +12,8 @@ from .number_format import (
     percent,
     share,
 )
-from .page_parts import Table
 from .read_folder import finite
+from .tables import Table
 
 Document = Mapping[str, Any]
 

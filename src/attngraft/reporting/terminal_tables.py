@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ..benchmarking.bench_result import BenchResult
 from ..data import printable
+from .bench_tables import all_tables
 from .comparison_charts import baseline_first
 from .comparison_page import effect_on, variant_named
 from .number_format import (
@@ -19,9 +21,16 @@ from .number_format import (
 )
 from .read_folder import check_comparison, check_run, finite
 from .run_page import result_facts
+from .tables import rich_table
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+
+def bench_tables(result: BenchResult) -> list[Table]:
+    """The tables of a bench for rich, narrow enough for 80 columns."""
+    return [rich_table(table) for table in all_tables(result)]
+
 
 STYLES = {"helps": "green", "hurts": "red"}
 

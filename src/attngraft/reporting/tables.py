@@ -1,0 +1,76 @@
+"""Tables that are built once and shown on a page or in the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.table import Table as RichTable
+
+STYLES = {"helps": "green", "hurts": "red"}  # of cells in the terminal
+
+
+class Noted(NamedTuple):
+    """A cell with something smaller below it; in the terminal that follows in brackets."""
+
+    text: str
+    note: str
+
+
+class Column(NamedTuple):
+    """A column with a small second line in its head, and what the terminal shows of its cells.
+
+    Attributes:
+        terminal: "note" shows the note alone where there is one; "none" leaves the column to the page.
+    """
+
+    name: str
+    note: str = ""
+    terminal: Literal["both", "text", "note", "none"] = "both"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table; the first column and those in ``text`` are words and set to the left.
+
+    Attributes:
+        note: what a reader must know to understand the numbers.
+        strong: rows to stress, by position.
+    """
+
+    caption: str
+    columns: tuple[str | Column, ...]
+    rows: tuple[tuple[str | Noted, ...], ...]
+    text: frozenset[int] = frozenset()
+    note: str = ""
+    strong: frozenset[int] = frozenset()
+
+
+def rich_table(table: Table) -> RichTable:
+    """The table for the terminal; texts are shown as they are, as a name in a file may look like markup."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    found = RichTable(title=Text(table.caption), caption=Text(table.note), box=SIMPLE_HEAD, pad_edge=False,
+                      collapse_padding=True)  # fmt: skip
+    columns = [column if isinstance(column, Column) else Column(column) for column in table.columns]
+    shown = [index for index, column in enumerate(columns) if column.terminal != "none"]
+    for index in shown:
+        is_text = index == 0 or index in table.text
+        column_name = Text(columns[index].name)
+        found.add_column(column_name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+    for number, row in enumerate(table.rows):
+        cells = [_told(row[index], columns[index]) for index in shown]
+        texts = [Text(cell.replace("\u00a0", " "), style=STYLES.get(cell, "")) for cell in cells]
+        found.add_row(*texts, style="bold" if number in table.strong else None)
+    return found
+
+
+def _told(cell: str | Noted, column: Column) -> str:
+    if isinstance(cell, str):
+        return cell
+    if column.terminal == "note" and cell.note:
+        return cell.note
+    return f"{cell.text} ({cell.note})" if column.terminal == "both" and cell.note else cell.text
