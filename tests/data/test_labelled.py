@@ -97,7 +97,7 @@ def test_images_outside_of_class_folders_are_refused(make_folder: MakeFolder):
 
 @pytest.mark.parametrize(
     ("made", "told"),
-    [({}, "there are no images in class folders"), (None, "neither a folder nor a built-in data source")],
+    [({}, "there are no images in class folders"), (None, "neither a folder, a CSV file nor a built-in data source")],
 )
 def test_nothing_is_an_error(tmp_path: Path, made, told: str):
     source = str(tmp_path if made is not None else tmp_path / "nowhere")

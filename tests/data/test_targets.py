@@ -60,8 +60,9 @@ def test_a_label_set_is_stratified_by_its_rarest_label():
 
 
 def test_values_are_stratified_by_tenths_and_equal_ones_stay_together():
-    strata = Values(np.arange(100.0)).strata
-    assert np.bincount(strata).tolist() == [10] * 10
+    strata = Values(np.arange(300.0)).strata
+    assert np.bincount(strata).tolist() == [30] * 10
+    assert set(Values(np.arange(39.0)).strata.tolist()) == {0}
     assert len(set(Values(np.repeat([0.0, 1.0], 50)).strata.tolist())) == 2
 
 

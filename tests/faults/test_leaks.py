@@ -235,7 +235,7 @@ def test_a_class_that_would_lose_its_images_is_refused_by_name(tmp_path: Path) -
     root = three_splits(tmp_path)
     for number in range(3):
         again(Image.open(root / f"train/a/{number}.png"), 80).save(root / f"test/b/{number}.png")
-    with pytest.raises(DataError, match="all test images of 'b' repeat pictures of train or val"):
+    with pytest.raises(DataError, match="all test images of 'b' repeat images of train or val"):
         load(root, fix_leaks=True)
     assert len(load(root).report.near_leaks) == 3
 

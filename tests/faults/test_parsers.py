@@ -19,7 +19,7 @@ from attngraft.comparison import parse_variant, parse_variants, split_variants
 from attngraft.config import Preprocessing, from_dict, parse_assignment, to_dict
 from attngraft.continual.search.budget import parse_budget
 from attngraft.continual.search.requirement import METRICS, Clause, Requirement, parse_requirement
-from attngraft.data.csv_labels import read_table
+from attngraft.data.image_table import read_labels
 from attngraft.errors import AttngraftError, ConfigError
 from attngraft.reporting import write_report
 from attngraft.reporting.read_folder import read_metrics
@@ -295,8 +295,8 @@ CELLS = st.text(max_size=9) | st.sampled_from(
 )
 def test_any_file_is_a_table_or_a_sentence(tmp_path, content):
     (tmp_path / "t.csv").write_bytes(content)
-    value_or_sentence(lambda: read_table(tmp_path / "t.csv"))
-    value_or_sentence(lambda: read_table(tmp_path / "t.csv", partly=True))
+    value_or_sentence(lambda: read_labels(tmp_path / "t.csv"))
+    value_or_sentence(lambda: read_labels(tmp_path / "t.csv", partly=True))
 
 
 NICE = st.text(min_size=1, max_size=12).filter(
@@ -311,4 +311,4 @@ def test_a_table_comes_back(tmp_path, labels):
     path = Path(tmp_path / "t.csv")
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label"), *labels.items()])
-    assert dict(zip(*read_table(path), strict=True)) == labels
+    assert dict(zip(*read_labels(path), strict=True)) == labels

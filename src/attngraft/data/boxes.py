@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +13,7 @@ from PIL import Image
 
 from ..config import Preprocessing
 from ..errors import DataError
+from .csv_table import Row, read_rows
 from .dataset import ImageSet
 from .geometry import boxes_in_input
 from .read_image import EXTENSIONS, pillow_warnings_ignored, printable
@@ -89,35 +88,32 @@ def upright_size(path: str | Path) -> tuple[int, int]:
 
 def _read_rows(path: Path) -> dict[str, list[tuple[float, ...]]]:
     """Image name as written, with forward slashes -> its boxes."""
-    try:
-        text = path.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    except OSError as error:
-        raise DataError(f"{printable(path)} cannot be read ({error.strerror}): give a CSV file of boxes.") from None
-    rows = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
-    try:
-        missing = [name for name in COLUMNS if name not in (rows.fieldnames or ())]
-        if missing:
-            raise DataError(
-                f"{printable(path)} has no column {missing[0]!r}: expected the columns {', '.join(COLUMNS)}."
-            )
-        named: dict[str, list[tuple[float, ...]]] = defaultdict(list)
-        for row in rows:
-            named[_posix(row["image"] or "")].append(_box(row, f"{printable(path)}, line {rows.line_num}"))
-    except csv.Error as error:
-        raise DataError(f"{printable(path)} is not a CSV file ({error}): expected {', '.join(COLUMNS)}.") from None
+    expected = f"expected the columns {', '.join(COLUMNS)}"
+    header, *rows = read_rows(path, expected, skip_spaces=True) or [Row(1, ())]
+    columns = [cell.strip() for cell in header.cells]
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise DataError(f"{printable(path)} has no column {missing[0]!r}: {expected}.")
+    image_at, *places = (columns.index(name) for name in COLUMNS)
+    named: dict[str, list[tuple[float, ...]]] = defaultdict(list)
+    for row in rows:
+        where = f"line {row.line} of {printable(path)}"
+        if len(row.cells) < len(columns):
+            raise DataError(f"{where} reads {row}: expected {len(columns)} columns.")
+        named[_posix(row.cells[image_at])].append(_box([row.cells[at] for at in places], where))
     _check_pixels([box for boxes in named.values() for box in boxes], path)
     return dict(named)
 
 
-def _box(row: Mapping[str, str | None], where: str) -> tuple[float, ...]:
+def _box(cells: Sequence[str], where: str) -> tuple[float, ...]:
     values = []
-    for name in COLUMNS[1:]:
+    for name, cell in zip(COLUMNS[1:], cells, strict=True):
         try:
-            value = float(row[name] or "")
+            value = float(cell)
         except ValueError:
             value = math.nan
         if not math.isfinite(value):
-            raise DataError(f"{where}: {name} is {row[name]!r}, expected a number of pixels.")
+            raise DataError(f"{where}: {name} is {cell!r}, expected a number of pixels.")
         values.append(value)
     x0, y0, x1, y1 = values
     if x1 <= x0 or y1 <= y0:

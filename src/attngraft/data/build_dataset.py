@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..config import ImageSize, sides
 from ..errors import ConfigError, DataError
+from .class_names import quoted
 from .dataset import DataReport, Dataset, ImageSet
 from .leaks import find_leaks, picture_families, without_leaks
-from .pixel_store import PixelStore, Progress
+from .pixel_store import PixelStore, Progress, empty_store
 from .read_image import PIXEL_CAP
-from .splits import carve, thin
-from .targets import Targets
+from .splits import carve, carve_loosely, thin
+from .targets import ClassLabels, LabelSets, Targets
 
 
 def check_at_least_1(**values: ImageSize | None) -> None:
@@ -24,6 +26,13 @@ def check_at_least_1(**values: ImageSize | None) -> None:
     for name, value in values.items():
         if value is not None and min(sides(value)) < 1:
             raise ConfigError(f"{name} is {value}: expected at least 1.")
+
+
+_PARTS = {
+    "classification": "each class",
+    "multilabel": "the images, stratified by the rarest label of each",
+    "regression": "the images, stratified by the first target",
+}
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class LoadOptions:
     download: bool = False
     limit: int | None = None
     fix_leaks: bool = False
+    task: str | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -70,8 +80,8 @@ class Pool:
     ids: tuple[str, ...]
     targets: Targets
     splits: np.ndarray
-    pixel_hashes: tuple[str, ...]
-    store: PixelStore
+    pixel_hashes: tuple[str, ...] = ()
+    store: PixelStore = field(default_factory=empty_store)
     boxes: np.ndarray | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
@@ -93,14 +103,25 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
     everything = pool.images
     families, notes = picture_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
     splits, made = _complete_splits(pool, options, families or pool.pixel_hashes)
-    _check_classes(pool, splits)
+    check_classes(pool, splits)
+    for name in ("train", "test"):
+        if name not in splits:
+            raise DataError(f"{pool.name} has no readable images for the {name} split: add some.")
     if options.fix_leaks:
         splits, moved = without_leaks(everything, splits, pool.classes)
         notes = (*notes, *moved)
     sets = {name: _limited(everything, np.flatnonzero(splits == name), options) for name in ("train", "val", "test")}
     present = {name: images for name, images in sets.items() if len(images)}
     leaks = find_leaks(present)
-    notes = (*pool.notes, *made, *notes, *leaks.notes, *_label_conflicts(present), *_place_of_pixels(pool.store))
+    notes = (
+        *pool.notes,
+        *made,
+        *notes,
+        *leaks.notes,
+        *_label_conflicts(present),
+        *_missing_labels(present, pool.classes),
+        *_place_of_pixels(pool.store),
+    )
     return Dataset(
         name=pool.name,
         classes=pool.classes,
@@ -115,18 +136,19 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
 
 
 def thin_splits(
-    labels: Sequence[int] | np.ndarray, splits: Sequence[str] | np.ndarray, ids: Sequence[str], options: LoadOptions
+    targets: Targets, splits: Sequence[str] | np.ndarray, ids: Sequence[str], options: LoadOptions
 ) -> np.ndarray:
     """Positions that `limit` leaves, known before decoding where the source itself names train and test images."""
-    labels, splits = np.asarray(labels), np.asarray(splits)
+    splits = np.asarray(splits)
     names = set(splits.tolist())
     if options.limit is None or "" in names or len(names) < 2:
-        return np.arange(len(labels))
+        return np.arange(len(targets))
+    strata = strata_of(targets)
     parts = []
     for name in sorted(names):
         members = np.flatnonzero(splits == name)
         keys = [ids[i] for i in members.tolist()]
-        parts.append(members[thin(labels[members], keys, limit=options.limit, seed=options.split_seed)])
+        parts.append(members[thin(strata[members], keys, limit=options.limit, seed=options.split_seed)])
     return np.sort(np.concatenate(parts))
 
 
@@ -143,14 +165,16 @@ def _complete_splits(pool: Pool, options: LoadOptions, families: Sequence[str]) 
     notes = []
     if "test" not in splits and "val" in splits:
         splits[splits == "val"] = "test"
-        notes.append("there is no test folder, so the validation images serve as the test set.")
+        notes.append("there is no test split, so the validation images serve as the test set.")
     elif "test" not in splits:
         chosen = _carve(pool, families, splits, options.test_fraction, "test", options.split_seed)
-        notes.append(f"the test set is a random {options.test_fraction:.0%} of each class (seed {options.split_seed}).")
+        part = f"{options.test_fraction:.0%} of {_PARTS.get(pool.targets.task, 'the images')}"
+        notes.append(f"the test set is a random {part} (seed {options.split_seed}).")
         splits[chosen] = "test"
     if "val" not in splits and options.val_fraction:
         splits[_carve(pool, families, splits, options.val_fraction, "val", options.split_seed)] = "val"
-        part = f"{options.val_fraction:.0%} of the training images of each class"
+        of = "the training images of each class" if pool.targets.task == "classification" else "the training images"
+        part = f"{options.val_fraction:.0%} of {of}"
         notes.append(f"the validation set is a random {part} (seed {options.split_seed}).")
     return splits, tuple(notes)
 
@@ -160,33 +184,45 @@ def _carve(
 ) -> np.ndarray:
     """Positions chosen from the training images."""
     members = np.flatnonzero(splits == "train")
-    chosen = carve(
-        pool.images.labels[members],
-        [families[i] for i in members.tolist()],
-        fraction=fraction,
-        seed=seed,
-        classes=pool.classes,
-        purpose=purpose,
-    )
-    return members[chosen]
+    kept, targets = [families[i] for i in members.tolist()], pool.targets.select(members)
+    options: dict[str, Any] = {"fraction": fraction, "seed": seed, "purpose": purpose}
+    if isinstance(targets, ClassLabels):
+        return members[carve(targets.labels, kept, classes=pool.classes, **options)]
+    sets = targets.labels if isinstance(targets, LabelSets) else None
+    return members[carve_loosely(strata_of(targets), kept, sets=sets, **options)]
 
 
-def _check_classes(pool: Pool, splits: np.ndarray) -> None:
-    """Broken files may have emptied a class that had files."""
+def check_classes(pool: Pool, splits: np.ndarray) -> None:
+    """Broken files may have emptied a class that had files; of labels that an image may lack, some may be missing."""
     for name in dict.fromkeys(splits.tolist()):
-        missing = set(range(len(pool.classes))) - set(pool.images.labels[splits == name].tolist())
-        if missing:
+        missing = _missing(pool.targets.select(np.flatnonzero(splits == name)), pool.classes)
+        if missing and isinstance(pool.targets, ClassLabels):
             shown = ", ".join(repr(pool.classes[label]) for label in sorted(missing)[:5])
             raise DataError(f"no readable images of {shown} in the {name} split of {pool.name}: add some.")
-    for name in ("train", "test"):
-        if name not in splits:
-            raise DataError(f"{pool.name} has no readable images for the {name} split: add some.")
+
+
+def _missing(targets: Targets, names: Sequence[str]) -> list[int]:
+    """Outputs that no image has, in order."""
+    return [] if targets.present is None else sorted(set(range(len(names))) - targets.present)
+
+
+def _missing_labels(sets: dict[str, ImageSet], names: Sequence[str]) -> list[str]:
+    """Sentences on labels that no image of a split has."""
+    found = {split: [names[i] for i in _missing(images.targets, names)] for split, images in sets.items()}
+    return [f"no {split} image has the label {quoted(missing)}." for split, missing in found.items() if missing]
+
+
+def strata_of(targets: Targets) -> np.ndarray:
+    """The groups that a random choice keeps in proportion: one for all where the targets name none."""
+    return np.zeros(len(targets), dtype=np.int64) if targets.strata is None else targets.strata
 
 
 def _limited(everything: ImageSet, members: np.ndarray, options: LoadOptions) -> ImageSet:
     if options.limit is not None:
         keys = [everything.ids[i] for i in members]
-        members = members[thin(everything.labels[members], keys, limit=options.limit, seed=options.split_seed)]
+        members = members[
+            thin(strata_of(everything.targets)[members], keys, limit=options.limit, seed=options.split_seed)
+        ]
     return everything.select(members)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..config import ADDED
 from ..errors import DataError
 from .pixel_store import Pixels
 from .targets import ClassLabels, Targets, as_targets
@@ -122,7 +123,7 @@ class Origin:
 
     Attributes:
         source: name of a built-in data set, or the absolute path of the folder.
-        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks: as for `load_data`.
+        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task: as for `load_data`.
     """
 
     source: str
@@ -132,3 +133,4 @@ class Origin:
     limit: int | None = None
     skip_broken: bool = False
     fix_leaks: bool = False
+    task: str | None = field(default=None, metadata=ADDED)

@@ -12,7 +12,7 @@ from .class_names import likely_cause, quoted
 from .read_image import EXTENSIONS, printable
 
 # What people call the splits; the first name is the one used in this library.
-_ALIASES = {
+SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -90,7 +90,7 @@ class _Scan:
 
 def training_folders(root: Path) -> list[str]:
     """Names of the folders in it that stand for training images, whatever else there is."""
-    return [name for name in subfolders(root) if _ALIASES.get(name.lower()) == "train"]
+    return [name for name in subfolders(root) if SPLIT_NAMES.get(name.lower()) == "train"]
 
 
 def scan_labelled(root: Path, classes: Collection[str] = ()) -> tuple[list[str], list[str]]:
@@ -108,8 +108,8 @@ def scan_labelled(root: Path, classes: Collection[str] = ()) -> tuple[list[str],
             f"the data folder {printable(root)} {'is a file' if root.exists() else 'does not exist'}: {_LAYOUT}."
         )
     folders = subfolders(root)
-    splits = [name for name in folders if name.lower() in _ALIASES and name not in classes]
-    if len(splits) < len(folders) and not any(_ALIASES[name.lower()] == "train" for name in splits):
+    splits = [name for name in folders if name.lower() in SPLIT_NAMES and name not in classes]
+    if len(splits) < len(folders) and not any(SPLIT_NAMES[name.lower()] == "train" for name in splits):
         splits = []
     bases = splits or [""]
     for base in bases:
@@ -127,7 +127,7 @@ def _split_folders(root: Path, folders: list[str]) -> dict[str, str]:
     """Folder name per split, empty where the folders are classes."""
     found: dict[str, str] = {}
     for name in folders:
-        split = _ALIASES.get(name.lower())
+        split = SPLIT_NAMES.get(name.lower())
         if split in found:
             raise DataError(f"{printable(root)} has both {found[split]} and {name}: keep one folder for this split.")
         if split is not None:

@@ -11,9 +11,9 @@ from ..config import ImageSize
 from ..errors import DataError
 from .build_dataset import LoadOptions, check_at_least_1
 from .class_names import likely_cause
-from .csv_labels import read_table
 from .dataset import ImageSet
 from .folders import scan_labelled
+from .image_table import read_labels
 from .inference_images import decode_pictures, relabelled
 from .pixel_store import Progress
 from .read_image import printable
@@ -97,7 +97,7 @@ def _listed(place: Path, classes: Sequence[str], partly: bool) -> tuple[Path, li
     tables = [place] if place.is_file() else _tables_in(place)
     base = tables[0].parent if tables else place
     if tables:
-        read = [read_table(table, partly=partly) for table in tables]
+        read = [read_labels(table, partly=partly) for table in tables]
         names, labels = ([item for one in read for item in one[column]] for column in (0, 1))
     else:
         names, labels = scan_labelled(place, classes)

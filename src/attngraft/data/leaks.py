@@ -18,6 +18,7 @@ from .near_duplicates.search import (
     near_pairs,
     sketches,
 )
+from .targets import Targets
 
 SPLITS = ("train", "val", "test")  # a picture in two splits belongs to the first of them
 MOST_PAIRS = 4_000_000_000  # of pictures to compare: about a minute on one core
@@ -100,7 +101,7 @@ def without_leaks(
     if not notes:
         ranks = _lowered(sketches(images.select(first)), ranks)
     after = ranks[picture]
-    _check_classes(images.labels, before, after, classes)
+    _check_splits(images.targets, before, after, classes)
     return np.array(SPLITS)[after], (*notes, *_moves(before, after))
 
 
@@ -146,15 +147,16 @@ def _first_of_each(digests: Sequence[str]) -> Pairs:
     return np.array(list(first.values()), dtype=np.int64)
 
 
-def _check_classes(
-    labels: NDArray[np.int64], before: NDArray[np.int64], after: NDArray[np.int64], classes: Sequence[str]
-) -> None:
-    for rank, name in enumerate(SPLITS):
-        emptied = sorted(set(labels[before == rank].tolist()) - set(labels[after == rank].tolist()))
-        if emptied:
+def _check_splits(targets: Targets, before: NDArray[np.int64], after: NDArray[np.int64], names: Sequence[str]) -> None:
+    """Raise where a split, or an output in it, would have no images left."""
+    for rank, split in enumerate(SPLITS):
+        was, now = (targets.select(np.flatnonzero(ranks == rank)) for ranks in (before, after))
+        emptied = [names[i] for i in sorted((was.present or frozenset()) - (now.present or frozenset()))]
+        if emptied or (len(was) and not len(now)):
+            of = f" of {quoted(emptied)}" if emptied else ""
             raise DataError(
-                f"all {name} images of {quoted([classes[label] for label in emptied])} repeat pictures of {' or '.join(SPLITS[:rank])}, so none would be "
-                "left: add others, or leave out --fix-leaks (fix_leaks=True)."
+                f"all {split} images{of} repeat images of {' or '.join(SPLITS[:rank])}, so none would be left: add "
+                "others, or leave out --fix-leaks (fix_leaks=True)."
             )
 
 

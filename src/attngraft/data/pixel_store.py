@@ -99,6 +99,11 @@ class PixelStore:
             self._buffer = self._mapped(self._path)
 
 
+def empty_store() -> PixelStore:
+    """A store without images."""
+    return PixelStore(np.empty((0, 2), dtype=np.int64), torch.empty(0, dtype=torch.uint8))
+
+
 @dataclass(frozen=True)
 class Decoded:
     """The outcome of decoding many images.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,11 +16,14 @@ from .build_dataset import (
     LoadOptions,
     Pool,
     assemble,
+    check_classes,
     thin_splits,
 )
 from .dataset import Dataset, Origin
 from .digits import CANVAS, TRAIN_COUNT, render_splits
-from .folders import FolderContents, scan_folder
+from .folders import SPLIT_NAMES, scan_folder, subfolders, training_folders
+from .image_table import ImageTable, is_image_table, read_image_table
+from .leaks import SPLITS
 from .pixel_store import (
     Progress,
     decode_array,
@@ -57,18 +60,20 @@ def load_data(
     test_fraction: float = 0.2,
     skip_broken: bool = False,
     pixel_cap: int = PIXEL_CAP,
-    cache_dir: Path | None = None,
-    root: Path | None = None,
+    cache_dir: str | Path | None = None,
+    root: str | Path | None = None,
     download: bool = False,
     limit: int | None = None,
     fix_leaks: bool = False,
+    task: str | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Load and decode a data set.
 
     Args:
-        source: a folder of class folders (with or without train, val and test folders above them), or the name of
-            a built-in source; "./name" is always a folder.
+        source: a folder of class folders (with or without train, val and test folders above them); a CSV file with the
+            columns path,label or path,labels or path and numeric targets, or a folder with train.csv and others; or
+            the name of a built-in source. "./name" is always a path.
         image_size: S in pixels that training and evaluation will use at most; larger images are stored shrunk.
         split_seed: decides the splits that the data does not bring along, and what `cluttered-digits` looks like.
         val_fraction: part of the training images of each class to set aside for validation, 0 for none.
@@ -81,17 +86,18 @@ def load_data(
         limit: at most so many images in each split, one per class at least.
         fix_leaks: keep pictures that are equal, or saved again, on one side: together where a split is made by chance,
             moved to the first of train, val and test elsewhere.
+        task: "classification", "multilabel" or "regression" for a CSV file, by its columns where not given.
         progress: called with (images done, images in all).
 
     Raises:
         DataError: the data cannot be found, read or split; one sentence that says what to do.
         ConfigError: an option out of range.
     """
-    home = data_root() if root is None else Path(root).expanduser()
+    home = Path(root).expanduser() if root else data_root()
     options = LoadOptions(
         image_size=image_size,
         root=home,
-        cache_dir=data_root() / "decoded" if cache_dir is None else Path(cache_dir).expanduser(),
+        cache_dir=Path(cache_dir).expanduser() if cache_dir else data_root() / "decoded",
         split_seed=split_seed,
         val_fraction=val_fraction,
         test_fraction=test_fraction,
@@ -100,25 +106,56 @@ def load_data(
         download=download,
         limit=limit,
         fix_leaks=fix_leaks,
+        task=task,
         progress=progress,
     )
     if not str(source):
-        raise DataError("the data source is empty: give a folder of class folders, or the name of a built-in data set.")
+        raise DataError("the data source is empty: give a folder, a CSV file or the name of a built-in data set.")
     builtin = isinstance(source, str) and source in SOURCES
-    folder = Path(source).expanduser()
-    place = str(source) if builtin else str(folder.absolute())
-    origin = Origin(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks)
+    path = Path(source).expanduser()
+    place = str(source) if builtin else str(path.absolute())
+    origin = Origin(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task)
     if builtin:
-        return replace(assemble(SOURCES[str(source)].load(options), options), origin=origin)
-    if isinstance(source, str) and not folder.exists():
+        pool = SOURCES[str(source)].load(options)
+    elif isinstance(source, str) and not path.exists():
         raise unknown_source(source)
-    return replace(assemble(load_folder(folder, options), options), origin=origin)
+    else:
+        tables = tables_of(path)
+        pool = load_tables(tables, path, options) if tables else load_folder(path, options)
+    if task not in (None, pool.targets.task):
+        raise DataError(f"{printable(source)} has images of classes: expected a CSV file for the task '{task}'.")
+    return replace(assemble(pool, options), origin=origin)
+
+
+def tables_of(path: Path) -> dict[str, Path]:
+    """The CSV files of a source by split, "" for one file; none where it is a folder of class folders.
+
+    Raises:
+        DataError: a file that is no CSV, or two files for one split.
+    """
+    if path.is_file():
+        if path.suffix.lower() != ".csv":
+            raise DataError(f"{printable(path)} is a file: expected a CSV file or a folder of images.")
+        return {"": path}
+    found: dict[str, Path] = {}
+    for file in sorted(path.glob("*.[cC][sS][vV]")) if path.is_dir() else ():
+        split = SPLIT_NAMES.get(file.stem.lower())
+        if split in found:
+            raise DataError(f"{printable(path)} has both {found[split].name} and {file.name}: keep one.")
+        if split is not None:
+            found[split] = file
+    has_classes = any(subfolders(path / name) for name in training_folders(path)) if found else False
+    if "train" not in found or has_classes or not is_image_table(found["train"]):
+        return {}
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def unknown_source(source: str) -> DataError:
     """The error for a text that is neither a path nor a name."""
     hint = nearest(source, SOURCES)
-    return DataError(f"{printable(source)} is neither a folder nor a built-in data source: {hint}.".replace("?.", "?"))
+    return DataError(
+        f"{printable(source)} is neither a folder, a CSV file nor a built-in data source: {hint}.".replace("?.", "?")
+    )
 
 
 def describe_sources() -> tuple[str, ...]:
@@ -139,8 +176,50 @@ def load_folder(folder: Path, options: LoadOptions) -> Pool:
         DataError: see `scan_folder`; or files cannot be read and `skip_broken` is off.
     """
     contents = scan_folder(folder)
-    wanted = thin_splits(contents.labels, contents.splits, contents.ids, options)
-    ids = [contents.ids[i] for i in wanted]
+    notes = [*contents.notes]
+    if contents.ignored:
+        notes.append(f"{contents.ignored} files that are not images in class folders were ignored.")
+    targets = ClassLabels(np.asarray(contents.labels, dtype=np.int64))
+    named = Pool(folder.resolve().name, contents.classes, contents.ids, targets, np.asarray(contents.splits))
+    return _decoded(replace(named, notes=tuple(notes)), folder, options)
+
+
+def load_tables(files: Mapping[str, Path], source: Path, options: LoadOptions) -> Pool:
+    """Read CSV files and decode the images that they list.
+
+    Raises:
+        DataError: see `read_image_table`; images that are not there, or cannot be read and `skip_broken` is off.
+    """
+    table = read_image_table(files, options.task)
+    folder = next(iter(files.values())).parent
+    if not options.skip_broken:
+        _check_files(table, folder)
+    name = source.stem if source.is_file() else source.resolve().name
+    named = Pool(name, table.names, table.paths, table.targets, np.asarray(table.splits), notes=table.notes)
+    if "" not in table.splits:
+        check_classes(named, named.splits)  # before hours of decoding
+    return _decoded(named, folder, options)
+
+
+def _check_files(table: ImageTable, folder: Path) -> None:
+    missing = [i for i, path in enumerate(table.paths) if not (folder / path).exists()]
+    if missing:
+        first = missing[0]
+        more = f" (and {len(missing) - 1} more of {len(table.paths)})" if len(missing) > 1 else ""
+        raise DataError(
+            f"{table.places[first]}: there is no file {printable(table.paths[first])}{more} in {printable(folder)}: give paths "
+            "that are relative to the CSV file, or leave these images out with --skip-broken (skip_broken=True)."
+        )
+
+
+def _decoded(named: Pool, folder: Path, options: LoadOptions) -> Pool:
+    """The images of a pool that is not decoded yet; those that `limit` leaves out are not read.
+
+    Raises:
+        DataError: files cannot be read and `skip_broken` is off.
+    """
+    wanted = thin_splits(named.targets, named.splits, named.ids, options)
+    ids = [named.ids[i] for i in wanted]
     decoded = decode_files(
         [folder / image_id for image_id in ids],
         limit=short_side_limit(options.image_size),
@@ -151,27 +230,19 @@ def load_folder(folder: Path, options: LoadOptions) -> Pool:
     skipped = tuple((ids[i], reason) for i, reason in decoded.failures)
     if skipped and not options.skip_broken:
         raise _broken_files(folder, skipped, len(ids))
-    kept = wanted[decoded.kept]
-    return Pool(
-        name=folder.resolve().name,
-        classes=contents.classes,
-        ids=tuple(contents.ids[i] for i in kept),
-        targets=ClassLabels(np.asarray(contents.labels, dtype=np.int64)[kept]),
-        splits=np.asarray(contents.splits)[kept],
+    kept, notes = wanted[decoded.kept], named.notes
+    if options.val_fraction and {"val", "test"} <= set(named.splits.tolist()):
+        notes = (*notes, "the data has a validation split of its own, so val_fraction was not used.")
+    return replace(
+        named,
+        ids=tuple(named.ids[i] for i in kept),
+        targets=named.targets.select(kept),
+        splits=named.splits[kept],
         pixel_hashes=decoded.hashes,
         store=decoded.store,
         skipped=skipped,
-        notes=(*contents.notes, *_folder_notes(contents, options)),
+        notes=notes,
     )
-
-
-def _folder_notes(contents: FolderContents, options: LoadOptions) -> list[str]:
-    notes = []
-    if contents.ignored:
-        notes.append(f"{contents.ignored} files that are not images in class folders were ignored.")
-    if options.val_fraction and {"val", "test"} <= set(contents.splits):
-        notes.append("the data has a validation folder of its own, so val_fraction was not used.")
-    return notes
 
 
 def _broken_files(folder: Path, skipped: tuple[tuple[str, str], ...], count: int) -> DataError:
@@ -188,7 +259,7 @@ def _load_digits(options: LoadOptions) -> Pool:
     digits = render_splits(
         seed=options.split_seed,
         val_count=val_count,
-        choose=lambda labels, splits, ids: thin_splits(labels, splits, ids, options),
+        choose=lambda labels, splits, ids: thin_splits(ClassLabels(labels), splits, ids, options),
     )
     decoded = decode_array(digits.images, limit=short_side_limit(options.image_size))
     scale = decoded.store.shapes[0, 0] / CANVAS
@@ -209,7 +280,7 @@ def _load_published(name: str, published: PublishedSet, options: LoadOptions) ->
     images, labels, splits, classes = read_arrays(name, published, options.root, download=options.download)
     counts = {split: iter(range(len(images))) for split in ("train", "test")}
     ids = [f"{name}/{split}/{next(counts[split]):05d}" for split in splits]
-    wanted = thin_splits(labels, splits, ids, options)
+    wanted = thin_splits(ClassLabels(labels), splits, ids, options)
     pixels = np.stack([images[i] for i in wanted]) if len(wanted) < len(images) else images
     if pixels.ndim == 3:
         pixels = np.repeat(pixels[..., None], 3, axis=-1)

@@ -10,6 +10,8 @@ import numpy as np
 
 from ..errors import DataError
 
+_ATTEMPTS = 20  # at a split in which every label occurs on both sides
+
 
 def hash64(*parts: int | str) -> int:
     """A stable 64-bit mix of numbers and texts, the same on every machine.
@@ -25,7 +27,7 @@ def hash64(*parts: int | str) -> int:
 
 
 def carve(
-    labels: np.ndarray,
+    strata: np.ndarray,
     families: Sequence[str],
     *,
     fraction: float,
@@ -33,14 +35,15 @@ def carve(
     classes: Sequence[str],
     purpose: str,
 ) -> np.ndarray:
-    """Choose a stratified part of the images, at least one of every class.
+    """Choose a stratified part of the images, at least one of every stratum.
 
     The images of a family stay on one side, so that a split never leaks by itself.
 
     Args:
-        labels: (N,) class indices.
+        strata: (N,) numbers of the strata, such as class indices.
         families: one text per image, the same for those that stay together, such as a hash of the pixels.
-        fraction: part of each class to choose, in (0, 1).
+        fraction: part of each stratum to choose, in (0, 1).
+        classes: names of the strata.
         purpose: "test" or "val"; gives each its own random choice and appears in the error.
 
     Returns:
@@ -49,30 +52,91 @@ def carve(
     Raises:
         DataError: a class has fewer than two different images.
     """
-    chosen = np.zeros(len(labels), dtype=bool)
+    chosen = np.zeros(len(strata), dtype=bool)
     too_small = []
     for label, name in enumerate(classes):
-        members = np.flatnonzero(labels == label)
+        members = np.flatnonzero(strata == label)
         groups = _grouped(members, families)
         if len(groups) < 2:
             too_small.append(name)
             continue
-        order = sorted(groups, key=lambda digest: (hash64(purpose, seed, digest), digest))
-        wanted = fraction * len(members)
-        taken: list[int] = []
-        for digest in order[:-1]:
-            if taken and len(taken) + len(groups[digest]) / 2 > wanted:
-                break
-            taken.extend(groups[digest])
-        chosen[taken] = True
+        chosen[_part_of(groups, fraction, purpose, seed)] = True
     if too_small:
         shown = ", ".join(repr(name) for name in too_small[:5])
         raise DataError(
             f"too few different images to split off a {purpose} set in {len(too_small)} of {len(classes)} classes "
             f"({shown}): add images, at least two are needed per class that are no copies of each other (with --fix-leaks no "
-            f"near copies either), or provide a {purpose} folder."
+            f"near copies either), or provide a {purpose} split."
         )
     return chosen
+
+
+def carve_loosely(
+    strata: np.ndarray, families: Sequence[str], *, fraction: float, seed: int, purpose: str, sets: np.ndarray | None
+) -> np.ndarray:
+    """As `carve`, where the strata are means to an end and may be too small to be split.
+
+    These are pooled. A family is counted to the stratum of its first image.
+
+    Args:
+        strata, families, fraction, seed, purpose: as for `carve`.
+        sets: (N, K) which labels an image has: images are then moved until every label occurs on both sides, and of some
+            random choices the first is taken in which no label is missing, or else the fewest are.
+
+    Raises:
+        DataError: fewer than two different images.
+    """
+    first: dict[str, int] = {}
+    shared = np.array([first.setdefault(family, int(s)) for family, s in zip(families, strata, strict=True)])
+    if len(first) < 2:
+        raise DataError(f"too few different images to split off a {purpose} set: at least two are needed.")
+    present, counts = np.unique(list(first.values()), return_counts=True)
+    shared[np.isin(shared, present[counts < 2])] = -1
+    grouped = [_grouped(np.flatnonzero(shared == stratum), families) for stratum in np.unique(shared)]
+    best, fewest = np.zeros(len(families), dtype=bool), 1 << 62
+    for attempt in range(1 if sets is None else _ATTEMPTS):
+        drawn = f"{purpose} {attempt}" if attempt else purpose
+        chosen = np.zeros(len(families), dtype=bool)
+        for groups in grouped:
+            if len(groups) > 1:
+                chosen[_part_of(groups, fraction, drawn, seed)] = True
+        if sets is None:
+            return chosen
+        _spread_labels_(chosen, sets.astype(bool), families, drawn, seed)
+        missing = int((~sets[chosen].any(0)).sum() + (~sets[~chosen].any(0)).sum())
+        if missing < fewest:
+            best, fewest = chosen, missing
+        if not missing:
+            break
+    return best
+
+
+def _part_of(groups: dict[str, list[int]], fraction: float, purpose: str, seed: int) -> list[int]:
+    """A random part of two or more groups: at least one, never all."""
+    order = sorted(groups, key=lambda digest: (hash64(purpose, seed, digest), digest))
+    wanted = fraction * sum(map(len, groups.values()))
+    taken: list[int] = []
+    for digest in order[:-1]:
+        if taken and len(taken) + len(groups[digest]) / 2 > wanted:
+            break
+        taken.extend(groups[digest])
+    return taken
+
+
+def _spread_labels_(chosen: np.ndarray, sets: np.ndarray, families: Sequence[str], purpose: str, seed: int) -> None:
+    """Move one family for each label that one side lacks, the rarest labels first."""
+    texts = np.array(families)
+    for label in np.argsort(sets.sum(0), kind="stable"):
+        for side in (True, False):
+            if (sets[:, label] & (chosen == side)).any():
+                continue
+            groups = _grouped(np.flatnonzero(sets[:, label]), families)
+            for family in sorted(groups, key=lambda digest: (hash64(purpose, seed, digest), digest)):
+                moved = texts == family
+                left = sets[(chosen != side) & ~moved].any(0)
+                if left[sets[moved].any(0)].all():
+                    chosen[moved] = side
+                    break
 
 
 def thin(labels: np.ndarray, keys: Sequence[str], *, limit: int, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
 
-_BINS = 10  # of the first value, for stratified splits of regression data
+_MOST_BINS, _LEAST_IN_BIN = 10, 20  # of the first value, for stratified splits of regression data
 
 T = TypeVar("T", bound="Targets")
 
@@ -23,6 +23,7 @@ class Targets(Protocol):
     Attributes:
         task: name of the task that they are for.
         strata: (N,) int64, groups that a random split keeps in proportion; None where there are none.
+        present: which outputs some image has, as positions in the names; None where that has no meaning.
     """
 
     task: ClassVar[str]
@@ -31,6 +32,9 @@ class Targets(Protocol):
 
     @property
     def strata(self) -> NDArray[np.int64] | None: ...
+
+    @property
+    def present(self) -> frozenset[int] | None: ...
 
     def select(self: T, positions: Sequence[int] | NDArray[Any]) -> T:
         """The targets at these positions, in this order."""
@@ -68,6 +72,10 @@ class ClassLabels:
     @property
     def strata(self) -> NDArray[np.int64]:
         return self.labels
+
+    @property
+    def present(self) -> frozenset[int]:
+        return frozenset(self.labels.tolist()) - {-1}
 
     def select(self, positions: Sequence[int] | NDArray[Any]) -> ClassLabels:
         return ClassLabels(self.labels[np.asarray(positions)])
@@ -114,6 +122,10 @@ class LabelSets:
         padded = np.concatenate([ranked, np.full((len(ranked), 1), len(self.labels))], axis=1)
         return padded.argmin(axis=1).astype(np.int64)
 
+    @property
+    def present(self) -> frozenset[int]:
+        return frozenset(np.flatnonzero(self.labels.any(axis=0)).tolist())
+
     def select(self, positions: Sequence[int] | NDArray[Any]) -> LabelSets:
         return LabelSets(self.labels[np.asarray(positions)])
 
@@ -154,10 +166,15 @@ class Values:
 
     @property
     def strata(self) -> NDArray[np.int64]:
-        """Ten groups of equal size by the first value; equal values stay together."""
+        """Up to ten groups of equal size, at least 20 images each, by the first value; equal values stay together."""
         first = self.values[:, 0]
-        edges = np.unique(np.quantile(first, np.linspace(0, 1, _BINS + 1)[1:-1])) if len(first) else first
+        bins = min(_MOST_BINS, len(first) // _LEAST_IN_BIN)
+        edges = np.unique(np.quantile(first, np.linspace(0, 1, bins + 1)[1:-1])) if bins > 1 else first[:0]
         return np.searchsorted(edges, first, side="left").astype(np.int64)
+
+    @property
+    def present(self) -> None:
+        return None
 
     def select(self, positions: Sequence[int] | NDArray[Any]) -> Values:
         return Values(self.values[np.asarray(positions)])

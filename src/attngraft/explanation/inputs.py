@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -110,17 +110,7 @@ def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size:
         raise DataError(f"{folder} does not say where its images lie: give them, for example a folder of test images.")
     origin = from_dict(Origin, data["origin"], where="origin")
     try:
-        dataset = load_data(
-            origin.source,
-            image_size=image_size,
-            split_seed=origin.split_seed,
-            val_fraction=origin.val_fraction,
-            test_fraction=origin.test_fraction,
-            limit=origin.limit,
-            skip_broken=origin.skip_broken,
-            fix_leaks=origin.fix_leaks,
-            **where,
-        )
+        dataset = load_data(image_size=image_size, **asdict(origin), **where)
     except DataError as error:
         raise DataError(f"the images of {folder} cannot be loaded again ({error}): give a folder of images.") from error
     if dataset.fingerprint != data.get("fingerprint"):

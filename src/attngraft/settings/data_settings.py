@@ -18,6 +18,12 @@ class DataSettings:
         flag=True,
         metavar="SIZE",
     )
+    task: str | None = setting(
+        None,
+        "classification, multilabel or regression for a CSV file; by its columns where not given.",
+        flag=True,
+        metavar="NAME",
+    )
     split_seed: int = setting(0, "Seed of the split where the data bring none; the same for all seeds of a comparison.")
     test_fraction: float = setting(
         0.2, "Fraction of the images kept for the test where the data have no test or val folder."

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 
 from ..backbones import has_pretrained
 from ..config import InputSpec
 from ..data import Dataset, load_data
+from ..errors import DataError
 from ..settings import Recipe, Settings
 
 VALIDATION_SHARE = 0.15  # of the training images, where a recipe decides by validation and the data bring none
@@ -41,21 +43,11 @@ def open_data(
     Raises:
         DataError: as for `load_data`.
     """
-    if isinstance(source, Dataset):
-        return source
     chosen = settings.data
+    if isinstance(source, Dataset):
+        if chosen.task not in (None, source.task):
+            raise DataError(f"{source.name} is labelled for {source.task}: leave out the task '{chosen.task}'.")
+        return source
     val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.needs_validation else 0.0)
-    return load_data(
-        source,
-        image_size=spec.size,
-        split_seed=chosen.split_seed,
-        val_fraction=val_fraction,
-        test_fraction=chosen.test_fraction,
-        skip_broken=chosen.skip_broken,
-        fix_leaks=chosen.fix_leaks,
-        cache_dir=Path(chosen.cache_dir) if chosen.cache_dir else None,
-        root=Path(chosen.root) if chosen.root else None,
-        download=chosen.download,
-        limit=chosen.limit,
-        progress=progress,
-    )
+    options = asdict(chosen) | {"image_size": spec.size, "val_fraction": val_fraction}
+    return load_data(source, **options, progress=progress)

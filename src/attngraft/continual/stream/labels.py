@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...data import UNLABELLED, ImageSet
-from ...data.csv_labels import read_table
+from ...data.image_table import read_labels
 from ..drift.cusum import CusumState, ErrorCusum
 
 Row = Mapping[str, str]  # of the predictions: image, pixels, class, probability, window
@@ -52,7 +52,7 @@ def is_filled_in(tables: Path) -> bool:
         DataError: a file is not such a table.
     """
     found = [path for path in sorted(tables.glob("*.csv")) if not path.name.startswith(".")]
-    return any(read_table(path, partly=True)[1] for path in found)
+    return any(read_labels(path, partly=True)[1] for path in found)
 
 
 def true_labels(images: ImageSet) -> dict[str, int]:

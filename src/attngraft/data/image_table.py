@@ -1,0 +1,314 @@
+"""CSV files that list images with what they are labelled with: classes, sets of labels or numbers."""
+
+from __future__ import annotations
+
+import math
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, nearest
+from .class_names import quoted
+from .csv_table import Row, read_rows
+from .folders import SPLIT_NAMES
+from .read_image import EXTENSIONS, printable
+from .targets import ClassLabels, LabelSets, Targets, Values
+
+TASKS = ("classification", "multilabel", "regression")
+_LARGEST = float(np.finfo(np.float32).max)  # what a batch can hold
+_EXPECTED = "expected two columns, path,label"
+_LAYOUT = "expected the columns path,label or path,labels (with | between labels) or path and numeric targets"
+
+
+@dataclass(frozen=True)
+class ImageTable:
+    """What one or several CSV files say about images.
+
+    Attributes:
+        names: of the classes, labels or targets.
+        paths: as they are written; relative to the folder of the files.
+        splits: "train", "val" or "test" per image, or "" where the files have no splits.
+        places: "line 3 of labels.csv" per image, for error messages.
+    """
+
+    names: tuple[str, ...]
+    paths: tuple[str, ...]
+    splits: tuple[str, ...]
+    targets: Targets
+    places: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """The lines of one file, as columns by name."""
+
+    file: Path
+    columns: tuple[str, ...]
+    rows: Sequence[Row]
+
+    def cells(self, column: str) -> list[str]:
+        at = self.columns.index(column)
+        return [row.cells[at] for row in self.rows]
+
+    def place(self, row: Row) -> str:
+        return f"line {row.line} of {printable(self.file)}"
+
+    def error(self, row: Row, what: str) -> DataError:
+        return DataError(f"{self.place(row)}: {what}.")
+
+
+def read_labels(table: Path, *, partly: bool = False) -> tuple[list[str], list[str]]:
+    """The paths as they are written, and the label of each.
+
+    A first line that names both columns is a header, and further columns are then ignored.
+
+    Args:
+        table: the file.
+        partly: leave out images whose label is empty as yet, instead of an error.
+
+    Raises:
+        DataError: not such a file; names the line.
+    """
+    lines = _read(table, "classification", _EXPECTED, strictly=("path", "label"))
+    labels: dict[str, str] = {}
+    found: list[tuple[str, str]] = []
+    for row, path, label in zip(lines.rows, lines.cells("path"), lines.cells("label"), strict=True):
+        if not path or not (label or partly):
+            raise DataError(f"{lines.place(row)} reads {row}: {_EXPECTED}, none of them empty.")
+        if not label:
+            continue
+        if labels.setdefault(path, label) != label:
+            raise DataError(
+                f"{printable(table)} gives {printable(path)} two labels, {labels[path]!r} and {label!r} (line {row.line}): "
+                "keep one."
+            )
+        found.append((path, label))
+    return [path for path, _ in found], [label for _, label in found]
+
+
+def read_image_table(files: Mapping[str, Path], task: str | None = None) -> ImageTable:
+    """Images, their splits and their targets.
+
+    Args:
+        files: by split; the key "" for one file that may have a column called split.
+        task: "classification", "multilabel" or "regression"; from the names of the columns where not given.
+
+    Raises:
+        DataError: what a file says cannot be understood; names the line.
+    """
+    if task not in (None, *TASKS):
+        raise DataError(f"no data for the task '{task}' can be read from a CSV file: {nearest(str(task), TASKS)}")
+    parts = {split: _read(file, task, _LAYOUT) for split, file in files.items()}
+    first = next(iter(parts.values()))
+    for part in parts.values():
+        if part.columns != first.columns:
+            raise DataError(
+                f"{printable(part.file)} has the columns {','.join(part.columns)} and {printable(first.file)} "
+                f"{','.join(first.columns)}: expected the same in both."
+            )
+    task, columns, notes = _chosen_columns(first, task)
+    if not any(part.rows for part in parts.values()):
+        raise DataError(f"{printable(first.file)} lists no images: expected one line for each.")
+    kept = _without_repeats({split: _with_splits(part, split) for split, part in parts.items()}, columns)
+    if len(kept) < sum(len(part.rows) for part in parts.values()):
+        notes.append(f"{sum(len(part.rows) for part in parts.values()) - len(kept)} lines repeat earlier ones.")
+    names, targets = _READERS[task](kept, columns)
+    return ImageTable(
+        names=names,
+        paths=tuple(line.path for line in kept),
+        splits=tuple(line.split for line in kept),
+        targets=targets,
+        places=tuple(line.part.place(line.row) for line in kept),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One image: where it stands, its path, its split and its row."""
+
+    part: _Lines
+    row: Row
+    path: str
+    split: str
+
+    def cell(self, column: str) -> str:
+        return self.row.cells[self.part.columns.index(column)].strip()
+
+    def error(self, what: str) -> DataError:
+        return self.part.error(self.row, what)
+
+
+def _read(table: Path, task: str | None, expected: str, strictly: tuple[str, ...] = ("path",)) -> _Lines:
+    """The columns of a file, with or without a header.
+
+    Raises:
+        DataError: no such columns, or a line that is shorter or longer than the first; names the line.
+    """
+    rows = read_rows(table, expected)
+    if not rows:
+        raise DataError(f"{printable(table)} lists no images: {expected}, one line for each image.")
+    names = tuple(_column(cell) for cell in rows[0].cells)
+    if set(strictly) <= set(names):
+        columns, rows = names, rows[1:]
+        if len(set(columns)) < len(columns) or "" in columns:
+            raise DataError(f"the header of {printable(table)} has two columns of one name, or one without a name.")
+    else:
+        _check_no_header(table, rows[0], expected)
+        columns = ("path", {"multilabel": "labels", "regression": "target"}.get(task or "", "label"))
+    for row in rows:
+        if len(row.cells) != len(columns):
+            shown = f"{len(columns)} columns, {','.join(columns)}"
+            raise DataError(f"line {row.line} of {printable(table)} reads {row}: expected {shown}.")
+    return _Lines(table, columns, rows)
+
+
+def _check_no_header(table: Path, first: Row, expected: str) -> None:
+    """A header with other names must not be taken for an image."""
+    path = table.parent / first.cells[0]
+    if len(first.cells) != 2 or (path.suffix.lower() not in EXTENSIONS and not path.is_file()):
+        raise DataError(f"the first line of {printable(table)} reads {first}: {expected}.")
+
+
+def _column(cell: str) -> str:
+    """The name of a column; those with a meaning may be written in capitals."""
+    name = cell.strip()
+    return name.lower() if name.lower() in ("path", "split", "label", "labels") else name
+
+
+def is_image_table(file: Path) -> bool:
+    """Whether the first line of a CSV file names a column of paths or an image."""
+    try:
+        first = read_rows(file, _LAYOUT)[:1]
+    except DataError:
+        return False
+    cells = first[0].cells if first else ("",)
+    return "path" in map(_column, cells) or Path(cells[0]).suffix.lower() in EXTENSIONS
+
+
+def _chosen_columns(lines: _Lines, task: str | None) -> tuple[str, tuple[str, ...], list[str]]:
+    """The task, the columns of its targets, and notes on both."""
+    others = tuple(name for name in lines.columns if name not in ("path", "split"))
+    if not others:
+        raise DataError(f"{printable(lines.file)} has nothing to learn: {_LAYOUT}.")
+    named = [name for name in ("label", "labels") if name in others]
+    inferred = {"label": "classification", "labels": "multilabel"}[named[0]] if named else "regression"
+    if task is None and len(named) > 1:
+        raise DataError(f"{printable(lines.file)} has both a column label and a column labels: choose one with --task.")
+    chosen = task or inferred
+    if chosen == "regression":
+        columns = others
+    else:
+        preferred = sorted(named, reverse=chosen == "multilabel")
+        columns = tuple(preferred[:1] or others)
+        if len(columns) > 1:
+            raise DataError(
+                f"{printable(lines.file)} has the columns {', '.join(columns)}: call the one with the "
+                f"{'classes label' if chosen == 'classification' else 'labels labels'}."
+            )
+    notes = []
+    if task is None:
+        said = f"column {columns[0]}" if len(columns) == 1 else f"columns {', '.join(columns[:5])}"
+        notes.append(f"the task is {chosen}, by the {said} of {lines.file.name}; --task chooses another.")
+    unused = [name for name in others if name not in columns]
+    if unused:
+        notes.append(f"columns that are not used: {quoted(unused)}.")
+    return chosen, columns, notes
+
+
+def _with_splits(lines: _Lines, split: str) -> list[_Line]:
+    """The images of one file with the split of each.
+
+    Raises:
+        DataError: a split that has no meaning, or an empty path; names the line.
+    """
+    paths = lines.cells("path")
+    if split or "split" not in lines.columns:
+        splits = [split] * len(paths)
+    else:
+        splits = [SPLIT_NAMES.get(cell.strip().lower(), "?") for cell in lines.cells("split")]
+    for row, path, found in zip(lines.rows, paths, splits, strict=True):
+        if not path:
+            raise lines.error(row, "the path is empty, expected that of an image")
+        if found == "?":
+            cell = row.cells[lines.columns.index("split")]
+            raise lines.error(row, f"the split is {cell!r}, expected train, val or test")
+    return [_Line(lines, row, path, found) for row, path, found in zip(lines.rows, paths, splits, strict=True)]
+
+
+def _without_repeats(parts: Mapping[str, Sequence[_Line]], columns: Sequence[str]) -> list[_Line]:
+    """Every image once in each split.
+
+    Raises:
+        DataError: an image has two different targets; names both lines.
+    """
+    first: dict[str, _Line] = {}
+    kept: dict[tuple[str, str], _Line] = {}
+    for line in (line for part in parts.values() for line in part):
+        path = posixpath.normpath(line.path)
+        earlier = first.setdefault(path, line)
+        if [line.cell(name) for name in columns] != [earlier.cell(name) for name in columns]:
+            shown = " and ".join(repr(",".join(one.cell(name) for name in columns)) for one in (earlier, line))
+            raise line.error(
+                f"{printable(line.path)} has two different labels, {shown} ({earlier.part.place(earlier.row)}): keep one"
+            )
+        kept.setdefault((line.split, path), line)
+    return list(kept.values())
+
+
+def _classes(lines: Sequence[_Line], columns: Sequence[str]) -> tuple[tuple[str, ...], Targets]:
+    cells = [line.cell(columns[0]) for line in lines]
+    empty = next((line for line, cell in zip(lines, cells, strict=True) if not cell), None)
+    if empty is not None:
+        raise empty.error(f"the {columns[0]} is empty, expected a class")
+    names = sorted(set(cells))
+    if len(names) < 2:
+        raise DataError(
+            f"{printable(lines[0].part.file)} has only one class, {names[0]!r}: classification needs at least two."
+        )
+    number = {name: index for index, name in enumerate(names)}
+    return tuple(names), ClassLabels(np.array([number[cell] for cell in cells], dtype=np.int64))
+
+
+def _label_sets(lines: Sequence[_Line], columns: Sequence[str]) -> tuple[tuple[str, ...], Targets]:
+    sets = [_labels_in(line, line.cell(columns[0])) for line in lines]
+    names = sorted({name for found in sets for name in found})
+    if not names:
+        raise DataError(f"no image in {printable(lines[0].part.file)} has a label: {_LAYOUT}.")
+    number = {name: index for index, name in enumerate(names)}
+    table = np.zeros((len(lines), len(names)), dtype=np.uint8)
+    for row, found in enumerate(sets):
+        table[row, [number[name] for name in found]] = 1
+    return tuple(names), LabelSets(table)
+
+
+def _labels_in(line: _Line, cell: str) -> list[str]:
+    """The labels between the bars; none in an empty cell."""
+    found = [name.strip() for name in cell.split("|")] if cell else []
+    if "" in found:
+        raise line.error(f"the labels are {cell!r}, expected a name on each side of every |")
+    return found
+
+
+def _values(lines: Sequence[_Line], columns: Sequence[str]) -> tuple[tuple[str, ...], Targets]:
+    return tuple(columns), Values(np.array([[_number(line, name) for name in columns] for line in lines]))
+
+
+def _number(line: _Line, column: str) -> float:
+    cell = line.cell(column)
+    try:
+        value = float("" if "_" in cell else cell)
+    except ValueError:
+        raise line.error(
+            f"{column} is {cell!r}, expected a number; a column of classes is called label, one of several labels labels"
+        ) from None
+    if not math.isfinite(value) or abs(value) > _LARGEST:
+        raise line.error(f"{column} is {cell!r}, expected a finite number")
+    return value
+
+
+_READERS = {"classification": _classes, "multilabel": _label_sets, "regression": _values}
