@@ -198,8 +198,9 @@ def test_a_senseless_input_size_is_refused(resnet18, size):
 
 
 def test_an_input_that_the_model_cannot_take_says_what_to_give():
-    with pytest.raises(GraftError, match=r"cannot process an input of shape \(2, 3, 224, 224\).*give the input_size"):
-        ag.find_sites(FunctionalVGG())
+    with pytest.raises(GraftError, match=r"cannot process an input of shape \(2, 3, 64, 64\).*give the input_size"):
+        ag.find_sites(FunctionalVGG(), input_size=(3, 64, 64))
+    assert ag.find_sites(FunctionalVGG())  # the channels follow from its first convolution
 
 
 def test_functions_instead_of_modules_are_seen():

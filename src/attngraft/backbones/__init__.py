@@ -8,6 +8,7 @@ from .metadata import (
     note_preprocessing_,
     noted_preprocessing,
     preprocessing_of,
+    preprocessing_source,
 )
 from .small_networks import BUILTIN
 
@@ -23,5 +24,6 @@ __all__ = [
     "note_preprocessing_",
     "noted_preprocessing",
     "preprocessing_of",
+    "preprocessing_source",
     "reads_files",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
+from ..config import MOST_CHANNELS
 from ..errors import BackboneError, nearest
 from ..registry import Registry
 from . import small_networks, timm_models, torchvision_models
@@ -21,13 +22,13 @@ class BackboneSource:
 
     Attributes:
         claims: whether this source knows the spec.
-        create: called as create(spec, num_classes, pretrained); num_classes None means as published.
+        create: called as create(spec, num_classes, pretrained, in_channels); None means as published.
         specs: what its specs look like, for people.
         reads_files: whether a spec is the path of a file, which the header of another file may not name.
     """
 
     claims: Callable[[str], bool]
-    create: Callable[[str, int | None, bool], nn.Module]
+    create: Callable[[str, int | None, bool, int | None], nn.Module]
     specs: tuple[str, ...]
     reads_files: bool = False
 
@@ -36,13 +37,20 @@ SOURCES: Registry[BackboneSource] = Registry("backbone source")
 
 
 def create_backbone(
-    spec: str, *, num_classes: int | None = None, pretrained: bool = False, weights: str | Path | None = None
+    spec: str,
+    *,
+    num_classes: int | None = None,
+    in_channels: int | None = None,
+    pretrained: bool = False,
+    weights: str | Path | None = None,
 ) -> nn.Module:
     """Create a backbone; its info (spec, classes, preprocessing) is noted on the model.
 
     Args:
         spec: "timm:NAME", "torchvision:NAME", "small-cnn", "resnet20-32", "resnet18-32", "resnet50-32", or a run folder.
         num_classes: number of logits; the published head is replaced by a fresh one where it differs.
+        in_channels: channels of the images, where they are others than the published 3 or those of the run. Weights of
+            the first convolution are then summed (1 channel) or repeated and scaled, as timm does.
         pretrained: load published weights (from a package where installed, else from their cache or the network).
         weights: a file of weights for this backbone: .safetensors, or .pth, .pt, .bin, .ckpt, which are read without
             running code. A head of another size is left out.
@@ -52,15 +60,17 @@ def create_backbone(
     """
     if num_classes is not None and num_classes < 1:
         raise BackboneError(f"num_classes is {num_classes}: expected at least 1.")
+    if in_channels is not None and not 1 <= in_channels <= MOST_CHANNELS:
+        raise BackboneError(f"in_channels is {in_channels}: expected 1 to {MOST_CHANNELS:,}.")
     source = _source(str(spec))
     if source is None:
         raise BackboneError(f"unknown backbone '{spec}': {_hint(str(spec))}")
     if weights is None:
-        return source.create(str(spec), num_classes, pretrained)
+        return source.create(str(spec), num_classes, pretrained, in_channels)
     if pretrained or source.reads_files:
         other = "published weights" if pretrained else f"the run {spec}, which has its own weights"
         raise BackboneError(f"got the weights {Path(weights).name} and also {other}: give one of them.")
-    return _with_weights_(source.create(str(spec), num_classes, False), Path(weights))
+    return _with_weights_(source.create(str(spec), num_classes, False, in_channels), Path(weights))
 
 
 def has_pretrained(spec: str) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import BackboneError
 from ..sealing import file_hash
 from ..untrusted import open_tensors
+from .channels import adapted_weight, differs_in_channels, input_layer
 from .heads import published_heads
 from .torch_zip import SUFFIXES, read_archive
 
@@ -27,7 +28,8 @@ def load_weights_(model: nn.Module, path: Path) -> str:
     """Copy the weights of a file into the model, all or none of them; say which these are.
 
     The file is a state dict in .safetensors, .pth, .pt, .bin or .ckpt; in the latter it may be nested under one of
-    `NESTED`, and its names may begin with some of `PREFIXES`. A head of another size is left out.
+    `NESTED`, and its names may begin with some of `PREFIXES`. A head of another size is left out, and a
+    first convolution for another number of channels is adapted.
 
     Args:
         model: a plain backbone.
@@ -122,8 +124,10 @@ def _check(model: nn.Module, source: Mapping[str, Any], names: Mapping[str, str]
             shown = ", ".join(f"'{name[:100]}'" for name in sorted(lacking)[:3])
             more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
             raise BackboneError(f"{file} {word} {shown}{more}: give the weights of this backbone.")
+    first = input_layer(model)
     for name, tensor in found.items():
-        if name not in headless:
+        is_adapted = name == f"{first}.weight" and differs_in_channels(_shape(tensor), tuple(wanted[name].shape))
+        if name not in headless and not is_adapted:
             _check_tensor(file, name, tensor, wanted[name])
     return headless
 
@@ -157,7 +161,8 @@ def _copy_(model: nn.Module, found: Mapping[str, Any], file: str) -> None:
             raise BackboneError(f"'{name}' in {file} is not finite: the training that made it has failed.")
     with torch.no_grad():
         for name, value in values.items():
-            wanted[name].copy_(value)
+            is_adapted = differs_in_channels(tuple(value.shape), tuple(wanted[name].shape))
+            wanted[name].copy_(adapted_weight(value, wanted[name].shape[1]) if is_adapted else value)
 
 
 def _shape(tensor: Any) -> tuple[int, ...]:

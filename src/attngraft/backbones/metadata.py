@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
 from ..config import ImageSize, Preprocessing
+from .channels import input_channels
 
 INFO_ATTRIBUTE = "attngraft_backbone"
 PREPROCESSING_ATTRIBUTE = "attngraft_preprocessing"
@@ -19,7 +22,7 @@ class BackboneInfo:
     Attributes:
         spec: for example "timm:resnet18".
         num_classes: number of logits.
-        preprocessing: how it wants its images.
+        preprocessing: how it wants its images, and how many channels these have.
         pretrained: whether published weights were loaded when it was created.
         weights: which weights these were, for people.
     """
@@ -44,9 +47,36 @@ def note_backbone_(model: nn.Module, info: BackboneInfo) -> nn.Module:
 
 
 def preprocessing_of(model: nn.Module, image_size: ImageSize | None = None) -> Preprocessing:
-    """How the model wants its images, at another size where one is given."""
-    found = noted_preprocessing(model) or Preprocessing()
+    """How the model wants its images, at another size where one is given.
+
+    What is noted on the model counts, else its `pretrained_cfg`, as timm's models have it, else ImageNet's usual values.
+    """
+    found = noted_preprocessing(model) or (_configured(model) or Preprocessing()).with_channels(input_channels(model))
     return replace(found, image_size=image_size) if image_size else found
+
+
+def preprocessing_source(model: nn.Module) -> str:
+    """Where `preprocessing_of` has it from, for people."""
+    if noted_preprocessing(model) is not None:
+        return "noted on the model"
+    return "its pretrained_cfg" if _configured(model) is not None else "ImageNet's usual values: the model names none"
+
+
+def _configured(model: nn.Module) -> Preprocessing | None:
+    """The preprocessing in the configuration that timm keeps on its models; None where there is none."""
+    found: Any = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    values = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
+    if not {"input_size", "mean", "std"} <= values.keys():
+        return None
+    channels, height, width = values["input_size"]
+    return Preprocessing(
+        image_size=(height, width),
+        mean=tuple(values["mean"]),
+        std=tuple(values["std"]),
+        interpolation="bilinear" if values.get("interpolation") == "bilinear" else "bicubic",
+        crop_pct=min(1.0, values.get("crop_pct") or Preprocessing.crop_pct),
+        channels=channels,
+    )
 
 
 def note_preprocessing_(model: nn.Module, preprocessing: Preprocessing) -> nn.Module:

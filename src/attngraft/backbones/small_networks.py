@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ..config import Preprocessing
 from .availability import no_published_weights
+from .channels import adapt_input_
 from .metadata import BackboneInfo, note_backbone_
 
 
@@ -126,13 +127,14 @@ def claims(spec: str) -> bool:
     return spec in BUILTIN
 
 
-def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
-    """Create one of them, for ten classes where nothing else is said.
+def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: int | None = None) -> nn.Module:
+    """Create one of them, by default for ten classes and RGB.
 
     Raises:
         BackboneError: pretrained weights were asked for.
     """
     if pretrained:
         raise no_published_weights(spec)
-    classes = num_classes or 10
-    return note_backbone_(BUILTIN[spec](classes), BackboneInfo(spec, classes, _SMALL_IMAGES))
+    classes, preprocessing = num_classes or 10, _SMALL_IMAGES.with_channels(in_channels or 3)
+    model = adapt_input_(BUILTIN[spec](classes), preprocessing.channels)
+    return note_backbone_(model, BackboneInfo(spec, classes, preprocessing))

@@ -7,10 +7,10 @@ from typing import Any
 
 from torch import nn
 
-from ..config import Preprocessing
 from ..errors import AttngraftError, BackboneError, nearest
 from .availability import is_in_torch_cache, no_published_weights, require_network
-from .metadata import BackboneInfo, note_backbone_
+from .channels import adapt_input_
+from .metadata import BackboneInfo, note_backbone_, preprocessing_of
 from .packaged_weights import PACKAGED, load_by_order_
 
 PREFIX = "timm:"
@@ -27,7 +27,7 @@ def is_known(name: str) -> bool:
     return timm.is_model(name.split(".")[0])
 
 
-def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
+def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: int | None = None) -> nn.Module:
     """Create a timm model, with weights from an installed package where there is one.
 
     Raises:
@@ -38,10 +38,11 @@ def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
         raise BackboneError(f"timm has no model '{name}': {nearest(name, _names())}")
     packaged = PACKAGED.get(spec)
     path = packaged.find() if packaged and pretrained else None
-    # packaged weights include the published head, which is replaced after loading
-    model = _create_model(spec, name, None if path else num_classes, pretrained and path is None)
+    # packaged weights include the published head and first convolution, which are replaced after loading
+    wanted = {} if path else {"num_classes": num_classes, "in_chans": in_channels}
+    model = _create_model(spec, name, pretrained and path is None, **wanted)
     weights = "timm's published weights" if pretrained else BackboneInfo.weights
-    preprocessing = _preprocessing(model)
+    preprocessing = preprocessing_of(model)
     if packaged is not None:
         preprocessing = replace(preprocessing, **packaged.overrides)
     if packaged is not None and path is not None:
@@ -49,7 +50,10 @@ def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
         weights = f"the package {packaged.package}"
         if num_classes not in (None, model.num_classes):
             model.reset_classifier(num_classes)
-    return note_backbone_(model, BackboneInfo(spec, model.num_classes, preprocessing, pretrained, weights))
+        adapt_input_(model, in_channels or 3)
+    return note_backbone_(
+        model, BackboneInfo(spec, model.num_classes, preprocessing.with_channels(in_channels or 3), pretrained, weights)
+    )
 
 
 def _names() -> list[str]:
@@ -58,10 +62,10 @@ def _names() -> list[str]:
     return timm.list_models()
 
 
-def _create_model(spec: str, name: str, num_classes: int | None, pretrained: bool) -> Any:
+def _create_model(spec: str, name: str, pretrained: bool, **wanted: int | None) -> Any:
     import timm
 
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    options: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
     try:
         if pretrained:
             _require_weights(spec, name)
@@ -71,19 +75,6 @@ def _create_model(spec: str, name: str, num_classes: int | None, pretrained: boo
     except Exception as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise BackboneError(f"timm could not create '{name}': {reason}") from error
-
-
-def _preprocessing(model: Any) -> Preprocessing:
-    from timm.data import resolve_model_data_config
-
-    found = resolve_model_data_config(model)
-    return Preprocessing(
-        image_size=tuple(found["input_size"][-2:]),
-        mean=tuple(found["mean"]),
-        std=tuple(found["std"]),
-        interpolation="bilinear" if found["interpolation"] == "bilinear" else "bicubic",
-        crop_pct=found["crop_pct"],
-    )
 
 
 def _require_weights(spec: str, name: str) -> None:

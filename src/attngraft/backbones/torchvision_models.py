@@ -10,6 +10,7 @@ from torch import nn
 from ..config import Preprocessing
 from ..errors import BackboneError, nearest
 from .availability import is_in_torch_cache, require_network
+from .channels import adapt_input_
 from .heads import last_layer, replace_layer_
 from .metadata import BackboneInfo, note_backbone_
 
@@ -26,7 +27,7 @@ def is_known(name: str) -> bool:
     return name in _names()
 
 
-def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
+def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: int | None = None) -> nn.Module:
     """Create a torchvision classifier without auxiliary heads.
 
     Raises:
@@ -44,8 +45,10 @@ def create(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
     classes = num_classes or PUBLISHED_CLASSES
     if classes != PUBLISHED_CLASSES:
         replace_layer_(model, last_layer(model), classes)
+    preprocessing = _preprocessing(weights).with_channels(in_channels or 3)
+    adapt_input_(model, preprocessing.channels)
     described = f"torchvision's {weights}" if pretrained else BackboneInfo.weights
-    return note_backbone_(model, BackboneInfo(spec, classes, _preprocessing(weights), pretrained, described))
+    return note_backbone_(model, BackboneInfo(spec, classes, preprocessing, pretrained, described))
 
 
 def _names() -> list[str]:

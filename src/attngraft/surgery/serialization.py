@@ -25,6 +25,7 @@ from ..backbones import (
     noted_preprocessing,
     reads_files,
 )
+from ..backbones.channels import adapt_input_
 from ..config import Preprocessing, from_dict, to_dict
 from ..errors import (
     BackboneError,
@@ -358,7 +359,9 @@ def _create(saved: SavedModel, file: Path) -> nn.Module:
     spec = saved.backbone.spec
     if reads_files(spec):
         raise RunError(f"the header of {file} names '{spec}' as its backbone, another file: restore it from a copy.")
-    return note_backbone_(create_backbone(spec, num_classes=saved.backbone.num_classes), saved.backbone)
+    channels = saved.backbone.preprocessing.channels
+    model = create_backbone(spec, num_classes=saved.backbone.num_classes, in_channels=channels)
+    return note_backbone_(model, saved.backbone)
 
 
 def _file_in(path: Path) -> Path:
@@ -370,7 +373,7 @@ def _is_saved_model(spec: str) -> bool:
     return bool(spec) and (path.is_dir() or spec.endswith(".safetensors"))
 
 
-def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn.Module:
+def _create_from_run(spec: str, num_classes: int | None, pretrained: bool, in_channels: int | None = None) -> nn.Module:
     """A trained run as the backbone of the next, with the grafts that it has.
 
     The spec stays that of the original backbone, so that what is saved does not depend on this folder.
@@ -383,6 +386,9 @@ def _create_from_run(spec: str, num_classes: int | None, pretrained: bool) -> nn
         replace_head_(model, num_classes)
         note_classes_(model, ())
         info = replace(info, num_classes=num_classes)
+    if in_channels is not None:
+        adapt_input_(model, in_channels)
+        info = replace(info, preprocessing=info.preprocessing.with_channels(in_channels))
     info = replace(info, weights=f"the run {Path(spec).name}")
     return note_backbone_(model.train(), info)  # in the mode of every other fresh backbone
 

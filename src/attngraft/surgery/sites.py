@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..config import MOST_SIDE, InputSpec
+from ..backbones import preprocessing_of
+from ..config import MOST_SIDE
 from ..errors import GraftError, nearest
 from ..registry import Registry
 from .trace import TRACE_BATCH, Call, Key, Trace, trace
@@ -100,16 +101,14 @@ def resolve_input(model: nn.Module, input_size: tuple[int, int, int] | None, exa
 
 
 def resolve_input_size(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """The given size, else the size that `create_backbone` noted on the model, else (3, 224, 224)."""
+    """The given size, else that of the model's preprocessing."""
     if input_size is not None:
         if len(input_size) != 3 or min(input_size) < 1 or max(input_size) > MOST_SIDE:
             raise GraftError(
                 f"input_size is {input_size!r}: expected (channels, height, width), each from 1 to {MOST_SIDE:,}."
             )
         return (int(input_size[0]), int(input_size[1]), int(input_size[2]))
-    info = getattr(model, "attngraft_backbone", None)
-    spec: InputSpec = info.preprocessing.input if info is not None else InputSpec()
-    return spec.shape
+    return preprocessing_of(model).input.shape
 
 
 def split_where(where: Where) -> list[str]:

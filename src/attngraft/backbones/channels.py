@@ -1,0 +1,64 @@
+"""Inputs with another number of channels: the first convolution is adapted as timm does it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import BackboneError
+
+SPACE_TO_DEPTH_RGB = 48  # what stems that fold 4 x 4 pixels into channels make of RGB (TResNet)
+
+
+def input_channels(model: nn.Module) -> int:
+    """How many channels the images of a model have, judged by its convolutions: 3 where one of them takes 3.
+
+    A guess for networks that do not say; the check before training finds where it is wrong.
+    """
+    taken = [module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+    return 3 if not taken or 3 in taken or taken[0] == SPACE_TO_DEPTH_RGB else taken[0]
+
+
+def input_layer(model: nn.Module) -> str | None:
+    """Path of the convolution that was defined first: in published networks it takes the image."""
+    return next((path for path, module in model.named_modules() if isinstance(module, nn.Conv2d)), None)
+
+
+def adapt_input_(model: nn.Module, channels: int) -> nn.Module:
+    """Give a published network an input of another number of channels, in place, and return it.
+
+    Raises:
+        BackboneError: it does not begin with a convolution of all channels.
+    """
+    path = input_layer(model)
+    conv: Any = None if path is None else model.get_submodule(path)
+    if conv is None or conv.groups != 1:
+        raise BackboneError(f"the input of {type(model).__name__} cannot be given {channels} channels: choose another.")
+    if channels != conv.in_channels:
+        conv.weight = nn.Parameter(adapted_weight(conv.weight.detach(), channels), conv.weight.requires_grad)
+        conv.in_channels = channels
+        if hasattr(model, "transform_input"):  # torchvision's Inception and GoogLeNet convert colours themselves
+            model.transform_input = False  # type: ignore[assignment]
+    return model
+
+
+def adapted_weight(weight: Tensor, channels: int) -> Tensor:
+    """The weight (O, C, h, w) of a first convolution for another number of input channels.
+
+    For one channel it is the sum over the channels; else the channels are repeated, and scaled so that outputs keep
+    their magnitude.
+
+    Source: timm, `adapt_input_conv`.
+    """
+    old = weight.shape[1]
+    if channels == 1:
+        return weight.sum(1, keepdim=True)
+    repeated = weight.float().repeat(1, math.ceil(channels / old), 1, 1)[:, :channels]
+    return (repeated * (old / channels)).to(weight.dtype)
+
+
+def differs_in_channels(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether two shapes of a first convolution's weight differ in the number of input channels alone."""
+    return len(found) == 4 and found[1] != wanted[1] and (found[0], *found[2:]) == (wanted[0], *wanted[2:])
