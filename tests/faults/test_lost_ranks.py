@@ -37,6 +37,7 @@ from training_helpers import PREPROCESSING, coloured_squares, metrics, run_fit, 
 
 from attngraft import interrupts
 from attngraft.backbones import BackboneInfo, note_backbone_
+from attngraft.cli import main
 from attngraft.training.checkpoint import read_newest
 
 RECIPE = short_recipe(4, ema_decay=0.5)  # 12 steps, 3 per epoch
@@ -87,14 +88,22 @@ def in_step(stays: int, step: int = 5) -> Prepare:
     return prepare
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def be_rank(rank: int, port: int) -> None:
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+
+
 @contextmanager
 def pair(
     folder: Path, prepare: Prepare, *, until: Until = "it is broken off", is_awaited: bool = True, **options: Any
 ) -> Iterator[list[Child]]:
     """Two processes that train together; where it is awaited, one of them has announced something."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     reader, writer = os.pipe()
     sent, tell = os.pipe()
 
@@ -102,7 +111,7 @@ def pair(
         def run() -> None:
             os.close(reader)
             os.close(tell)
-            os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+            be_rank(rank, port)
             interrupts.PATIENCE_S = HANG_S if until == "a signal is sent" else 0.2
             model = network()
             prepare(rank, model, Announcer(writer, sent, until))
@@ -241,6 +250,40 @@ def test_asked_to_stop_in_a_step_that_takes_too_long_both_stop(tmp_path: Path, w
             assert child.ends()
             assert child.status == 143, child.said
     assert newest_step(folder) == 4
+
+
+# --- on the command line -------------------------------------------------------------------------------------------
+
+
+def run_in_two_processes(folder: Path, *arguments: str | Path) -> None:
+    port, pipe = free_port(), os.open(os.devnull, os.O_WRONLY)
+
+    def work(rank: int) -> Callable[[], None]:
+        def run() -> None:
+            be_rank(rank, port)
+            sys.argv = ["attngraft", *map(str, arguments)]
+            with pytest.raises(SystemExit) as ended:
+                main()
+            sys.stdout.flush()
+            assert not ended.value.code
+
+        return run
+
+    children = [Child(work(rank), folder / f"rank{rank}.errors", pipe) for rank in (0, 1)]
+    os.close(pipe)
+    for child in children:
+        assert child.ends()
+        assert child.status == 0, child.said
+
+
+def test_fit_and_compare_end_with_one_report(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    photos = images(tmp_path / "photos")
+    for verb, options in (("fit", []), ("compare", ["--attention", "se", "--seeds", "2"])):
+        folder = tmp_path / verb
+        run_in_two_processes(tmp_path, verb, photos, "--run-dir", folder, "--epochs", "2", *options, *OPTIONS)
+        assert capfd.readouterr().out.count("report: ") == 1
+        assert (folder / "report.html").exists()
+    assert json.loads((tmp_path / "compare" / "comparison.json").read_text())["status"] == "finished"
 
 
 # --- under torchrun ----------------------------------------------------------------------------------------------

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from training_children import plain_network, taught_and_watched
+import torch
+from training_children import fit_partly_used, partly_used, plain_network, taught_and_watched
 from training_helpers import (
     classes_context,
     coloured_squares,
@@ -85,6 +86,16 @@ def test_two_processes_with_a_teacher_and_dynamic_grafts_end_where_one_ends(toge
         assert found["taught/epochs"] == alone.stopped_after_epochs == 6
         for name, tensor in alone.model.state_dict().items():
             assert np.allclose(tensor.numpy(), found[f"taught/{name}"], atol=1e-3), name
+
+
+def test_phases_and_parameters_without_a_gradient_end_where_one_process_ends(together: Path, tmp_path: Path):
+    alone, start = fit_partly_used(tmp_path / "run").model.state_dict(), partly_used().state_dict()
+    for rank in (0, 1):
+        found = of_rank(together, rank)
+        for name, tensor in alone.items():
+            assert np.allclose(tensor.numpy(), found[f"partly-used/{name}"], atol=1e-5), name
+    assert torch.equal(alone["0.unused.weight"], start["0.unused.weight"])
+    assert not torch.equal(alone["0.weight"], start["0.weight"])
 
 
 def test_a_mistake_of_who_looks_on_ends_all_processes(together: Path):

@@ -19,7 +19,7 @@ from training_helpers import (
 from attngraft.backbones import BackboneInfo, note_backbone_
 from attngraft.errors import RunError, TrainingError
 from attngraft.surgery import graft
-from attngraft.training import FitResult, Rows, Teacher, join_world
+from attngraft.training import FitResult, Phase, Recipe, Rows, Teacher, join_world
 
 
 def plain_network() -> nn.Module:
@@ -51,6 +51,18 @@ def taught_and_watched(folder: Path) -> FitResult:
     )
 
 
+def partly_used() -> nn.Module:
+    """With a layer that has no part in the output, and two phases that train different parameters."""
+    model = note_backbone_(plain_network(), BackboneInfo("plain", 3, PREPROCESSING))
+    model[0].register_module("unused", nn.Linear(2, 2))
+    return graft(model, "se", where=["0"])
+
+
+def fit_partly_used(folder: Path) -> FitResult:
+    phases = (Phase("head", train=("head", "grafts"), epochs=1, lr=0.05), Phase("all", epochs=2, lr=0.05))
+    return run_fit(partly_used(), coloured_squares(test=70), folder, recipe=Recipe("phases", phases, batch_size=16))
+
+
 def fails(rows: Rows) -> bool:
     """Somebody who looks on, in the main process, and makes a mistake."""
     raise LookupError("no such row")
@@ -67,6 +79,8 @@ def together(folder: Path) -> None:
     result = taught_and_watched(folder / "taught")
     told |= {f"taught/{key}": tensor.numpy() for key, tensor in result.model.state_dict().items()}
     told["taught/epochs"] = np.array(result.stopped_after_epochs)
+    result = fit_partly_used(folder / "partly-used")
+    told |= {f"partly-used/{key}": tensor.numpy() for key, tensor in result.model.state_dict().items()}
     # a refusal and a failure in one process end all of them, with the same words
     messages = []
     try:
