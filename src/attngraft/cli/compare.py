@@ -27,6 +27,15 @@ def run(
     controls: Annotated[str, typer.Option(metavar="NAMES", help="Controls, comma-separated: static, capacity.")] = "",
     seeds: Annotated[str, typer.Option(metavar="SEEDS", help="Number of seeds, or the seeds: 3, or 0,1,7.")] = "3",
     recipe: options.RecipeName = "three-phase",
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="What decides: top1, balanced-accuracy, macro-f1, auroc, sensitivity@specificity, quadratic-kappa, "
+            "top5, nll or brier; map, macro-f1 or micro-f1 for several labels; mae, rmse or r2 for numbers.  "
+            "[default: top1, map or mae]",
+        ),
+    ] = None,
     run_dir: Annotated[
         Path | None,
         typer.Option(
@@ -54,6 +63,7 @@ def run(
         controls=split_variants(controls),
         seeds=_seeds(seeds),
         recipe=recipe,
+        metric=metric,
         pretrained=pretrained,
         weights=weights,
         run_dir=run_dir or Path("runs") / f"compare-{_slug(data)}-{_slug(backbone)}",

@@ -1,4 +1,4 @@
-"""attngraft predict: classify images with a run."""
+"""attngraft predict: predict images with a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def run(
     ] = False,
     device: options.Device = "cpu",
 ) -> None:
-    """Print the most probable classes of images."""
+    """Print predictions for images: classes, labels or numbers."""
     from ..data import printable
     from ..deployment import predict
 

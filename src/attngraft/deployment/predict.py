@@ -1,46 +1,59 @@
-"""Classify images with a run, or with any classifier."""
+"""Predict images with a run, or with any model."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
 from ..config import Preprocessing
 from ..data import UnreadableImageError, build_transform, list_images, read_image
 from ..errors import DataError
 from ..files import to_json
-from ..surgery import check_live, classes_of, load
-from ..training import MachineSettings
+from ..settings import MachineSettings
+from ..surgery import check_live, load
+from ..surgery.model_output import main_output
+from ..tasks import Rows, Task, task_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictions:
-    """Class probabilities of some images.
+    """Predictions for some images.
 
     Attributes:
         ids: path of every image.
-        classes: names in the order of the columns; numbers where the model does not know names.
-        probabilities: (N, K) float32.
+        rows: arrays whose first axis counts the images; which they are is up to the task.
+        task: what was predicted.
         skipped: (path, reason) of every file that could not be read.
     """
 
     ids: tuple[str, ...]
-    classes: tuple[str, ...]
-    probabilities: NDArray[np.float32]
+    rows: Rows
+    task: Task
     skipped: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, labels or targets; numbers where the model does not know names."""
+        return self.task.outputs
+
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """(N, K) of classes or labels."""
+        return self.rows["probabilities"]
+
     def top(self, k: int = 1) -> list[list[tuple[str, float]]]:
-        """For every image its k most probable classes with their probabilities."""
+        """The k most probable classes of each image with their probabilities."""
         order = np.argsort(-self.probabilities, axis=1, kind="stable")[:, :k]
         return [
             [(self.classes[c], float(row[c])) for c in best]
@@ -48,22 +61,20 @@ class Predictions:
         ]
 
     def to_csv(self, k: int = 1) -> str:
-        """One line per image: path, then class and probability k times."""
+        """A line per image: its path, then class and probability k times, or what else the task predicts."""
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        k = min(k, len(self.classes))
-        writer.writerow(["image", *(f"{word}{n}" for n in range(1, k + 1) for word in ("class_", "probability_"))])
-        for name, best in zip(self.ids, self.top(k), strict=True):
-            writer.writerow([name, *(v for c, p in best for v in (c, f"{p:.6f}"))])
+        cells = [{"image": name, **_flat(entry)} for name, entry in self._entries(k)]
+        writer = csv.DictWriter(text, list(cells[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(cells)
         return text.getvalue()
 
     def to_json(self, k: int = 1) -> str:
-        """A list of objects with the image's path and its k best classes."""
-        rows = [
-            {"image": name, "top": [{"class": c, "probability": round(p, 6)} for c, p in best]}
-            for name, best in zip(self.ids, self.top(k), strict=True)
-        ]
-        return to_json(rows).rstrip("\n")
+        """A list of objects with the image's path and what is predicted for it, at most k classes."""
+        return to_json([{"image": name, **entry} for name, entry in self._entries(k)]).rstrip("\n")
+
+    def _entries(self, k: int) -> Iterator[tuple[str, dict[str, Any]]]:
+        return zip(self.ids, self.task.readable(self.rows, min(k, len(self.classes))), strict=True)
 
 
 def predict(
@@ -74,48 +85,68 @@ def predict(
     skip_broken: bool = False,
     device: str = "cpu",
 ) -> Predictions:
-    """Classify image files.
+    """Predict image files.
 
     Args:
-        run_or_model: a run folder, a saved model, or a classifier.
+        run_or_model: a run folder, a saved model, or a model, which is taken for a classifier where it does not say.
         images: a file, a folder (searched through), or several of them.
         batch_size: images per forward pass.
         skip_broken: leave out files that cannot be read, and report them, instead of stopping.
         device: where to compute: "auto", "cpu", "cuda", "mps".
 
     Raises:
-        DataError: no images, or one that cannot be read; or the model has another number of logits than of classes.
+        DataError: no images, or one that cannot be read; or the model has another number of outputs than of names.
         RunError: as for `load`.
     """
     where = MachineSettings(device=device).resolve_device()
-    model, classes, preprocessing = _open(run_or_model)
+    model = run_or_model if isinstance(run_or_model, nn.Module) else load(run_or_model)
     check_live(model)
+    task, preprocessing = task_of(model), preprocessing_of(model)
     paths = list_images([images] if isinstance(images, (str, Path)) else images)
     model = model.to(where).eval()
+    forward = _forward(model, task)
     names: list[str] = []
-    rows: list[NDArray[np.float32]] = []
+    parts: list[Rows] = []
     skipped: list[tuple[str, str]] = []
     for batch in _batches(_read(paths, preprocessing, skip_broken, skipped), batch_size):
         names += [name for name, _ in batch]
         with torch.no_grad():
-            logits = model(torch.stack([image for _, image in batch]).to(where))
-        rows.append(logits.float().softmax(1).cpu().numpy())
-    if not rows:
+            parts.append(task.rows(forward, torch.stack([image for _, image in batch]).to(where)))
+    if not parts:
         raise DataError("none of the images can be read: give at least one image file.")
-    probabilities = np.concatenate(rows)
-    classes = classes or tuple(str(number) for number in range(probabilities.shape[1]))
-    if len(classes) != probabilities.shape[1]:
-        raise DataError(
-            f"the model has {probabilities.shape[1]} logits and {len(classes)} names for them: name each "
-            "(attngraft.surgery.note_classes_)."
-        )
-    return Predictions(tuple(names), classes, probabilities, tuple(skipped))
+    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    if not task.outputs:
+        task = replace(task, outputs=tuple(map(str, range(rows["probabilities"].shape[1]))))  # type: ignore[type-var]
+    return Predictions(tuple(names), rows, task, tuple(skipped))
 
 
-def _open(run_or_model: str | Path | nn.Module) -> tuple[nn.Module, tuple[str, ...], Preprocessing]:
-    """Model, class names and preprocessing; a trained model knows the size that it was trained at."""
-    model = run_or_model if isinstance(run_or_model, nn.Module) else load(run_or_model)
-    return model, classes_of(model), preprocessing_of(model)
+def _forward(model: nn.Module, task: Task) -> Callable[[Tensor], Tensor]:
+    """Images to the main output, which must have as many columns as the task has names."""
+
+    def forward(images: Tensor) -> Tensor:
+        outputs = main_output(model(images))
+        if task.outputs and outputs.shape[1] != len(task.outputs):
+            raise DataError(
+                f"the model has {outputs.shape[1]} logits and {len(task.outputs)} names for them: name each "
+                "(attngraft.surgery.note_classes_)."
+            )
+        return outputs
+
+    return forward
+
+
+def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The cells of a CSV line: ranked classes numbered from 1, names joined, a column for each named number."""
+    cells: dict[str, Any] = {}
+    for key, value in entry.items():
+        if key == "top":
+            for rank, best in enumerate(value, start=1):
+                cells |= {f"class_{rank}": best["class"], f"probability_{rank}": f"{best['probability']:.6f}"}
+        elif isinstance(value, Mapping):
+            cells |= value
+        else:
+            cells[key] = "|".join(value) if isinstance(value, list) else value
+    return cells
 
 
 def _read(

@@ -17,6 +17,7 @@ from ..data import evenly_spread
 from ..errors import ConfigError, DataError, GraftError
 from ..statistics.shapley import coalitions_of, everyone, sampled_orders
 from ..surgery import check_live, grafts, uncompiled
+from ..tasks import require, task_of
 from ..training import Progress, Silent
 from ..training.evaluate import in_eval_mode
 from .ablation_effects import (
@@ -80,6 +81,7 @@ def decouple(
     """
     _check_options(permutations, subset, batch_size)
     check_live(model)
+    require(task_of(model), "explain", "decouple")
     if not grafts(uncompiled(model)):
         raise GraftError("the model has no grafts: there is no attention to take apart, so graft some and train it.")
     view = data if isinstance(data, View) else view_of(model, data)

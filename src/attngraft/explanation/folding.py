@@ -14,7 +14,7 @@ from ..errors import ConfigError, DataError, GraftError
 from ..statistics.effects import crossed_effect
 from ..surgery import FoldNote, PartFold, check_live, fold_grafts, fold_note, grafts, note_fold_, uncompiled
 from ..surgery.fold import KEPT
-from ..tasks import Classification
+from ..tasks import Classification, require, task_of
 from ..training.evaluate import Evaluation, in_eval_mode
 from .folding_result import FoldedPart, Folding
 from .image_source import (
@@ -62,6 +62,7 @@ def fold(
     say = progress or silent
     model = uncompiled(model)
     check_live(model)
+    require(task_of(model), "fold", "fold")
     if not grafts(model):
         raise GraftError("the model has no grafts, so nothing can be folded: graft it first.")
     view = data if isinstance(data, View) else view_of(model, data)

@@ -30,6 +30,7 @@ from ..surgery import (
     load,
     ungraft,
 )
+from ..tasks import require, task_of
 from ..training import FitResult, RunFolder
 from .image_source import Source, View, view_of
 
@@ -85,6 +86,7 @@ def open_subject(
     else:
         folder = run.run_dir if isinstance(run, FitResult) else Path(run)
         model = load(folder)
+    require(task_of(model), "explain", "explain")
     description = _description(folder)
     if images is None:
         if folder is None:

@@ -16,6 +16,7 @@ from ...errors import ConfigError, DataError, RunError
 from ...files import new_folder, read_json
 from ...surgery import classes_of, load
 from ...surgery.version_store.store import Store
+from ...tasks import require, task_of
 from ...training import Progress, Reading, watched
 from ..guard.guard import GuardPolicy
 from ..images.split_assignment import Shares
@@ -59,6 +60,7 @@ def create_store(
         raise RunError(f"{target} is in use: choose a new folder for the store.")
     policy, shares = policy or GuardPolicy(), shares or Shares()
     model = run if isinstance(run, nn.Module) else load(run)
+    require(task_of(model), "store", "a store")
     if backbone_info(model) is None:
         raise ConfigError(
             "the model's backbone was not built by attngraft, and a store has to build it again: take one that "
