@@ -46,9 +46,7 @@ CONTINUED = ("fit", "compare", "iterate", "adapt", "watch")
 
 
 @app.callback()
-def attngraft(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
-) -> None:
+def attngraft(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
     """Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped."""
     if version:
         from importlib import metadata

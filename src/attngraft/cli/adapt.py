@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
-
 from . import options
+from .options import argument, option, switch
 from .output import NAME, NUMBER, console, print_json, say, table
 
 if TYPE_CHECKING:
@@ -17,30 +16,25 @@ if TYPE_CHECKING:
 def run(
     store: options.StoreFolder,
     data: Annotated[
-        str,
-        typer.Argument(
-            metavar="NEWDATA", help="Labelled images: a folder of class folders, a CSV with path,label, a data set."
-        ),
+        str, argument("NEWDATA", "Labelled images: a folder of class folders, a CSV with path,label, a data set.")
     ],
     settings: dict[str, Any],
     update: Annotated[
-        str, typer.Option(metavar="PARTS", help="What to train: grafts, bn, head, head-bias, joined by +; or all.")
+        str, option("What to train: grafts, bn, head, head-bias, joined by +; or all.", "PARTS")
     ] = "grafts+bn+head-bias",
-    classes: Annotated[
-        Literal["known", "extend"], typer.Option(help="Refuse classes that are new, or add them.")
-    ] = "known",
-    name: Annotated[str | None, typer.Option(help="Name of these images in reports; the folder's by default.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Epochs over the new and the replayed images.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate of grafts, BatchNorm and head.")] = None,
-    replay: Annotated[int | None, typer.Option(help="Number of old images to learn from again.")] = None,
+    classes: Annotated[Literal["known", "extend"], option("Refuse classes that are new, or add them.")] = "known",
+    name: Annotated[str | None, option("Name of these images in reports; the folder's by default.")] = None,
+    epochs: Annotated[int | None, option("Epochs over the new and the replayed images.")] = None,
+    lr: Annotated[float | None, option("Highest learning rate of grafts, BatchNorm and head.")] = None,
+    replay: Annotated[int | None, option("Number of old images to learn from again.")] = None,
     distill: Annotated[
         float | None,
-        typer.Option(help="Weight of the loss that keeps outputs on old images near the served ones; 0 turns it off."),
+        option("Weight of the loss that keeps outputs on old images near the served ones; 0 turns it off."),
     ] = None,
     controls: Annotated[
-        bool, typer.Option("--controls/--no-controls", help="Also train what the adaptation is compared with.")
+        bool, switch("--controls/--no-controls", "Also train what the adaptation is compared with.")
     ] = True,
-    seed: Annotated[int | None, typer.Option(help="Seed of order and augmentation.", min=0)] = None,
+    seed: Annotated[int | None, option("Seed of order and augmentation.", min=0)] = None,
     as_json: options.Json = False,
 ) -> None:
     """Adapt a served model to new images; serve the result only if it is no worse."""

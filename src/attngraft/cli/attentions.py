@@ -7,11 +7,11 @@ import sys
 from importlib import resources
 from typing import Annotated, Any
 
-import typer
 from rich.text import Text
 
 from ..registry import Registry
 from . import options
+from .options import argument, option
 from .output import NAME, NUMBER, console, print_json, say, table
 
 CHANNELS, SIZE = 256, 14
@@ -21,11 +21,9 @@ Row = dict[str, Any]
 
 
 def run(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Show one attention with its options.")] = None,
-    channels: Annotated[
-        int, typer.Option(min=1, help="Channels of the feature map that costs are given for.")
-    ] = CHANNELS,
-    size: Annotated[int, typer.Option(min=1, help="Height and width of that feature map.")] = SIZE,
+    name: Annotated[str | None, argument("NAME", "Show one attention with its options.")] = None,
+    channels: Annotated[int, option("Channels of the feature map that costs are given for.", min=1)] = CHANNELS,
+    size: Annotated[int, option("Height and width of that feature map.", min=1)] = SIZE,
     as_json: options.Json = False,
 ) -> None:
     """List the attentions with their costs and sources."""

@@ -12,6 +12,7 @@ from ..errors import RunError
 from ..files import write_json
 from ..interrupts import exit_code
 from . import options
+from .options import argument, option, switch
 from .output import command_line, console, names, print_json, say, say_error
 
 if TYPE_CHECKING:
@@ -19,42 +20,27 @@ if TYPE_CHECKING:
 
 
 def run(
-    part: Annotated[
-        str, typer.Argument(metavar="PART", help="modules, models, loop, memory, several with commas, or all.")
-    ] = "all",
-    attention: Annotated[str, typer.Option(metavar="NAMES", help="Attentions, comma-separated.")] = "cbam,se,eca",
-    dtype: Annotated[str, typer.Option(metavar="NAMES", help="fp32, bf16 or both, comma-separated.")] = "fp32",
-    layout: Annotated[
-        str, typer.Option(metavar="NAMES", help="contiguous, channels_last or both, comma-separated.")
-    ] = "contiguous",
+    part: Annotated[str, argument("PART", "modules, models, loop, memory, several with commas, or all.")] = "all",
+    attention: Annotated[str, option("Attentions, comma-separated.", "NAMES")] = "cbam,se,eca",
+    dtype: Annotated[str, option("fp32, bf16 or both, comma-separated.", "NAMES")] = "fp32",
+    layout: Annotated[str, option("contiguous, channels_last or both, comma-separated.", "NAMES")] = "contiguous",
     backbone: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="Networks, comma-separated; by default timm's ResNet-18, ResNet-50, EfficientNet-Lite0.",
-        ),
+        option("Networks, comma-separated; by default timm's ResNet-18, ResNet-50, EfficientNet-Lite0.", "NAMES"),
     ] = None,
     shapes: Annotated[
-        str | None,
-        typer.Option(metavar="SHAPES", help="Feature maps CxHxW, comma-separated; by default the five of ResNet-50."),
+        str | None, option("Feature maps CxHxW, comma-separated; by default the five of ResNet-50.", "SHAPES")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per batch: 32, with --quick 8.")] = None,
-    image_size: Annotated[
-        int | None, typer.Option(help="Side of the input in pixels; the backbone's own by default.")
-    ] = None,
+    batch_size: Annotated[int | None, option("Images per batch: 32, with --quick 8.")] = None,
+    image_size: Annotated[int | None, option("Side of the input in pixels; the backbone's own by default.")] = None,
     repeats: Annotated[
-        int | None, typer.Option(help="Timed rounds: 15 modules, 9 models, 5 loop, 3 memory; with --quick fewer.")
+        int | None, option("Timed rounds: 15 modules, 9 models, 5 loop, 3 memory; with --quick fewer.")
     ] = None,
     device: options.Device = "auto",
-    quick: Annotated[bool, typer.Option("--quick", help="A first look: fewer shapes, networks and rounds.")] = False,
-    compiled: Annotated[
-        bool, typer.Option("--compile/--no-compile", help="Measure torch.compile of timm's modules too.")
-    ] = True,
+    quick: Annotated[bool, switch("--quick", "A first look: fewer shapes, networks and rounds.")] = False,
+    compiled: Annotated[bool, switch("--compile/--no-compile", "Measure torch.compile of timm's modules too.")] = True,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", help="New folder for bench.json and report.html.  [default: runs/bench-DATE-TIME]"
-        ),
+        Path | None, option("New folder for bench.json and report.html.  [default: runs/bench-DATE-TIME]", "FOLDER")
     ] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from . import options
+from .options import option
 from .output import command_line, console, print_json, say, say_notes
 
 
@@ -19,13 +20,13 @@ def run(
     settings: dict[str, Any],
     attention: Annotated[
         str,
-        typer.Option(
-            metavar="VARIANTS",
-            help="Variants, comma-separated: NAME@WHERE:option=value,...; none compares the backbone with itself.",
+        option(
+            "Variants, comma-separated: NAME@WHERE:option=value,...; none compares the backbone with itself.",
+            "VARIANTS",
         ),
     ] = "cbam",
-    controls: Annotated[str, typer.Option(metavar="NAMES", help="Controls, comma-separated: static, capacity.")] = "",
-    seeds: Annotated[str, typer.Option(metavar="SEEDS", help="Number of seeds, or the seeds: 3, or 0,1,7.")] = "3",
+    controls: Annotated[str, option("Controls, comma-separated: static, capacity.", "NAMES")] = "",
+    seeds: Annotated[str, option("Number of seeds, or the seeds: 3, or 0,1,7.", "SEEDS")] = "3",
     recipe: options.RecipeName = "three-phase",
     metric: Annotated[
         str | None,
@@ -38,10 +39,9 @@ def run(
     ] = None,
     run_dir: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Folder of the comparison; the same command again continues it.  "
-            "[default: runs/compare-DATA-BACKBONE]",
+        option(
+            "Folder of the comparison; the same command again continues it.  [default: runs/compare-DATA-BACKBONE]",
+            "FOLDER",
         ),
     ] = None,
     pretrained: options.Pretrained = None,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
 from . import options
+from .options import argument, option
 from .output import command_line, print_json, say, say_step
 
 
@@ -17,22 +16,19 @@ def run(
     settings: dict[str, Any],
     images: Annotated[
         str | None,
-        typer.Argument(
-            metavar="[IMAGES]",
-            help="A folder of class folders, a data set, or a folder of images; by default the run's own test images.",
+        argument(
+            "IMAGES",
+            "A folder of class folders, a data set, or a folder of images; by default the run's own test images.",
         ),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Folder for the results.  [default: RUN/explanation]")
-    ] = None,
+    out: Annotated[Path | None, option("Folder for the results.  [default: RUN/explanation]", "FOLDER")] = None,
     boxes: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="CSV with image,x0,y0,x1,y1 in pixels of the image files (pointing game)."),
+        Path | None, option("CSV with image,x0,y0,x1,y1 in pixels of the image files (pointing game).", "FILE")
     ] = None,
     tolerance: options.Tolerance = 0.005,
-    examples: Annotated[int, typer.Option(help="Images to show.", min=0)] = 8,
+    examples: Annotated[int, option("Images to show.", min=0)] = 8,
     device: options.Device = "cpu",
-    seed: Annotated[int, typer.Option(help="Seed of shuffles, bootstraps and sampled permutations.", min=0)] = 0,
+    seed: Annotated[int, option("Seed of shuffles, bootstraps and sampled permutations.", min=0)] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Show the gates, what each is worth, where the model looks, and what folds away."""

@@ -6,9 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
-
 from . import options
+from .options import option
 from .output import console, print_json, say, say_notes
 
 
@@ -16,17 +15,15 @@ from .output import console, print_json, say, say_notes
 def run(
     data: options.Data,
     backbone: options.Backbone,
-    run_dir: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder of the run; the same command again continues it.")
-    ],
+    run_dir: Annotated[Path, option("Folder of the run; the same command again continues it.", "FOLDER")],
     settings: dict[str, Any],
     attention: Annotated[
-        str, typer.Option(metavar="VARIANT", help="none, or NAME@WHERE:option=value,... (see attngraft sites).")
+        str, option("none, or NAME@WHERE:option=value,... (see attngraft sites).", "VARIANT")
     ] = "none",
     recipe: options.RecipeName = "three-phase",
-    seed: Annotated[int, typer.Option(help="Seed of head, grafts, data order, augmentation and dropout.", min=0)] = 0,
+    seed: Annotated[int, option("Seed of head, grafts, data order, augmentation and dropout.", min=0)] = 0,
     resume: Annotated[
-        Literal["auto", "never", "must"], typer.Option(help="Whether to continue a run that the folder holds.")
+        Literal["auto", "never", "must"], option("Whether to continue a run that the folder holds.")
     ] = "auto",
     pretrained: options.Pretrained = None,
     weights: options.Weights = None,

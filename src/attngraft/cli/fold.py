@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from . import options
+from .options import option
 from .output import NAME, NUMBER, TEXT, console, print_json, say, say_step, table
 
 if TYPE_CHECKING:
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 def run(
     model: options.Model,
     data: options.LabelledData,
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder for the folded model.")],
+    out: Annotated[Path, option("Folder for the folded model.", "FOLDER")],
     settings: dict[str, Any],
     tolerance: options.Tolerance = 0.005,
     batch_size: options.BatchSize = 64,

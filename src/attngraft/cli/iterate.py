@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
+from .options import option
 from .output import NAME, NUMBER, TEXT, command_line, console, names, print_json, say, say_notes, table
 
 if TYPE_CHECKING:
@@ -21,29 +22,20 @@ MOST_SHOWN = 5
 @options.takes(*options.TRAINING, assignments=True)
 def run(
     data: options.Data,
-    until: Annotated[
-        str,
-        typer.Option(metavar="REQUIREMENT", help="METRIC OP NUMBER, joined by and: 'top1>=93% and latency_ms<=5'."),
-    ],
-    budget: Annotated[str, typer.Option(metavar="TIME", help="Time that may be used: 90s, 45m, 2h, 1h30m.")],
+    until: Annotated[str, option("METRIC OP NUMBER, joined by and: 'top1>=93% and latency_ms<=5'.", "REQUIREMENT")],
+    budget: Annotated[str, option("Time that may be used: 90s, 45m, 2h, 1h30m.", "TIME")],
     backbone: options.Backbone,
-    out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder of the search; the same command again continues it.")
-    ],
+    out: Annotated[Path, option("Folder of the search; the same command again continues it.", "FOLDER")],
     settings: dict[str, Any],
-    trials: Annotated[
-        int | None, typer.Option(help="Largest number of trials; by default what the budget allows.")
-    ] = None,
-    seeds: Annotated[int, typer.Option(help="How many times the best trial is trained again.")] = 3,
+    trials: Annotated[int | None, option("Largest number of trials; by default what the budget allows.")] = None,
+    seeds: Annotated[int, option("How many times the best trial is trained again.")] = 3,
     attention: Annotated[
-        str,
-        typer.Option(metavar="VARIANTS", help="Variants to choose from, comma-separated: NAME@WHERE:option=value,..."),
+        str, option("Variants to choose from, comma-separated: NAME@WHERE:option=value,...", "VARIANTS")
     ] = "none,cbam,se,eca,coord",
     recipe: Annotated[
-        str | None,
-        typer.Option(metavar="NAMES", help="Recipes to choose from, comma-separated; the first is the usual one."),
+        str | None, option("Recipes to choose from, comma-separated; the first is the usual one.", "NAMES")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the search and its trials.")] = 0,
+    seed: Annotated[int, option("Seed of the search and its trials.")] = 0,
     pretrained: options.Pretrained = None,
     weights: options.Weights = None,
     as_json: options.Json = False,

@@ -17,54 +17,52 @@ from ..settings import DataSettings, MachineSettings, Recipe
 
 Verb = Callable[..., None]
 
+
+def argument(metavar: str, description: str) -> Any:
+    """A positional argument, for `Annotated`."""
+    return typer.Argument(metavar=metavar, help=description)
+
+
+def option(description: str, metavar: str | None = None, *names: str, **limits: Any) -> Any:
+    """An option with a value, for `Annotated`; without a metavar its type is shown, without names the parameter's."""
+    return typer.Option(*names, metavar=metavar, help=description, **limits)
+
+
+def switch(names: str, description: str) -> Any:
+    """An option without a value, for `Annotated`: `--this`, or `--this/--no-this`."""
+    return typer.Option(names, help=description)
+
+
 Data = Annotated[
     str,
-    typer.Argument(
-        metavar="DATA",
-        help="A folder of class folders, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet.",
+    argument(
+        "DATA", "A folder of class folders, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet."
     ),
 ]
-LabelledData = Annotated[
-    str, typer.Argument(metavar="DATA", help="Labelled images: a folder of class folders, or a built-in data set.")
-]
-Model = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a file written by attngraft.save.")]
-StoreFolder = Annotated[
-    Path, typer.Argument(metavar="STORE", help="A store, made by attngraft store STORE --create RUN.")
-]
+LabelledData = Annotated[str, argument("DATA", "Labelled images: a folder of class folders, or a built-in data set.")]
+Model = Annotated[Path, argument("RUN", "A run folder, or a file written by attngraft.save.")]
+StoreFolder = Annotated[Path, argument("STORE", "A store, made by attngraft store STORE --create RUN.")]
 Backbone = Annotated[
     str,
-    typer.Option(
-        metavar="NAME",
-        help="timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder.",
-    ),
+    option("timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder.", "NAME"),
 ]
-RecipeName = Annotated[
-    str, typer.Option(metavar="NAME", help="three-phase, one-cycle, scratch, plateau, or the path of a .toml file.")
-]
+RecipeName = Annotated[str, option("three-phase, one-cycle, scratch, plateau, or the path of a .toml file.", "NAME")]
 Pretrained = Annotated[
-    bool | None,
-    typer.Option("--pretrained/--no-pretrained", help="Start from published weights; the default if there are any."),
+    bool | None, switch("--pretrained/--no-pretrained", "Start from published weights; the default if there are any.")
 ]
 Weights = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Start from these weights: .safetensors, .pth, .pt, .bin or .ckpt; no code in them is run.",
-    ),
+    option("Start from these weights: .safetensors, .pth, .pt, .bin or .ckpt; no code in them is run.", "FILE"),
 ]
-Device = Annotated[str, typer.Option(metavar="NAME", help="auto, cpu, cuda, cuda:1 or mps.")]
-BatchSize = Annotated[int, typer.Option(help="Images per forward pass.", min=1)]
-Tolerance = Annotated[float, typer.Option(help="Accuracy that folding may lose, as a fraction.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME")]
+BatchSize = Annotated[int, option("Images per forward pass.", min=1)]
+Tolerance = Annotated[float, option("Accuracy that folding may lose, as a fraction.")]
+Json = Annotated[bool, switch("--json", "Print JSON for programs.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Set any other field of the recipe or the settings, for example clip_norm=1. Repeatable.",
-    ),
+    option("Set any other setting by its name, for example batch_size=16. Repeatable.", "KEY=VALUE", "--set"),
 ]
-Epochs = Annotated[int | None, typer.Option(help="Total epochs; the recipe's phases stretch or shrink in proportion.")]
+Epochs = Annotated[int | None, option("Total epochs; the recipe's phases stretch or shrink in proportion.")]
 
 
 UNIONS = (Union, types.UnionType)
@@ -79,8 +77,8 @@ def _flag(field: Field[Any], hint: Any) -> tuple[Any, bool]:
         metavar = metavar or "|".join(get_args(hint))
     kind = members[0] if len(members) == 1 and members[0] in (int, float, str, bool) else str
     names = (f"{name}/--no{name[1:]}",) if field.default is True else (name,)
-    option = typer.Option(*names, metavar=metavar, help=field.metadata["description"])
-    return Annotated[kind | None, option], kind is str and not is_choice and str not in members
+    made = option(field.metadata["description"], metavar, *names)
+    return Annotated[kind | None, made], kind is str and not is_choice and str not in members
 
 
 _FLAGS = {

@@ -7,21 +7,20 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from ..errors import ConfigError
 from . import options
+from .options import argument, option, switch
 from .output import print_raw, say_error
 
 
 def run(
     model: options.Model,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGES...", help="Image files or folders.")],
-    top: Annotated[int, typer.Option(help="Number of classes per image.", min=1)] = 1,
-    output: Annotated[str, typer.Option(metavar="csv|json", help="Format.")] = "csv",
+    images: Annotated[list[Path], argument("IMAGES...", "Image files or folders.")],
+    top: Annotated[int, option("Number of classes per image.", min=1)] = 1,
+    output: Annotated[str, option("Format.", "csv|json")] = "csv",
     batch_size: options.BatchSize = 32,
     skip_broken: Annotated[
-        bool, typer.Option("--skip-broken", help="Leave out files that cannot be read, and report them.")
+        bool, switch("--skip-broken", "Leave out files that cannot be read, and report them.")
     ] = False,
     device: options.Device = "cpu",
 ) -> None:

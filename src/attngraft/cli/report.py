@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
+from .options import argument
 from .output import say
 
 
 def run(
-    folder: Annotated[
-        Path,
-        typer.Argument(metavar="FOLDER", help="A run, a comparison, a bench, an explanation, a search or a store."),
-    ],
+    folder: Annotated[Path, argument("FOLDER", "A run, a comparison, a bench, an explanation, a search or a store.")],
 ) -> None:
     """Write report.html again from what is in the folder."""
     from ..reporting import write_report

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from ..config import InputSpec, from_dict
 from ..errors import ConfigError
 from ..settings import DataSettings
 from . import options
+from .options import argument, option, switch
 from .output import NAME, NUMBER, console, print_json, say, say_notes, table
 
 if TYPE_CHECKING:
@@ -22,16 +21,14 @@ if TYPE_CHECKING:
 @options.takes("image_size")
 def run(
     backbone: Annotated[
-        str,
-        typer.Argument(metavar="BACKBONE", help="timm:NAME, torchvision:NAME, small-cnn, resnet18-32, a run folder."),
+        str, argument("BACKBONE", "timm:NAME, torchvision:NAME, small-cnn, resnet18-32, a run folder.")
     ],
     settings: dict[str, Any],
-    attention: Annotated[str, typer.Option(metavar="VARIANT", help="NAME@WHERE:option=value,...")] = "cbam",
+    attention: Annotated[str, option("NAME@WHERE:option=value,...", "VARIANT")] = "cbam",
     where: Annotated[
-        str | None,
-        typer.Option(help="auto, residual, stage, pool, a glob or a path; several joined with '+'."),
+        str | None, option("auto, residual, stage, pool, a glob or a path; several joined with '+'.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
+    as_json: Annotated[bool, switch("--json", "Print the plan as JSON.")] = False,
 ) -> None:
     """Show where an attention would be grafted and what it would add.
 

@@ -11,6 +11,7 @@ import typer
 
 from ..errors import ConfigError, RunError
 from . import options
+from .options import argument, option, switch
 from .output import NAME, NUMBER, TEXT, USER_ERROR, console, print_json, say, table
 
 if TYPE_CHECKING:
@@ -22,41 +23,32 @@ DIGITS = 8  # of an id in the table; enough to name a version
 
 @options.takes("skip_broken", "root", "download")
 def run(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="Folder of the store.")],
+    store: Annotated[Path, argument("STORE", "Folder of the store.")],
     settings: dict[str, Any],
     create: Annotated[
-        Path | None,
-        typer.Option(metavar="RUN", help="Make the store; this run folder or saved model is its version 0."),
+        Path | None, option("Make the store; this run folder or saved model is its version 0.", "RUN")
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option(
-            metavar="DATA", help="With --create: what the run was trained and tested on; by default as run.json says."
-        ),
+        option("With --create: what the run was trained and tested on; by default as run.json says.", "DATA"),
     ] = None,
-    rollback: Annotated[
-        str | None, typer.Option(metavar="VERSION", help="Serve this version again; its first digits are enough.")
-    ] = None,
-    release: Annotated[
-        bool, typer.Option("--release", help="Measure the served version on the final images, once.")
-    ] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Read every file and compare it with its digest.")] = False,
+    rollback: Annotated[str | None, option("Serve this version again; its first digits are enough.", "VERSION")] = None,
+    release: Annotated[bool, switch("--release", "Measure the served version on the final images, once.")] = False,
+    verify: Annotated[bool, switch("--verify", "Read every file and compare it with its digest.")] = False,
     delta: Annotated[
-        float | None,
-        typer.Option(help="With --create: loss on old data that the guard must rule out, as a fraction (0.02)."),
+        float | None, option("With --create: loss on old data that the guard must rule out, as a fraction (0.02).")
     ] = None,
     class_delta: Annotated[
-        float | None, typer.Option(help="With --create: the same for each class (0.1); 0 ignores classes.", min=0)
+        float | None, option("With --create: the same for each class (0.1); 0 ignores classes.", min=0)
     ] = None,
     alpha: Annotated[
-        float | None,
-        typer.Option(help="With --create: probability of any bad promotion in the store's whole life (0.05)."),
+        float | None, option("With --create: probability of any bad promotion in the store's whole life (0.05).")
     ] = None,
     latency_budget: Annotated[
-        float | None, typer.Option(help="With --create: largest latency relative to that of the served version.")
+        float | None, option("With --create: largest latency relative to that of the served version.")
     ] = None,
     size_budget: Annotated[
-        float | None, typer.Option(help="With --create: largest size relative to that of the served version.")
+        float | None, option("With --create: largest size relative to that of the served version.")
     ] = None,
     as_json: options.Json = False,
 ) -> None:

@@ -5,38 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
-
 from ..config import from_dict
 from . import options
+from .options import argument, option, switch
 from .output import print_json, say, say_error
 
 
 @options.takes("skip_broken", "device", assignments=True)
 def run(
     store: options.StoreFolder,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where image files appear.")],
+    folder: Annotated[Path, argument("FOLDER", "Where image files appear.")],
     settings: dict[str, Any],
     labels: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Where labels appear: a CSV with path,label, or a folder of class folders."),
+        Path | None, option("Where labels appear: a CSV with path,label, or a folder of class folders.", "PATH")
     ] = None,
-    window: Annotated[int, typer.Option(help="Images that are tested together.", min=1)] = 500,
-    false_alarms: Annotated[float, typer.Option(help="Fraction of clean windows that may raise an alarm.")] = 0.01,
-    labels_needed: Annotated[int, typer.Option(help="Labels that an adaptation needs.", min=1)] = 600,
-    labels_wanted: Annotated[int, typer.Option(help="Labels to ask for after an alarm.", min=1)] = 1000,
-    rise: Annotated[float, typer.Option(help="Rise of the error rate to detect where labels arrive.")] = 0.05,
+    window: Annotated[int, option("Images that are tested together.", min=1)] = 500,
+    false_alarms: Annotated[float, option("Fraction of clean windows that may raise an alarm.")] = 0.01,
+    labels_needed: Annotated[int, option("Labels that an adaptation needs.", min=1)] = 600,
+    labels_wanted: Annotated[int, option("Labels to ask for after an alarm.", min=1)] = 1000,
+    rise: Annotated[float, option("Rise of the error rate to detect where labels arrive.")] = 0.05,
     adapt_on: Annotated[
-        Literal["loss", "drift"],
-        typer.Option(help="Adapt only where labels show a loss, class by class; or after every alarm."),
+        Literal["loss", "drift"], option("Adapt only where labels show a loss, class by class; or after every alarm.")
     ] = "loss",
-    every: Annotated[float, typer.Option(help="Seconds between two looks into the folder.", min=0.1)] = 10.0,
-    once: Annotated[bool, typer.Option("--once", help="Process what is there, and stop.")] = False,
+    every: Annotated[float, option("Seconds between two looks into the folder.", min=0.1)] = 10.0,
+    once: Annotated[bool, switch("--once", "Process what is there, and stop.")] = False,
     experimental: Annotated[
         bool,
-        typer.Option(
-            "--experimental",
-            help="Classify drifted windows with BatchNorm statistics of their own; nothing of it is kept.",
+        switch(
+            "--experimental", "Classify drifted windows with BatchNorm statistics of their own; nothing of it is kept."
         ),
     ] = False,
     as_json: options.Json = False,

@@ -33,9 +33,9 @@ class DataSettings:
     fix_leaks: bool = setting(
         False, "Keep images that are equal, or copies saved again, on one side of the splits.", flag=True
     )
-    limit: int | None = setting(None, "Use at most this many images per split.", flag=True)
+    limit: int | None = setting(None, "Use at most this many images (of each split).", flag=True)
     root: str | None = setting(None, "Folder of the torchvision data sets.", flag=True, metavar="FOLDER")
-    download: bool = setting(False, "Allow their download.", flag=True)
+    download: bool = setting(False, "Download data sets that are missing.", flag=True)
     cache_dir: str | None = setting(None, "Folder for decoded images that do not fit in memory.")
 
     def __post_init__(self) -> None:

@@ -19,9 +19,12 @@ MOST_WORKERS = 128  # each is a process of some 300 MB
 class MachineSettings:
     """Where and how training runs; none of this changes what is learned, except by rounding."""
 
-    device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps.", flag=True)
+    device: str = setting("auto", "auto, cpu, cuda, cuda:1 or mps.", flag=True, metavar="NAME")
     precision: str = setting(
-        "auto", "auto (timed once), fp32 or bf16; +contiguous or +channels_last fixes the layout too.", flag=True
+        "auto",
+        "auto (timed once), fp32 or bf16; +contiguous or +channels_last fixes the layout too.",
+        flag=True,
+        metavar="NAME",
     )
     workers: int | None = setting(None, "Processes that load images; chosen by the machine by default.", flag=True)
     curve: bool = setting(True, "Evaluate after every epoch, for the curves of the report.")
