@@ -8,9 +8,14 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 from training_helpers import classes_evaluation
 
-from attngraft.continual.search.measures import as_json, measure, proportion
+from attngraft.continual.search.measures import Measured, as_json, proportion, quantities_of
+from attngraft.continual.search.measures import measure as measure_quantity
 from attngraft.statistics.effects import crossed_effect
 from attngraft.training import Evaluation
+
+
+def measure(name: str, evaluations: list[Evaluation], **options: float) -> Measured:
+    return measure_quantity(quantities_of(evaluations[0].task)[name], evaluations, **options)
 
 
 def evaluation(seed: int, images: int = 60, classes: int = 4) -> Evaluation:
@@ -75,10 +80,10 @@ def test_estimates_are_the_mean_over_seeds(metric: str) -> None:
     seeds = [evaluation(seed, classes=7) for seed in range(3)]
     answers = [e.probabilities.argmax(1) for e in seeds]
     expected = {
-        "top1": np.mean([e.top1 for e in seeds]),
-        "top5": np.mean([e.top(5) for e in seeds]),
+        "top1": np.mean([e.value("top1") for e in seeds]),
+        "top5": np.mean([e.value("top5") for e in seeds]),
         "loss": np.mean([e.loss for e in seeds]),
-        "ece": np.mean([e.calibration_error() for e in seeds]),
+        "ece": np.mean([e.summary()["ece"] for e in seeds]),
         "macro_f1": np.mean([f1_score(e.labels, a, average="macro") for e, a in zip(seeds, answers, strict=True)]),
         "worst_class": min(np.mean([e.correct[e.labels == c].mean() for e in seeds]) for c in range(7)),
     }

@@ -7,20 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.continual.search.budget import Clock, parse_budget
-from attngraft.continual.search.requirement import METRICS, Clause, Requirement, asked, parse_requirement
+from attngraft.continual.search.measures import quantities_of
+from attngraft.continual.search.requirement import Clause, Requirement
+from attngraft.continual.search.requirement import parse_requirement as parse
 from attngraft.errors import ConfigError, RunError
+from attngraft.tasks import Classification
+
+KNOWN = quantities_of(Classification(tuple("abcdefg")))
+
+
+def parse_requirement(text: str) -> Requirement:
+    return parse(text, KNOWN)
 
 
 @st.composite
 def requirements(draw: st.DrawFn) -> Requirement:
-    names = draw(st.lists(st.sampled_from(sorted(METRICS)), min_size=1, unique=True))
+    names = draw(st.lists(st.sampled_from(sorted(KNOWN)), min_size=1, unique=True))
     clauses = []
     for name in names:
-        kind = METRICS[name]
-        top = 0.999 if kind.is_fraction else 1e12
+        kind = KNOWN[name]
+        top = min(0.999 * kind.bounds[1], 1e12)
         number = draw(st.floats(0.0 if kind.higher_is_better else 1e-9, top))
         operators = [">=", ">"] if kind.higher_is_better else ["<=", "<"]
-        clauses.append(Clause(name, draw(st.sampled_from(operators)), number))
+        clauses.append(Clause(kind, draw(st.sampled_from(operators)), number))
     return Requirement(tuple(clauses))
 
 
@@ -110,7 +119,7 @@ def test_margin_and_verdict_of_a_clause(text: str, value: float, holds: bool, ma
 
 
 def test_what_was_asked_is_not_rounded() -> None:
-    assert asked(parse_requirement("top1>=93.125%").clauses[0]) == "at least 93.125 %"
+    assert parse_requirement("top1>=93.125%").clauses[0].required() == "at least 93.125 %"
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def searched(count: int) -> list[tuple[dict, float]]:
     return tried
 
 
-def test_the_first_two_trials_are_the_habits() -> None:
+def test_the_first_two_trials_are_the_defaults() -> None:
     first, second = (propose(small_space(), [], seed=0, number=number) for number in (0, 1))
     assert first is not None
     assert second is not None
@@ -78,13 +78,13 @@ def test_what_matters_is_named() -> None:
 
 def test_weight_decay_is_a_factor_on_the_recipes_own() -> None:
     space = small_space()
-    params = {**space.habits()[0], "weight_decay_scale": 3.0}
+    params = {**space.defaults()[0], "weight_decay_scale": 3.0}
     assert space.recipe(params).weight_decay == pytest.approx(3 * RECIPES[0].weight_decay)
 
 
 def test_what_the_user_has_set_is_not_searched() -> None:
     space = small_space(fixed=("augment", "weight_decay", "lr_scale", "dynamic"))
-    names = set().union(*(params for params, _ in [(h, 0) for h in space.habits()]))
+    names = set().union(*(params for params, _ in [(h, 0) for h in space.defaults()]))
     assert not names & {"augment", "weight_decay_scale", "lr_scale", "dynamic"}
     assert "graft_lr_scale" in names
 
@@ -92,8 +92,8 @@ def test_what_the_user_has_set_is_not_searched() -> None:
 def test_values_of_an_own_recipe_are_among_the_choices() -> None:
     own = replace(RECIPES[0], name="own", label_smoothing=0.37)
     space = build_space(["none"], [own], (), ModelSource("small-cnn").template(), InputSpec(3, (32, 32)))
-    assert space.habits()[0]["label_smoothing"] == 0.37
-    assert propose(space, [(space.habits()[0], 0.5)], seed=0, number=1) is not None
+    assert space.defaults()[0]["label_smoothing"] == 0.37
+    assert propose(space, [(space.defaults()[0], 0.5)], seed=0, number=1) is not None
 
 
 def test_an_attention_that_names_its_place_or_dynamics_keeps_them() -> None:

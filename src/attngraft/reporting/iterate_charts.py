@@ -25,7 +25,7 @@ STOPPED = ("pruned", "cut")
 MOST_BARS = 12
 
 
-def trials_chart(document: Document, metric: str, words: str, number: float | None) -> Chart | None:
+def trials_chart(document: Document, metric: str, words: str, number: float | None, scale: float) -> Chart | None:
     """Every trial's validation value in the order of the trials, the best until then, and what is asked for.
 
     Args:
@@ -33,8 +33,8 @@ def trials_chart(document: Document, metric: str, words: str, number: float | No
         metric: that the trials are shown by.
         words: its name and unit.
         number: that is asked for; None where it is not about this metric.
+        scale: 100 for fractions, which are drawn in percent, else 1.
     """
-    scale = 1.0 if metric == "loss" else 100.0
     points = [(row["number"], scale * value, row["status"]) for row, value in _values(document["trials"], metric)]
     if not points:
         return None

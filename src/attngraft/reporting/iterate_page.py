@@ -26,19 +26,56 @@ from .render import render
 from .tables import Table
 
 Document = Mapping[str, Any]
-WORDS = {
-    "top1": "top-1",
-    "top5": "top-5",
-    "worst_class": "recall of the worst class",
-    "macro_f1": "macro F1",
-    "loss": "loss",
-    "ece": "calibration error",
-    "latency_ms": "latency of one image",
-    "parameters": "parameters",
-    "macs": "multiply-accumulates",
+# what documents that do not describe their metrics and costs mean by a name: label, unit, whether higher is better
+FORMER = {
+    "top1": ("top-1", "points", True),
+    "top5": ("top-5", "points", True),
+    "worst_class": ("recall of the worst class", "points", True),
+    "macro_f1": ("macro F1", "points", True),
+    "loss": ("loss", "nats", False),
+    "ece": ("calibration error", "points", False),
+    "latency_ms": ("latency of one image", "ms", False),
+    "parameters": ("parameters", "", False),
+    "macs": ("multiply-accumulates", "", False),
 }
-FRACTIONS = ("top1", "top5", "worst_class", "macro_f1", "ece")
+COUNTS = ("parameters", "macs")
 LISTED_ELSEWHERE = ("attention", "placement", "recipe")
+
+
+class Quantities:
+    """Labels and units of the metrics and costs of a search."""
+
+    def __init__(self, document: Document) -> None:
+        former = {
+            name: dict(zip(("label", "unit", "higher_is_better"), of, strict=True)) for name, of in FORMER.items()
+        }
+        self._known: dict[str, dict[str, Any]] = {**former, **(document.get("quantities") or {})}
+
+    def label(self, name: str) -> str:
+        return str(self._known.get(name, {}).get("label", name))
+
+    def unit(self, name: str) -> str:
+        return str(self._known.get(name, {}).get("unit", ""))
+
+    def is_fraction(self, name: str) -> bool:
+        return self.unit(name) == "points"
+
+    def higher_is_better(self, name: str) -> bool:
+        return bool(self._known.get(name, {}).get("higher_is_better", True))
+
+    def show(self, name: str, value: Any) -> str:
+        """A measured value."""
+        if self.is_fraction(name):
+            return percent(value)
+        if name in COUNTS:
+            return count(value)
+        return f"{decimal(value, 2)} ms" if self.unit(name) == "ms" else decimal(value)
+
+    def exact(self, name: str, number: float) -> str:
+        """A number that was asked for, not rounded."""
+        if self.is_fraction(name):
+            return f"{round(100 * number, 6):g} %"
+        return f"{number:,g} ms" if self.unit(name) == "ms" else f"{number:,.10g}"
 
 
 def iterate_page(document: Document) -> str:
@@ -48,14 +85,17 @@ def iterate_page(document: Document) -> str:
 
 
 def _content(document: Document, heading: str) -> dict[str, Any]:
-    clauses = _clauses(document)
+    quantities, clauses = Quantities(document), _clauses(document)
     metric = document.get("primary") or "top1"
     number = next((clause["number"] for clause in clauses if clause["metric"] == metric), None)
-    words = f"{WORDS.get(metric, metric)}{'' if metric == 'loss' else ' (%)'}"
+    words = f"{quantities.label(metric)}{' (%)' if quantities.is_fraction(metric) else ''}"
     fractions = [
-        clause for clause in clauses if clause["metric"] in FRACTIONS and None not in (clause["low"], clause["high"])
+        clause
+        for clause in clauses
+        if quantities.is_fraction(clause["metric"]) and None not in (clause["low"], clause["high"])
     ]
-    charts = [trials_chart(document, metric, words, number), importance_chart(document.get("importances") or {})]
+    scale = 100.0 if quantities.is_fraction(metric) else 1.0
+    charts = [trials_chart(document, metric, words, number, scale), importance_chart(document.get("importances") or {})]
     return {
         "heading": heading,
         "lead": _lead(document),
@@ -64,7 +104,7 @@ def _content(document: Document, heading: str) -> dict[str, Any]:
         "notes": document.get("notes") or [],
         "warnings": _warnings(document),
         "answer": answer_chart(fractions),
-        "clauses": _clause_table(clauses),
+        "clauses": _clause_table(quantities, clauses),
         "finalist": _finalist_table(document),
         "charts": [chart for chart in charts if chart],
         "attentions": _attention_table(document, metric),
@@ -101,20 +141,20 @@ def _clauses(document: Document) -> list[dict[str, Any]]:
     """The parts of the requirement with what was measured on the test images; None where nothing was yet."""
     nothing = {"value": None, "low": None, "high": None, "met": False}
     return [
-        {**nothing, **clause, "name": WORDS.get(clause["metric"], clause["metric"])} for clause in document["clauses"]
+        {**nothing, **clause, "name": Quantities(document).label(clause["metric"])} for clause in document["clauses"]
     ]
 
 
-def _clause_table(clauses: Sequence[Document]) -> Table | None:
+def _clause_table(quantities: Quantities, clauses: Sequence[Document]) -> Table | None:
     if all(clause["value"] is None for clause in clauses):
         return None
     words = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
     rows = tuple(
         (
             clause["name"],
-            f"{words.get(clause['operator'], clause['operator'])} {_exact(clause)}",
-            _shown(clause["metric"], clause["value"]),
-            _interval(clause),
+            f"{words.get(clause['operator'], clause['operator'])} {quantities.exact(clause['metric'], clause['number'])}",
+            quantities.show(clause["metric"], clause["value"]),
+            _interval(quantities, clause),
             "yes" if clause["met"] else "no",
         )
         for clause in clauses
@@ -122,29 +162,14 @@ def _clause_table(clauses: Sequence[Document]) -> Table | None:
     return Table("The requirement and the test", ("what", "asked", "measured", "95 % interval", "met"), rows)
 
 
-def _interval(clause: Document) -> str:
+def _interval(quantities: Quantities, clause: Document) -> str:
     if clause["low"] == clause["high"]:
         return "a cost, measured"
-    return f"{_shown(clause['metric'], clause['low'])} to {_shown(clause['metric'], clause['high'])}"
-
-
-def _shown(metric: str, value: Any) -> str:
-    if metric in FRACTIONS:
-        return percent(value)
-    if metric in ("parameters", "macs"):
-        return count(value)
-    return f"{decimal(value, 2)} ms" if metric == "latency_ms" else decimal(value)
-
-
-def _exact(clause: Document) -> str:
-    """What was asked for, not rounded."""
-    if clause["metric"] in FRACTIONS:
-        return f"{round(100 * clause['number'], 6):g} %"
-    return f"{clause['number']:,g} ms" if clause["metric"] == "latency_ms" else f"{clause['number']:,.10g}"
+    return " to ".join(quantities.show(clause["metric"], clause[end]) for end in ("low", "high"))
 
 
 def _finalist_table(document: Document) -> Table | None:
-    finalist = document.get("finalist") or {}
+    quantities, finalist = Quantities(document), document.get("finalist") or {}
     runs = [run for run in finalist.get("runs") or [] if run["status"] != "waiting"]
     if not runs:
         return None
@@ -152,36 +177,37 @@ def _finalist_table(document: Document) -> Table | None:
     rows = tuple(
         (
             str(run["seed"]),
-            *(_shown(metric, (run.get("measured") or {}).get(metric)) for metric in metrics),
+            *(quantities.show(metric, (run.get("measured") or {}).get(metric)) for metric in metrics),
             run.get("reason") or run["status"],
         )
         for run in runs
     )
     named = "the plain backbone" if finalist["variant"] == "none" else finalist["variant"]
     caption = f"The finalist, {named} with recipe {finalist['recipe']}, on the test images"
-    columns = ("seed", *(WORDS.get(metric, metric) for metric in metrics), "training")
+    columns = ("seed", *map(quantities.label, metrics), "training")
     return Table(caption, columns, rows, frozenset({len(columns) - 1}))
 
 
 def _attention_table(document: Document, metric: str) -> Table | None:
     """The trials of each variant together; a search tries what looks good more often, so this is no comparison."""
+    quantities = Quantities(document)
     values: dict[str, list[float]] = {}
     for row in document["trials"]:
         value = finite(((row.get("measured") or {}).get(metric) or {}).get("value"))
         if value is not None and row["status"] not in STOPPED:
             values.setdefault(row["variant"], []).append(value)
-    best = min if metric in ("loss", "ece") else max
+    best = max if quantities.higher_is_better(metric) else min
     ranked = sorted(values.items(), key=lambda item: best(item[1]), reverse=best is max)
     rows = tuple(
-        (name, str(len(found)), _shown(metric, best(found)), _shown(metric, statistics.fmean(found)))
+        (name, str(len(found)), quantities.show(metric, best(found)), quantities.show(metric, statistics.fmean(found)))
         for name, found in ranked
     )
-    caption = f"Variants by their best trial ({WORDS.get(metric, metric)}, validation images)"
+    caption = f"Variants by their best trial ({quantities.label(metric)}, validation images)"
     return Table(caption, ("variant", "trials", "best", "mean"), rows) if rows else None
 
 
 def _trial_table(document: Document, metric: str) -> Table:
-    trials = document["trials"]
+    quantities, trials = Quantities(document), document["trials"]
     keys = [k for k in dict.fromkeys(k for row in trials for k in row["params"]) if k not in LISTED_ELSEWHERE]
     rows = tuple(
         (
@@ -190,7 +216,7 @@ def _trial_table(document: Document, metric: str) -> Table:
             row["recipe"],
             *(_parameter(key, row["params"].get(key)) for key in keys),
             str(len(row["curve"])),
-            _shown(metric, ((row.get("measured") or {}).get(metric) or {}).get("value")),
+            quantities.show(metric, ((row.get("measured") or {}).get(metric) or {}).get("value")),
             count((row.get("costs") or {}).get("parameters")),
             duration(row.get("time_s")),
             row["status"],
@@ -199,7 +225,7 @@ def _trial_table(document: Document, metric: str) -> Table:
     )
     columns = (
         "trial", "variant", "recipe", *(key.removesuffix("_scale").replace("_", " ") for key in keys), "epochs",
-        WORDS.get(metric, metric), "parameters", "time", "status",
+        quantities.label(metric), "parameters", "time", "status",
     )  # fmt: skip
     words = {index for index, key in enumerate(keys, 3) if any(isinstance(r["params"].get(key), str) for r in trials)}
     return Table("All trials, on the validation images", columns, rows, frozenset({1, 2, len(columns) - 1, *words}))

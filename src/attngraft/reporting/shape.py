@@ -131,6 +131,7 @@ OPTIONAL_ITERATION = {
     "sentence": str,
     "notes": [str],
     "primary": str,
+    "quantities": {},
     "trials": [{"measured": {}, "costs": {}, "time_s": NUMBER, "reason": str}],
     "finalist": Whole(FINALIST),
     "measured": {},

@@ -1,4 +1,4 @@
-"""A budget of time, and the clock that spends it over all sittings."""
+"""A time budget, and the clock that measures its use across restarts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ...files import read_json, write_json
 from ...training import Progress
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
-WRITTEN_EVERY_S = 5.0  # the most that a sudden death can hide
+WRITTEN_EVERY_S = 5.0  # seconds that a killed process can lose
 
 
 def parse_budget(text: str | float) -> float:
@@ -46,12 +46,12 @@ def _seconds(text: str) -> float | None:
 
 
 class Clock:
-    """The seconds used, kept in a file, so that they count over all sittings.
+    """Elapsed seconds, kept in a file so that the budget spans restarts.
 
     Args:
         path: the file.
         budget_s: seconds that may be used.
-        started: when this sitting began, by `time.monotonic`; now where not given.
+        started: when this process began, by `time.monotonic`; now where not given.
 
     Raises:
         RunError: the file is damaged.
@@ -72,12 +72,12 @@ class Clock:
         return self.budget_s - self.used_s
 
     def tick(self) -> None:
-        """Write the time down where that was not done lately."""
+        """Write the file, unless that was done recently."""
         if time.monotonic() - self._written > WRITTEN_EVERY_S:
             self.write()
 
     def write(self) -> None:
-        """Write the time down.
+        """Write the file.
 
         Raises:
             RunError: the disk is full.
@@ -87,7 +87,7 @@ class Clock:
 
     @contextmanager
     def written_at_the_end(self) -> Iterator[None]:
-        """Write the time down however the block ends; where the disk is full, the error in the block counts."""
+        """Write the file however the block ends; where the disk is full, the error in the block counts."""
         try:
             yield
         finally:
@@ -106,7 +106,7 @@ def _read(path: Path) -> float:
 
 
 class Ticking:
-    """Progress that lets a clock write itself down now and then."""
+    """Progress that also lets a clock write its file."""
 
     def __init__(self, inner: Progress, clock: Clock) -> None:
         self._inner, self._clock = inner, clock

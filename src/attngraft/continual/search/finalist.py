@@ -1,12 +1,10 @@
-"""The finalist: trained with several seeds, tested once, and judged by the lower ends of its intervals."""
+"""The finalist: trained with several seeds, tested once, and judged by the worse ends of its intervals."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from ...data import ImageSet
 from ...errors import RunError, TrainingError
@@ -14,113 +12,87 @@ from ...files import write_atomically
 from ...sealing import file_hash
 from ...surgery import load
 from ...surgery.serialization import MODEL_FILE
-from ...tasks import Classification
-from ...training import PREDICTIONS_FILE, Evaluation, EvaluationContext, evaluate
-from .measures import Measured, as_json, measure, measure_all
-from .requirement import METRICS, Clause, asked, shown
-from .trials import Workshop
+from ...training import PREDICTIONS_FILE, Evaluation
+from .measures import Measured, as_json
+from .requirement import Clause
+from .search_context import SearchContext
+from .search_record import ClauseRecord, Finalist, FinalistRun, Trial
 
 TEST_FOLDER = "test"
 
 
-def choose_finalist(shop: Workshop, row: Mapping[str, Any]) -> dict[str, Any]:
-    """The entry of the finalist, before its training. Its seeds are new: the trial's own was part of its choice."""
-    seeds = [shop.seed + 1 + number for number in range(shop.seeds)]
-    return {
-        "trial": row["number"],
-        "variant": row["variant"],
-        "recipe": row["recipe"],
-        "params": row["params"],
-        "status": "training",
-        "runs": [
-            {"seed": seed, "run": f"final/seed-{seed}", "status": "waiting", "reason": None, "sha256": None}
-            for seed in seeds
-        ],
-    }
+def choose_finalist(context: SearchContext, trial: Trial) -> Finalist:
+    """The record of the finalist before its training. Its seeds are new: the trial's own was part of its choice."""
+    seeds = [context.seed + 1 + number for number in range(context.seeds)]
+    runs = tuple(FinalistRun(seed, f"final/seed-{seed}") for seed in seeds)
+    return Finalist(trial.number, trial.variant, trial.recipe, trial.params, runs)
 
 
-def train_finalist(shop: Workshop, finalist: dict[str, Any]) -> None:
-    """Train every run of the finalist that is not done; one that cannot be trained is said, and the others go on."""
-    for number, run in enumerate(finalist["runs"]):
-        if run["status"] != "waiting":
+def train_finalist(context: SearchContext, finalist: Finalist) -> None:
+    """Train every run of the finalist that is not done; where one cannot be trained, the others are."""
+    for number, run in enumerate(finalist.runs, start=1):
+        if run.status != "waiting":
             continue
-        title = f"finalist {number + 1} of {len(finalist['runs'])}: {finalist['variant']}, {finalist['recipe']}"
-        folder = shop.record.folder / run["run"]
+        title = f"finalist {number} of {len(finalist.runs)}: {finalist.variant}, {finalist.recipe}"
+        run_dir = context.folder.run_dir(run)
         try:
-            shop.train(finalist["params"], folder, run["seed"], title)
+            context.train(dict(finalist.params), run_dir, run.seed, title)
         except TrainingError as error:
-            run |= {"status": "failed", "reason": str(error)}
+            run.status, run.reason = "failed", str(error)
         else:
-            run |= {"status": "trained", "sha256": _digest(folder / MODEL_FILE)}
-        shop.clock.write()
-        shop.record.write()
+            run.status, run.sha256 = "trained", _digest(run_dir / MODEL_FILE)
+        context.clock.write()
+        context.folder.write()
 
 
-def examine_finalist(shop: Workshop, finalist: dict[str, Any], test: ImageSet) -> dict[str, Any]:
-    """Answer the test images with the trained runs, whose weights are written down before the first image is read.
+def evaluate_finalist(context: SearchContext, finalist: Finalist, test: ImageSet) -> None:
+    """Evaluate the trained runs on the test images, and put the verdict into the record.
 
-    Returns:
-        The verdict, for the record: "verdict", "sentence", "measured" and the numbers of each run.
+    The hashes of their weights are on the disk before the first image is read.
     """
-    finalist["status"] = "testing"
-    shop.record.write()
-    runs = [run for run in finalist["runs"] if run["status"] == "trained"]
-    evaluations = [_answers(shop, run, test) for run in runs]
+    record, clauses = context.record, context.requirement.clauses
+    finalist.status = "testing"
+    context.folder.write()
+    evaluations = [_evaluation(context, run, test) for run in finalist.trained]
     if not evaluations:
-        return {"verdict": "not met", "sentence": "not met: no run of the finalist could be trained"}
-    metrics = list(dict.fromkeys([*(clause.metric for clause in shop.requirement.of_images), "top1", "loss"]))
-    for run, evaluation in zip(runs, evaluations, strict=True):
-        run["measured"] = {metric: measure(metric, [evaluation]).value for metric in metrics}
-    found = measure_all(metrics, evaluations)
-    costs = shop.costs(load(shop.record.folder / runs[0]["run"]))
-    found |= {clause.metric: Measured.cost(costs[clause.metric]) for clause in shop.requirement.of_costs}
-    told = as_json(found)
-    failed = len(finalist["runs"]) - len(runs)
-    is_met = not failed and all(is_shown(clause, found[clause.metric]) for clause in shop.requirement.clauses)
-    return {
-        "verdict": "met" if is_met else "not met",
-        "measured": told,
-        "costs": costs,
-        "clauses": [
-            {**asdict(clause), **told[clause.metric], "met": is_shown(clause, found[clause.metric])}
-            for clause in shop.requirement.clauses
-        ],
-        "sentence": _sentence(shop, found, is_met, len(runs), len(test), failed),
-    }
+        record.verdict, record.sentence = "not met", "not met: no run of the finalist could be trained"
+        return
+    for run, evaluation in zip(finalist.trained, evaluations, strict=True):
+        run.measured = {name: m.value for name, m in context.measure([evaluation]).items()}
+    found = context.measure(evaluations)
+    record.costs = costs = context.costs(load(context.folder.run_dir(finalist.trained[0])))
+    found |= {clause.metric: Measured.cost(costs[clause.metric]) for clause in context.requirement.of_costs}
+    record.measured = told = as_json(found)
+    shown = [is_shown(clause, found[clause.metric]) for clause in clauses]
+    is_met = all(shown) and len(evaluations) == len(finalist.runs)
+    record.verdict, record.sentence = "met" if is_met else "not met", _sentence(context, found, is_met, len(test))
+    record.clauses = tuple(
+        ClauseRecord(clause.metric, clause.operator, clause.number, **told[clause.metric], met=met)
+        for clause, met in zip(clauses, shown, strict=True)
+    )
 
 
 def is_shown(clause: Clause, measured: Measured) -> bool:
-    """Whether the end of the interval that is worse reaches the number."""
-    return clause.holds(measured.low if METRICS[clause.metric].higher_is_better else measured.high)
+    """Whether the worse end of the interval reaches the number."""
+    return clause.holds(measured.low if clause.quantity.higher_is_better else measured.high)
 
 
-def deliver(shop: Workshop, finalist: Mapping[str, Any]) -> None:
-    """Put the model of the first seed in place: the first, not the best, which only the test could name."""
-    first = next((run for run in finalist["runs"] if run["status"] == "trained"), None)
-    if first is not None:
-        source = shop.record.folder / first["run"] / MODEL_FILE
-        write_atomically(shop.record.folder / MODEL_FILE, lambda part: shutil.copyfile(source, part))
+def deliver(context: SearchContext, finalist: Finalist) -> None:
+    """Copy the model of the first seed: not of the best, which only the test could name."""
+    if finalist.trained:
+        source = context.folder.run_dir(finalist.trained[0]) / MODEL_FILE
+        write_atomically(context.folder.path / MODEL_FILE, lambda part: shutil.copyfile(source, part))
 
 
-def _answers(shop: Workshop, run: Mapping[str, Any], test: ImageSet) -> Evaluation:
-    """The predictions of one run for the test images, from the file where they are there."""
-    folder = shop.record.folder / run["run"]
-    if _digest(folder / MODEL_FILE) != run["sha256"]:
-        raise RunError(f"{folder / MODEL_FILE} has changed since it was trained: restore it from a copy.")
-    path = shop.record.folder / TEST_FOLDER / f"seed-{run['seed']}-{PREDICTIONS_FILE}"
+def _evaluation(context: SearchContext, run: FinalistRun, test: ImageSet) -> Evaluation:
+    """The predictions of one run for the test images, from the file where they were kept."""
+    run_dir = context.folder.run_dir(run)
+    if _digest(run_dir / MODEL_FILE) != run.sha256:
+        raise RunError(f"{run_dir / MODEL_FILE} has changed since it was trained: restore it from a copy.")
+    path = context.folder.path / TEST_FOLDER / f"seed-{run.seed}-{PREDICTIONS_FILE}"
     if path.is_file():
         return Evaluation.read(path)
-    found = evaluate(
-        load(folder).to(shop.device).to(memory_format=shop.precision.memory_format),  # type: ignore[call-overload]
-        test,
-        EvaluationContext(
-            Classification(shop.dataset.classes),
-            shop.preprocessing,
-            shop.precision,
-            shop.device,
-            workers=shop.settings.machine.resolve_workers(),
-        ),
-    )
+    found = context.evaluate(run_dir, test)
     found.write(path)
     return found
 
@@ -132,24 +104,26 @@ def _digest(path: Path) -> str:
         raise RunError(f"{path} cannot be read ({error.strerror}): restore it from a copy.") from None
 
 
-def _sentence(shop: Workshop, found: Mapping[str, Measured], is_met: bool, seeds: int, images: int, failed: int) -> str:
-    clauses = shop.requirement.clauses
+def _sentence(context: SearchContext, found: Mapping[str, Measured], is_met: bool, images: int) -> str:
+    clauses, finalist = context.requirement.clauses, context.record.finalist
+    assert finalist is not None
+    seeds, runs = len(finalist.trained), len(finalist.runs)
     first = [clause for clause in clauses if is_met or not is_shown(clause, found[clause.metric])] or list(clauses)
     told = "; ".join(_told(clause, found[clause.metric]) for clause in first)
     n = f"{seeds} seed{'s' if seeds > 1 else ''}, {images:,} test images, 95 % interval"
-    head = "met" if is_met else "not met"
-    lost = f"; {failed} of {failed + seeds} runs of the finalist could not be trained" if failed else ""
+    lost = f"; {runs - seeds} of {runs} runs of the finalist could not be trained" if seeds < runs else ""
     lone = "; with one seed this holds for this model alone" if seeds == 1 and is_met else ""
-    return f"{head}: {told} ({n}){lost}{lone}"
+    return f"{'met' if is_met else 'not met'}: {told} ({n}){lost}{lone}"
 
 
 def _told(clause: Clause, measured: Measured) -> str:
-    kind = METRICS[clause.metric]
-    value = shown(clause.metric, measured.value)
-    if not kind.of_images:
-        return f"{kind.words} {value} where {asked(clause)} was asked"
-    low, high = (shown(clause.metric, end).removesuffix(" %") for end in (measured.low, measured.high))
-    text = f"{kind.words} {value} ({low} to {high}) where {asked(clause)} was asked"
+    kind = clause.quantity
+    value = kind.show(measured.value)
+    if kind.metric is None:
+        return f"{kind.label} {value} where {clause.required()} was asked"
+    unit = " %" if kind.is_fraction else f" {kind.unit}"
+    low, high = (kind.show(end).removesuffix(unit) for end in (measured.low, measured.high))
+    text = f"{kind.label} {value} ({low} to {high}) where {clause.required()} was asked"
     if clause.holds(measured.value) and not is_shown(clause, measured):
         text += ", which the estimate reaches and its interval does not"
     return text

@@ -1,7 +1,7 @@
-"""Search until a stated requirement is met or the budget is spent, and say the truth about it.
+"""Search until a stated requirement is met or the budget is spent.
 
-The search sees training and validation images only. What it finds best is trained anew with several seeds and answers
-the test images once; the requirement is met where the interval of that answer says so.
+The search sees training and validation images only. The best trial is trained anew with several seeds and tested once on
+the test images; the requirement is met where the interval of that result says so.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ from torch import nn
 from ...backbones import backbone_info, has_pretrained, preprocessing_of
 from ...comparison import split_variants
 from ...comparison.build_model import ModelSource
-from ...config import Preprocessing, from_dict, to_dict
+from ...config import Preprocessing, to_dict
 from ...data import Dataset
 from ...errors import ConfigError, DataError, RunError
 from ...locking import only_one
 from ...settings.recipe import recipe_fields
 from ...surgery.serialization import MODEL_FILE
+from ...tasks import LossOptions, Task, create_task
 from ...training import (
     DataRecord,
     Precision,
@@ -43,12 +44,13 @@ from ...training import (
 )
 from ...training.open_data import VALIDATION_SHARE
 from .budget import Clock, parse_budget
+from .measures import quantities_of
 from .proposals import require_optuna
-from .requirement import Requirement, parse_requirement
-from .search_folder import LOCK_FILE, SearchRecord, check_folder, open_record
+from .requirement import Quantity, parse_requirement, split_requirement
+from .search_context import SearchContext
 from .search_loop import conclude, search
+from .search_record import LOCK_FILE, ClauseRecord, SearchFolder, SearchRecord, check_folder, open_search
 from .search_space import ATTENTIONS, build_space
-from .trials import Workshop
 
 FINE_TUNING = ("three-phase", "one-cycle")
 FROM_RANDOM = ("one-cycle", "scratch")
@@ -57,15 +59,20 @@ CLOCK_FILE = "clock.json"
 
 @dataclass(frozen=True)
 class Iteration:
-    """The outcome of a search, as it stands in `iterate.json`.
+    """The outcome of a search.
 
     Attributes:
         run_dir: its folder.
-        document: the content of `iterate.json`.
+        record: the content of `iterate.json`.
     """
 
     run_dir: Path
-    document: Mapping[str, Any]
+    record: SearchRecord
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The record as plain JSON values."""
+        return to_dict(self.record)
 
     @property
     def is_met(self) -> bool:
@@ -74,11 +81,11 @@ class Iteration:
     @property
     def verdict(self) -> str:
         """ "met" or "not met"."""
-        return str(self.document["verdict"])
+        return str(self.record.verdict)
 
     @property
     def sentence(self) -> str:
-        return str(self.document["sentence"])
+        return str(self.record.sentence)
 
     @property
     def model(self) -> Path | None:
@@ -86,11 +93,17 @@ class Iteration:
         path = self.run_dir / MODEL_FILE
         return path if path.is_file() else None
 
+    @property
+    def primary(self) -> Quantity:
+        """The metric by which trials are shown."""
+        name = self.record.primary or "top1"
+        return Quantity(name, **self.record.quantities.get(name, {"label": name}))
+
     def to_json(self) -> str:
         return json.dumps(self.document, indent=1, ensure_ascii=False)
 
     def __str__(self) -> str:
-        return "\n".join([self.sentence, *self.document["notes"]])
+        return "\n".join([self.sentence, *self.record.notes])
 
 
 def iterate(
@@ -111,18 +124,18 @@ def iterate(
     command: str | None = None,
     **overrides: Any,
 ) -> Iteration:
-    """Search attentions, places and recipes for a model that is as good as asked.
+    """Search attentions, places and recipes for a model that meets a requirement.
 
     Args:
-        data: a folder of class folders, the name of a built-in data set, or a loaded one with validation images.
+        data: whatever `load_data` takes, or what it returns, with validation images.
         until: the requirement, for example "top1>=93% and latency_ms<=5".
         budget: of time: "90s", "45m", "2h", "1h30m", or seconds. Only the finalist may exceed it.
         backbone: as for `create_backbone`.
         run_dir: a new folder, or that of the same search to be continued.
-        seeds: how many times the finalist is trained.
-        trials: the most that are tried; as many as the budget allows where not given.
+        seeds: number of trainings of the finalist.
+        trials: largest number; what the budget allows where not given.
         attentions: variants to choose from; the plain backbone is "none".
-        recipes: to choose from, the habit first; "three-phase" and "one-cycle" for pretrained backbones, "one-cycle" and
+        recipes: to choose from, the default first; "three-phase" and "one-cycle" for pretrained backbones, "one-cycle" and
             "scratch" for others, where not given. All get as many epochs as the first.
         pretrained: start from published weights; where not given, yes if there are any.
         weights: a file of weights to start from, as for `create_backbone`.
@@ -133,59 +146,70 @@ def iterate(
             searched.
 
     Raises:
-        ConfigError, BackboneError, DataError, GraftError, RunError: what was asked for does not fit, or the folder is
-            in use or belongs to another search.
-        KeyboardInterrupt: interrupted; the same call goes on.
+        ConfigError, BackboneError, DataError, GraftError, RunError: an argument does not fit, or the folder is in use or
+            belongs to another search.
+        KeyboardInterrupt: interrupted; the same call continues.
     """
     started = time.monotonic()
     require_optuna()
-    requirement, budget_s = parse_requirement(until), parse_budget(budget)
+    split_requirement(until)
+    budget_s = parse_budget(budget)
     _check_counts(seeds, trials, seed)
     start = None if weights is None else Path(weights)
     names = recipes or (FINE_TUNING if start or _has_weights(pretrained, backbone) else FROM_RANDOM)
     searched, settings = _settings(names, overrides)
-    pretrained = starts_pretrained(pretrained, backbone, searched[0], start)
+    source = ModelSource(backbone, starts_pretrained(pretrained, backbone, searched[0], start), start)
     device, folder = settings.machine.resolve_device(), Path(run_dir)
     check_folder(folder)
     with watched(progress) as shown:
-        source = ModelSource(backbone, pretrained, start)
         template = source.template()
         preprocessing = preprocessing_of(template, settings.data.image_size)
         spec = preprocessing.input
-        space = build_space(_listed(attentions), searched, _fixed(overrides), template, spec)
+        space = build_space(_listed(attentions), searched, set(overrides) & set(recipe_fields()), template, spec)
         dataset = open_data(data, replace(settings, recipe=searched[0]), spec=spec, progress=Reading(shown))
-        _check_data(dataset, requirement)
-        # weights that cannot be had: say so now
-        info = backbone_info(source.fresh(dataset.classes, 0))
-        request = {
-            "until": str(requirement),
-            "clauses": [asdict(clause) for clause in requirement.clauses],
-            "budget_s": budget_s,
-            "trials_asked": trials,
-            "seeds": seeds,
-            "seed": seed,
-            "backbone": backbone,
-            "pretrained": pretrained,
-            "weights": info.weights if start is not None and info is not None else None,
-            "space": space.describe(),
-            "preprocessing": to_dict(preprocessing),
-            "data": to_dict(DataRecord.of(dataset)),
-        }
+        blind, task = _without_test_images(dataset), create_task(dataset.task, dataset.classes)
+        space = space.without(_unsupported(task, dataset))
+        requirement = parse_requirement(until, known := quantities_of(task))
+        info = backbone_info(source.fresh(dataset.classes, 0))  # weights that are not available are an error now
+        wanted = SearchRecord(
+            until=str(requirement),
+            clauses=tuple(ClauseRecord(c.metric, c.operator, c.number) for c in requirement.clauses),
+            budget_s=budget_s,
+            trials_asked=trials,
+            seeds=seeds,
+            seed=seed,
+            backbone=backbone,
+            pretrained=source.pretrained,
+            weights=info.weights if start is not None and info is not None else None,
+            space=space.describe(),
+            preprocessing=preprocessing,
+            data=DataRecord.of(dataset),
+            quantities={name: quantity.describe() for name, quantity in known.items()},
+            command=command,
+        )
         with only_one(folder / LOCK_FILE):
-            record = open_record(folder, request)
-            if record.document["status"] == "finished":
-                return Iteration(folder, record.document)
-            record.document.setdefault("command", command)
-            precision = _precision(record, settings, template, preprocessing, device)
-            clock = Clock(folder / CLOCK_FILE, budget_s, started)
-            shop = Workshop(
-                source, space, settings, _blind(dataset), preprocessing, precision, device,
-                requirement, seeds, seed, clock, record, shown,
-            )  # fmt: skip
-            with clock.written_at_the_end():
-                search(shop, trials)
-                conclude(shop, dataset)
-            return Iteration(folder, record.document)
+            opened = open_search(folder, wanted)
+            if opened.record.status != "finished":
+                context = SearchContext(
+                    source=source,
+                    space=space,
+                    settings=settings,
+                    task=task,
+                    dataset=blind,
+                    preprocessing=preprocessing,
+                    precision=_precision(opened, settings, template, preprocessing, device),
+                    device=device,
+                    requirement=requirement,
+                    seeds=seeds,
+                    seed=seed,
+                    clock=Clock(folder / CLOCK_FILE, budget_s, started),
+                    folder=opened,
+                    progress=shown,
+                )
+                with context.clock.written_at_the_end():
+                    search(context, trials)
+                    conclude(context, dataset)
+            return Iteration(folder, opened.record)
 
 
 def _check_counts(seeds: int, trials: int | None, seed: int) -> None:
@@ -218,41 +242,38 @@ def _settings(
     return recipes, replace(first, data=replace(first.data, val_fraction=share))
 
 
-def _fixed(overrides: Mapping[str, Any]) -> set[str]:
-    """Fields of the recipe that the user has set."""
-    return set(overrides) & set(recipe_fields())
-
-
-def _check_data(dataset: Dataset, requirement: Requirement) -> None:
+def _without_test_images(dataset: Dataset) -> Dataset:
+    """The data with the validation images in place of the test images, which a search does not see."""
     if dataset.val is None:
         raise DataError(
             f"{dataset.name} has no validation images, by which the search decides: load it with val_fraction=0.15."
         )
-    if len(dataset.classes) <= 5 and any(clause.metric == "top5" for clause in requirement.clauses):
-        raise ConfigError(f"top5 says nothing about {len(dataset.classes)} classes: ask for top1.")
-
-
-def _blind(dataset: Dataset) -> Dataset:
-    """The data without their test images: the validation images stand in for them."""
-    assert dataset.val is not None
     note = "in this run the validation images stand in for the test images, which a search does not see."
     report = replace(dataset.report, notes=(*dataset.report.notes, note))
     return replace(dataset, test=dataset.val, report=report)
 
 
+def _unsupported(task: Task, dataset: Dataset) -> set[str]:
+    """Choices of the search space that this task does not have."""
+    found = set() if "mix" in task.supports else {"mixup"}
+    try:
+        task.criterion(dataset.train.targets, LossOptions(label_smoothing=0.1))
+    except ConfigError:
+        found.add("label_smoothing")
+    return found
+
+
 def _precision(
-    record: SearchRecord, settings: Settings, template: nn.Module, preprocessing: Preprocessing, device: torch.device
+    opened: SearchFolder, settings: Settings, template: nn.Module, preprocessing: Preprocessing, device: torch.device
 ) -> Precision:
     """The precision of all models of the search, timed once and kept."""
-    fixed = parse_precision(settings.machine.precision)
-    if record.document["precision"] is not None:
-        found = from_dict(Precision, record.document["precision"], where="precision")
+    fixed, found = parse_precision(settings.machine.precision), opened.record.precision
+    if found is not None:
         if fixed not in (None, found):
-            raise RunError(f"the search in {record.folder} was begun with precision {found}: choose a new folder.")
+            raise RunError(f"the search in {opened.path} was begun with precision {found}: choose a new folder.")
         return found
-    chosen = fixed or choose_precision(
+    opened.record.precision = fixed or choose_precision(
         template, spec=preprocessing.input, batch_size=settings.recipe.batch_size, device=device
     )
-    record.document["precision"] = to_dict(chosen)
-    record.write()
-    return chosen
+    opened.write()
+    return opened.record.precision

@@ -1,36 +1,39 @@
-"""What a requirement asks for, measured over seeds and images, each number with its interval.
+"""Measure what a requirement asks for over seeds and images, each number with its interval.
 
-Every metric is written as the mean of one score per seed and image: rightness for the accuracies, the negative log
-likelihood for the loss, and for macro F1 and the calibration error their linearisation at what was measured (the sum
-of influences, whose mean is the metric itself). Seeds and images are then crossed as in a comparison.
+Every metric is the mean of one score per seed and image (`Metric.scores`), so seeds and images are crossed as in a
+comparison. For scores of 0 and 1 the interval is a binomial one, which also holds near 0 and 1.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...statistics.effects import crossed_effect
+from ...tasks import Classification, Metric, Rows, Task
+from ...tasks.classification import calibration_error, correct
 from ...training import Evaluation
+from .requirement import COSTS, Quantity
 
 Floats = NDArray[np.float64]
 ECE_BINS = 15
+WORST_CLASS = "worst_class"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its interval; for a cost, which is no sample, all three are equal.
+    """A number and its interval; for a cost, which is not a sample, all three are equal.
 
     Attributes:
         value: the estimate.
         low: lower end.
         high: upper end.
-        seeds: trained models that it rests on.
-        images: images that it rests on.
+        seeds: number of trained models.
+        images: number of images.
     """
 
     value: float
@@ -44,31 +47,34 @@ class Measured:
         return cls(value, value, value)
 
 
-def measure(metric: str, evaluations: Sequence[Evaluation], *, confidence: float = 0.95) -> Measured:
-    """A metric of images over one evaluation per seed, all of the same images.
+def quantities_of(task: Task) -> dict[str, Quantity]:
+    """What can be required of a model for this task, by name; its primary metric comes first."""
+    metrics = [*task.metrics.values()]
+    if isinstance(task, Classification):
+        metrics += [replace(task.metrics["nll"], name="loss", label="loss"), _CALIBRATION, _WORST_CLASS]
+    return {quantity.name: quantity for quantity in [*map(Quantity.of, metrics), *COSTS.values()]}
+
+
+def measure(quantity: Quantity, evaluations: Sequence[Evaluation], *, confidence: float = 0.95) -> Measured:
+    """Measure a metric on evaluations of the same images.
 
     Args:
-        metric: top1, top5, worst_class, macro_f1, loss or ece.
+        quantity: one with a metric.
         evaluations: one per seed.
         confidence: of the interval, two-sided.
     """
-    if metric == "worst_class":
+    metric = quantity.metric
+    assert metric is not None
+    if quantity.name == WORST_CLASS:
         return _worst_class(evaluations, confidence)
-    scores = np.stack([_SCORES[metric](evaluation) for evaluation in evaluations])
-    if metric in ("top1", "top5"):
+    scores = np.stack([metric.scores(evaluation.rows) for evaluation in evaluations])
+    if metric.bounds == (0.0, 1.0) and np.isin(scores, (0.0, 1.0)).all():
         return proportion(scores, confidence)
     effect = crossed_effect(scores, confidence=confidence, limit=math.inf)
-    top = math.inf if metric == "loss" else 1.0
-    if metric == "loss" and effect.method == "no variation":  # an unseen image may have any loss
-        return Measured(effect.mean, 0.0, top, effect.seeds, effect.images)
-    return Measured(effect.mean, max(effect.low, 0.0), min(effect.high, top), effect.seeds, effect.images)
-
-
-def measure_all(
-    metrics: Sequence[str], evaluations: Sequence[Evaluation], *, confidence: float = 0.95
-) -> dict[str, Measured]:
-    """Several metrics of the same evaluations."""
-    return {metric: measure(metric, evaluations, confidence=confidence) for metric in metrics}
+    low, high = metric.bounds
+    if effect.method == "no variation" and not math.isfinite(low + high):  # an unseen image may have any score
+        return Measured(effect.mean, low, high, effect.seeds, effect.images)
+    return Measured(effect.mean, max(effect.low, low), min(effect.high, high), effect.seeds, effect.images)
 
 
 def proportion(correct: Floats, confidence: float = 0.95) -> Measured:
@@ -97,67 +103,39 @@ def proportion(correct: Floats, confidence: float = 0.95) -> Measured:
     return Measured(mean, min(low, mean), max(high, mean), seeds, images)
 
 
-def _worst_class(evaluations: Sequence[Evaluation], confidence: float) -> Measured:
-    """The lowest recall. Every class is tested at the full level: all must reach the number, so nothing is corrected."""
-    labels = evaluations[0].labels
-    correct = np.stack([evaluation.correct.astype(np.float64) for evaluation in evaluations])
-    found = [proportion(correct[:, labels == label], confidence) for label in np.unique(labels)]
-    return Measured(
-        min(m.value for m in found), min(m.low for m in found), min(m.high for m in found), *correct.shape
-    )  # fmt: skip
-
-
-def _right(evaluation: Evaluation) -> Floats:
-    return evaluation.correct.astype(np.float64)
-
-
-def _among_five(evaluation: Evaluation) -> Floats:
-    best = np.argsort(-evaluation.probabilities, axis=1, kind="stable")[:, :5]
-    return (best == evaluation.labels[:, None]).any(1).astype(np.float64)
-
-
-def _surprise(evaluation: Evaluation) -> Floats:
-    """Negative log likelihood of each image in nats."""
-    true = evaluation.probabilities[np.arange(len(evaluation.labels)), evaluation.labels]
-    return -np.log(np.clip(true.astype(np.float64), 1e-12, None))
-
-
-def _overconfidence(evaluation: Evaluation) -> Floats:
-    """Rightness minus confidence, signed by the gap of its bin: the mean is the expected calibration error."""
-    confidence = evaluation.probabilities.max(1).astype(np.float64)
-    which = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
-    gap = _right(evaluation) - confidence
-    return gap * np.sign(np.bincount(which, gap, ECE_BINS))[which]
-
-
-def _f1_influence(evaluation: Evaluation) -> Floats:
-    """Macro F1, moved for each image by what it adds to the right and the wrong answers of its two classes."""
-    labels, answers = evaluation.labels, evaluation.probabilities.argmax(1)
-    scores, classes = np.zeros(len(labels)), np.unique(labels)
-    for label in classes:
-        mine, called = labels == label, answers == label
-        right, either = (mine & called).astype(np.float64), mine.astype(np.float64) + called
-        top, bottom = 2 * right.mean(), either.mean()
-        scores += top / bottom + (2 * right - top) / bottom - top * (either - bottom) / bottom**2
-    return scores / len(classes)
-
-
-_SCORES = {
-    "top1": _right,
-    "top5": _among_five,
-    "loss": _surprise,
-    "ece": _overconfidence,
-    "macro_f1": _f1_influence,
-}
-
-
 def as_json(found: Mapping[str, Measured]) -> dict[str, dict[str, float | None]]:
     """Plain values; an end that is not finite is null."""
     return {
-        metric: {
+        name: {
             "value": m.value,
             "low": m.low if math.isfinite(m.low) else None,
             "high": m.high if math.isfinite(m.high) else None,
         }
-        for metric, m in found.items()
+        for name, m in found.items()
     }
+
+
+def _worst_class(evaluations: Sequence[Evaluation], confidence: float) -> Measured:
+    """The lowest recall. Every class is tested at the full level: all must reach the number, so nothing is corrected."""
+    labels = evaluations[0].labels
+    right = np.stack([correct(evaluation.rows).astype(np.float64) for evaluation in evaluations])
+    found = [proportion(right[:, labels == label], confidence) for label in np.unique(labels)]
+    return Measured(*(min(getattr(m, end) for m in found) for end in ("value", "low", "high")), *right.shape)
+
+
+def _overconfidence(rows: Rows) -> Floats:
+    """Correctness minus confidence, signed by the gap of its bin: the mean is the expected calibration error."""
+    confidence = rows["probabilities"].max(1).astype(np.float64)
+    which = np.minimum((confidence * ECE_BINS).astype(int), ECE_BINS - 1)
+    gap = correct(rows).astype(np.float64) - confidence
+    return gap * np.sign(np.bincount(which, gap, ECE_BINS))[which]
+
+
+def _lowest_recall(rows: Rows) -> float:
+    return min(float(correct(rows)[rows["labels"] == label].mean()) for label in np.unique(rows["labels"]))
+
+
+_CALIBRATION = Metric("ece", "calibration error", calibration_error, _overconfidence, higher_is_better=False)
+_WORST_CLASS = Metric(  # of which `measure` needs no scores: all classes have to reach the number
+    WORST_CLASS, "recall of the worst class", _lowest_recall, lambda rows: correct(rows).astype(np.float64)
+)

@@ -1,8 +1,8 @@
-"""What a search tries next.
+"""Proposals for the next trial.
 
-What was tried and how it went stands in the record of the search; Optuna is only asked, in memory, what to try next. A
-proposal is a function of the seed, the number of the trial and the trials before it, so that a search that was cut off
-proposes the same as one that was not. Optuna's own journal file would not do: after a sudden death within a line it
+The record of the search holds what was tried; Optuna only proposes, in memory, what to try next. A proposal is a
+function of the seed, the number of the trial and the trials before it, so that an interrupted search proposes the same as
+an uninterrupted one. Optuna's own journal file would not do: after a sudden death within a line it
 cannot be read any more, and its lock file makes the next process wait for 30 s.
 """
 
@@ -36,23 +36,23 @@ def require_optuna() -> None:
 
 
 def propose(space: Space, tried: Tried, *, seed: int, number: int, barred: Collection[str] = ()) -> Params | None:
-    """What trial `number` tries: the habits first, then what a tree-structured Parzen estimator proposes.
+    """Propose trial `number`: the defaults first, then what a tree-structured Parzen estimator proposes.
 
     Args:
         space: the choices.
         tried: parameters and score of the trials that ended; higher is better.
         seed: of the search.
         number: of the trial, from 0.
-        barred: names of variants that are not to be tried again, because they cost too much.
+        barred: names of variants that are not tried again, because they cost too much.
 
     Returns:
-        The parameters, numbers rounded to three digits; None where only what was tried is left.
+        The parameters, numbers rounded to three digits; None where everything has been tried.
 
     Source: Bergstra et al., NeurIPS 2011, as in Optuna (Akiba et al., arXiv:1907.10902).
     """
-    habits = space.habits()
-    if number < len(habits):
-        return habits[number]
+    defaults = space.defaults()
+    if number < len(defaults):
+        return defaults[number]
     for redraw in range(REDRAWS):  # each from its own seed: the same study asked twice would count the first answer
         params = _draw(_study(space, tried, hash64("trial", seed, number, redraw) % 2**32), space)
         if space.variant(params).name not in barred and all(params != earlier for earlier, _ in tried):
@@ -61,7 +61,7 @@ def propose(space: Space, tried: Tried, *, seed: int, number: int, barred: Colle
 
 
 def importances(space: Space, tried: Tried) -> dict[str, float]:
-    """How much of the scores' variation each parameter explains (PED-ANOVA, arXiv:2304.10255); few trials say nothing.
+    """Share of the scores' variation that each parameter explains (PED-ANOVA, arXiv:2304.10255); empty for few trials.
 
     Parameters that only grafts have are left out, as are those that were the same in all trials.
     """
@@ -115,7 +115,7 @@ def _draw(study: optuna.Study, space: Space) -> Params:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Optuna without its log, whose level is put back afterwards, and without warnings that a part of it is new."""
+    """Silence Optuna's log and its warnings about experimental parts; the level of the log is restored."""
     import optuna
 
     level = optuna.logging.get_verbosity()

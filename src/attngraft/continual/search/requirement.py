@@ -1,167 +1,214 @@
-"""What is asked of a model: `METRIC OP NUMBER`, several joined by `and`."""
+"""The requirement that a search is to meet: `METRIC OP NUMBER`, several joined by `and`."""
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 from ...errors import ConfigError, nearest
-from ...registry import Registry
+from ...tasks import Metric
 
 Operator = Literal[">=", ">", "<=", "<"]
-OPERATORS: dict[str, Operator] = {">=": ">=", ">": ">", "<=": "<=", "<": "<"}
+WORDS: dict[str, str] = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
 EXAMPLE = "top1>=0.93 and latency_ms<=5"
 
 
 @dataclass(frozen=True)
-class Metric:
-    """Something that can be asked of a model.
+class Quantity:
+    """What can be required of a model: a metric of its task, or a cost.
 
     Attributes:
-        words: its name in a sentence.
-        higher_is_better: which direction can be asked for.
-        of_images: measured on images, so that it has an interval; else a cost of the model.
-        is_fraction: from 0 to 1, and may be written in percent.
+        name: as it is written in a requirement.
+        label: its name in a sentence.
+        unit: "points" for fractions, which may be written in percent; "" for counts.
+        higher_is_better: which direction can be required.
+        bounds: lowest and highest possible value.
+        metric: of the task, so that it has an interval; None for a cost.
     """
 
-    words: str
-    higher_is_better: bool
-    of_images: bool = True
-    is_fraction: bool = True
+    name: str
+    label: str
+    unit: str = "points"
+    higher_is_better: bool = True
+    bounds: tuple[float, float] = (0.0, 1.0)
+    metric: Metric | None = None
+
+    @classmethod
+    def of(cls, metric: Metric) -> Quantity:
+        """A metric of a task; names are written with underscores here."""
+        name = quantity_name(metric.name)
+        return cls(name, metric.label, metric.unit, metric.higher_is_better, metric.bounds, metric)
+
+    @property
+    def is_fraction(self) -> bool:
+        return self.unit == "points"
+
+    def describe(self) -> dict[str, Any]:
+        """What the record keeps of it."""
+        return {"label": self.label, "unit": self.unit, "higher_is_better": self.higher_is_better}
+
+    def show(self, value: float) -> str:
+        """A measured value as people read it.
+
+        >>> Quantity("top1", "top-1").show(0.912), Quantity("latency_ms", "latency", "ms").show(4.218)
+        ('91.2 %', '4.22 ms')
+        """
+        if self.is_fraction:
+            return f"{100 * value:.1f} %"
+        if self.metric is None and not self.unit:
+            return f"{value:,.0f}"
+        return f"{value:.{3 if self.metric is None else 4}g} {self.unit}".rstrip()
 
 
-METRICS: Registry[Metric] = Registry("metric")
-METRICS.register("top1", Metric("top-1 accuracy", True))
-METRICS.register("top5", Metric("top-5 accuracy", True))
-METRICS.register("worst_class", Metric("recall of the worst class", True))
-METRICS.register("macro_f1", Metric("macro F1", True))
-METRICS.register("loss", Metric("loss", False, is_fraction=False))
-METRICS.register("ece", Metric("calibration error", False))
-METRICS.register("latency_ms", Metric("latency of one image", False, of_images=False, is_fraction=False))
-METRICS.register("parameters", Metric("parameters", False, of_images=False, is_fraction=False))
-METRICS.register("macs", Metric("multiply-accumulates", False, of_images=False, is_fraction=False))
+COSTS: Mapping[str, Quantity] = {
+    cost.name: cost
+    for cost in (
+        Quantity("latency_ms", "latency of one image", "ms", False, (0.0, math.inf)),
+        Quantity("parameters", "parameters", "", False, (0.0, math.inf)),
+        Quantity("macs", "multiply-accumulates", "", False, (0.0, math.inf)),
+    )
+}
 
 
 @dataclass(frozen=True)
 class Clause:
-    """One metric with the number that it has to reach."""
+    """One quantity with the number that it has to reach."""
 
-    metric: str
+    quantity: Quantity
     operator: Operator
     number: float
 
+    @property
+    def metric(self) -> str:
+        """Name of the quantity."""
+        return self.quantity.name
+
+    @property
+    def is_lower_bound(self) -> bool:
+        return self.operator in (">", ">=")
+
     def holds(self, value: float) -> bool:
         """Whether a value is good enough."""
-        return {
-            ">=": value >= self.number,
-            ">": value > self.number,
-            "<=": value <= self.number,
-            "<": value < self.number,
-        }[self.operator]
+        beyond = value > self.number if self.is_lower_bound else value < self.number
+        return beyond or ("=" in self.operator and value == self.number)
 
     def margin(self, value: float) -> float:
-        """How much better than asked; below 0 where something is missing. Fractions as they are, others relative."""
-        kind = METRICS[self.metric]
-        lead = value - self.number if kind.higher_is_better else self.number - value
-        return lead if kind.is_fraction else lead / self.number
+        """How much better than required; below 0 if worse. Of fractions the difference, else relative to the number."""
+        lead = value - self.number if self.quantity.higher_is_better else self.number - value
+        return lead if self.quantity.bounds[1] <= 1 else lead / self.number
+
+    def required(self) -> str:
+        """The number as people read it, not rounded.
+
+        >>> Clause(Quantity("top1", "top-1"), ">=", 0.9325).required(), Clause(COSTS["latency_ms"], "<", 5.0).required()
+        ('at least 93.25 %', 'less than 5 ms')
+        """
+        if self.quantity.is_fraction:
+            return f"{WORDS[self.operator]} {round(100 * self.number, 6):g} %"
+        number = f"{self.number:,.0f}" if self.number == int(self.number) else repr(self.number)
+        return f"{WORDS[self.operator]} {number} {self.quantity.unit}".rstrip()
 
     def __str__(self) -> str:
-        return f"{self.metric}{self.operator}{_plain(self.number)}"
+        """As it is written; the number is the shortest text that reads back as the same."""
+        whole = self.number == int(self.number) and abs(self.number) < 1e15
+        return f"{self.metric}{self.operator}{int(self.number) if whole else repr(self.number)}"
 
 
 @dataclass(frozen=True)
 class Requirement:
     """Clauses that must all hold.
 
-    >>> str(parse_requirement("top1 >= 93%  and parameters<5e6"))
-    'top1>=0.93 and parameters<5000000'
+    >>> str(parse_requirement("macs < 2e9  and parameters<5e6", COSTS))
+    'macs<2000000000 and parameters<5000000'
     """
 
     clauses: tuple[Clause, ...]
 
     @property
     def of_images(self) -> tuple[Clause, ...]:
-        return tuple(clause for clause in self.clauses if METRICS[clause.metric].of_images)
+        return tuple(clause for clause in self.clauses if clause.quantity.metric is not None)
 
     @property
     def of_costs(self) -> tuple[Clause, ...]:
-        return tuple(clause for clause in self.clauses if not METRICS[clause.metric].of_images)
+        return tuple(clause for clause in self.clauses if clause.quantity.metric is None)
 
     def __str__(self) -> str:
         return " and ".join(str(clause) for clause in self.clauses)
 
 
-def parse_requirement(text: str) -> Requirement:
+@dataclass(frozen=True)
+class WrittenClause:
+    """A clause as it is written, before it is known which quantities there are."""
+
+    metric: str
+    operator: Operator
+    number: str
+    is_percent: bool
+
+
+def parse_requirement(text: str, quantities: Mapping[str, Quantity]) -> Requirement:
     """Read a requirement.
 
     Args:
         text: for example "top1>=93% and latency_ms<=5".
+        quantities: by name.
 
     Raises:
         ConfigError: not readable (the place is shown), an unknown metric (the nearest is named), impossible, in the
             wrong direction, contradictory, or the same metric twice.
     """
-    clauses: list[Clause] = []
-    position = 0
-    while True:
-        clause, position = _parse_clause(text, position)
-        clauses.append(clause)
-        if not text[position:].strip():
-            break
-        position = _after(r"\s*(and)(?=\s)", text, position, "'and' or the end")[1]
+    clauses = [_clause(written, quantities) for written in split_requirement(text)]
     _check_together(clauses)
     for clause in clauses:
         _check_alone(clause)
     return Requirement(tuple(clauses))
 
 
-def shown(metric: str, value: float) -> str:
-    """A measured value as people read it.
+def split_requirement(text: str) -> list[WrittenClause]:
+    """Split a requirement into its clauses; which metrics there are does not matter yet.
 
-    >>> shown("top1", 0.912), shown("loss", 0.3), shown("latency_ms", 4.218), shown("parameters", 5e6)
-    ('91.2 %', '0.300', '4.22 ms', '5,000,000')
+    Raises:
+        ConfigError: not readable; the place is shown.
     """
-    if METRICS[metric].is_fraction:
-        return f"{100 * value:.1f} %"
-    if metric in ("parameters", "macs"):
-        return f"{value:,.0f}"
-    return f"{value:.3g} ms" if metric == "latency_ms" else f"{value:.3f}"
+    clauses: list[WrittenClause] = []
+    position = 0
+    while True:
+        metric, position = _after(r"\s*([A-Za-z_][\w:-]*(?:@[A-Za-z_-]+(?:=[\d.]+)?)?)", text, position, "a metric")
+        operator, position = _after(r"\s*(>=|<=|>|<)", text, position, "one of >=, >, <=, <")
+        number, position = _after(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", text, position, "a number")
+        percent = re.compile(r"\s*%").match(text, position)
+        position = percent.end() if percent else position
+        clauses.append(WrittenClause(quantity_name(metric), operator, number, percent is not None))  # type: ignore[arg-type]
+        if not text[position:].strip():
+            return clauses
+        position = _after(r"\s*(and)(?=\s)", text, position, "'and' or the end")[1]
 
 
-def asked(clause: Clause) -> str:
-    """The number of a clause as people read it, not rounded.
+def quantity_name(metric: str) -> str:
+    """The name of a metric as it is written in requirements and records.
 
-    >>> asked(Clause("top1", ">=", 0.9325)), asked(Clause("latency_ms", "<", 5.0))
-    ('at least 93.25 %', 'less than 5 ms')
+    >>> quantity_name("Macro-F1")
+    'macro_f1'
     """
-    words = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}[clause.operator]
-    if METRICS[clause.metric].is_fraction:
-        return f"{words} {round(100 * clause.number, 6):g} %"
-    unit = " ms" if clause.metric == "latency_ms" else ""
-    number = f"{clause.number:,.0f}" if clause.number == int(clause.number) else repr(clause.number)
-    return f"{words} {number}{unit}"
+    return metric.lower().replace("-", "_")
 
 
-def _parse_clause(text: str, position: int) -> tuple[Clause, int]:
-    metric, position = _after(r"\s*([A-Za-z_][\w-]*)", text, position, "a metric")
-    metric = metric.lower().replace("-", "_")
-    if metric not in METRICS:
-        raise ConfigError(f"unknown metric '{metric}' in the requirement: {nearest(metric, METRICS)}")
-    operator, position = _after(r"\s*(>=|<=|>|<)", text, position, "one of >=, >, <=, <")
-    written, position = _after(r"\s*([+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)", text, position, "a number")
-    percent = re.compile(r"\s*%").match(text, position)
-    number = Decimal(written)
-    if percent:
-        position = percent.end()
-        if not METRICS[metric].is_fraction:
-            raise ConfigError(f"'{metric}{operator}{written}%': {metric} is not a fraction, so leave out the '%'.")
+def _clause(written: WrittenClause, quantities: Mapping[str, Quantity]) -> Clause:
+    name, text = written.metric, f"{written.metric}{written.operator}{written.number}"
+    if name not in quantities:
+        raise ConfigError(f"unknown metric '{name}' in the requirement: {nearest(name, list(quantities))}")
+    number = Decimal(written.number)
+    if written.is_percent:
+        if not quantities[name].is_fraction:
+            raise ConfigError(f"'{text}%': {name} is not a fraction, so leave out the '%'.")
         number /= 100  # as decimals, so that 93.1% is 0.931
     if not math.isfinite(float(number)):
-        raise ConfigError(f"'{metric}{operator}{written}' is too large: expected a finite number.")
-    return Clause(metric, OPERATORS[operator], float(number)), position
+        raise ConfigError(f"'{text}' is too large: expected a finite number.")
+    return Clause(quantities[name], written.operator, float(number))
 
 
 def _after(pattern: str, text: str, position: int, expected: str) -> tuple[str, int]:
@@ -180,39 +227,28 @@ def _check_together(clauses: list[Clause]) -> None:
         for earlier in clauses[:i]:
             if earlier.metric != later.metric:
                 continue
-            low, high = (earlier, later) if earlier.operator in (">", ">=") else (later, earlier)
-            if low.operator in (">", ">=") and high.operator in ("<", "<=") and not _leaves_room(low, high):
-                raise ConfigError(f"'{earlier}' and '{later}' contradict each other: leave one out.")
-            if earlier.operator[0] == later.operator[0]:
+            if earlier.is_lower_bound == later.is_lower_bound:
                 raise ConfigError(f"{later.metric} is asked for twice ('{earlier}' and '{later}'): keep the stronger.")
-
-
-def _leaves_room(low: Clause, high: Clause) -> bool:
-    touching = low.operator == ">=" and high.operator == "<="
-    return low.number < high.number or (touching and low.number == high.number)
+            low, high = (earlier, later) if earlier.is_lower_bound else (later, earlier)
+            if not (low.holds(high.number) and high.holds(low.number)):
+                raise ConfigError(f"'{earlier}' and '{later}' contradict each other: leave one out.")
 
 
 def _check_alone(clause: Clause) -> None:
     """Raise where a clause asks for worse, or for what cannot be."""
-    kind = METRICS[clause.metric]
-    if (clause.operator in (">", ">=")) != kind.higher_is_better:
-        better = "higher" if kind.higher_is_better else "lower"
-        turned = ">=" if kind.higher_is_better else "<="
+    kind, number = clause.quantity, clause.number
+    low, high = kind.bounds
+    if clause.is_lower_bound != kind.higher_is_better:
+        better, turned = ("higher", ">=") if kind.higher_is_better else ("lower", "<=")
         raise ConfigError(
             f"'{clause}' asks for worse, as {better} {clause.metric} is better: write {clause.metric}{turned}..."
         )
-    if kind.is_fraction and kind.higher_is_better and not 0 <= clause.number < 1:
-        hint = f"; write {clause.number:g}% for percent" if 1 < clause.number < 100 else ""
-        limit = "cannot be shown with any number of images" if clause.number == 1 else "cannot be"
-        raise ConfigError(f"'{clause}' {limit}: {clause.metric} is a fraction, expected 0 to below 1{hint}.")
-    if kind.is_fraction and not kind.higher_is_better and clause.number > 1:
-        raise ConfigError(f"'{clause}': {clause.metric} is a fraction, expected at most 1.")
-    if not kind.higher_is_better and clause.number <= 0:
-        raise ConfigError(f"'{clause}' cannot be: {clause.metric} is never below 0, expected a number above 0.")
-
-
-def _plain(number: float) -> str:
-    """The shortest text that reads back as the same number."""
-    if number == int(number) and abs(number) < 1e15:
-        return str(int(number))
-    return repr(number)
+    if kind.higher_is_better and not low <= number < high:
+        hint = f"; write {number:g}% for percent" if kind.is_fraction and 1 < number < 100 else ""
+        limit = "cannot be shown with any number of images" if number == high else "cannot be"
+        range_ = f"a fraction, expected {low:g}" if kind.is_fraction else f"expected {low:g}"
+        raise ConfigError(f"'{clause}' {limit}: {clause.metric} is {range_} to below {high:g}{hint}.")
+    if not kind.higher_is_better and number > high:
+        raise ConfigError(f"'{clause}': {clause.metric} is never above {high:g}, expected at most {high:g}.")
+    if not kind.higher_is_better and number <= low:
+        raise ConfigError(f"'{clause}' cannot be: {clause.metric} is never below {low:g}, expected more than {low:g}.")

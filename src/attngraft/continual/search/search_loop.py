@@ -3,145 +3,136 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from ...comparison.variants import BASELINE
 from ...data import Dataset
 from ...timestamp import timestamp
 from ...training import PREDICTIONS_FILE, Evaluation
-from .finalist import choose_finalist, deliver, examine_finalist, is_shown, train_finalist
+from .finalist import choose_finalist, deliver, evaluate_finalist, is_shown, train_finalist
 from .measures import measure
 from .proposals import importances, propose
-from .requirement import METRICS, asked, shown
-from .trials import Workshop, best_of, new_trial, remove_weights, reserve, run_trial, seconds_per_epoch
+from .search_context import SearchContext
+from .search_record import Finalist, Trial
+from .trials import best_of, new_trial, remove_weights, reserve, run_trial
 
-Rows = Sequence[Mapping[str, Any]]
 
-
-def search(shop: Workshop, trials: int | None) -> None:
-    """Make trials, or go on with the one that was cut off, until there is a reason to end."""
-    document = shop.record.document
-    remove_weights(shop.record)
-    while document["search_ended"] is None:
-        running = [row for row in shop.record.trials if row["status"] == "running"]
-        if running:
-            run_trial(shop, running[0])
+def search(context: SearchContext, trials: int | None) -> None:
+    """Make trials, beginning with an interrupted one, until there is a reason to end."""
+    record = context.record
+    remove_weights(context.folder)
+    while record.search_ended is None:
+        if record.trials and record.trials[-1].is_running:
+            run_trial(context, record.trials[-1])
             continue
-        reason, params = _why_to_end(shop, trials), None
-        if reason is None:
-            params = propose(
-                shop.space,
-                [(row["params"], row["score"]) for row in shop.record.ended],
-                seed=shop.seed,
-                number=len(shop.record.trials),
-                barred={row["variant"] for row in shop.record.ended if row["status"] == "infeasible"},
-            )
+        reason = _why_to_end(context, trials)
+        params = None if reason else _proposal(context)
         if params is None:
-            reason = reason or "nothing is left to try"
-            document |= {"search_ended": reason, "status": "final", "search_s": round(shop.clock.used_s, 3)}
+            record.search_ended, record.status = reason or "nothing is left to try", "final"
+            record.search_s = round(context.clock.used_s, 3)
         else:
-            shop.record.trials.append(new_trial(shop, params))
-        shop.record.write()
+            record.trials = (*record.trials, new_trial(context, params))
+        context.folder.write()
 
 
-def _why_to_end(shop: Workshop, trials: int | None) -> str | None:
-    """Why the search is over, in words; None where it goes on."""
-    ended = shop.record.ended
+def conclude(context: SearchContext, dataset: Dataset) -> None:
+    """Train the finalist, test it once and finish the record."""
+    record = context.record
+    best = best_of(record.ended)
+    if best is None:
+        record.verdict, record.sentence = "not met", f"not met: {_why_nothing(context)}"
+    else:
+        if record.finalist is None:
+            record.finalist = choose_finalist(context, best)
+            context.folder.write()
+        finalist = record.finalist
+        train_finalist(context, finalist)
+        evaluate_finalist(context, finalist, dataset.test)
+        deliver(context, finalist)
+        finalist.status = "tested"
+        count = len(record.ended)
+        named = "the plain backbone" if finalist.variant == BASELINE else finalist.variant
+        record.sentence = f"{record.sentence}. Best of {count} trial{'s' if count > 1 else ''}: {named} with recipe {finalist.recipe}."
+    _finish(context, dataset)
+
+
+def best_so_far(ended: Sequence[Trial], metric: str) -> tuple[float | None, ...]:
+    """After each trial, the validation value of the best one until then."""
+    best = [best_of(ended[: number + 1]) for number in range(len(ended))]
+    return tuple(trial.measured[metric]["value"] if trial and trial.measured else None for trial in best)
+
+
+def _proposal(context: SearchContext) -> dict[str, object] | None:
+    ended = context.record.ended
+    return propose(
+        context.space,
+        [(trial.params, trial.score or 0.0) for trial in ended],
+        seed=context.seed,
+        number=len(context.record.trials),
+        barred={trial.variant for trial in ended if trial.status == "infeasible"},
+    )
+
+
+def _why_to_end(context: SearchContext, trials: int | None) -> str | None:
+    """Why the search is over, in words; None where it continues."""
+    ended = context.record.ended
     if trials is not None and len(ended) >= trials:
         return f"all {trials} trials were made"
-    if _is_reached(shop, ended):
+    if _is_reached(context, ended):
         return "the validation images show that the requirement is reached"
-    rates = [rate for row in ended if (rate := seconds_per_epoch(row))]
-    if ended and shop.clock.left_s <= reserve(shop) + shop.epochs * statistics.median(rates or [0.0]):
+    speeds = [trial.seconds_per_epoch for trial in ended if trial.seconds_per_epoch] or [0.0]
+    if ended and context.clock.left_s <= reserve(context) + context.epochs * statistics.median(speeds):
         return "the budget is spent, but for the time that the finalist takes"
     return None
 
 
-def _is_reached(shop: Workshop, ended: Rows) -> bool:
-    """Whether the best trial shows on the validation images what is asked for.
+def _is_reached(context: SearchContext, ended: Sequence[Trial]) -> bool:
+    """Whether the best trial meets the requirement on the validation images.
 
-    It is the best of many, so that its interval is made wider (Bonferroni over the trials): the test images are there
-    once, and going to them too early cannot be mended.
+    It is the best of many, so its interval is made wider (Bonferroni over the trials): the test images are there once,
+    and going to them too early cannot be undone.
     """
     best = best_of(ended)
-    if best is None or best["status"] != "finished":
+    if best is None or best.status != "finished":
         return False
-    evaluation = Evaluation.read(shop.record.trial_folder(best) / PREDICTIONS_FILE)
+    evaluation = Evaluation.read(context.folder.run_dir(best) / PREDICTIONS_FILE)
     confidence = 1 - 0.05 / len(ended)
     return all(
-        is_shown(clause, measure(clause.metric, [evaluation], confidence=confidence))
-        for clause in shop.requirement.of_images
+        is_shown(clause, measure(clause.quantity, [evaluation], confidence=confidence))
+        for clause in context.requirement.of_images
     )
 
 
-def conclude(shop: Workshop, dataset: Dataset) -> None:
-    """Train the finalist, test it once and finish the record."""
-    document = shop.record.document
-    best = best_of(shop.record.ended)
-    if best is None:
-        _finish(shop, dataset, {"verdict": "not met", "sentence": f"not met: {_why_nothing(shop)}"})
-        return
-    if document["finalist"] is None:
-        document["finalist"] = choose_finalist(shop, best)
-        shop.record.write()
-    finalist = document["finalist"]
-    train_finalist(shop, finalist)
-    found = examine_finalist(shop, finalist, dataset.test)
-    deliver(shop, finalist)
-    finalist["status"] = "tested"
-    count, variant, recipe = len(shop.record.ended), finalist["variant"], finalist["recipe"]
-    named = "the plain backbone" if variant == BASELINE else variant
-    told = f"{found['sentence']}. Best of {count} trial{'s' if count > 1 else ''}: {named} with recipe {recipe}."
-    _finish(shop, dataset, {**found, "sentence": told})
+def _why_nothing(context: SearchContext) -> str:
+    ended = context.record.ended
+    infeasible = sum(trial.status == "infeasible" for trial in ended)
+    if infeasible == len(ended):
+        return f"none of the {infeasible} variants keeps {' and '.join(map(str, context.requirement.of_costs))}."
+    return f"none of {len(ended)} trials could be trained: {ended[-1].reason}."
 
 
-def _why_nothing(shop: Workshop) -> str:
-    ended = shop.record.ended
-    dear = sum(row["status"] == "infeasible" for row in ended)
-    if dear == len(ended):
-        return f"none of the {dear} variants keeps {' and '.join(str(c) for c in shop.requirement.of_costs)}."
-    return f"none of {len(ended)} trials could be trained: {ended[-1]['reason']}."
+def _finish(context: SearchContext, dataset: Dataset) -> None:
+    record, ended = context.record, context.record.ended
+    context.clock.write()
+    required = [clause.metric for clause in context.requirement.of_images]
+    record.status, record.finished = "finished", timestamp()
+    record.primary = required[0] if required else context.primary.name
+    record.best_so_far = best_so_far(ended, record.primary)
+    record.importances = importances(context.space, [(t.params, t.score or 0.0) for t in ended if t.measured])
+    record.used_s = round(context.clock.used_s, 3)
+    record.notes = tuple(_notes(context, dataset))
+    context.folder.write()
 
 
-def _finish(shop: Workshop, dataset: Dataset, found: Mapping[str, Any]) -> None:
-    document, ended = shop.record.document, shop.record.ended
-    shop.clock.write()
-    scored = [(row["params"], row["score"]) for row in ended if row["measured"]]
-    document |= {
-        **found,
-        "status": "finished",
-        "finished": timestamp(),
-        "primary": primary(shop),
-        "best_so_far": best_so_far(ended, primary(shop)),
-        "importances": importances(shop.space, scored),
-        "used_s": round(shop.clock.used_s, 3),
-    }
-    document["notes"] = [*_notes(shop, dataset)]
-    shop.record.write()
-
-
-def primary(shop: Workshop) -> str:
-    """The metric that the trials are shown by: the first that is asked for of the images."""
-    return next((clause.metric for clause in shop.requirement.of_images), "top1")
-
-
-def best_so_far(ended: Rows, metric: str) -> list[float | None]:
-    """After each trial, the validation value of the best one until then."""
-    best = [best_of(ended[: number + 1]) for number in range(len(ended))]
-    return [row["measured"][metric]["value"] if row else None for row in best]
-
-
-def _notes(shop: Workshop, dataset: Dataset) -> list[str]:
+def _notes(context: SearchContext, dataset: Dataset) -> list[str]:
     """What the reader must know besides the verdict."""
-    document = shop.record.document
-    notes = [f"The search ended because {document['search_ended']}."]
-    over = document["used_s"] - document["budget_s"]
+    record = context.record
+    notes = [f"The search ended because {record.search_ended}."]
+    over = (record.used_s or 0.0) - record.budget_s
     if over > 0:
-        notes.append(f"The budget of {document['budget_s']:,g} s was exceeded by {over:,.1f} s for the finalist.")
-    finalist = document["finalist"]
-    if finalist is not None:
-        notes += _delivered(shop, finalist)
+        notes.append(f"The budget of {record.budget_s:,g} s was exceeded by {over:,.1f} s for the finalist.")
+    if record.finalist is not None and record.verdict == "met":
+        notes += _delivered(context, record.finalist)
     seen = set(dataset.train.pixel_hashes) | set(dataset.val.pixel_hashes if dataset.val else ())
     known = sum(digest in seen for digest in dataset.test.pixel_hashes)
     if known:
@@ -152,15 +143,13 @@ def _notes(shop: Workshop, dataset: Dataset) -> list[str]:
     return notes
 
 
-def _delivered(shop: Workshop, finalist: Mapping[str, Any]) -> list[str]:
-    """Where the model that is handed over is itself below what was asked for, although the mean over seeds is not."""
-    first = next((run for run in finalist["runs"] if run["status"] == "trained"), None)
-    if first is None:
-        return []
-    misses = [c for c in shop.requirement.of_images if not c.holds(first["measured"][c.metric])]
+def _delivered(context: SearchContext, finalist: Finalist) -> list[str]:
+    """Where the delivered model is below what was required, although the mean over seeds is not."""
+    run = finalist.trained[0]
+    values = run.measured or {}
     return [
-        f"The model of seed {first['seed']}, which is handed over, has a {METRICS[c.metric].words} of "
-        f"{shown(c.metric, first['measured'][c.metric])} where {asked(c)} was asked."
-        for c in misses
-        if shop.record.document["verdict"] == "met"
+        f"The model of seed {run.seed}, which is handed over, has a {clause.quantity.label} of "
+        f"{clause.quantity.show(values[clause.metric])} where {clause.required()} was asked."
+        for clause in context.requirement.of_images
+        if not clause.holds(values[clause.metric])
     ]

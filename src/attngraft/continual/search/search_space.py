@@ -1,4 +1,4 @@
-"""What a search may choose: grafts, places and the numbers of the recipe."""
+"""The search space: attentions, places and values of the recipe."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Space:
     Attributes:
         attentions: variants; those that name a place keep it.
         placements: for the others.
-        recipes: by name, all of equal length; the first is the habit.
-        choices: parameter -> its values, for everything that is chosen from a list.
-        scales: parameter -> lowest and highest factor on the recipe's own value.
+        recipes: by name, all of equal length; the first is the default.
+        choices: parameter -> its values, for categorical ones.
+        scales: parameter -> lowest and highest factor on the recipe's value.
     """
 
     attentions: tuple[str, ...]
@@ -60,21 +60,25 @@ class Space:
 
     @property
     def listed(self) -> dict[str, tuple[Any, ...]]:
-        """Parameter -> its values, for all that are chosen from a list."""
+        """Parameter -> its values, for all categorical ones."""
         places = {"placement": self.placements} if self.placements else {}
         return {"attention": self.attentions, **places, "recipe": tuple(self.recipes), **self.choices}
 
-    def habits(self) -> list[Params]:
-        """What one would do without a search: the plain backbone, then CBAM, with the first recipe as it is."""
+    def defaults(self) -> list[Params]:
+        """The trials that come first: the plain backbone, then CBAM, each with the first recipe unchanged."""
         recipe = next(iter(self.recipes))
         grafted = sorted((a for a in self.attentions if a != BASELINE), key=lambda a: not a.startswith("cbam"))
         first = [BASELINE] if BASELINE in self.attentions else []
-        return [self._as_it_is(attention, recipe) for attention in [*first, *grafted[:1]]]
+        return [self._unchanged(attention, recipe) for attention in [*first, *grafted[:1]]]
 
-    def _as_it_is(self, attention: str, recipe: str) -> Params:
+    def _unchanged(self, attention: str, recipe: str) -> Params:
         values = {name: getattr(self.recipes[recipe], name, None) for name in self.choices}
         params = {**self.placed(attention), "recipe": recipe, **dict.fromkeys(self.scales, 1.0), **values}
         return {name: params[name] for name in self.names(attention)}
+
+    def without(self, unsupported: Collection[str]) -> Space:
+        """The space without these choices."""
+        return replace(self, choices={name: values for name, values in self.choices.items() if name not in unsupported})
 
     def variant(self, params: Mapping[str, Any]) -> Variant:
         """The grafts of a trial."""
@@ -85,7 +89,7 @@ class Space:
         return parse_variant(f"{head}@{params['placement']}{separator}{options}" if "placement" in params else name)
 
     def recipe(self, params: Mapping[str, Any]) -> Recipe:
-        """The recipe of a trial: a packaged or own one with some of its values changed."""
+        """The recipe of a trial, with some of its values changed."""
         base = self.recipes[params["recipe"]]
         changes = {name: params[name] for name in self.choices if name in params}
         for name in self.scales:
@@ -116,11 +120,11 @@ def build_space(
     template: nn.Module,
     spec: InputSpec,
 ) -> Space:
-    """The choices that this backbone allows.
+    """Build the search space that this backbone allows.
 
     Args:
         attentions: variants, "none" among them.
-        recipes: of which the first is the habit.
+        recipes: of which the first is the default.
         fixed: fields of the recipe that the user has set: these are not searched.
         template: the backbone.
         spec: of its input.
@@ -150,7 +154,7 @@ def _with_own(values: tuple[Any, ...], name: str, recipes: Sequence[Recipe]) -> 
 
 
 def _check_recipes(space: Space, template: nn.Module, spec: InputSpec) -> None:
-    """Raise where an attention does not fit, or a recipe would train nothing in a phase: it must not wait for a trial."""
+    """Raise before the first trial where an attention does not fit, or a phase of a recipe would train nothing."""
     plans = {name: space.variant(space.placed(name)).plan(template, spec.shape) for name in space.attentions}
     grafted = [name for name, plan in plans.items() if plan]
     for name in [name for name in plans if name == BASELINE] + grafted[:1]:  # which attention it is does not matter

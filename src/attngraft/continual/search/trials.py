@@ -1,171 +1,77 @@
-"""One trial of a search: build, train, measure on the validation images, judge."""
+"""Trials of a search: build, train, measure on the validation images, rank."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
-from ...comparison.build_model import ModelSource
-from ...config import Preprocessing
-from ...costs import count_macs, count_parameters, measure_latency
-from ...data import Dataset
 from ...errors import TrainingError
 from ...surgery.serialization import MODEL_FILE
-from ...training import FitResult, Precision, Progress, Settings, ShouldStop, fit, titled
 from ...training.fit import LAST_GOOD_FILE
-from .budget import Clock, Ticking
-from .measures import as_json, measure_all
-from .requirement import Requirement
-from .search_folder import SearchRecord
-from .search_space import Params, Space
+from .measures import as_json
+from .requirement import Quantity, Requirement
+from .search_context import SearchContext
+from .search_record import SearchFolder, Trial
+from .search_space import Params
 
-LEAST_PEERS = 4  # trials to be compared with before one is given up
-LOSSES = ("loss", "ece")
+LEAST_PEERS = 4  # trials to be compared with before one is stopped
 FAILED, INFEASIBLE = -1e9, -2e9  # scores below those of everything that was measured
 
 
-@dataclass(frozen=True)
-class Workshop:
-    """What all trainings of a search share. It has no test images: `dataset.test` are the validation images.
-
-    Attributes:
-        source: what the models start from.
-        space: the choices.
-        settings: of data and machine.
-        dataset: training and validation images.
-        preprocessing: of all models.
-        precision: number format and layout of all models.
-        device: where they are.
-        requirement: what is asked for.
-        seeds: how many finalists there will be, for which time is kept.
-        seed: of the search, and of every trial.
-        clock: the time used.
-        record: what was done.
-        progress: where to show it.
-    """
-
-    source: ModelSource
-    space: Space
-    settings: Settings
-    dataset: Dataset
-    preprocessing: Preprocessing
-    precision: Precision
-    device: torch.device
-    requirement: Requirement
-    seeds: int
-    seed: int
-    clock: Clock
-    record: SearchRecord
-    progress: Progress
-
-    @property
-    def epochs(self) -> int:
-        """Of every training."""
-        return next(iter(self.space.recipes.values())).epochs
-
-    def build(self, params: Params, seed: int) -> nn.Module:
-        """The untrained model of a trial; the backbone and its head come from the seed before any graft does."""
-        shape = self.preprocessing.input.shape
-        return self.source.build(self.dataset.classes, self.space.variant(params), seed, shape=shape)
-
-    def train(
-        self, params: Params, run_dir: Path, seed: int, title: str, on_epoch: ShouldStop | None = None
-    ) -> FitResult:
-        """Train one model in its own run folder, or go on with it."""
-        machine = replace(self.settings.machine, precision=str(self.precision), curve=True)
-        return fit(
-            self.build(params, seed),
-            self.dataset,
-            recipe=replace(self.settings, recipe=self.space.recipe(params), machine=machine),
-            run_dir=run_dir,
-            seed=seed,
-            variant=self.space.variant(params).name,
-            progress=titled(Ticking(self.progress, self.clock), title),
-            on_epoch=on_epoch,
-        )
-
-    def costs(self, model: nn.Module) -> dict[str, float]:
-        """Parameters, multiply-accumulates and, where it is asked for, the latency of one image."""
-        shape = self.preprocessing.input.shape
-        found: dict[str, float] = {
-            "parameters": count_parameters(model),
-            "macs": count_macs(model, shape),
-        }
-        if any(clause.metric == "latency_ms" for clause in self.requirement.clauses):
-            layout = self.precision.memory_format
-            model = model.eval().to(self.device).to(memory_format=layout)
-            example = torch.zeros(1, *shape, device=self.device).to(memory_format=layout)
-            with self.precision.autocast(self.device):
-                found["latency_ms"] = measure_latency({"model": model}, example, repeats=50)["model"].median
-        return found
+def new_trial(context: SearchContext, params: Params) -> Trial:
+    """The record of a trial that begins."""
+    number = len(context.record.trials) + 1
+    return Trial(
+        number=number,
+        variant=context.space.variant(params).name,
+        recipe=params["recipe"],
+        params=params,
+        run=f"trials/{number:03d}",
+        begun_s=round(context.clock.used_s, 3),
+    )
 
 
-def new_trial(shop: Workshop, params: Params) -> dict[str, Any]:
-    """The row of a trial that begins."""
-    number = len(shop.record.trials) + 1
-    return {
-        "number": number,
-        "status": "running",
-        "variant": shop.space.variant(params).name,
-        "recipe": params["recipe"],
-        "params": params,
-        "run": f"trials/{number:03d}",
-        "begun_s": round(shop.clock.used_s, 3),
-        "time_s": None,
-        "costs": None,
-        "curve": [],
-        "stop": None,
-        "measured": None,
-        "score": None,
-        "reason": None,
-    }
-
-
-def run_trial(shop: Workshop, row: dict[str, Any]) -> None:
-    """Run a trial to its end, or on from where it was cut off; its row then says how it ended."""
-    row["costs"] = row["costs"] or _costs(shop, row)
-    shop.record.write()
-    dear = [clause for clause in shop.requirement.of_costs if not clause.holds(row["costs"][clause.metric])]
-    if dear:
-        excess = sum(-clause.margin(row["costs"][clause.metric]) for clause in dear)
-        _end(shop, row, "infeasible", score=INFEASIBLE - excess, reason=f"it does not keep {dear[0]}")
+def run_trial(context: SearchContext, trial: Trial) -> None:
+    """Run a trial to its end, or continue one that was interrupted; its record then says how it ended."""
+    trial.costs = costs = trial.costs or _costs(context, trial)
+    context.folder.write()
+    exceeded = [clause for clause in context.requirement.of_costs if not clause.holds(costs[clause.metric])]
+    if exceeded:
+        excess = sum(-clause.margin(costs[clause.metric]) for clause in exceeded)
+        _end(context, trial, "infeasible", score=INFEASIBLE - excess, reason=f"it does not keep {exceeded[0]}")
         return
-    title = f"trial {row['number']}: {row['variant']}, {row['recipe']}"
+    title = f"trial {trial.number}: {trial.variant}, {trial.recipe}"
 
     def on_epoch(rows: Sequence[Mapping[str, Any]]) -> bool:
-        return _must_stop(shop, row, rows)
+        return _must_stop(context, trial, rows)
 
     try:
-        result = shop.train(row["params"], shop.record.trial_folder(row), shop.seed, title, on_epoch)
+        result = context.train(dict(trial.params), context.folder.run_dir(trial), context.seed, title, on_epoch)
     except TrainingError as error:
-        _end(shop, row, "failed", score=FAILED, reason=str(error))
+        _end(context, trial, "failed", score=FAILED, reason=str(error))
         return
-    metrics = dict.fromkeys([*(clause.metric for clause in shop.requirement.of_images), "top1", "loss"])
-    measured = measure_all(list(metrics), [result.evaluation])
-    row["curve"] = _curve(shop.requirement, result.history)
-    row["measured"] = as_json(measured)
-    values = {metric: m.value for metric, m in measured.items()}
-    _end(shop, row, row["stop"] or "finished", score=score_of(shop.requirement, values), reason=None)
+    measured = context.measure([result.evaluation])
+    trial.curve, trial.measured = _curve(context, result.history), as_json(measured)
+    values = {name: m.value for name, m in measured.items()}
+    _end(context, trial, trial.stop or "finished", score=score_of(context.requirement, context.primary, values))
 
 
-def score_of(requirement: Requirement, values: Mapping[str, float]) -> float:
-    """How good a trial is: the smallest margin over what is asked of the images.
+def score_of(requirement: Requirement, primary: Quantity, values: Mapping[str, float]) -> float:
+    """How good a trial is: the smallest margin over the metrics of the requirement.
 
-    A hundredth of the accuracy is added, because the worst class and the like are often equal in many trials.
+    A hundredth of the primary metric is added, because the worst class and the like are often equal in many trials.
     """
     margins = [clause.margin(values[clause.metric]) for clause in requirement.of_images]
-    return min(margins, default=0.0) + 0.01 * values["top1"]
+    lead = values[primary.name] if primary.higher_is_better else -values[primary.name]
+    if not math.isfinite(sum(primary.bounds)):
+        lead /= 1 + abs(lead)
+    return min(margins, default=0.0) + 0.01 * lead
 
 
 def is_hopeless(curve: Sequence[float], peers: Sequence[Sequence[float]], epochs: int) -> bool:
-    """Whether a training is not worth its second half: what it reached is below the median of the others by then.
+    """Whether a training is stopped in its second half: its best so far is below the median of the others by then.
 
     Never in the first half, because recipes that begin with a frozen backbone rise late, and not before there are
     enough others.
@@ -182,73 +88,70 @@ def is_hopeless(curve: Sequence[float], peers: Sequence[Sequence[float]], epochs
     return max(curve) < statistics.median(reached)
 
 
-def seconds_per_epoch(row: Mapping[str, Any] | None) -> float:
-    """Of one trial, evaluation and all; 0 where nothing was trained."""
-    return row["time_s"] / len(row["curve"]) if row and row["curve"] and row["time_s"] else 0.0
-
-
-def best_of(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def best_of(trials: Sequence[Trial]) -> Trial | None:
     """The best trial: of those that were trained to the end, else of those that were stopped."""
     for statuses in (("finished",), ("pruned", "cut")):
-        eligible = [row for row in rows if row["status"] in statuses]
+        eligible = [trial for trial in trials if trial.status in statuses]
         if eligible:
-            return max(eligible, key=lambda row: (row["score"], -row["number"]))
+            return max(eligible, key=lambda trial: (trial.score, -trial.number))
     return None
 
 
-def remove_weights(record: SearchRecord) -> None:
-    """Keep the weights of the best trial alone; everything else about the others stays."""
-    best = best_of(record.ended)
-    for row in record.ended:
-        if best is None or row["number"] != best["number"]:
-            folder = record.trial_folder(row)
-            for file in (folder / MODEL_FILE, folder / LAST_GOOD_FILE, *folder.glob("checkpoints/*.safetensors")):
+def remove_weights(folder: SearchFolder) -> None:
+    """Keep the weights of the best trial only; everything else about the others stays."""
+    best = best_of(folder.record.ended)
+    for trial in folder.record.ended:
+        if trial is not best:
+            run_dir = folder.run_dir(trial)
+            for file in (run_dir / MODEL_FILE, run_dir / LAST_GOOD_FILE, *run_dir.glob("checkpoints/*.safetensors")):
                 file.unlink(missing_ok=True)
 
 
-def _costs(shop: Workshop, row: Mapping[str, Any]) -> dict[str, float]:
+def reserve(context: SearchContext, seconds_per_epoch: float = 0.0) -> float:
+    """Seconds to reserve for the finalist, which will be the best trial so far or one of this speed."""
+    best = best_of(context.record.ended)
+    return context.seeds * context.epochs * max(best.seconds_per_epoch if best else 0.0, seconds_per_epoch)
+
+
+def _costs(context: SearchContext, trial: Trial) -> Mapping[str, float]:
     """Those of an earlier trial with the same grafts, so that one network is not judged by two timings."""
-    for earlier in shop.record.ended:
-        if earlier["variant"] == row["variant"] and earlier["costs"]:
-            return dict(earlier["costs"])
-    return shop.costs(shop.build(row["params"], shop.seed))
+    for earlier in context.record.ended:
+        if earlier.variant == trial.variant and earlier.costs:
+            return dict(earlier.costs)
+    return context.costs(context.build(dict(trial.params), context.seed))
 
 
-def _must_stop(shop: Workshop, row: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:
-    """After an epoch: keep the curve and the time, and say whether to go on."""
-    shop.clock.write()
-    row["curve"] = _curve(shop.requirement, rows)
-    if row["stop"] is None and len(rows) < shop.epochs:
-        peers = [peer["curve"] for peer in shop.record.ended if peer["curve"]]
-        if is_hopeless(row["curve"], peers, shop.epochs):
-            row["stop"] = "pruned"
-        elif _is_out_of_time(shop, row, len(rows)):
-            row["stop"] = "cut"
-    shop.record.write()
-    return row["stop"] is not None
+def _must_stop(context: SearchContext, trial: Trial, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """After an epoch: record the curve and the time, and decide whether to stop."""
+    context.clock.write()
+    trial.curve = _curve(context, rows)
+    if trial.stop is None and len(rows) < context.epochs:
+        peers = [peer.curve for peer in context.record.ended if peer.curve]
+        speed = (context.clock.used_s - trial.begun_s) / len(rows)
+        if is_hopeless(trial.curve, peers, context.epochs):
+            trial.stop = "pruned"
+        elif context.clock.left_s < reserve(context, speed):
+            trial.stop = "cut"
+    context.folder.write()
+    return trial.stop is not None
 
 
-def _is_out_of_time(shop: Workshop, row: Mapping[str, Any], done: int) -> bool:
-    mine = {**row, "time_s": shop.clock.used_s - row["begun_s"], "curve": [0.0] * done}
-    return shop.clock.left_s < reserve(shop, mine)
+def _curve(context: SearchContext, rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """The primary metric of every epoch on the validation images, signed so that higher is better.
 
-
-def reserve(shop: Workshop, *rows: Mapping[str, Any]) -> float:
-    """Seconds to keep for the finalist, which will be the best trial so far or one of these."""
-    rate = max(seconds_per_epoch(row) for row in (best_of(shop.record.ended), *rows))
-    return shop.seeds * shop.epochs * rate
-
-
-def _curve(requirement: Requirement, rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """The validation accuracy of every epoch, or minus the loss where only the loss is asked for; higher is better."""
-    asked = {clause.metric for clause in requirement.of_images}
-    key, sign = ("eval_loss", -1.0) if asked and asked <= set(LOSSES) else ("eval_top1", 1.0)
+    Where only errors are required and the primary metric is none, such as the loss of a classifier, minus the loss.
+    """
+    primary, required = context.primary, [clause.quantity for clause in context.requirement.of_images]
+    sign, key = (1.0 if primary.higher_is_better else -1.0), f"eval_{primary.metric.name if primary.metric else ''}"
+    if primary.higher_is_better and required and not any(quantity.higher_is_better for quantity in required):
+        sign, key = -1.0, "eval_loss"
     values = [sign * float(row.get(key, math.nan)) for row in rows]
-    return [value for value in values if math.isfinite(value)]
+    return tuple(value for value in values if math.isfinite(value))
 
 
-def _end(shop: Workshop, row: dict[str, Any], status: str, *, score: float, reason: str | None) -> None:
-    shop.clock.write()
-    row |= {"status": status, "score": score, "reason": reason, "time_s": round(shop.clock.used_s - row["begun_s"], 3)}
-    shop.record.write()
-    remove_weights(shop.record)
+def _end(context: SearchContext, trial: Trial, status: str, *, score: float, reason: str | None = None) -> None:
+    context.clock.write()
+    trial.status, trial.score, trial.reason = status, score, reason
+    trial.time_s = round(context.clock.used_s - trial.begun_s, 3)
+    context.folder.write()
+    remove_weights(context.folder)
