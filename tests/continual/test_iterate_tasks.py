@@ -2,34 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from training_helpers import PLAIN, coloured_squares, short_recipe
+from training_helpers import PLAIN, short_recipe, with_targets
 
 from attngraft.continual.search.iterate import Iteration, iterate
 from attngraft.data import Dataset
-from attngraft.data.targets import LabelSets, Targets, Values
+from attngraft.data.targets import LabelSets, Values
 from attngraft.errors import ConfigError
 from attngraft.reporting import write_report
-
-
-def with_targets(make: type[LabelSets] | type[Values], names: tuple[str, ...], table: np.ndarray) -> Dataset:
-    """The coloured squares with other targets, looked up by the class."""
-    data = coloured_squares(val=12)
-
-    def of(labels: np.ndarray) -> Targets:
-        return make(table[labels])
-
-    splits = {
-        name: replace(part, targets=of(part.labels))
-        for name in ("train", "val", "test")
-        if (part := getattr(data, name))
-    }
-    return replace(data, classes=names, fingerprint=make.__name__, task=make.task, **splits)
-
 
 LABELS = with_targets(LabelSets, ("red", "green", "blue"), np.array([[1, 0, 1], [0, 1, 1], [0, 0, 1]], dtype=np.uint8))
 NUMBERS = with_targets(Values, ("hue", "weight"), np.array([[10.0, 2000.0], [20.0, 1000.0], [30.0, 3000.0]]))

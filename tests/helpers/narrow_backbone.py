@@ -13,7 +13,7 @@ from attngraft.backbones.small_networks import SmallCNN
 SPEC = "narrow-cnn"
 
 
-def create(spec: str, num_classes: int | None, pretrained: bool, **options: int) -> nn.Module:
+def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: int | None = None) -> nn.Module:
     classes = num_classes or 3
     return note_backbone_(SmallCNN(classes, 4), BackboneInfo(SPEC, classes, PREPROCESSING))
 

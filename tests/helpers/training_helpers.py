@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from attngraft.backbones.small_networks import SmallCNN
 from attngraft.config import Preprocessing
 from attngraft.data import DataReport, Dataset, ImageSet
 from attngraft.data.pixel_store import decode_array
+from attngraft.data.targets import LabelSets, Values
 from attngraft.settings import DataSettings, MachineSettings, Settings
 from attngraft.tasks import Classification
 from attngraft.training import Evaluation, EvaluationContext, FitResult, Phase, Recipe, World, fit
@@ -76,6 +78,16 @@ class Droppy(nn.Module):
         x = self.stem(x)
         x = x + self.depth(self.branch(x))
         return self.head(self.drop(self.down(x).flatten(1)))
+
+
+def with_targets(make: type[LabelSets] | type[Values], names: tuple[str, ...], table: np.ndarray) -> Dataset:
+    """The coloured squares with other targets, looked up by the class."""
+    data = coloured_squares(val=12)
+    splits = {
+        name: replace(getattr(data, name), targets=make(table[getattr(data, name).labels]))
+        for name in ("train", "val", "test")
+    }
+    return replace(data, classes=names, fingerprint=make.__name__, task=make.task, **splits)
 
 
 def small_model(classes: int = 3, seed: int = 0, width: int = 4) -> nn.Module:

@@ -12,31 +12,16 @@ import pytest
 import torch
 from sealed import read_plain
 from torch import nn
-from training_helpers import PLAIN, coloured_squares, run_fit, short_recipe
+from training_helpers import PLAIN, coloured_squares, run_fit, short_recipe, with_targets
 
 import attngraft as ag
 from attngraft.comparison import compare
-from attngraft.data import Dataset
-from attngraft.data.targets import LabelSets, Targets, Values
+from attngraft.data.targets import LabelSets, Values
 from attngraft.errors import ConfigError
 from attngraft.reporting import write_report
 from attngraft.tasks import MultiLabel, Regression, task_of
 
 NAMES = ("red", "green", "blue")
-
-
-def with_targets(make: type[LabelSets] | type[Values], names: tuple[str, ...], table: np.ndarray) -> Dataset:
-    """The coloured squares with other targets, looked up by the class."""
-    data = coloured_squares(val=12)
-
-    def targets(labels: np.ndarray) -> Targets:
-        return make(table[labels])
-
-    splits = {
-        name: replace(getattr(data, name), targets=targets(getattr(data, name).labels))
-        for name in ("train", "val", "test")
-    }
-    return replace(data, classes=names, fingerprint=f"{make.__name__}", task=make.task, **splits)
 
 
 LABELS = with_targets(LabelSets, NAMES, np.array([[1, 0, 1], [0, 1, 1], [0, 0, 1]], dtype=np.uint8))
