@@ -1,7 +1,7 @@
-"""Ctrl-C, termination and a closed terminal: an end where the state is whole, and soon.
+"""Handle SIGINT, SIGTERM and SIGHUP: stop soon, in a state that can be saved.
 
-Outside of training a signal ends what is done at once. Within it, a signal is a flag that the loop looks at between two
-steps; where a step takes too long, it is broken off, and the state from before it is what is kept.
+Outside the training loop a signal raises `Stopped` at once. Inside it, a signal sets a flag that the loop checks between
+two steps; a step that takes too long is interrupted, and the state from before it is saved.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
-PATIENCE_S = 5.0  # for the step, or the batch of an evaluation, in which a signal comes
-AGAIN_S = 2.0  # an exception that a signal raises can be lost, in a finaliser for example: it is raised again
+PATIENCE_S = 5.0  # before the present step, or batch of an evaluation, is interrupted
+AGAIN_S = 2.0  # until it is raised again: an exception from a signal handler can be lost, for example in a finaliser
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked for the end.
+    """A signal asked the process to stop.
 
     Attributes:
         number: of the signal.
@@ -37,13 +37,13 @@ class Stopped(KeyboardInterrupt):
 
 
 def exit_code(interrupt: KeyboardInterrupt) -> int:
-    """What a shell expects of a process that ends by a signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    """The exit code by which shells know the signal: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + (interrupt.number if isinstance(interrupt, Stopped) else signal.SIGINT)
 
 
 @contextmanager
 def stopping_at_once() -> Iterator[None]:
-    """Within the block every signal raises `Stopped`; ignored signals stay ignored, as under nohup."""
+    """Raise `Stopped` at every signal within the block; ignored signals stay ignored, as under nohup."""
 
     def stop(number: int) -> None:
         raise Stopped(number)
@@ -54,14 +54,14 @@ def stopping_at_once() -> Iterator[None]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Within the block signals do nothing: for the last words of a process that ends."""
+    """Ignore signals within the block, while the process prints its last message and exits."""
     with _heard_by(lambda number: None):
         yield
 
 
 @contextmanager
 def finishing() -> Iterator[None]:
-    """What is done within the block is done to its end; a signal that came meanwhile raises `Stopped` then."""
+    """Finish the block whatever signals come, then raise `Stopped` if one came."""
     with Interrupts() as interrupts:
         yield
     if interrupts.requested:
@@ -69,9 +69,9 @@ def finishing() -> Iterator[None]:
 
 
 class Interrupts:
-    """While this context is open, a first signal sets `requested`.
+    """Context manager in which the first signal sets `requested`.
 
-    Within `breakable()` a second Ctrl-C, or `PATIENCE_S` after the first signal, raises `Stopped`.
+    A second Ctrl-C, or `PATIENCE_S` after the first signal, raises `Stopped` inside `breakable()`.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class Interrupts:
         return self._number is not None
 
     def stopped(self) -> Stopped:
-        """What is raised where all processes stop, also in one that got no signal itself."""
+        """The exception with which every process stops, even one that got no signal itself."""
         return Stopped(self._number or signal.SIGTERM)
 
     def __enter__(self) -> Interrupts:
@@ -103,7 +103,7 @@ class Interrupts:
 
     @contextmanager
     def breakable(self) -> Iterator[None]:
-        """What is done within the block may be broken off by `Stopped`, until `hold` is called."""
+        """Allow `Stopped` to interrupt the block, until `hold` is called."""
         try:
             self._is_breakable = True
             if self._is_late:
@@ -113,7 +113,7 @@ class Interrupts:
             self._is_breakable = False
 
     def hold(self) -> None:
-        """From here on the present block is done to its end."""
+        """Finish the present `breakable` block from here on."""
         self._is_breakable = False
 
     def _note(self, number: int) -> None:
@@ -123,15 +123,15 @@ class Interrupts:
         elif number == signal.SIGINT:
             self._is_late = True
         if self._is_late and self._is_breakable and time.monotonic() - self._raised_at > 0.9 * AGAIN_S:
-            self._raised_at = time.monotonic()  # not a second time while what was begun is being put back
+            self._raised_at = time.monotonic()  # not again while the interrupted work is undone
             raise self.stopped()
 
     def _remind(self, number: int) -> None:
-        """In a thread: let the main thread hear the signal again until it has left."""
+        """Send the main thread the signal again, from a thread, until the context is left."""
         time.sleep(PATIENCE_S)
         self._is_late = True
         while True:
-            with self._waking:  # the handlers stay until the signal has come: without them it would end the process
+            with self._waking:  # without the handlers, which `__exit__` removes, it would kill the process
                 if self._is_over:
                     return
                 wake_main_thread(number)
@@ -140,15 +140,15 @@ class Interrupts:
 
 @contextmanager
 def signals_heard_in_backward(model: nn.Module) -> Iterator[None]:
-    """Let signals be heard during a backward pass on the CPU, which is one long call as Python sees it.
+    """Let signal handlers run during a backward pass on the CPU, which is one long call to Python.
 
-    A hook of each parameter gives Python a moment whenever a gradient is complete.
+    Python runs them in the hook of each parameter, whenever a gradient is complete.
     """
 
-    def moment(parameter: Any) -> None:
+    def do_nothing(parameter: Any) -> None:
         return
 
-    handles = [p.register_post_accumulate_grad_hook(moment) for p in model.parameters() if p.device.type == "cpu"]
+    handles = [p.register_post_accumulate_grad_hook(do_nothing) for p in model.parameters() if p.device.type == "cpu"]
     try:
         yield
     finally:
@@ -157,7 +157,7 @@ def signals_heard_in_backward(model: nn.Module) -> Iterator[None]:
 
 
 def wake_main_thread(number: int) -> None:
-    """Send this process's main thread a signal from another thread, so that it leaves a system call too."""
+    """Send a signal to the main thread of this process, which interrupts a system call too."""
     if hasattr(signal, "pthread_kill") and threading.main_thread().is_alive():
         signal.pthread_kill(threading.main_thread().ident or 0, number)
     else:
@@ -166,16 +166,16 @@ def wake_main_thread(number: int) -> None:
 
 @contextmanager
 def _heard_by(note: Callable[[int], None]) -> Iterator[None]:
-    """Let a function hear all signals that are not ignored; afterwards it is as before.
+    """Handle all signals that are not ignored by a function, and restore the handlers afterwards.
 
-    Python allows handlers in its main thread only: elsewhere nothing is changed.
+    Outside the main thread, where Python allows no handlers, nothing changes.
     """
     owner = os.getpid()
 
     def hear(number: int, frame: FrameType | None) -> None:
         if os.getpid() == owner:
             note(number)
-        elif number == signal.SIGTERM:  # a fork, such as a worker that prepares images; of Ctrl-C its parent takes care
+        elif number == signal.SIGTERM:  # in a fork such as a loader's worker, which its parent ends after Ctrl-C
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 

@@ -40,8 +40,8 @@ def train(folder: Path, act: Act | None = None, **fields: Any) -> FitResult:
         return real_accumulate(accumulator, batch, position, parts)
 
     def loss(accumulator: Accumulator, part: Any, *others: Any) -> Any:
-        right = real(accumulator, part, *others)
-        return right if act is None else act(part, at[0], right)
+        right, outputs = real(accumulator, part, *others)
+        return right if act is None else act(part, at[0], right), outputs
 
     real_accumulate = Accumulator.accumulate
     Accumulator._loss, Accumulator.accumulate = loss, accumulate  # type: ignore[method-assign]

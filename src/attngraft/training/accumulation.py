@@ -1,4 +1,4 @@
-"""The gradient of a batch, computed whole or in parts that fit into memory."""
+"""Gradient accumulation: the gradient of a batch, computed at once or in parts that fit into memory."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Accumulator:
         self.context = context
 
     def begin_phase(self) -> None:
-        """Let several processes average the gradients of those parameters that are trained now."""
+        """Wrap the model anew, for the parameters that are trained now, if there are several processes."""
         if self.context.world.size > 1:
             example = torch.zeros(1, *self.context.preprocessing.input.shape, device=self.context.device)
             with in_eval_mode(self.model):
@@ -55,16 +55,16 @@ class Accumulator:
             self.network = self.context.world.parallel(self.model, output)
 
     def accumulate(self, batch: Batch, at: Position, parts: int) -> StepNumbers:
-        """Add the gradient of the mean loss over a batch to that of the parameters; the buffers move, too.
+        """Add the gradient of the mean loss over a batch to the parameters' gradients, and update the buffers.
 
-        The losses of the parts are weighted by their images. The buffers, which are BatchNorm's statistics, move once: to
-        the weighted mean of where each part moves them from where they were. After a loss that is not finite there is no
-        backward pass, except where other processes wait for it.
+        The losses of the parts are weighted by their numbers of images. The buffers (BatchNorm's statistics) end at the
+        weighted mean of what each part alone would make of them. There is no backward pass after a loss that is not finite,
+        unless other processes take part in it.
 
         Args:
             batch: this process's share.
-            at: the position before the step, on which all that is random depends.
-            parts: in how many parts, at most one per image.
+            at: the position before the step, from which all random seeds follow.
+            parts: number of parts, at most one per image.
         """
         before, moved = self.kept(), None
         images, targets = self._inputs(batch, at)
@@ -89,13 +89,13 @@ class Accumulator:
         return StepNumbers(value, score_sum, len(batch.indices), parts)
 
     def put_back(self, values: Sequence[Tensor]) -> None:
-        """Give the buffers the values that they had."""
+        """Restore the values of the buffers."""
         with torch.no_grad():
             for buffer, value in zip(self.model.buffers(), values, strict=True):
                 buffer.copy_(value)
 
     def kept(self) -> list[Tensor]:
-        """The values of the buffers, for `put_back`."""
+        """Copies of the buffers, for `put_back`."""
         return [buffer.clone() for buffer in self.model.buffers()]
 
     def _loss(self, part: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""What the end of an epoch decides: lower rates, an early end, and whether somebody who looks on has seen enough."""
+"""Decisions at the end of an epoch: lower learning rates, early stopping, and the caller's `on_epoch`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ShouldStop = Callable[[Rows], bool]
 
 
 def decide_(at: Position, recipe: Recipe, loss: float) -> bool:
-    """Let the validation loss move the rate and the patience of a position; whether it is the lowest so far."""
+    """Update learning rate and patience of a position by the validation loss; True if it is the lowest so far."""
     phase, is_best = recipe.phases[at.phase], loss < at.patience[0]
     rate = Plateau(phase.patience if phase.schedule == "plateau" else 0)
     rate.restore(at.plateau)
@@ -31,10 +31,10 @@ def decide_(at: Position, recipe: Recipe, loss: float) -> bool:
 
 
 def ask_(at: Position, should_stop: ShouldStop | None, world: World) -> BaseException | None:
-    """Let the main process ask who looks at the rows, before the state is saved, so that the answer is part of it.
+    """Call `should_stop` in the main process, before the checkpoint is written, so that its decision is saved.
 
     Returns:
-        the error of who was asked, to be raised when the state is saved and the other processes know.
+        its error, for the caller to raise after the checkpoint is written and the other processes know.
     """
     if should_stop is None:
         return None

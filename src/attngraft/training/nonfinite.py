@@ -1,4 +1,4 @@
-"""Are all numbers finite? One pass over memory, because it is asked after every optimiser step."""
+"""Check tensors for NaN and infinity in one pass over memory, as is done after every optimiser step."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.nn.utils import get_total_norm
 
 
 def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
-    """Name of the first tensor with a NaN or an infinity, None where there is none; integers are finite.
+    """Name of the first tensor with a NaN or an infinity; None if all are finite, as integers are.
 
-    The norm of them all is finite only if they are. It also overflows where numbers are too large to be squared, so
-    where it is not finite, each is looked at.
+    The norm over all tensors is finite only if they are. It also overflows for numbers too large to square, so if it is
+    not finite, each tensor is checked.
 
     >>> first_not_finite({"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])})
     'b'
@@ -25,5 +25,5 @@ def first_not_finite(tensors: Mapping[str, Tensor]) -> str | None:
 
 
 def kept_buffers(model: nn.Module) -> frozenset[str]:
-    """Names of the buffers that are saved; others may hold what they like, such as a mask of infinities."""
+    """Names of the buffers that are saved; others may hold anything, such as a mask of infinities."""
     return frozenset(model.state_dict()) - {name for name, _ in model.named_parameters()}

@@ -1,4 +1,4 @@
-"""Work in portions that fit into memory."""
+"""Recognise running out of memory, and split work until it fits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ONEDNN_SIGNS = ("could not create a primitive", "could not execute a primitive")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether this is how memory that does not suffice shows."""
+    """Whether the error says that memory ran out."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if not isinstance(error, RuntimeError):
@@ -30,11 +30,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def memory_needed() -> Iterator[None]:
-    """Where memory does not suffice within the block for what cannot be done in parts, that is said in a sentence.
-
-    Raises:
-        TrainingError: it does not.
-    """
+    """Turn running out of memory, within the block, into a TrainingError."""
     try:
         yield
     except Exception as error:
@@ -48,14 +44,14 @@ def memory_needed() -> Iterator[None]:
 
 
 def free_memory() -> None:
-    """Give back what a failed attempt has left; call it when its exception is gone, which holds its tensors."""
-    gc.collect(1)  # what holds its tensors is young, and a whole collection takes a second in a large process
+    """Free what a failed attempt left; call it outside of `except`, because the exception holds tensors."""
+    gc.collect(1)  # its tensors are young, and a full collection takes a second in a large process
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def slices(count: int, parts: int) -> list[slice]:
-    """Cut `count` things into parts whose sizes differ by one at most, the larger ones first.
+    """Split `count` items into parts whose sizes differ by at most one, the larger ones first.
 
     >>> slices(5, 2)
     [slice(0, 3, None), slice(3, 5, None)]
@@ -66,10 +62,10 @@ def slices(count: int, parts: int) -> list[slice]:
 
 
 class Portions:
-    """Does work on as many images at a time as memory allows: half as many after each failure, and so from then on.
+    """Processes a batch in as few parts as memory allows, twice as many after every failure.
 
     Args:
-        note: gets a sentence for every halving.
+        note: called with a sentence at every split.
     """
 
     def __init__(self, note: Callable[[str], None] | None = None) -> None:
@@ -77,10 +73,10 @@ class Portions:
         self.parts = 1
 
     def do(self, work: Callable[[int], Found], count: int, what: str) -> Found:
-        """`work(most)`, which handles `count` images, at most `most` at a time.
+        """Call `work(most)`, which processes `count` images, at most `most` at a time.
 
         Raises:
-            TrainingError: memory does not suffice for one image.
+            TrainingError: out of memory for a single image.
         """
         while True:
             most = -(-count // self.parts)

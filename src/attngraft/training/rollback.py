@@ -1,7 +1,7 @@
-"""Back to the beginning of the epoch with half the rates, where a number was not finite.
+"""Restart an epoch with half the learning rates after a number was not finite.
 
-Not to the newest checkpoint: when that was written depends on a clock and on interruptions, and a run that is resumed
-would go back to another step than one that was not.
+The newest checkpoint would not do: when it was written depends on a clock and on interruptions, so a resumed run would
+go back to another step than one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from ..errors import NotFiniteError, RunError
 from .checkpoint import Checkpoint, Position, epoch_start, remove_after, write_checkpoint
 from .run_context import RunContext
 
-MOST = 5  # times in one epoch: the rates are then a 32nd of what they were
+MOST = 5  # rollbacks per epoch: the rates are then 1/32 of what they were
 CUT = 0.5
 
 
 def roll_back(context: RunContext, failed: Position, error: NotFiniteError) -> Checkpoint:
-    """The state at the beginning of the epoch, with half the rates; it is the newest checkpoint then.
+    """Make the beginning of the epoch, with half the learning rates, the newest checkpoint, and return it.
 
-    All processes call this together. Killed in the middle, the run fails at the same step again and comes here anew.
+    All processes call this together. If it is killed, the resumed run fails at the same step and comes here again.
 
     Args:
         context: of the training.
@@ -28,8 +28,8 @@ def roll_back(context: RunContext, failed: Position, error: NotFiniteError) -> C
         error: how it failed.
 
     Raises:
-        NotFiniteError: the recipe does not want this, or it was done too often.
-        RunError: there is no such checkpoint that can be read, or none can be written.
+        NotFiniteError: the recipe says to stop, or this epoch was restarted too often.
+        RunError: the checkpoint cannot be read, or the new one cannot be written.
     """
     if context.recipe.on_nonfinite == "stop":
         raise error
@@ -55,7 +55,7 @@ def roll_back(context: RunContext, failed: Position, error: NotFiniteError) -> C
 
 
 def _read(context: RunContext) -> Checkpoint:
-    """Read it in every process; where one cannot, all stop."""
+    """Read the checkpoint in every process; if one fails, all raise."""
     found: Checkpoint | None = None
     problem: RunError | None = None
     try:
@@ -70,6 +70,6 @@ def _read(context: RunContext) -> Checkpoint:
 
 
 def _write(folder: Path, back: Checkpoint) -> None:
-    """What is newer goes first: a checkpoint with the old rates must not be resumed from."""
+    """Remove newer checkpoints first: a resume must not start from one with the old rates."""
     remove_after(folder, back.position.global_step)
     write_checkpoint(folder, back)

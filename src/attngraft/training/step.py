@@ -1,4 +1,4 @@
-"""One optimiser step on one batch: it is taken whole or not at all, in all processes."""
+"""One optimiser step on one batch, taken as a whole or not at all, in all processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .run_context import RunContext
 
 
 class Stepper:
-    """Takes optimiser steps, and refuses those that would spoil the weights.
+    """Takes optimiser steps, and refuses those that would leave weights that are not finite.
 
     Args:
         model: what is trained.
@@ -29,7 +29,7 @@ class Stepper:
         average: moving average of the weights, where the recipe has one.
 
     Attributes:
-        is_midway: the update of the weights has begun and is not known to have succeeded.
+        is_midway: an update of the weights has begun and has not succeeded.
     """
 
     def __init__(self, model: nn.Module, context: RunContext, average: AveragedModel | None) -> None:
@@ -41,28 +41,28 @@ class Stepper:
         self._kept_buffers = kept_buffers(model)
 
     def begin_phase(self) -> None:
-        """Call when other parameters are trained than before."""
+        """Call when the set of trainable parameters has changed."""
         self._accumulator.begin_phase()
 
     def step(
         self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position, hold: Callable[[], None]
     ) -> StepNumbers:
-        """Take the step that follows on a position.
+        """Take the next step.
 
         Args:
-            optimizer: of the phase, its rates set.
+            optimizer: of the phase, with its learning rates set.
             batch: this process's share.
             at: the position before the step.
-            hold: called where the model is about to change; before that any exception may break the step off.
+            hold: called just before the model changes; until then an exception may break the step off.
 
         Returns:
-            what all processes have seen together.
+            the numbers over all processes.
 
         Raises:
-            NotFiniteError: the loss, a statistic or the gradient is not finite, and the model is as before the step; or
-                a weight is not after the update, and `is_midway` stays.
-            TrainingError: memory does not suffice: for a single image, for the share of one of several processes, or
-                for the update, and `is_midway` stays.
+            NotFiniteError: the loss, a BatchNorm statistic or the gradient is not finite, and the model is as before
+                the step; or a weight is not finite after the update, and `is_midway` stays set.
+            TrainingError: out of memory for a single image, for the share of one of several processes, or for the
+                update, when `is_midway` stays set.
             PeerError: another process has ended or hangs.
         """
         statistics = self._accumulator.kept()
@@ -79,7 +79,7 @@ class Stepper:
         return taken
 
     def _of_all(self, mine: StepNumbers, problem: NotFiniteError | None) -> StepNumbers:
-        """The numbers over all processes; what is not finite in one is raised in all."""
+        """Sum over all processes; raise in all of them what is not finite in one."""
         world = self.context.world
         loss, score_sum, images, problems = world.sum(
             mine.loss * mine.images, mine.score_sum, mine.images, bool(problem)
@@ -93,7 +93,7 @@ class Stepper:
     def _find_gradient(
         self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position, statistics: Sequence[Tensor]
     ) -> StepNumbers:
-        """Leave the gradient of the whole batch, over all processes, in the parameters; sound and clipped."""
+        """Leave the gradient of the whole batch, averaged over all processes and clipped, in the parameters."""
         parts = at.parts if self.context.world.size == 1 else 1
         optimizer.zero_grad(set_to_none=True)
         while (taken := self._attempt(batch, at, parts)) is None:
@@ -109,7 +109,7 @@ class Stepper:
         return taken
 
     def _attempt(self, batch: Batch, at: Position, parts: int) -> StepNumbers | None:
-        """Forward and backward; None where memory does not suffice and the batch may be split further."""
+        """Run forward and backward; None when out of memory, if the batch may be split."""
         try:
             with collective():
                 return self._accumulator.accumulate(batch, at, parts)
@@ -132,8 +132,8 @@ class Stepper:
         if not math.isfinite(taken.loss):
             return self._not_finite(f"the loss is {taken.loss}", batch.indices, at)
         buffers = {f"the statistic {n}": b for n, b in self.model.named_buffers() if n in self._kept_buffers}
-        spoilt = first_not_finite(buffers)
-        return None if spoilt is None else self._not_finite(f"{spoilt} is not finite", batch.indices, at)
+        name = first_not_finite(buffers)
+        return None if name is None else self._not_finite(f"{name} is not finite", batch.indices, at)
 
     def _update(self, optimizer: torch.optim.Optimizer, batch: Batch, at: Position) -> None:
         """Move the weights and their average, in the same way in every process."""
@@ -148,12 +148,12 @@ class Stepper:
                 f"the update of the weights ran out of memory at {_where(at)}: take a smaller backbone, an optimizer "
                 "with fewer moments (sgd), or free memory"
             ) from None
-        spoilt = first_not_finite({f"the weight {name}": weight for name, weight in self.model.named_parameters()})
-        if spoilt is not None:
-            raise self._not_finite(f"{spoilt} is not finite after the update", batch.indices, at)
+        found = first_not_finite({f"the weight {name}": weight for name, weight in self.model.named_parameters()})
+        if found is not None:
+            raise self._not_finite(f"{found} is not finite after the update", batch.indices, at)
 
     def _more_parts(self, parts: int, images: int, at: Position) -> int:
-        """Twice as many, while each still has an image."""
+        """Twice as many parts, at most one per image."""
         most = -(-images // parts)
         if most == 1:
             raise TrainingError(
@@ -177,7 +177,7 @@ class Stepper:
         )
 
     def _limit_gradient(self, trained: Sequence[nn.Parameter]) -> float:
-        """Norm of the gradient, before it is clipped."""
+        """Clip the gradient; its norm before that."""
         learned = [parameter for parameter in trained if parameter.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in learned if p.grad is not None])
         if self.context.recipe.clip_norm:

@@ -1,7 +1,7 @@
-"""The training loop: phases, epochs, and what is kept and decided on the way.
+"""The training loop: phases, epochs, steps, evaluations and checkpoints.
 
-Everything that moves is in the state that a checkpoint holds, and what is random depends on the position alone, so
-that a resumed training ends with the same bits as one that was not interrupted.
+A checkpoint holds all state that changes, and random numbers depend only on the position, so a resumed training ends
+with the same bits as an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ from .validation import Validator
 
 
 class _EveryProcessStops(Exception):  # noqa: N818
-    """A signal came, and all processes know it at the same point of the training."""
+    """A process got a signal, and all processes stop at the same point."""
 
 
 class Trainer:
     """Trains one model through all phases of a recipe.
 
     Args:
-        model: what is trained.
+        model: to train, in place.
         context: of the training.
-        progress: where to show it.
-        write: gets the rows so far after every epoch, when its state is saved.
-        should_stop: gets them before that, in the main process; True ends the training.
+        progress: shows steps.
+        write: called after every epoch, when its checkpoint is written, with the rows so far.
+        should_stop: called before that, in the main process, with the same rows; True ends the training.
     """
 
     def __init__(
@@ -101,12 +101,12 @@ class Trainer:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that count: the average where there is one."""
+        """The model to evaluate and save: the moving average if the recipe has one."""
         return self.ema.module if self.ema is not None else self.model
 
     @property
     def stopped_after_epochs(self) -> int | None:
-        """Epochs trained, where that is fewer than the recipe has."""
+        """Epochs trained, if fewer than the recipe has."""
         done = self.position.epochs_done
         return done if self.position.stopped and done < self.context.recipe.epochs else None
 
@@ -114,13 +114,13 @@ class Trainer:
         """Train from the present position to the end, saving on the way.
 
         Raises:
-            NotFiniteError: the loss, the gradient or a weight is not finite, and the recipe does not want to go back or
-                has done so too often.
-            TrainingError: memory does not suffice.
-            PeerError: another process has ended or hangs; the main one has saved the state.
-            KeyboardInterrupt: asked to stop; the state is saved.
+            NotFiniteError: the loss, the gradient or a weight is not finite, and the recipe says to stop or the epoch was
+                restarted too often.
+            TrainingError: out of memory.
+            PeerError: another process has ended or hangs; the main process has saved the state.
+            KeyboardInterrupt: stopped by a signal; the state is saved.
         """
-        self.context.world.wait()  # each has read its images in its own time
+        self.context.world.wait()  # processes may load their images at different speeds
         with self.interrupts:
             self._train()
 
@@ -144,7 +144,7 @@ class Trainer:
         """Continue from a checkpoint.
 
         Raises:
-            RunError: it is the state of another model.
+            RunError: the checkpoint is of another model.
         """
         self.position = checkpoint.position
         try:
@@ -170,13 +170,13 @@ class Trainer:
         self.stepper.begin_phase()
         while self.position.epoch < phase.epochs and not self.position.stopped:
             self._train_epoch(phase, optimizer)
-        optimizer.zero_grad(set_to_none=True)  # what the next phase freezes would keep its gradients in memory
+        optimizer.zero_grad(set_to_none=True)  # parameters that the next phase freezes would keep theirs in memory
         self._next_phase()
 
     def _train_epoch(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         set_modes_(self.model, moving_norms(self.anatomy, phase))
         if self.position.global_step == 0 and self.context.recipe.on_nonfinite == "rollback":
-            self._save(optimizer)  # there is always a beginning of an epoch to go back to
+            self._save(optimizer)  # so that the first epoch can be restarted too
         with self._saved_where_stopped(optimizer):
             self._take_steps(phase, optimizer)
             # not the last step's own rate: a training that was stopped just before the evaluation took no step here
@@ -191,7 +191,7 @@ class Trainer:
 
     @contextmanager
     def _saved_where_stopped(self, optimizer: torch.optim.Optimizer) -> Iterator[None]:
-        """Where training ends within the block, the state after the last whole step is saved."""
+        """If training stops within the block, save the state after the last complete step."""
         try:
             yield
         except _EveryProcessStops:
@@ -199,12 +199,12 @@ class Trainer:
             raise self.interrupts.stopped() from None
         except (Stopped, PeerError, LoaderError):
             self._save_alone(optimizer)
-            if self.interrupts.requested:  # which has ended the loader's workers too
+            if self.interrupts.requested:  # the signal has ended the loader's workers too
                 raise self.interrupts.stopped() from None
             raise
 
     def _take_steps(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
-        """The steps that are left in the epoch."""
+        """Take the remaining steps of the epoch."""
         start = time.perf_counter()
         with closing(iter(self._batches())) as batches:
             while True:
@@ -216,15 +216,15 @@ class Trainer:
                     parts = self.position.parts
                     self._count(self.stepper.step(optimizer, batch, self.position, self.interrupts.hold))
                 start = self._count_time(start)
-                is_asked, is_due = self.context.world.any(self.interrupts.requested, self._save_is_due())
-                if is_asked:
+                stops, is_due = self.context.world.any(self.interrupts.requested, self._save_is_due())
+                if stops:
                     raise _EveryProcessStops
                 if is_due or self.position.parts != parts:
                     self._save(optimizer)
                     start = time.perf_counter()
 
     def _close_epoch(self, phase: Phase, lr: float) -> BaseException | None:
-        """Measure, decide and ask; the error of who was asked is returned. Where that is stopped, nothing has moved."""
+        """Evaluate, decide and call `should_stop`, whose error is returned; an interruption leaves the state unchanged."""
         before, best = replace(self.position, history=[*self.position.history]), self.best
         try:
             with self.interrupts.breakable():
@@ -291,7 +291,7 @@ class Trainer:
         at.step, at.loss_sum, at.score_sum, at.seen, at.epoch_time_s, at.rollbacks = 0, 0.0, 0, 0, 0.0, 0
 
     def _evaluation_numbers(self, phase: Phase) -> dict[str, Any]:
-        """Measure the model, and let the validation loss decide where the recipe says so."""
+        """Evaluate the model, and let the validation loss decide if the recipe says so."""
         at, recipe, split = self.position, self.context.recipe, self.validator.split
         is_followed = split == "val" and self._is_paced(phase)
         if not (self.context.settings.machine.curve or recipe.needs_validation or is_followed):
@@ -310,11 +310,11 @@ class Trainer:
         return {f"{prefix}{metric.name}": at.score_sum / at.seen} if self.context.criterion.is_scored else {}
 
     def _is_paced(self, phase: Phase) -> bool:
-        """Whether the trend of the loss acts on the grafts in this phase: not on frozen ones."""
+        """Whether the trend of the loss acts on the grafts in this phase, which needs trainable grafts."""
         return self.dynamic != "off" and not {"grafts", "all"}.isdisjoint(phase.train)
 
     def _pace_grafts(self, phase: Phase) -> None:
-        """Let the trend of the loss change how the grafts go on; what is measured at the end of a phase stays."""
+        """Let the trend of the loss scale the grafts; not at the end of a phase, so that what was measured stays."""
         at = self.position
         if at.stopped or at.epoch == phase.epochs or not self._is_paced(phase):
             return
@@ -337,13 +337,13 @@ class Trainer:
         return set_rates_(optimizer, self._rate_at(phase, step), self.position.pace.rate)
 
     def _rate_at(self, phase: Phase, step: int) -> float:
-        """Part of the highest rates that is in force at a step of the present epoch."""
+        """Factor on the highest learning rates at a step of the present epoch."""
         total = phase.epochs * self.steps_per_epoch
         progress = (self.position.epoch * self.steps_per_epoch + step) / total
         return rate_factor(phase, progress, 1 / total) * self.position.drop * self.position.lr_cut
 
     def _must_stop(self) -> bool:
-        """Whether any process was asked to stop; all of them know it at the same point."""
+        """Whether any process got a signal; all of them call this at the same point."""
         return self.context.world.any(self.interrupts.requested)[0]
 
     def _stop_if_asked(self) -> None:
@@ -354,12 +354,12 @@ class Trainer:
         return time.monotonic() - self._saved_at > 60 * self.context.settings.machine.checkpoint_minutes
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint from the main process; where it cannot, all processes stop."""
+        """Write a checkpoint in the main process; if that fails, all processes raise."""
         self._saved_at = time.monotonic()
         self.context.world.in_main(lambda: write_checkpoint(self.context.checkpoints, self._state(optimizer)))
 
     def _save_alone(self, optimizer: torch.optim.Optimizer) -> None:
-        """Write a checkpoint from the main process without a word to the others, who may be gone."""
+        """Write a checkpoint in the main process without waiting for the others, which may have ended."""
         if self.context.world.is_main and not self.stepper.is_midway:
             write_checkpoint(self.context.checkpoints, self._state(optimizer))
 
