@@ -79,14 +79,14 @@ class Scarce:
             scarce.parts_seen, scarce.images[at.global_step + 1] = 0, []
             return real_accumulate(accumulator, batch, at, parts)
 
-        def loss(accumulator: Accumulator, part: Batch, *others: Any) -> torch.Tensor:
+        def loss(accumulator: Accumulator, part: Batch, *others: Any) -> Any:
             scarce.parts_seen += 1
             scarce.images[scarce.at.global_step + 1] += part.indices.tolist()
             found = real_loss(accumulator, part, *others)
             if scarce.fails(len(part.targets)):
                 if scarce.where == "forward":
                     raise ERRORS[scarce.error]()
-                found.register_hook(scarce.fail)
+                found[0].register_hook(scarce.fail)
             return found
 
         Stepper.step, Accumulator._loss, Accumulator.accumulate = step, loss, accumulate  # type: ignore[method-assign]
