@@ -5,29 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 
 from attngraft.errors import RunError
 from attngraft.locking import only_one
-
-HOLDER = """
-import os, sys, time
-from attngraft.locking import only_one
-with only_one(sys.argv[1]):
-    leaves = os.fork()
-    if leaves == 0:
-        sys.exit()  # through the end of the block
-    os.waitpid(leaves, 0)
-    stays = os.fork()
-    if stays == 0:
-        time.sleep(600)
-        os._exit(0)
-    print(stays, flush=True)
-    time.sleep(600)
-"""
 
 
 def test_it_is_had_and_given_back(tmp_path):
@@ -79,20 +62,32 @@ def test_what_stands_in_the_way_is_a_sentence(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks here")
 def test_it_ends_with_its_process_and_forks_do_not_hold_it(tmp_path):
-    command = [sys.executable, "-c", HOLDER, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        fork = int(process.stdout.readline())  # one fork has left the block by now, the other lives on
-        try:
-            with (
-                pytest.raises(RunError, match=rf"is in use by process {process.pid} on"),
-                only_one(tmp_path / "lock"),
-            ):
-                raise AssertionError("had twice")
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            with only_one(tmp_path / "lock"):
-                os.kill(fork, 0)  # it is alive
-        finally:
-            process.kill()
-            os.kill(fork, signal.SIGKILL)
+    reader, writer = os.pipe()
+    holder = os.fork()
+    if holder == 0:
+        hold(tmp_path / "lock", writer)
+    fork = int(os.read(reader, 99))  # one fork has left the block by now, the other lives on
+    try:
+        with pytest.raises(RunError, match=rf"is in use by process {holder} on"), only_one(tmp_path / "lock"):
+            raise AssertionError("had twice")
+        os.kill(holder, signal.SIGKILL)
+        os.waitpid(holder, 0)
+        with only_one(tmp_path / "lock"):
+            os.kill(fork, 0)  # it is alive
+    finally:
+        os.kill(fork, signal.SIGKILL)
+        os.close(reader)
+        os.close(writer)
+
+
+def hold(path: Path, told: int) -> None:
+    """For a fork: hold the lock until it is killed, with a fork that has left the block and another that stays in it."""
+    with only_one(path):
+        leaves = os.fork()
+        if leaves:
+            os.waitpid(leaves, 0)
+            stays = os.fork()
+            if stays:
+                os.write(told, str(stays).encode())
+            signal.pause()
+    os._exit(0)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from cases import few_of, slow
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -76,6 +77,8 @@ NETWORKS = {
     "small-cnn": (packaged("small-cnn"), "capacity", "auto"),
 }
 
+SMALL = ("torchvision resnet10", "torchvision resnet10, inner", "convnext", "vgg", "densenet", "small-cnn")
+
 
 def halved(attention: Attention, x: Tensor) -> Gates:
     gates = attention.gates(x)
@@ -91,7 +94,7 @@ def other_image(attention: Attention, x: Tensor) -> Gates:
     return replace(gates, **{part: getattr(gates, part).roll(1, 0) for part in attention.parts})
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", few_of(NETWORKS, SMALL))
 def test_a_pass_from_any_site_equals_a_whole_one(name: str) -> None:
     build, attention, where = NETWORKS[name]
     model = stirred(build(), attention, where)
@@ -487,7 +490,7 @@ def test_global_random_numbers_are_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("form", ["bf16", "channels last", "symbolically traced", "compiled wrapper"])
+@pytest.mark.parametrize("form", ["bf16", "channels last", "symbolically traced", slow("compiled wrapper")])
 def test_other_forms_of_a_network(form: str) -> None:
     model, x = stirred(small_resnet(), "cbam"), batch()
     if form == "bf16":

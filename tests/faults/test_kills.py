@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cases import slow
 from kill_children import STORIES, Death, calls_counted, compared, forked, losses, losses_written, outcome, survivors
 
 from attngraft.training import RunFolder
 from attngraft.training.checkpoint import read_newest
 
-KILLS_OF_FIT, KILLS_OF_COMPARE = 2, 2
-TIMES = [1, pytest.param(10, marks=pytest.mark.slow)]  # 10 deaths by default, 100 in the slow tests
+KILLS_OF_FIT, KILLS_OF_COMPARE = 1, 2
+TIMES = [1, slow(20)]  # 6 deaths by default, 120 in the slow tests
 WORKERS = (0, 0, 2, 4)
 LAYOUTS = ("fp32+contiguous", "fp32+channels_last")
 

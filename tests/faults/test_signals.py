@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
-from signal_children import LIMIT_S, STATES, STEPS_PER_EPOCH, State, data, images, train, training_in
+from cases import slow
+from signal_children import LIMIT_S, STATES, STEPS_PER_EPOCH, Child, State, data, images, train, training_in
 from training_helpers import assert_same_run
 
 from attngraft import interrupts
+from attngraft.cli import main
 from attngraft.data import Dataset
 from attngraft.training import FitResult, RunFolder
 from attngraft.training.checkpoint import read_newest
@@ -24,6 +26,7 @@ pytestmark = [
 ]
 NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 SHORT_PATIENCE_S = 0.3
+SAVED = "interrupted: what was done is saved, and the same command goes on from there.\n"
 
 
 def pairs() -> list[object]:
@@ -31,8 +34,8 @@ def pairs() -> list[object]:
     found = []
     for number, state in enumerate(STATES):
         for turn, sent in enumerate(NUMBERS):
-            marks = [] if turn == number % len(NUMBERS) else [pytest.mark.slow]
-            found.append(pytest.param(state, sent, marks=marks, id=f"{state}-{sent.name}"))
+            is_slow = turn != number % len(NUMBERS) or "4 workers" in state
+            found.append(pytest.param(state, sent, marks=[pytest.mark.slow] * is_slow, id=f"{state}-{sent.name}"))
     return found
 
 
@@ -83,6 +86,24 @@ def test_stopped_in_any_state_and_resumed(
 
 
 @pytest.mark.slow
+def test_a_process_of_its_own_ends_like_that_too(tmp_path: Path, photos: Path):
+    folder = tmp_path / "run"
+    child = subprocess.Popen(
+        [sys.executable, "-m", *command(photos, folder)], stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        while not (folder / "metrics.jsonl").exists():
+            assert child.poll() is None
+            time.sleep(0.02)
+        os.killpg(child.pid, signal.SIGTERM)
+        _, said = child.communicate(timeout=LIMIT_S)
+    finally:
+        child.kill()
+    assert said == SAVED
+    assert child.returncode == 143
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("number", NUMBERS)
 @pytest.mark.parametrize("name", STATES)
 def test_with_the_patience_of_the_library(tmp_path: Path, squares: Dataset, photos: Path, name: str, number: int):
@@ -119,25 +140,53 @@ def test_a_worker_that_dies_ends_the_training_with_a_sentence_and_no_step_is_los
     assert_same_run(train(squares, folder), whole)
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGINT, signal.SIGHUP))]
-)
+def command(photos: Path, folder: Path) -> list[str]:
+    found = [
+        "attngraft",
+        "fit",
+        str(photos),
+        "--backbone",
+        "small-cnn",
+        "--recipe",
+        "scratch",
+        "--run-dir",
+        str(folder),
+    ]
+    return [
+        *found,
+        *["--image-size", "16", "--epochs", "2000", "--workers", "2", "--batch-size", "10", "--precision", "fp32"],
+    ]
+
+
+def forked(arguments: list[str], errors: Path) -> Child:
+    """The command in a fork."""
+
+    def work() -> None:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT), 2)
+        sys.argv, sys.stderr = arguments, open(2, "w", closefd=False)  # noqa: SIM115
+        try:
+            main()
+        except SystemExit as end:
+            sys.stderr.flush()
+            os._exit(int(end.code or 0))
+
+    return Child(work, errors.with_suffix(".trace"), os.open(os.devnull, os.O_WRONLY))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, slow(signal.SIGINT), slow(signal.SIGHUP)])
 def test_the_command_line_says_one_sentence_and_ends_as_shells_expect(tmp_path: Path, photos: Path, number: int):
-    command = [sys.executable, "-m", "attngraft", "fit", str(photos), "--backbone", "small-cnn", "--recipe", "scratch"]
-    command += ["--run-dir", str(tmp_path / "run"), "--image-size", "16", "--epochs", "2000", "--workers", "2"]
-    command += ["--batch-size", "10", "--precision", "fp32"]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    errors = tmp_path / "errors"
+    child = forked(command(photos, tmp_path / "run"), errors)
     try:
         while not (tmp_path / "run" / "metrics.jsonl").exists():
-            assert child.poll() is None
+            assert not child.has_ended(), child.said
             time.sleep(0.02)
-        os.killpg(child.pid, number)
-        _, said = child.communicate(timeout=LIMIT_S)
+        child.hears(number)
+        assert child.ends()
     finally:
-        if child.poll() is None:
-            os.killpg(child.pid, signal.SIGKILL)
-    assert said == "interrupted: what was done is saved, and the same command goes on from there.\n"
-    assert child.returncode == 128 + number
+        child.kill()
+    assert errors.read_text() == SAVED
+    assert child.status == 128 + number
     checkpoint = read_newest(tmp_path / "run" / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.position.global_step >= 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import slow
 from own_networks import (
     ChainNet,
     CoordinateNet,
@@ -77,7 +78,7 @@ def test_residual_branches_are_found_without_knowing_the_family(spec, count, fir
     assert found[0] == first
 
 
-@pytest.mark.parametrize("spec", ["vgg16", "densenet121", "inception_v3", "googlenet", "squeezenet1_1"])
+@pytest.mark.parametrize("spec", ["vgg16", slow("densenet121"), slow("inception_v3"), "googlenet", "squeezenet1_1"])
 def test_networks_without_residual_sums_have_no_residual_sites(spec):
     with torch.device("meta"):
         model = ag.create_backbone(f"torchvision:{spec}")

@@ -469,6 +469,7 @@ def test_a_model_that_lost_every_graft_is_a_plain_one(tmp_path):
     assert torch.equal(logits(again, image_batch(2, *SIZE)), logits(folded, image_batch(2, *SIZE)))
 
 
+@pytest.mark.slow  # a folded model has no hooks, and grafted ones compile and export elsewhere
 def test_a_folded_model_compiles_and_exports():
     folded, x = mixed()
     compiled = torch.compile(folded, backend="eager", fullgraph=True)

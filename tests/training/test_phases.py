@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import slow
 from torch import nn
 from torch.nn import functional as F
 from training_helpers import droppy_model, small_model
@@ -15,14 +16,14 @@ from attngraft.training import Phase, Recipe, load_recipe
 from attngraft.training.optimizers import build_optimizer
 from attngraft.training.phases import apply_phase_, dissect, parameter_groups, set_modes_, trainable_names
 
-MODELS = {
-    "small-cnn": 32,
-    "timm:resnet10t": 64,
-    "timm:test_efficientnet": 64,
-    "torchvision:vgg11_bn": 32,
-    "torchvision:resnet18": 64,
-    "torchvision:densenet121": 64,
-}
+MODELS = [
+    ("small-cnn", 32),
+    ("timm:resnet10t", 64),
+    ("timm:test_efficientnet", 64),
+    slow("torchvision:vgg11_bn", 32),
+    ("torchvision:resnet18", 64),
+    slow("torchvision:densenet121", 64),
+]
 
 
 def anatomy_of(model: nn.Module, size: int = 16):
@@ -49,7 +50,7 @@ def changed(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
     return {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
 
 
-@pytest.mark.parametrize(("spec", "size"), MODELS.items())
+@pytest.mark.parametrize(("spec", "size"), MODELS)
 def test_every_parameter_belongs_to_a_part(spec: str, size: int):
     model = create_backbone(spec, num_classes=3)
     anatomy = anatomy_of(model, size)
@@ -61,7 +62,7 @@ def test_every_parameter_belongs_to_a_part(spec: str, size: int):
     assert [part for part in anatomy.parts.values() if part == "head"]
 
 
-@pytest.mark.parametrize(("spec", "size"), MODELS.items())
+@pytest.mark.parametrize(("spec", "size"), MODELS)
 def test_stages_never_fall_from_the_input_to_the_head(spec: str, size: int):
     model = create_backbone(spec, num_classes=3)
     order = [part for part in anatomy_of(model, size).parts.values() if isinstance(part, int)]
@@ -276,7 +277,7 @@ def test_head_bias_trains_the_bias_of_the_logits_alone():
     assert changed(before, model) == {"3.1.bias"}
 
 
-@pytest.mark.parametrize(("spec", "size"), MODELS.items())
+@pytest.mark.parametrize(("spec", "size"), MODELS)
 def test_grafts_bn_and_head_bias_of_real_networks(spec: str, size: int):
     """Everything else is equal in every bit, frozen BatchNorm of nothing included."""
     model = create_backbone(spec, num_classes=3)
