@@ -19,7 +19,7 @@ from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
 from attngraft.explanation.explain import EXPLANATION_FILE, explain
 from attngraft.reporting import write_report
 
-SIZE = 32
+SIZE, LIMIT = 32, 24
 QUICK = {"precision": "fp32+contiguous", "workers": 0, "device": "cpu", "epochs": 3, "batch_size": 16}
 
 
@@ -29,7 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = ag.graft(ag.create_backbone("small-cnn", num_classes=10), "cbam")
     folder = tmp_path_factory.mktemp("explain") / "run"
-    ag.fit(model, "cluttered-digits", run_dir=folder, image_size=SIZE, limit=60, **QUICK)
+    ag.fit(model, "cluttered-digits", run_dir=folder, image_size=SIZE, limit=LIMIT, **QUICK)
     return folder
 
 
@@ -47,7 +47,7 @@ def test_a_run_is_explained_from_its_own_images(run: Path) -> None:
     document = json.loads((found.folder / EXPLANATION_FILE).read_text())
     assert document == json.loads(json.dumps(dict(found.document)))
     assert document["status"] == "finished"
-    assert document["images"] == 60
+    assert document["images"] == LIMIT
     assert [site["path"] for site in document["gates"]["sites"]] == list(ag.grafts(ag.load(run)))
     assert len(document["gate_history"]) == 3
     assert document["decoupling"]["intact"]["top1"] == pytest.approx(
@@ -176,7 +176,7 @@ def test_a_model_that_knows_nothing_has_no_faithful_map(tmp_path: Path, seed: in
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 torch.nn.init.kaiming_normal_(parameter)
-    found = explain(model, ag.load_data("cluttered-digits", image_size=SIZE, limit=60), out=tmp_path, examples=0)
+    found = explain(model, ag.load_data("cluttered-digits", image_size=SIZE, limit=LIMIT), out=tmp_path, examples=0)
     measured = found.document["looks"]["faithfulness"]
     assert all(row["verdict"] != "faithful" for row in measured["maps"])
     assert "not shown to be better than chance" in measured["sentence"]
@@ -196,8 +196,8 @@ def test_a_model_of_shuffled_labels_has_no_faithful_map(tmp_path: Path) -> None:
 
 def test_what_an_interrupted_explanation_left_is_replaced(run: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    explain(run, out=out, limit=10, examples=1)
+    explain(run, out=out, limit=4, examples=1)
     document = json.loads((out / EXPLANATION_FILE).read_text())
     (out / EXPLANATION_FILE).write_text(json.dumps(document | {"status": "partial"}))
-    assert explain(run, out=out, limit=10, examples=1).document["status"] == "finished"
+    assert explain(run, out=out, limit=4, examples=1).document["status"] == "finished"
     shutil.rmtree(out)

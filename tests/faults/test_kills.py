@@ -18,8 +18,8 @@ from kill_children import STORIES, Death, calls_counted, compared, forked, losse
 from attngraft.training import RunFolder
 from attngraft.training.checkpoint import read_newest
 
-KILLS_OF_FIT, KILLS_OF_COMPARE = 1, 2
-TIMES = [1, slow(20)]  # 6 deaths by default, 120 in the slow tests
+KILLS = 1
+TIMES = [1, slow(20)]  # 5 deaths by default, 100 in the slow tests
 WORKERS = (0, 0, 2, 4)
 LAYOUTS = ("fp32+contiguous", "fp32+channels_last")
 
@@ -112,7 +112,7 @@ def lives(
 @pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("name", STORIES)
 def test_fit_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: Any, name: str, times: int):
-    rng, deaths, tries, wanted = random.Random(f"{name} {times}"), 0, 0, times * KILLS_OF_FIT
+    rng, deaths, tries, wanted = random.Random(f"{name} {times}"), 0, 0, times * KILLS
     while deaths < wanted:
         layout = rng.choice(LAYOUTS)
 
@@ -127,7 +127,7 @@ def test_fit_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: Any,
 
 @pytest.mark.parametrize("times", TIMES)
 def test_a_comparison_that_was_killed_ends_with_the_same_bits(tmp_path: Path, whole: Any, times: int):
-    rng, deaths, tries, wanted = random.Random(times), 0, 0, times * KILLS_OF_COMPARE
+    rng, deaths, tries, wanted = random.Random(times), 0, 0, times * KILLS
     while deaths < wanted:
         tries += 1
         expected, folder = whole("compare", compared), tmp_path / f"compared{tries}"
