@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 import attngraft as ag
+from attngraft.attention import ATTENTIONS
 from attngraft.cli import VERBS
+from attngraft.tasks import TASKS
 from attngraft.training import load_recipe
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -84,3 +86,18 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     exec(text, names)
     assert isinstance(names["verdict"], ag.Comparison)
     assert (tmp_path / "runs/cmp/report.html").is_file()
+
+
+def test_the_examples_for_contributors_run():
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) >= 4
+    names: dict = {}
+    try:
+        for block in blocks:
+            exec(compile(block, "CONTRIBUTING.md", "exec"), names)
+        grown = ag.graft(ag.create_backbone("small-cnn", num_classes=3), "mean-gate")
+        assert len(ag.grafts(grown)) == 3
+    finally:
+        ATTENTIONS._entries.pop("mean-gate", None)
+        TASKS._entries.pop("ordinal", None)

@@ -23,6 +23,7 @@ LAYERS = {
     **dict.fromkeys(["comparison", "deployment", "benchmarking"], 7),
     **dict.fromkeys(["explanation", "continual", "reporting"], 8),
     "cli": 9,
+    "testing": 9,
     "__init__": 10,
     "__main__": 10,
 }

@@ -30,11 +30,12 @@ from . import (  # noqa: F401
     triplet,
 )
 from .author_weights import load_published, published_state
-from .contract import ATTENTIONS, Attention, Gates, Init, Reduction
+from .contract import ATTENTIONS, Attention, AttentionEntry, Gates, Init, Reduction, register
 
 __all__ = [
     "ATTENTIONS",
     "Attention",
+    "AttentionEntry",
     "Gates",
     "Init",
     "Reduction",
@@ -43,6 +44,7 @@ __all__ = [
     "create_attention",
     "load_published",
     "published_state",
+    "register",
 ]
 
 

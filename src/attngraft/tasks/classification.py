@@ -56,6 +56,7 @@ class Classification:
 
     outputs: tuple[str, ...]
     name: ClassVar[str] = "classification"
+    reads: ClassVar[str] = "classification"
     supports: ClassVar[frozenset[Capability]] = frozenset(
         {"mix", "teacher", "class-weights", "balanced-sampler", "explain", "fold", "store"}
     )

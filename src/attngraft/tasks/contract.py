@@ -79,11 +79,14 @@ class Task(Protocol):
     Attributes:
         name: key in the registry and in records.
         outputs: what the model's outputs are called: classes, labels or targets.
+        reads: which targets it is trained on: "classification" (one class per image), "multilabel" (any number of
+            labels) or "regression" (numbers).
         supports: what can be done besides training, comparing, predicting and reporting.
         metrics: by name; the first is the primary one.
     """
 
     name: ClassVar[str]
+    reads: ClassVar[str]
     supports: ClassVar[frozenset[Capability]]
 
     @property
@@ -203,7 +206,7 @@ class OutputLoss:
         return 0.0 if self.scores is None else float(self.scores(outputs.detach().float(), targets).sum())
 
 
-TASKS: Registry[Callable[..., Task]] = Registry("task")
+TASKS: Registry[type[Task]] = Registry("task")
 
 
 def create_task(name: str, outputs: Sequence[str], **fields: Any) -> Task:
@@ -219,7 +222,7 @@ def create_task(name: str, outputs: Sequence[str], **fields: Any) -> Task:
     """
     if name not in TASKS:
         raise ConfigError(f"unknown task '{name}': {nearest(name, list(TASKS))}")
-    return from_dict(TASKS[name], {"outputs": tuple(outputs), **fields}, where=f"task '{name}'")  # type: ignore[arg-type]
+    return from_dict(TASKS[name], {"outputs": tuple(outputs), **fields}, where=f"task '{name}'")
 
 
 def primary(task: Task) -> Metric:
@@ -249,7 +252,7 @@ def require(task: Task, capability: Capability, what: str) -> None:
         what: the subject of the sentence, for example "explain".
     """
     if capability not in task.supports:
-        able = sorted(name for name, kind in TASKS.items() if capability in getattr(kind, "supports", ()))
+        able = sorted(name for name, kind in TASKS.items() if capability in kind.supports)
         raise ConfigError(f"{what} is not available for {task.name}: it works for {', '.join(able) or 'no task yet'}.")
 
 

@@ -46,6 +46,7 @@ class MultiLabel:
     outputs: tuple[str, ...]
     thresholds: tuple[float, ...] = ()
     name: ClassVar[str] = "multilabel"
+    reads: ClassVar[str] = "multilabel"
     supports: ClassVar[frozenset[Capability]] = frozenset({"class-weights"})
 
     @cached_property

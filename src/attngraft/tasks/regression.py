@@ -48,6 +48,7 @@ class Regression:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     name: ClassVar[str] = "regression"
+    reads: ClassVar[str] = "regression"
     supports: ClassVar[frozenset[Capability]] = frozenset()
 
     @cached_property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..backbones import has_pretrained
@@ -11,6 +11,7 @@ from ..config import InputSpec
 from ..data import Dataset, load_data
 from ..errors import DataError
 from ..settings import Recipe, Settings
+from ..tasks import TASKS
 
 VALIDATION_SHARE = 0.15  # of the training images, where a recipe decides by validation and the data bring none
 
@@ -44,10 +45,12 @@ def open_data(
         DataError: as for `load_data`.
     """
     chosen = settings.data
+    reads = None if chosen.task is None else TASKS[chosen.task].reads
     if isinstance(source, Dataset):
-        if chosen.task not in (None, source.task):
+        if reads not in (None, source.train.targets.task):
             raise DataError(f"{source.name} is labelled for {source.task}: leave out the task '{chosen.task}'.")
-        return source
+        return source if chosen.task is None else replace(source, task=chosen.task)
     val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.needs_validation else 0.0)
-    options = asdict(chosen) | {"image_size": spec.size, "val_fraction": val_fraction}
-    return load_data(source, **options, progress=progress)
+    options = asdict(chosen) | {"image_size": spec.size, "val_fraction": val_fraction, "task": reads}
+    found = load_data(source, **options, progress=progress)
+    return found if chosen.task is None else replace(found, task=chosen.task)

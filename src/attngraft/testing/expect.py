@@ -1,0 +1,11 @@
+"""What a contract asks, as an error that names it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def expect(holds: bool | np.bool_, sentence: str) -> None:
+    """Raise AssertionError where a clause does not hold; unlike `assert` also under `python -O`."""
+    if not holds:
+        raise AssertionError(sentence)
