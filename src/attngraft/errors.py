@@ -100,3 +100,12 @@ def visible(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 200 characters; the name of its class where it has none.
+
+    >>> first_line(ValueError("shapes differ\\n(2, 3) and (3, 2)"))
+    'shapes differ'
+    """
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import AttngraftError, BackboneError, nearest
+from ..errors import AttngraftError, BackboneError, first_line, nearest
 from .availability import is_in_torch_cache, no_published_weights, require_network
 from .channels import adapt_input_
 from .metadata import BackboneInfo, note_backbone_, preprocessing_of
@@ -73,7 +73,7 @@ def _create_model(spec: str, name: str, pretrained: bool, **wanted: int | None) 
     except AttngraftError:
         raise
     except Exception as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise BackboneError(f"timm could not create '{name}': {reason}") from error
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from ..config import Preprocessing
-from ..errors import BackboneError, nearest
+from ..errors import BackboneError, first_line, nearest
 from .availability import is_in_torch_cache, require_network
 from .channels import adapt_input_
 from .heads import last_layer, replace_layer_
@@ -68,7 +68,7 @@ def _create_model(spec: str, name: str, weights: Any) -> nn.Module:
         except Exception as error:
             if weights is None:
                 raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise BackboneError(
                 f"the pretrained weights of '{spec}' cannot be loaded ({reason}): "
                 "delete the file from the cache and try again, or train without pretrained weights."

@@ -14,7 +14,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..attention import Attention, Gates
-from ..errors import GraftError
+from ..errors import GraftError, first_line
 from .gate_hooks import computing
 from .graft import grafts
 
@@ -87,7 +87,7 @@ def observe(model: nn.Module, example: Any, hosts: list[str]) -> Passage:
         try:
             model(*arguments)
         except Exception as error:  # a network's own reasons are of any kind
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            reason = first_line(error)
             raise GraftError(f"the model cannot process the example ({reason}): give images that it takes.") from error
     return passage
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ..errors import GraftError
+from ..errors import GraftError, first_line
 
 
 @contextmanager
@@ -56,17 +56,22 @@ def meta_twin(
         yield twin, meta_arguments
 
 
+def outputs_in_train_mode(model: nn.Module, example_input: Any) -> Any:
+    """What the model returns in train mode, computed on a copy; see `meta_twin`.
+
+    Raises:
+        GraftError: the model cannot process the input.
+    """
+    with meta_twin(model, example_input, training=True) as (twin, arguments):
+        return twin(*arguments)
+
+
 @contextmanager
 def unchanged_rng(model: nn.Module) -> Iterator[None]:
     """Within the block, random numbers may be drawn; afterwards the generators are where they were."""
     device = _device_of(model)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text, at most 200 characters; the name of its class where it has none."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _copy_to_meta(model: nn.Module) -> nn.Module:

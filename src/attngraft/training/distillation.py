@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from ..backbones import noted_preprocessing
 from ..config import InputSpec
 from ..data import Batch, Dataset
-from ..errors import ConfigError
+from ..errors import ConfigError, first_line
 from ..surgery import check_live, classes_of
 from ..surgery.model_output import main_output
 from ..tasks import require
@@ -175,7 +175,7 @@ def _logits(model: nn.Module, spec: InputSpec) -> int:
         with torch.no_grad(), in_eval_mode(model):
             logits = main_output(model(example))
     except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ConfigError(f"the teacher does not run on images of {spec} ({reason}): take another teacher.") from error
     if logits.ndim != 2:
         raise ConfigError("the teacher does not return (1, classes) for one image: take a classifier.")

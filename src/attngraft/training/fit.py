@@ -134,7 +134,7 @@ def fit(
         dataset = open_data(data, settings, spec=preprocessing.input, progress=reading)
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)
         context = RunContext(dataset, task, preprocessing, settings, seed, device, world, run.checkpoints)
-        check_fit(model, context)
+        context = replace(context, anatomy=check_fit(model, context))
         if teacher is not None:
             check_teacher(teacher, model, context)
         wanted = describe_run(model, context, variant=variant, teacher=teacher)

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from ..errors import TrainingError
+from ..errors import TrainingError, first_line
 
 Found = TypeVar("Found")
 # what the allocators of the CPU (Linux, Windows), of MPS and of CUDA's libraries say in a plain RuntimeError
@@ -36,7 +36,7 @@ def memory_needed() -> Iterator[None]:
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+        reason = first_line(error)
         raise TrainingError(
             f"memory does not suffice to train this network ({reason}): take a smaller backbone or smaller images "
             "(image_size), or free memory; what is saved stays."

@@ -5,35 +5,42 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..config import InputSpec
 from ..data import Dataset, class_changes
-from ..errors import ConfigError, DataError
+from ..errors import AttngraftError, BackboneError, ConfigError, DataError, GraftError, first_line
 from ..settings.recipe import PARTS, Recipe
 from ..surgery import classes_of
+from ..surgery.meta_twin import outputs_in_train_mode, unchanged_rng
 from ..surgery.model_output import main_output
+from ..surgery.sites import resolve_input
+from ..surgery.trace import Trace, trace
 from ..tasks import require
 from .evaluate import in_eval_mode
-from .phases import dissect, parameter_groups, trainable_names
+from .phases import Anatomy, dissect, parameter_groups, trainable_names
 from .run_context import RunContext
 
 HIGHEST_LR = 1e30
 
 
-def check_fit(model: nn.Module, context: RunContext) -> None:
+def check_fit(model: nn.Module, context: RunContext) -> Anatomy:
     """Raise where the model, the data, the task, the recipe and the machine do not fit each other.
+
+    Returns:
+        the parts of the model.
 
     Raises:
         ConfigError, DataError, BackboneError: one sentence on what to change; nothing was changed.
     """
     check_task(context)
-    check_outputs(model, context)
+    record = check_outputs(model, context)
     check_validation(context.dataset, context.recipe)
-    check_phases(model, context.recipe, context.preprocessing.input)
+    anatomy = check_phases(model, context.recipe, context.preprocessing.input, record)
     _ = context.batch_size
     if context.settings.machine.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError("tensorboard is not installed: pip install attngraft[tensorboard].")
+    return anatomy
 
 
 def check_task(context: RunContext) -> None:
@@ -48,17 +55,25 @@ def check_task(context: RunContext) -> None:
     _ = context.criterion
 
 
-def check_outputs(model: nn.Module, context: RunContext) -> None:
-    """Raise where the model does not take the images, or its outputs are not those of the task."""
+def check_outputs(model: nn.Module, context: RunContext) -> Trace:
+    """Raise where the model does not take the images, or its main output is not what the task needs.
+
+    One batch goes through the model in eval mode, one in train mode; neither changes its weights, its statistics or
+    the state of random numbers.
+
+    Returns:
+        the trace of the model.
+    """
     dataset, spec = context.dataset, context.preprocessing.input
-    example = torch.zeros(1, *spec.shape, device=next(model.parameters()).device)
-    try:
-        with torch.no_grad(), in_eval_mode(model):
-            outputs = main_output(model(example))
-    except RuntimeError as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise DataError(f"the model does not run on images of {spec} ({reason}): set another image_size.") from error
+    outputs = _evaluated(model, spec)
     context.task.check(outputs)
+    example = resolve_input(model, spec.shape, None)
+    try:
+        context.task.check(main_output(outputs_in_train_mode(model, example)))
+    except GraftError as error:
+        raise DataError(_cannot_run(spec, error.__cause__ or error, " in train mode")) from error
+    except BackboneError as error:
+        raise BackboneError(f"in train mode {error}") from None
     known = classes_of(model)
     changes = class_changes(known, dataset.classes) if len(known) == outputs.shape[1] else ""
     if changes:
@@ -66,6 +81,28 @@ def check_outputs(model: nn.Module, context: RunContext) -> None:
             f"the model's logits stand for other classes than those of {dataset.name} ({changes}): give it a new head "
             "(attngraft.surgery.renew_head_(model, classes)), or, where it has one, say so with note_classes_(model, ())."
         )
+    return trace(model, example)
+
+
+def _evaluated(model: nn.Module, spec: InputSpec) -> Tensor:
+    """The main output for one image of zeros, in eval mode; the model stays as it was."""
+    example = torch.zeros(1, *spec.shape, device=next(model.parameters()).device)
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        with torch.no_grad(), unchanged_rng(model), in_eval_mode(model):
+            return main_output(model(example))
+    except AttngraftError:
+        raise
+    except Exception as error:
+        raise DataError(_cannot_run(spec, error)) from error
+    finally:
+        for name, buffer in model.named_buffers():
+            if name in before and not torch.equal(buffer, before[name]):
+                buffer.copy_(before[name])
+
+
+def _cannot_run(spec: InputSpec, error: BaseException, mode: str = "") -> str:
+    return f"the model does not run on images of {spec}{mode} ({first_line(error)}): set another image_size."
 
 
 def check_validation(dataset: Dataset, recipe: Recipe) -> None:
@@ -77,9 +114,19 @@ def check_validation(dataset: Dataset, recipe: Recipe) -> None:
         )
 
 
-def check_phases(model: nn.Module, recipe: Recipe, spec: InputSpec) -> None:
-    """Raise ConfigError where a phase would train nothing, or at a rate that single precision does not hold."""
-    anatomy = dissect(model, spec.shape)
+def check_phases(model: nn.Module, recipe: Recipe, spec: InputSpec, record: Trace | None = None) -> Anatomy:
+    """Raise ConfigError where a phase would train nothing, or at a rate that single precision does not hold.
+
+    Args:
+        model: the network.
+        recipe: with the phases.
+        spec: of the images.
+        record: the trace of the model, where there is one already.
+
+    Returns:
+        the parts of the model.
+    """
+    anatomy = dissect(model, spec.shape, record)
     for phase in recipe.phases:
         highest = max((group.lr for group in parameter_groups(model, anatomy, phase, recipe)), default=0.0)
         if highest > HIGHEST_LR:
@@ -89,3 +136,4 @@ def check_phases(model: nn.Module, recipe: Recipe, spec: InputSpec) -> None:
                 f"phase '{phase.name}' trains {', '.join(phase.train)}, of which this model has nothing: "
                 f"it can train {PARTS}."
             )
+    return anatomy

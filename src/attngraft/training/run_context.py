@@ -21,6 +21,7 @@ from ..settings.recipe import Recipe
 from ..tasks import Criterion, LossOptions, Task
 from .distributed import World
 from .evaluate import EvaluationContext
+from .phases import Anatomy
 from .precision import Precision
 
 SMALLEST_EVALUATION_BATCH = 64
@@ -57,6 +58,7 @@ class RunContext:
         world: the processes that train together.
         checkpoints: folder for them.
         precision: number format and layout.
+        anatomy: the parts of the model, where they are known already.
         extra_loss: a term that is added to the loss, such as a teacher's.
         note: keeps a sentence on what happened to the run, and shows it; called in every process, kept by the main one.
     """
@@ -70,6 +72,7 @@ class RunContext:
     world: World
     checkpoints: Path
     precision: Precision = field(default_factory=Precision)
+    anatomy: Anatomy | None = None
     extra_loss: ExtraLoss | None = None
     note: Callable[[str], None] = _forget
 

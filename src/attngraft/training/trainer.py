@@ -87,7 +87,7 @@ class Trainer:
         self.position = Position()
         self.ema = moving_average(self.model, context.recipe.ema_decay)
         self.best: dict[str, Tensor] = {}
-        self.anatomy = dissect(self.model, context.preprocessing.input.shape)
+        self.anatomy = context.anatomy or dissect(self.model, context.preprocessing.input.shape)
         self.transform = build_transform(
             context.recipe.augment, context.preprocessing, train=True, mirror=context.dataset.mirrorable
         )
