@@ -66,7 +66,7 @@ def test_adapt_tells_what_was_compared_and_what_became_of_it(attngraft, store, t
     words = " ".join(out.split())
     assert "images: 120 given, 120 new (learn" in words
     assert all(name in out for name in ("none", "bn-statistics", "head", "all", "adapted"))
-    assert "of the way to the new weights was chosen on them" in words
+    assert "of the way to the new weights, chosen on them" in words
     assert words.count("top-1 on the new tune images") == 1
     code, again, _ = attngraft("adapt", store, new, *QUICK, "--set", "blends=[1.0]", "--json")
     document = json.loads(again)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from . import options
 from .options import argument, option, switch
-from .output import NAME, NUMBER, console, print_json, say, table
+from .output import console, print_json, say
 
 if TYPE_CHECKING:
     from ..continual import Adaptation
@@ -50,28 +50,13 @@ def run(
 
 
 def _print(found: Adaptation) -> None:
-    document: dict[str, Any] = dict(found.document)
-    data = document["data"]
+    from ..reporting import adaptation_table
+
+    document, data = found.document, found.document["data"]
     roles = ", ".join(f"{role} {data['roles'].get(role, 0)}" for role in ("learn", "tune", "guard", "final"))
     say(f"images: {data['images']} given, {data['labels_used']} new ({roles})", wrap=True)
-    numbers = ("new top-1", "old top-1", "parameters changed", "delta", "minutes")
-    console().print(table({"variant": NAME} | dict.fromkeys(numbers, NUMBER), map(_cells, document["variants"])))
-    say(
-        f"(on the tune images: {document['new_images']} new, {document['old_images']} old; "
-        f"{document['blend']['chosen']:.0%} of the way to the new weights was chosen on them)"
-    )
+    console().print(adaptation_table(document))
     if document["recovery"] is not None:
         gain = f"{document['recovery']:.0%} of what fine-tuning everything gains on the new images"
         say(f"recovery: {gain}", wrap=True)
-    say(document["sentence"])
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    return (
-        row["name"],
-        f"{row['new_top1']:.1%}",
-        f"{row['old_top1']:.1%}",
-        f"{row['changed_parameters']:,} ({row['changed_parameters'] / row['parameters']:.1%})",
-        f"{row['delta_bytes'] / 1024:,.0f} KiB",
-        f"{row['minutes']:.1f}",
-    )
+    say(found)

@@ -10,13 +10,12 @@ import typer
 
 from . import options
 from .options import option
-from .output import NAME, NUMBER, TEXT, command_line, console, names, print_json, say, say_notes, table
+from .output import command_line, console, names, print_json, say, say_notes
 
 if TYPE_CHECKING:
     from ..continual import Iteration
 
 NOT_MET = 1
-MOST_SHOWN = 5
 
 
 @options.takes(*options.TRAINING, assignments=True)
@@ -74,30 +73,11 @@ def run(
 
 
 def _print(result: Iteration, page: Path) -> None:
-    from ..reporting import data_notes
+    from ..reporting import best_trials_table, data_notes
 
-    rows = [row for row in result.document["trials"] if row["status"] == "finished"]
-    console().print(
-        table(
-            {"trial": NAME, "variant": TEXT, "recipe": TEXT, "top-1": NUMBER, "lr": NUMBER, "time": NUMBER},
-            map(_cells, sorted(rows, key=lambda row: -row["score"])[:MOST_SHOWN]),
-            title=f"best of {len(result.document['trials'])} trials, on the validation images",
-        )
-    )
+    console().print(best_trials_table(result.document))
     say_notes([*data_notes(result.document["data"]), *result.document["notes"]])
     say(result.sentence, wrap=True, style="bold")
     if result.model is not None:
         say(f"model: {result.model}")
     say(f"report: {page}")
-
-
-def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    lr = row["params"].get("lr_scale")
-    return (
-        str(row["number"]),
-        row["variant"],
-        row["recipe"],
-        f"{100 * row['measured']['top1']['value']:.1f} %",
-        "" if lr is None else f"x {lr:g}",
-        f"{row['time_s']:.0f} s",
-    )

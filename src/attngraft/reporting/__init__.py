@@ -21,9 +21,25 @@ from .read_folder import (
 )
 from .run_page import run_page
 from .store_page import store_page
-from .terminal_tables import bench_tables, comparison_table, data_notes, run_summary
+from .terminal_tables import (
+    adaptation_table,
+    bench_tables,
+    best_trials_table,
+    comparison_table,
+    data_notes,
+    run_summary,
+)
 
-__all__ = ["bench_notes", "bench_tables", "comparison_table", "data_notes", "run_summary", "write_report"]
+__all__ = [
+    "adaptation_table",
+    "bench_notes",
+    "bench_tables",
+    "best_trials_table",
+    "comparison_table",
+    "data_notes",
+    "run_summary",
+    "write_report",
+]
 
 
 def write_report(run_dir: str | Path) -> Path:

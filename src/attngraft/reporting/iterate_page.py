@@ -23,7 +23,7 @@ from .page_parts import (
 )
 from .read_folder import finite
 from .render import render
-from .tables import Table
+from .tables import Column, Table
 
 Document = Mapping[str, Any]
 # what documents that do not describe their metrics and costs mean by a name: label, unit, whether higher is better
@@ -108,7 +108,7 @@ def _content(document: Document, heading: str) -> dict[str, Any]:
         "finalist": _finalist_table(document),
         "charts": [chart for chart in charts if chart],
         "attentions": _attention_table(document, metric),
-        "trials": _trial_table(document, metric),
+        "trials": trial_table(document, metric),
         "reasons": [f"Trial {row['number']}: {row['reason']}" for row in document["trials"] if row.get("reason")],
         "budget": _budget(document),
         "protocol": _protocol(document),
@@ -206,7 +206,8 @@ def _attention_table(document: Document, metric: str) -> Table | None:
     return Table(caption, ("variant", "trials", "best", "mean"), rows) if rows else None
 
 
-def _trial_table(document: Document, metric: str) -> Table:
+def trial_table(document: Document, metric: str) -> Table:
+    """One row per trial; in the terminal only what fits."""
     quantities, trials = Quantities(document), document["trials"]
     keys = [k for k in dict.fromkeys(k for row in trials for k in row["params"]) if k not in LISTED_ELSEWHERE]
     rows = tuple(
@@ -223,10 +224,13 @@ def _trial_table(document: Document, metric: str) -> Table:
         )
         for row in trials
     )
-    columns = (
-        "trial", "variant", "recipe", *(key.removesuffix("_scale").replace("_", " ") for key in keys), "epochs",
-        quantities.label(metric), "parameters", "time", "status",
-    )  # fmt: skip
+    names = {key: key.removesuffix("_scale").replace("_", " ") for key in keys}
+    columns: tuple[str | Column, ...] = (
+        *("trial", "variant", "recipe"),
+        *(Column(name, terminal="both" if key == "lr_scale" else "none") for key, name in names.items()),
+        *(Column("epochs", terminal="none"), quantities.label(metric), Column("parameters", terminal="none")),
+        *("time", Column("status", terminal="none")),
+    )
     words = {index for index, key in enumerate(keys, 3) if any(isinstance(r["params"].get(key), str) for r in trials)}
     return Table("All trials, on the validation images", columns, rows, frozenset({1, 2, len(columns) - 1, *words}))
 

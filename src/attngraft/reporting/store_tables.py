@@ -55,7 +55,7 @@ def controls_table(entry: Document) -> Table | None:
         for row in entry.get("variants") or []
     )
     blend = finite((entry.get("blend") or {}).get("chosen"))
-    mixed = "" if blend is None else f"; adapted: {percent(blend, 0)} of the way from the served version"
+    mixed = "" if blend is None else f"; adapted: {percent(blend, 0)} of the way to the new weights, chosen on them"
     if mixed and (entry.get("blend") or {}).get("statistics") == "new":
         mixed += ", BatchNorm statistics of the new images"
     seen = f"n = {_whole(entry.get('new_images'))} new and {_whole(entry.get('old_images'))} old tune images"

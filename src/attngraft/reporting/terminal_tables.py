@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..benchmarking.bench_result import BenchResult
@@ -10,6 +11,7 @@ from ..data import printable
 from .bench_tables import all_tables
 from .comparison_charts import baseline_first
 from .comparison_page import effect_on, variant_named
+from .iterate_page import trial_table
 from .number_format import (
     count,
     decimal,
@@ -21,6 +23,7 @@ from .number_format import (
 )
 from .read_folder import check_comparison, check_run, finite
 from .run_page import result_facts
+from .store_tables import controls_table
 from .tables import rich_table
 
 if TYPE_CHECKING:
@@ -30,6 +33,21 @@ if TYPE_CHECKING:
 def bench_tables(result: BenchResult) -> list[Table]:
     """The tables of a bench for rich, narrow enough for 80 columns."""
     return [rich_table(table) for table in all_tables(result)]
+
+
+def adaptation_table(document: Mapping[str, Any]) -> Table | None:
+    """The ways of adapting that were compared."""
+    table = controls_table(document)
+    return rich_table(table) if table else None
+
+
+def best_trials_table(document: Mapping[str, Any], most: int = 5) -> Table:
+    """The best finished trials of a search."""
+    finished = [row for row in document["trials"] if row["status"] == "finished"]
+    best = sorted(finished, key=lambda row: -row["score"])[:most]
+    table = trial_table({**document, "trials": best}, document.get("primary") or "top1")
+    caption = f"best of {len(document['trials'])} trials, on the validation images"
+    return rich_table(replace(table, caption=caption))
 
 
 STYLES = {"helps": "green", "hurts": "red"}
