@@ -2,14 +2,16 @@
 # make test    set up .venv and run the tests
 # make check   linters and types
 # make slow    the long tests too
+# make stress  the tests three times while other processes keep two cores busy
 PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/.stamps
 DEMO_DIR ?= demo-run
 # Threads of PyTorch on the CPU that wait in a spin are slow where other programs use the same cores.
 export GOMP_SPINCOUNT ?= 10000
+BUSY := $(BIN)/python -c "while True: pass"
 
-.PHONY: demo test slow check format docs clean
+.PHONY: demo test slow stress check format docs clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 \
@@ -21,6 +23,10 @@ test: $(STAMPS)/dev
 
 slow: $(STAMPS)/dev
 	$(BIN)/python -m pytest -n 2 -m "not gpu and not network" --hypothesis-profile=slow
+
+stress: $(STAMPS)/dev
+	$(BUSY) & first=$$!; $(BUSY) & second=$$!; trap "kill $$first $$second" EXIT; \
+	for round in 1 2 3; do $(BIN)/python -m pytest -n 2 || exit 1; done
 
 check: $(STAMPS)/dev
 	$(BIN)/ruff check .
