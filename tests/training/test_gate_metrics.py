@@ -279,7 +279,7 @@ def test_two_processes_record_the_same(tmp_path: Path):
     script.write_text(
         "import json, sys, torch\n"
         "from pathlib import Path\n"
-        "from test_gate_record import grafted_model\n"
+        "from test_gate_metrics import grafted_model\n"
         "from training_helpers import coloured_squares, run_fit, short_recipe\n"
         "from attngraft.training import join_world\n"
         "torch.set_num_threads(1)\n"
