@@ -243,17 +243,19 @@ def find_metric(task: Task, name: str | None) -> Metric:
     return task.metrics[name]
 
 
-def require(task: Task, capability: Capability, what: str) -> None:
+def require(task: Task, capability: Capability, what: str, advice: str = "") -> None:
     """Raise ConfigError in one sentence where a task cannot do something yet.
 
     Args:
         task: what the model was or will be trained for.
         capability: one of `Task.supports`.
         what: the subject of the sentence, for example "explain".
+        advice: what to do instead.
     """
     if capability not in task.supports:
         able = sorted(name for name, kind in TASKS.items() if capability in kind.supports)
-        raise ConfigError(f"{what} is not available for {task.name}: it works for {', '.join(able) or 'no task yet'}.")
+        works = f"it works for {', '.join(able) or 'no task yet'}"
+        raise ConfigError(f"{what} is not available for {task.name}: {works}{f'; {advice}' if advice else ''}.")
 
 
 def mean_metric(name: str, label: str, scores: Callable[[Rows], Array], **fields: Any) -> Metric:

@@ -77,8 +77,6 @@ class Regression:
         losses = {"auto": F.smooth_l1_loss, "smooth-l1": F.smooth_l1_loss, "l2": F.mse_loss}
         if options.loss not in losses:
             raise ConfigError(f"loss is '{options.loss}' for regression: expected smooth-l1 or l2.")
-        if options.label_smoothing:
-            raise ConfigError("label_smoothing is for classes and labels: set it to 0 for regression.")
 
         def loss(outputs: Tensor, wanted: Tensor) -> Tensor:
             mean, std = (torch.tensor(values).to(wanted) for values in (self._mean, self._std))

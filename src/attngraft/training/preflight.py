@@ -47,11 +47,11 @@ def check_task(context: RunContext) -> None:
     """Raise ConfigError where the recipe asks for what the task cannot do."""
     recipe, task = context.recipe, context.task
     if recipe.mixup or recipe.cutmix:
-        require(task, "mix", "mixing images (mixup, cutmix)")
+        require(task, "mix", "mixing images", "set mixup and cutmix to 0")
     if recipe.class_weights != "none":
-        require(task, "class-weights", "class_weights")
+        require(task, "class-weights", "class_weights", "set it to none")
     if recipe.sampler != "shuffle":
-        require(task, "balanced-sampler", "sampler = 'balanced'")
+        require(task, "balanced-sampler", "sampler = balanced", "set it to shuffle")
     _ = context.criterion
 
 
