@@ -25,6 +25,7 @@ from attngraft.data import ImageSet, load_data
 from attngraft.errors import ConfigError, DataError, RunError
 from attngraft.surgery import note_classes_
 from attngraft.surgery.version_store.store import Store
+from attngraft.tasks import Regression, note_task_of_
 from attngraft.training import Phase, Recipe, fit
 
 
@@ -102,7 +103,7 @@ def test_the_history_tells_what_the_journal_and_the_models_say(adapted):
     again = evaluate_version(
         store.model(first.document["candidate"]), Domains(store.path).all()[1].of("tune"), torch.device("cpu")
     )
-    assert matrix[1, 1] == again.top1
+    assert matrix[1, 1] == again.score
     assert found["transfer"]["backward"] == pytest.approx((matrix[2, :2] - np.diag(matrix)[:2]).mean())
     assert found["transfer"]["forward"] == pytest.approx(matrix[1, 2] - matrix[0, 2])
     assert [row["passed"] for row in found["ledger"]] == [True, True]
@@ -299,3 +300,13 @@ def test_a_model_that_cannot_be_built_again_has_no_store(tmp_path):
     own = note_classes_(nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 3)), CLASSES)
     with pytest.raises(ConfigError, match="take one that create_backbone knows"):
         create_store(tmp_path / "store", own, data=base_data())
+
+
+def test_a_model_of_another_task_is_refused_in_one_sentence(tmp_path):
+    model = note_task_of_(ag.create_backbone("small-cnn", num_classes=2), Regression(("hue", "weight")))
+    with pytest.raises(ConfigError, match="a store is not available for regression: it works for classification"):
+        create_store(tmp_path / "store", model, data=base_data())
+    assert not (tmp_path / "store").exists()
+    store = Store.create(tmp_path / "other", model)
+    with pytest.raises(ConfigError, match="adapting a served model is not available for regression"):
+        adapt(store.path, coloured_noise(100, 1), **QUICK)

@@ -17,7 +17,8 @@ import pytest
 from iterate_children import OPTIONS, digits, watched, without_clocks
 
 import attngraft as ag
-from attngraft.continual.search.iterate import Iteration, iterate
+from attngraft.continual.search.iterate import iterate
+from attngraft.continual.search.search_record import Iteration
 from attngraft.continual.search.trials import is_hopeless
 from attngraft.data import Dataset
 from attngraft.errors import AttngraftError, ConfigError, DataError, RunError

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from training_helpers import PLAIN, short_recipe, with_targets
 
-from attngraft.continual.search.iterate import Iteration, iterate
+from attngraft.continual.search.iterate import iterate
+from attngraft.continual.search.search_record import Iteration
 from attngraft.data import Dataset
 from attngraft.data.targets import LabelSets, Values
 from attngraft.errors import ConfigError

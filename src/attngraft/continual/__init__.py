@@ -9,7 +9,8 @@ from .adaptation.release_test import release
 from .adaptation.update import AdaptOptions
 from .guard.guard import GuardPolicy
 from .images.split_assignment import Shares
-from .search.iterate import Iteration, iterate
+from .search.iterate import iterate
+from .search.search_record import Iteration
 from .stream.watch import Watch, watch
 from .stream.watch_options import WatchOptions
 

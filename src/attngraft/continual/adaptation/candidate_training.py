@@ -6,18 +6,19 @@ import copy
 import itertools
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ...backbones import preprocessing_of
 from ...config import to_dict
 from ...costs import count_parameters
 from ...data import DataReport, Dataset, ImageSet, evenly_spread, hash64, joined
+from ...surgery.version_store.delta import count_changed, difference
 from ...training import (
     Evaluation,
     EvaluationContext,
@@ -31,7 +32,7 @@ from ...training import (
 )
 from ..images.stored_domains import Domain, fingerprint
 from .adaptation_record import Blend, BlendPoint, VariantRow
-from .update import AdaptOptions, blended, changed_parameters, refresh_statistics_, update_recipe
+from .update import AdaptOptions, blended, refresh_statistics_, update_recipe
 
 TRAINED, REFRESHED = "trained", "new"
 PRECISION = Precision("fp32", "channels_last")  # for all versions alike; faster than contiguous on most processors
@@ -139,15 +140,15 @@ class CandidateTraining:
         Returns:
             models by name, from the start to the candidate, and how the candidate's blend was chosen.
         """
-        served_top1 = self.evaluate(self.start, self.images.old_tune).score
+        served_score = self.evaluate(self.start, self.images.old_tune).score
         trained = self.train(ADAPTED, self.options.update)
-        adapted, blend = self.choose_blend(trained.model, served_top1, allowed_loss)
+        adapted, blend = self.choose_blend(trained.model, served_score, allowed_loss)
         found = {NONE: Trained(self.start)}
         if self.options.controls:
             # in the precision that was measured to be the fastest for the candidate
             precision = str(RunFolder(self._run_dir(ADAPTED)).read().precision)
             same = replace(self, machine=replace(self.machine, precision=precision))
-            found |= dict(same._controls(served_top1, allowed_loss))
+            found |= dict(same._controls(served_score, allowed_loss))
         return {**found, ADAPTED: Trained(adapted, trained.minutes)}, blend
 
     def train(self, name: str, update: str) -> Trained:
@@ -167,7 +168,7 @@ class CandidateTraining:
         # one layout, whether it was trained just now or read from its folder: sums are rounded differently in others
         return Trained(_laid_out(result.model.cpu()).eval(), result.train_time_s / 60)
 
-    def choose_blend(self, adapted: nn.Module, served_top1: float, allowed_loss: float) -> tuple[nn.Module, Blend]:
+    def choose_blend(self, adapted: nn.Module, served_score: float, allowed_loss: float) -> tuple[nn.Module, Blend]:
         """Try points between the start and the adapted model on the tune images, each with two kinds of statistics.
 
         BatchNorm has learned from new and replayed images together, which fits neither; so its statistics are tried as
@@ -179,7 +180,7 @@ class CandidateTraining:
         for weight, statistics in itertools.product(sorted(self.options.blends), self._kinds_of_statistics(adapted)):
             model = self._blend(adapted, weight, statistics)
             new, old = (self.evaluate(model, part).score for part in (self.images.new_tune, self.images.old_tune))
-            point, loss = BlendPoint(weight, statistics, new, old), served_top1 - old
+            point, loss = BlendPoint(weight, statistics, new, old), served_score - old
             tried.append(point)
             key = (loss <= allowed_loss, new if loss <= allowed_loss else -loss)
             if best is None or key > best[0]:
@@ -194,13 +195,14 @@ class CandidateTraining:
     def row(self, name: str, trained: Trained) -> VariantRow:
         """What is reported of a candidate or a control."""
         start, model = self.start.state_dict(), trained.model
+        delta = difference(model, start)
         return VariantRow(
             name=name,
             new_top1=self.evaluate(model, self.images.new_tune).score,
             old_top1=self.evaluate(model, self.images.old_tune).score,
-            changed_parameters=changed_parameters(start, model),
+            changed_parameters=count_changed(model, delta, start),
             parameters=count_parameters(model),
-            delta_bytes=changed_bytes(start, model.state_dict()),
+            delta_bytes=sum(tensor.numel() * tensor.element_size() for tensor in delta.tensors.values()),
             minutes=trained.minutes,
         )
 
@@ -209,13 +211,13 @@ class CandidateTraining:
         for path in [*self.folder.glob("runs/*/*.safetensors"), *self.folder.glob("runs/*/checkpoints")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _controls(self, served_top1: float, allowed_loss: float) -> Iterator[tuple[str, Trained]]:
+    def _controls(self, served_score: float, allowed_loss: float) -> Iterator[tuple[str, Trained]]:
         """The controls by name; their blend is chosen as the candidate's."""
         yield STATISTICS, self._refreshed()
         for name in (HEAD, ALL):
             if name != self.options.update:
                 trained = self.train(name, name)
-                yield name, Trained(self.choose_blend(trained.model, served_top1, allowed_loss)[0], trained.minutes)
+                yield name, Trained(self.choose_blend(trained.model, served_score, allowed_loss)[0], trained.minutes)
 
     def _refreshed(self) -> Trained:
         """The start with BatchNorm statistics of the new images."""
@@ -245,15 +247,6 @@ def evaluate_version(model: nn.Module, images: ImageSet, device: torch.device) -
     """Evaluate a version as every version of a store is evaluated: in fp32, in one layout."""
     model = _laid_out(model.to(device)).eval()
     return evaluate(model, images, EvaluationContext.of(model, precision=PRECISION, device=device))
-
-
-def changed_bytes(old: Mapping[str, Tensor], new: Mapping[str, Tensor]) -> int:
-    """Bytes of the tensors that differ."""
-    return sum(
-        tensor.numel() * tensor.element_size()
-        for name, tensor in new.items()
-        if name not in old or old[name].shape != tensor.shape or not torch.equal(old[name].cpu(), tensor.cpu())
-    )
 
 
 def _laid_out(model: nn.Module) -> nn.Module:

@@ -66,6 +66,7 @@ def create_store(
             "the model's backbone was not built by attngraft, and a store has to build it again: take one that "
             "create_backbone knows (timm:, torchvision:, built in)."
         )
+    require(task_of(model), "store", "a store")
     classes = classes_of(model)
     if not classes:
         raise ConfigError("the model does not say what its classes are called: save it with save(..., classes=...).")

@@ -16,6 +16,7 @@ from ...config import Preprocessing
 from ...data import ImageSet, build_transform, make_loader
 from ...errors import ConfigError, nearest
 from ...surgery import classes_of, grafts, note_classes_, replace_head_
+from ...tasks import require, task_of
 from ...training import Phase, Recipe
 
 Part = Literal["grafts", "bn", "head", "head-bias", "all"]
@@ -100,7 +101,8 @@ def with_whole_head(update: str) -> str:
 
 
 def check_update(model: nn.Module, update: str) -> None:
-    """Raise ConfigError where the model lacks a part that is to be updated."""
+    """Raise ConfigError where the model's task cannot be adapted, or the model lacks a part that is to be updated."""
+    require(task_of(model), "store", "adapting a served model")
     parts = parse_update(update)
     if "grafts" in parts and not grafts(model):
         rest = "+".join(part for part in parts if part != "grafts") or "bn+head"
@@ -208,18 +210,6 @@ def _between(old: Tensor | None, new: Tensor, weight: float) -> Tensor:
         return new.clone()
     assert old is not None
     return torch.lerp(old.to(new.dtype), new, weight) if weight else old.clone()
-
-
-def changed_parameters(old: Mapping[str, Tensor], new: nn.Module) -> int:
-    """Number of parameters of the new model whose value differs; BatchNorm statistics do not count."""
-    count = 0
-    for name, parameter in new.named_parameters():
-        before = old.get(name)
-        if before is None or before.shape != parameter.shape:
-            count += parameter.numel()
-        else:
-            count += int((before != parameter.detach().cpu()).sum())
-    return count
 
 
 def _require(condition: bool, sentence: str) -> None:

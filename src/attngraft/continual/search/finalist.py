@@ -23,7 +23,7 @@ TEST_FOLDER = "test"
 
 def choose_finalist(context: SearchContext, trial: Trial) -> Finalist:
     """The record of the finalist before its training. Its seeds are new: the trial's own was part of its choice."""
-    seeds = [context.seed + 1 + number for number in range(context.seeds)]
+    seeds = [context.record.seed + 1 + number for number in range(context.record.seeds)]
     runs = tuple(FinalistRun(seed, f"final/seed-{seed}") for seed in seeds)
     return Finalist(trial.number, trial.variant, trial.recipe, trial.params, runs)
 
@@ -34,7 +34,7 @@ def train_finalist(context: SearchContext, finalist: Finalist) -> None:
         if run.status != "waiting":
             continue
         title = f"finalist {number} of {len(finalist.runs)}: {finalist.variant}, {finalist.recipe}"
-        run_dir = context.folder.run_dir(run)
+        run_dir = context.iteration.run_of(run)
         try:
             context.train(dict(finalist.params), run_dir, run.seed, title)
         except TrainingError as error:
@@ -42,7 +42,7 @@ def train_finalist(context: SearchContext, finalist: Finalist) -> None:
         else:
             run.status, run.sha256 = "trained", _digest(run_dir / MODEL_FILE)
         context.clock.write()
-        context.folder.write()
+        context.iteration.write()
 
 
 def evaluate_finalist(context: SearchContext, finalist: Finalist, test: ImageSet) -> None:
@@ -52,7 +52,7 @@ def evaluate_finalist(context: SearchContext, finalist: Finalist, test: ImageSet
     """
     record, clauses = context.record, context.requirement.clauses
     finalist.status = "testing"
-    context.folder.write()
+    context.iteration.write()
     evaluations = [_evaluation(context, run, test) for run in finalist.trained]
     if not evaluations:
         record.verdict, record.sentence = "not met", "not met: no run of the finalist could be trained"
@@ -60,7 +60,7 @@ def evaluate_finalist(context: SearchContext, finalist: Finalist, test: ImageSet
     for run, evaluation in zip(finalist.trained, evaluations, strict=True):
         run.measured = {name: m.value for name, m in context.measure([evaluation]).items()}
     found = context.measure(evaluations)
-    record.costs = costs = context.costs(load(context.folder.run_dir(finalist.trained[0])))
+    record.costs = costs = context.costs(load(context.iteration.run_of(finalist.trained[0])))
     found |= {clause.metric: Measured.cost(costs[clause.metric]) for clause in context.requirement.of_costs}
     record.measured = told = as_json(found)
     shown = [is_shown(clause, found[clause.metric]) for clause in clauses]
@@ -80,16 +80,16 @@ def is_shown(clause: Clause, measured: Measured) -> bool:
 def deliver(context: SearchContext, finalist: Finalist) -> None:
     """Copy the model of the first seed: not of the best, which only the test could name."""
     if finalist.trained:
-        source = context.folder.run_dir(finalist.trained[0]) / MODEL_FILE
-        write_atomically(context.folder.path / MODEL_FILE, lambda part: shutil.copyfile(source, part))
+        source = context.iteration.run_of(finalist.trained[0]) / MODEL_FILE
+        write_atomically(context.iteration.run_dir / MODEL_FILE, lambda part: shutil.copyfile(source, part))
 
 
 def _evaluation(context: SearchContext, run: FinalistRun, test: ImageSet) -> Evaluation:
     """The predictions of one run for the test images, from the file where they were kept."""
-    run_dir = context.folder.run_dir(run)
+    run_dir = context.iteration.run_of(run)
     if _digest(run_dir / MODEL_FILE) != run.sha256:
         raise RunError(f"{run_dir / MODEL_FILE} has changed since it was trained: restore it from a copy.")
-    path = context.folder.path / TEST_FOLDER / f"seed-{run.seed}-{PREDICTIONS_FILE}"
+    path = context.iteration.run_dir / TEST_FOLDER / f"seed-{run.seed}-{PREDICTIONS_FILE}"
     if path.is_file():
         return Evaluation.read(path)
     found = context.evaluate(run_dir, test)

@@ -6,10 +6,9 @@ the test images; the requirement is met where the interval of that result says s
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +18,11 @@ from torch import nn
 from ...backbones import backbone_info, has_pretrained, preprocessing_of
 from ...comparison import split_variants
 from ...comparison.build_model import ModelSource
-from ...config import Preprocessing, to_dict
+from ...config import Preprocessing
 from ...data import Dataset
 from ...errors import ConfigError, DataError, RunError
 from ...locking import only_one
 from ...settings.recipe import recipe_fields
-from ...surgery.serialization import MODEL_FILE
 from ...tasks import LossOptions, Task, create_task
 from ...training import (
     DataRecord,
@@ -46,64 +44,15 @@ from ...training.open_data import VALIDATION_SHARE
 from .budget import Clock, parse_budget
 from .measures import quantities_of
 from .proposals import require_optuna
-from .requirement import Quantity, parse_requirement, split_requirement
+from .requirement import parse_requirement, split_requirement
 from .search_context import SearchContext
 from .search_loop import conclude, search
-from .search_record import LOCK_FILE, ClauseRecord, SearchFolder, SearchRecord, check_folder, open_search
+from .search_record import LOCK_FILE, ClauseRecord, Iteration, SearchRecord, check_folder, open_search
 from .search_space import ATTENTIONS, build_space
 
 FINE_TUNING = ("three-phase", "one-cycle")
 FROM_RANDOM = ("one-cycle", "scratch")
 CLOCK_FILE = "clock.json"
-
-
-@dataclass(frozen=True)
-class Iteration:
-    """The outcome of a search.
-
-    Attributes:
-        run_dir: its folder.
-        record: the content of `iterate.json`.
-    """
-
-    run_dir: Path
-    record: SearchRecord
-
-    @property
-    def document(self) -> Mapping[str, Any]:
-        """The record as plain JSON values."""
-        return to_dict(self.record)
-
-    @property
-    def is_met(self) -> bool:
-        return self.verdict == "met"
-
-    @property
-    def verdict(self) -> str:
-        """ "met" or "not met"."""
-        return str(self.record.verdict)
-
-    @property
-    def sentence(self) -> str:
-        return str(self.record.sentence)
-
-    @property
-    def model(self) -> Path | None:
-        """The finalist's model of the first seed; None where nothing could be trained."""
-        path = self.run_dir / MODEL_FILE
-        return path if path.is_file() else None
-
-    @property
-    def primary(self) -> Quantity:
-        """The metric by which trials are shown."""
-        name = self.record.primary or "top1"
-        return Quantity(name, **self.record.quantities.get(name, {"label": name}))
-
-    def to_json(self) -> str:
-        return json.dumps(self.document, indent=1, ensure_ascii=False)
-
-    def __str__(self) -> str:
-        return "\n".join([self.sentence, *self.record.notes])
 
 
 def iterate(
@@ -200,16 +149,14 @@ def iterate(
                     precision=_precision(opened, settings, template, preprocessing, device),
                     device=device,
                     requirement=requirement,
-                    seeds=seeds,
-                    seed=seed,
                     clock=Clock(folder / CLOCK_FILE, budget_s, started),
-                    folder=opened,
+                    iteration=opened,
                     progress=shown,
                 )
                 with context.clock.written_at_the_end():
                     search(context, trials)
                     conclude(context, dataset)
-            return Iteration(folder, opened.record)
+            return opened
 
 
 def _check_counts(seeds: int, trials: int | None, seed: int) -> None:
@@ -264,13 +211,13 @@ def _unsupported(task: Task, dataset: Dataset) -> set[str]:
 
 
 def _precision(
-    opened: SearchFolder, settings: Settings, template: nn.Module, preprocessing: Preprocessing, device: torch.device
+    opened: Iteration, settings: Settings, template: nn.Module, preprocessing: Preprocessing, device: torch.device
 ) -> Precision:
     """The precision of all models of the search, timed once and kept."""
     fixed, found = parse_precision(settings.machine.precision), opened.record.precision
     if found is not None:
         if fixed not in (None, found):
-            raise RunError(f"the search in {opened.path} was begun with precision {found}: choose a new folder.")
+            raise RunError(f"the search in {opened.run_dir} was begun with precision {found}: choose a new folder.")
         return found
     opened.record.precision = fixed or choose_precision(
         template, spec=preprocessing.input, batch_size=settings.recipe.batch_size, device=device

@@ -31,7 +31,7 @@ from ...training import (
 from .budget import Clock, Ticking
 from .measures import Measured, measure, quantities_of
 from .requirement import Quantity, Requirement
-from .search_record import SearchFolder, SearchRecord
+from .search_record import Iteration, SearchRecord
 from .search_space import Params, Space
 
 
@@ -49,10 +49,8 @@ class SearchContext:
         precision: number format and layout of all models.
         device: where they are.
         requirement: to be met.
-        seeds: number of runs of the finalist, for which time is reserved.
-        seed: of the search, and of every trial.
         clock: the time used.
-        folder: of the search, with its record.
+        iteration: the folder of the search and its record.
         progress: where to show it.
     """
 
@@ -65,15 +63,13 @@ class SearchContext:
     precision: Precision
     device: torch.device
     requirement: Requirement
-    seeds: int
-    seed: int
     clock: Clock
-    folder: SearchFolder
+    iteration: Iteration
     progress: Progress
 
     @property
     def record(self) -> SearchRecord:
-        return self.folder.record
+        return self.iteration.record
 
     @property
     def epochs(self) -> int:

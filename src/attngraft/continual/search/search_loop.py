@@ -20,7 +20,7 @@ from .trials import best_of, new_trial, remove_weights, reserve, run_trial
 def search(context: SearchContext, trials: int | None) -> None:
     """Make trials, beginning with an interrupted one, until there is a reason to end."""
     record = context.record
-    remove_weights(context.folder)
+    remove_weights(context.iteration)
     while record.search_ended is None:
         if record.trials and record.trials[-1].is_running:
             run_trial(context, record.trials[-1])
@@ -32,7 +32,7 @@ def search(context: SearchContext, trials: int | None) -> None:
             record.search_s = round(context.clock.used_s, 3)
         else:
             record.trials = (*record.trials, new_trial(context, params))
-        context.folder.write()
+        context.iteration.write()
 
 
 def conclude(context: SearchContext, dataset: Dataset) -> None:
@@ -44,7 +44,7 @@ def conclude(context: SearchContext, dataset: Dataset) -> None:
     else:
         if record.finalist is None:
             record.finalist = choose_finalist(context, best)
-            context.folder.write()
+            context.iteration.write()
         finalist = record.finalist
         train_finalist(context, finalist)
         evaluate_finalist(context, finalist, dataset.test)
@@ -67,7 +67,7 @@ def _proposal(context: SearchContext) -> dict[str, object] | None:
     return propose(
         context.space,
         [(trial.params, trial.score or 0.0) for trial in ended],
-        seed=context.seed,
+        seed=context.record.seed,
         number=len(context.record.trials),
         barred={trial.variant for trial in ended if trial.status == "infeasible"},
     )
@@ -95,7 +95,7 @@ def _is_reached(context: SearchContext, ended: Sequence[Trial]) -> bool:
     best = best_of(ended)
     if best is None or best.status != "finished":
         return False
-    evaluation = Evaluation.read(context.folder.run_dir(best) / PREDICTIONS_FILE)
+    evaluation = Evaluation.read(context.iteration.run_of(best) / PREDICTIONS_FILE)
     confidence = 1 - 0.05 / len(ended)
     return all(
         is_shown(clause, measure(clause.quantity, [evaluation], confidence=confidence))
@@ -121,7 +121,7 @@ def _finish(context: SearchContext, dataset: Dataset) -> None:
     record.importances = importances(context.space, [(t.params, t.score or 0.0) for t in ended if t.measured])
     record.used_s = round(context.clock.used_s, 3)
     record.notes = tuple(_notes(context, dataset))
-    context.folder.write()
+    context.iteration.write()
 
 
 def _notes(context: SearchContext, dataset: Dataset) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,10 @@ from ...environment import hardware, versions
 from ...errors import ConfigError, RunError
 from ...files import read_json, write_json
 from ...settings.recipe import completed_recipe
+from ...surgery.serialization import MODEL_FILE
 from ...timestamp import timestamp
 from ...training import DataRecord, Precision
+from .requirement import Quantity
 
 ITERATION_FILE = "iterate.json"
 ITERATION_FORMAT = 1
@@ -165,11 +168,52 @@ class SearchRecord:
 
 
 @dataclass
-class SearchFolder:
-    """A search on disk; every change of its record is followed by `write`."""
+class Iteration:
+    """A search on disk and its outcome; every change of its record is followed by `write`.
 
-    path: Path
+    Attributes:
+        run_dir: its folder.
+        record: the content of `iterate.json`.
+    """
+
+    run_dir: Path
     record: SearchRecord
+
+    @property
+    def document(self) -> Mapping[str, Any]:
+        """The record as plain JSON values."""
+        return to_dict(self.record)
+
+    @property
+    def is_met(self) -> bool:
+        return self.verdict == "met"
+
+    @property
+    def verdict(self) -> str:
+        """ "met" or "not met"."""
+        return str(self.record.verdict)
+
+    @property
+    def sentence(self) -> str:
+        return str(self.record.sentence)
+
+    @property
+    def model(self) -> Path | None:
+        """The finalist's model of the first seed; None where nothing could be trained."""
+        path = self.run_dir / MODEL_FILE
+        return path if path.is_file() else None
+
+    @property
+    def primary(self) -> Quantity:
+        """The metric by which trials are shown."""
+        name = self.record.primary or "top1"
+        return Quantity(name, **self.record.quantities.get(name, {"label": name}))
+
+    def to_json(self) -> str:
+        return json.dumps(self.document, indent=1, ensure_ascii=False)
+
+    def __str__(self) -> str:
+        return "\n".join([self.sentence, *self.record.notes])
 
     def write(self) -> None:
         """Write the record whole.
@@ -177,10 +221,11 @@ class SearchFolder:
         Raises:
             RunError: the disk is full; the one before is still there.
         """
-        write_json(self.path / ITERATION_FILE, to_dict(self.record))
+        write_json(self.run_dir / ITERATION_FILE, self.document)
 
-    def run_dir(self, part: Trial | FinalistRun) -> Path:
-        return self.path / part.run
+    def run_of(self, part: Trial | FinalistRun) -> Path:
+        """The run folder of a trial or of a run of the finalist."""
+        return self.run_dir / part.run
 
 
 def check_folder(folder: Path) -> None:
@@ -193,7 +238,7 @@ def check_folder(folder: Path) -> None:
         raise RunError(f"{folder} has files but no {ITERATION_FILE}: choose an empty or a new folder.")
 
 
-def open_search(folder: Path, wanted: SearchRecord) -> SearchFolder:
+def open_search(folder: Path, wanted: SearchRecord) -> Iteration:
     """Begin a search or return to it.
 
     Args:
@@ -204,7 +249,7 @@ def open_search(folder: Path, wanted: SearchRecord) -> SearchFolder:
         RunError: the folder belongs to another search; nothing was changed.
     """
     if not (folder / ITERATION_FILE).is_file():
-        return SearchFolder(folder, wanted)
+        return Iteration(folder, wanted)
     found = _read(folder)
     if found.data.fingerprint != wanted.data.fingerprint:
         raise RunError(f"the search in {folder} was begun with other images: choose a new folder; nothing was changed.")
@@ -219,7 +264,7 @@ def open_search(folder: Path, wanted: SearchRecord) -> SearchFolder:
                 f"the search in {folder} was begun with another {kind}{values}: choose a new folder, and new test images "
                 "if its test was made; nothing was changed."
             )
-    return SearchFolder(folder, found)
+    return Iteration(folder, found)
 
 
 def _read(folder: Path) -> SearchRecord:

@@ -13,7 +13,7 @@ from ...training.fit import LAST_GOOD_FILE
 from .measures import as_json
 from .requirement import Quantity, Requirement
 from .search_context import SearchContext
-from .search_record import SearchFolder, Trial
+from .search_record import Iteration, Trial
 from .search_space import Params
 
 LEAST_PEERS = 4  # trials to be compared with before one is stopped
@@ -36,7 +36,7 @@ def new_trial(context: SearchContext, params: Params) -> Trial:
 def run_trial(context: SearchContext, trial: Trial) -> None:
     """Run a trial to its end, or continue one that was interrupted; its record then says how it ended."""
     trial.costs = costs = trial.costs or _costs(context, trial)
-    context.folder.write()
+    context.iteration.write()
     exceeded = [clause for clause in context.requirement.of_costs if not clause.holds(costs[clause.metric])]
     if exceeded:
         excess = sum(-clause.margin(costs[clause.metric]) for clause in exceeded)
@@ -48,7 +48,9 @@ def run_trial(context: SearchContext, trial: Trial) -> None:
         return _must_stop(context, trial, rows)
 
     try:
-        result = context.train(dict(trial.params), context.folder.run_dir(trial), context.seed, title, on_epoch)
+        result = context.train(
+            dict(trial.params), context.iteration.run_of(trial), context.record.seed, title, on_epoch
+        )
     except TrainingError as error:
         _end(context, trial, "failed", score=FAILED, reason=str(error))
         return
@@ -97,12 +99,12 @@ def best_of(trials: Sequence[Trial]) -> Trial | None:
     return None
 
 
-def remove_weights(folder: SearchFolder) -> None:
+def remove_weights(iteration: Iteration) -> None:
     """Keep the weights of the best trial only; everything else about the others stays."""
-    best = best_of(folder.record.ended)
-    for trial in folder.record.ended:
+    best = best_of(iteration.record.ended)
+    for trial in iteration.record.ended:
         if trial is not best:
-            run_dir = folder.run_dir(trial)
+            run_dir = iteration.run_of(trial)
             for file in (run_dir / MODEL_FILE, run_dir / LAST_GOOD_FILE, *run_dir.glob("checkpoints/*.safetensors")):
                 file.unlink(missing_ok=True)
 
@@ -110,7 +112,7 @@ def remove_weights(folder: SearchFolder) -> None:
 def reserve(context: SearchContext, seconds_per_epoch: float = 0.0) -> float:
     """Seconds to reserve for the finalist, which will be the best trial so far or one of this speed."""
     best = best_of(context.record.ended)
-    return context.seeds * context.epochs * max(best.seconds_per_epoch if best else 0.0, seconds_per_epoch)
+    return context.record.seeds * context.epochs * max(best.seconds_per_epoch if best else 0.0, seconds_per_epoch)
 
 
 def _costs(context: SearchContext, trial: Trial) -> Mapping[str, float]:
@@ -118,7 +120,7 @@ def _costs(context: SearchContext, trial: Trial) -> Mapping[str, float]:
     for earlier in context.record.ended:
         if earlier.variant == trial.variant and earlier.costs:
             return dict(earlier.costs)
-    return context.costs(context.build(dict(trial.params), context.seed))
+    return context.costs(context.build(dict(trial.params), context.record.seed))
 
 
 def _must_stop(context: SearchContext, trial: Trial, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -132,7 +134,7 @@ def _must_stop(context: SearchContext, trial: Trial, rows: Sequence[Mapping[str,
             trial.stop = "pruned"
         elif context.clock.left_s < reserve(context, speed):
             trial.stop = "cut"
-    context.folder.write()
+    context.iteration.write()
     return trial.stop is not None
 
 
@@ -153,5 +155,5 @@ def _end(context: SearchContext, trial: Trial, status: str, *, score: float, rea
     context.clock.write()
     trial.status, trial.score, trial.reason = status, score, reason
     trial.time_s = round(context.clock.used_s - trial.begun_s, 3)
-    context.folder.write()
-    remove_weights(context.folder)
+    context.iteration.write()
+    remove_weights(context.iteration)
