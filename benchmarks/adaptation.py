@@ -119,7 +119,7 @@ def one_shift(
     seconds = time.perf_counter() - begun
     rows = {row["name"]: row for row in found.document["variants"]}
     right = {variant: evaluate_version(model, tested, CPU).correct for variant, model in kept.items()}
-    old = {variant: evaluate_version(model, clean, CPU).top1 for variant, model in kept.items()}
+    old = {variant: evaluate_version(model, clean, CPU).score for variant, model in kept.items()}
     gain = {v: crossed_effect((right[v].astype(float) - right["none"].astype(float))[None]) for v in right}
     return {
         "shift": name,
@@ -220,7 +220,7 @@ def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> 
     frozen, classes, clean = store.model(), store.classes, data.some(TESTED, seed=99)
     options = WatchOptions(window=WINDOW, labels_needed=700, labels_wanted=1000, settle_s=0)
     watch = Watch(folder, inbox, options=options, adapt_options={"controls": False, "workers": 0}, say=said.append)
-    clean_top1 = {store.head: evaluate_version(frozen, clean, CPU).top1}
+    clean_top1 = {store.head: evaluate_version(frozen, clean, CPU).score}
     truth: dict[str, str] = {}
     rows = []
     for number, images in enumerate(make(data)):
@@ -235,7 +235,7 @@ def one_stream(template: Path, data: Data, work: Path, name: str, make: Any) -> 
         while watch.step():
             pass
         if store.head not in clean_top1:
-            clean_top1[store.head] = evaluate_version(store.model(), clean, CPU).top1
+            clean_top1[store.head] = evaluate_version(store.model(), clean, CPU).score
     first = clean_top1[store.base]
     return {
         "parts": rows,
@@ -250,8 +250,8 @@ def compared(store: Store, frozen: nn.Module, images: ImageSet, clean_top1: floa
     """What is served and what was, on a part of the stream that neither has seen."""
     return {
         "served": store.head,
-        "served_top1": evaluate_version(store.model(), images, CPU).top1,
-        "frozen_top1": evaluate_version(frozen, images, CPU).top1,
+        "served_top1": evaluate_version(store.model(), images, CPU).score,
+        "frozen_top1": evaluate_version(frozen, images, CPU).score,
         "served_clean_top1": clean_top1,
     }
 
@@ -270,5 +270,5 @@ if __name__ == "__main__":
     document = {"shifts": shifts, "streams": streams}[part](*started, place)
     about = {"format": 1, "kind": f"adaptation {part}", "hardware": hardware(), "versions": versions()}
     base = Store.open(started[0]).model()
-    about["base_top1"] = evaluate_version(base, started[1].some(TESTED, seed=99), CPU).top1
+    about["base_top1"] = evaluate_version(base, started[1].some(TESTED, seed=99), CPU).score
     write_json(target, {**about, **document})

@@ -19,7 +19,6 @@ import torch
 from numpy.typing import NDArray
 
 import attngraft as ag
-from attngraft.backbones import preprocessing_of
 from attngraft.continual.drift.cusum import ErrorCusum, safe_error_rate
 from attngraft.continual.drift.detector import Detector, DriftPolicy, WindowTest, calibrate
 from attngraft.continual.drift.drift_reference import Reference, input_statistics
@@ -27,7 +26,7 @@ from attngraft.data import CORRUPTIONS, SEVERITIES, ImageSet, corrupted, load_da
 from attngraft.environment import hardware, versions
 from attngraft.files import write_json
 from attngraft.surgery import load
-from attngraft.training import evaluate, fit
+from attngraft.training import EvaluationContext, evaluate, fit
 
 WINDOW = 500
 REFERENCE = 4000
@@ -95,7 +94,7 @@ def streams(data: Path) -> tuple[ImageSet, ImageSet]:
 
 def reference_of(model: torch.nn.Module, images: ImageSet, path: Path) -> Reference:
     if not path.is_file():
-        found = evaluate(model, images, preprocessing_of(model))
+        found = evaluate(model, images, EvaluationContext.of(model))
         np.savez(path, probabilities=found.probabilities, inputs=input_statistics(images), errors=~found.correct)
     return read_reference(path)
 
