@@ -138,7 +138,9 @@ def timing(announce: Announcer, model: nn.Module) -> None:
 
 def forward(announce: Announcer, model: nn.Module) -> None:
     """Of a training step, when the statistics of BatchNorm have moved."""
-    model.register_forward_hook(lambda module, images, logits: announce() if module.training else None)
+    model.register_forward_hook(
+        lambda module, images, logits: announce() if module.training and not logits.is_meta else None
+    )
 
 
 def loading(announce: Announcer, model: nn.Module) -> None:

@@ -83,7 +83,9 @@ def in_step(stays: int, step: int = 5) -> Prepare:
     def prepare(rank: int, model: nn.Module, announce: Announcer) -> None:
         if rank == stays:
             announce.at = step
-            model.register_forward_hook(lambda module, images, logits: announce() if module.training else None)
+            model.register_forward_hook(
+                lambda module, images, logits: announce() if module.training and not logits.is_meta else None
+            )
 
     return prepare
 
