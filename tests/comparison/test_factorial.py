@@ -145,5 +145,5 @@ def test_a_damaged_square_is_named(compared, tmp_path):
     document = read_plain(compared.run_dir / "comparison.json")
     del document["factorial"]["others"][0]["cells"]["both"]
     write_sealed_json(tmp_path / "comparison.json", document)
-    with pytest.raises(RunError, match=r"factorial: others\[0\]: cells has no 'both'"):
+    with pytest.raises(RunError, match=r"factorial.others\[0\].cells is incomplete: it has no 'both'"):
         write_report(tmp_path)

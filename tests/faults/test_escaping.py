@@ -52,6 +52,7 @@ def poisoned(value: Any, key: str = "") -> Any:
 
 STRUCTURE = {
     "kind",
+    *("dtype", "interpolation", "layout", "method", "optimizer", "train"),  # of a few values
     "direction",
     "mode",
     "status",

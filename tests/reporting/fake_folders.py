@@ -22,10 +22,11 @@ HARDWARE = {"cpu": "Xeon 8488C", "cores": 2, "memory_gib": 7.6, "gpu": None, "os
 VERSIONS = {"attngraft": "0.1.0", "torch": "2.14.0", "timm": "1.0.20", "numpy": "2.4.6"}
 PHASES = [
     {"name": "head", "train": ["head", "grafts"], "epochs": 2, "lr": 0.003},
-    {"name": "upper", "train": ["head", "grafts", "upper"], "epochs": 3, "lr": 0.001},
+    {"name": "upper", "train": ["head", "grafts", "upper:2"], "epochs": 3, "lr": 0.001},
     {"name": "all", "train": ["all"], "epochs": 3, "lr": 0.0001},
 ]
 RECIPE = {"name": "three-phase", "batch_size": 32, "optimizer": "adamw", "label_smoothing": 0.1, "phases": PHASES}
+PREPROCESSING = {"image_size": 224, "interpolation": "bicubic"}
 
 JUDGE = Judge(Classification(("cat", "dog")).metrics["top1"])
 
@@ -34,6 +35,7 @@ def data_record(classes, test_images, *, warnings=False):
     """The "data" part of both documents."""
     return {
         "name": "hymenoptera",
+        "origin": None,
         "fingerprint": "sha256:1f0c9a44e1",
         "classes": list(classes),
         "train_images": 244,
@@ -87,8 +89,11 @@ def run_record(name, seed, classes, labels, right, status):
         "recipe": RECIPE,
         "data": data_record(classes, len(labels)),
         "classes": list(classes),
-        "preprocessing": {"image_size": 224, "mean": [0.485, 0.456, 0.406], "interpolation": "bicubic"},
-        "results": {"test": test} if status == "finished" else None,
+        "preprocessing": PREPROCESSING,
+        "precision": {"dtype": "fp32", "layout": "contiguous"},
+        "created": "2026-05-04T10:11:12+00:00",
+        "weights": None,
+        "results": {"test": test, "train_time_s": 113.6} if status == "finished" else None,
         "hardware": HARDWARE,
         "versions": VERSIONS,
     }
@@ -137,8 +142,7 @@ def effect_records(names, answers, labels, classes, baseline="none"):
         more_seeds, images = needed(effect)
         values = effect.to_json()
         record = {"variant": name, "against": against, "p_adjusted": p_adjusted, "verdict": verdict.kind}
-        keys = ("mean", "low", "high", "standard_error", "degrees_of_freedom", "p_value", "seeds", "images")
-        record |= {key: values[key] for key in keys}
+        record |= values
         record |= {"smallest_detectable": smallest_detectable(effect), "needed_seeds": more_seeds}
         record |= {"needed_images": images, "sentence": verdict.sentence + (clauses[0] if clauses else "")}
         records.append(record | {"per_class": [entry.to_json() for entry in per_class]})
@@ -160,7 +164,7 @@ def variant_record(name, top1, seeds, slug):
         "parameters_added": int(11_177_538 * parameters),
         "macs": int(1.82e9 * (1 + macs)),
         "macs_added": int(1.82e9 * macs),
-        "latency_ms": {"median": median, "q1": median * 0.98, "q3": median * 1.04, "n": 50},
+        "latency_ms": {"median": median, "q1": median * 0.98, "q3": median * 1.04, "n": 50, "batch_size": 8},
         "train_time_s": [118.0 * latency + seed for seed in range(len(top1))],
         "sites": 0 if name == "none" else 8,
         "plan": None,
@@ -218,7 +222,7 @@ def write_comparison(
         "backbone": "timm:resnet18",
         "pretrained": True,
         "recipe": RECIPE,
-        "precision": {"dtype": "bfloat16", "layout": "channels_last"},
+        "precision": {"dtype": "bf16", "layout": "channels_last"},
         "seeds": list(range(seeds)),
         "baseline": variants[0],
         "variants": records,

@@ -61,7 +61,7 @@ def run(
     if as_json:
         print_json(record.to_json())
         return
-    console().print(run_summary(record.to_json()))
+    console().print(run_summary(record))
     if has_new_head:
         say_notes([f"{backbone} was trained on other classes, so it was given a new head."])
     say_notes([*data_notes(to_dict(record.data)), *(event.text for event in record.events)])

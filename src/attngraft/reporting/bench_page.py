@@ -16,6 +16,7 @@ from .bench_tables import (
     module_tables,
     summary_table,
 )
+from .number_format import titled
 from .page_parts import Warned, hardware_facts
 from .render import render
 
@@ -47,7 +48,11 @@ def bench_page(result: BenchResult) -> str:
         "memory_notes": sorted({row.method for row in result.memory}),
         "notes": bench_notes(result),
         "method": METHOD,
-        "hardware": [("device", result.device), ("threads", str(result.threads)), *hardware_facts(result)],
+        "hardware": [
+            ("device", result.device),
+            ("threads", str(result.threads)),
+            *hardware_facts(result.hardware, result.versions),
+        ],
         "command": result.command,
     }
     return render("bench.html", "attngraft bench", content)
@@ -77,5 +82,5 @@ def _module_sections(result: BenchResult) -> list[dict[str, Any]]:
 
 
 def _model_section(key: tuple[str, ...], rows: list[ModelRow]) -> dict[str, Any]:
-    title = f"{key[0][:1].upper()}{key[0][1:]}, {key[1]} {key[2]}"
+    title = f"{titled(key[0])}, {key[1]} {key[2]}"
     return {"chart": network_chart(rows, title), "table": model_table(key, rows)}

@@ -10,6 +10,7 @@ from .number_format import (
     percent,
     points,
     shortened,
+    titled,
 )
 from .svg import (
     BETTER,
@@ -67,7 +68,7 @@ def gate_atlas(sites: Rows, part: str, images: int) -> Chart | None:
         "line: smallest to largest. Dynamic: part of the variance that is between images; the rest is fixed. "
         f"n = {images:,} images."
     )
-    return Chart(draw(paint, 1.1 + 0.3 * len(names)), f"{_titled(part)} gates by depth", told, note)
+    return Chart(draw(paint, 1.1 + 0.3 * len(names)), f"{titled(part)} gates by depth", told, note)
 
 
 def gate_history_chart(history: Rows, part: str) -> Chart | None:
@@ -96,7 +97,7 @@ def gate_history_chart(history: Rows, part: str) -> Chart | None:
 
     told = "; ".join(f"{path}: {line[0][1]:.3f} to {line[-1][1]:.3f}" for path, line in lines.items())
     note = "Measured on 64 images after every epoch."
-    return Chart(draw(paint, 3.0), f"{_titled(part)} gates during training", told, note, legend)
+    return Chart(draw(paint, 3.0), f"{titled(part)} gates during training", told, note, legend)
 
 
 def switch_chart(cells: Rows, title: str, note: str, *, by_site: bool) -> Chart | None:
@@ -147,7 +148,7 @@ def faithfulness_chart(faithfulness: Mapping[str, Any], kind: str) -> Chart:
     told = "; ".join(f"{entry['map']}: area {entry[kind]['auc']['mean']:.3f}" for entry in maps)
     better = "Lower is more faithful." if kind == "deletion" else "Higher is more faithful."
     note = f"Most important pixels first; mean over {faithfulness['n']} images. {better}"
-    return Chart(draw(paint, 3.0), _titled(kind), told, note, legend)
+    return Chart(draw(paint, 3.0), titled(kind), told, note, legend)
 
 
 def _random_first(maps: Rows) -> list[Mapping[str, Any]]:
@@ -176,7 +177,3 @@ def _color(effect: Mapping[str, Any]) -> str:
     if effect["low"] > 0:
         return BETTER
     return WORSE if effect["high"] < 0 else MUTED
-
-
-def _titled(word: str) -> str:
-    return word[:1].upper() + word[1:]

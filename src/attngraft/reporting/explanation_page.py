@@ -55,7 +55,7 @@ def _content(folder: Path, document: Document) -> dict[str, Any]:
         "pointing": _pointing(looks.get("pointing")),
         "examples": [_example(folder, example) for example in looks.get("examples") or []],
         "plain": document["plain"],
-        "hardware": hardware_facts(document),
+        "hardware": hardware_facts(document.get("hardware"), document.get("versions")),
         "command": document.get("command"),
     }
 

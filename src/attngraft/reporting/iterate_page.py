@@ -112,7 +112,7 @@ def _content(document: Document, heading: str) -> dict[str, Any]:
         "reasons": [f"Trial {row['number']}: {row['reason']}" for row in document["trials"] if row.get("reason")],
         "budget": _budget(document),
         "protocol": _protocol(document),
-        "hardware": hardware_facts(document),
+        "hardware": hardware_facts(document.get("hardware"), document.get("versions")),
         "command": document.get("command"),
     }
 

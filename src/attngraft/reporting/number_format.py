@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from .read_folder import finite
 
 MISSING = "n/a"
+MINUS = "\u2212"
+POINTS = "points"  # the unit of metrics that are fractions
 
 
 def percent(fraction: Any, decimals: int = 1) -> str:
@@ -34,31 +37,83 @@ def points(fraction: Any, decimals: int = 1) -> str:
     return text.lstrip("+-") if float(text) == 0 else text.replace("-", "\u2212")
 
 
-def interval(entry: dict[str, Any]) -> str:
-    """The interval of an effect in points.
+def scale_of(unit: str) -> float:
+    """What a value of a metric is multiplied with to be shown: fractions are shown in percent."""
+    return 100.0 if unit == POINTS else 1.0
 
-    >>> interval({"low": -0.009, "high": 0.017})
-    '\u22120.9 to +1.7'
+
+def format_value(value: Any, unit: str) -> str:
+    """The value of a metric.
+
+    >>> format_value(0.8963, "points"), format_value(3.14159, "px"), format_value(None, "px")
+    ('89.6 %', '3.142 px', 'n/a')
     """
-    low, high = finite(entry.get("low")), finite(entry.get("high"))
+    number = finite(value)
+    if unit == POINTS or number is None:
+        return percent(number)
+    return f"{number:.4g} {unit}".rstrip().replace("-", MINUS)
+
+
+def format_difference(value: Any, unit: str, decimals: int = 1) -> str:
+    """A difference of two values of a metric, with a sign and without the unit; `decimals` are those of points.
+
+    >>> format_difference(0.018, "points"), format_difference(-0.25, "px")
+    ('+1.8', '\u22120.25')
+    """
+    number = finite(value)
+    if unit == POINTS or number is None:
+        return points(number, decimals)
+    return f"{number:+.3g}".replace("-", MINUS) if number else "0"
+
+
+def format_interval(entry: Any, unit: str) -> str:
+    """The interval of a difference: an object with `low` and `high`.
+
+    >>> from types import SimpleNamespace as Entry
+    >>> format_interval(Entry(low=-0.009, high=0.017), "points"), format_interval(Entry(low=-0.5, high=0.25), "px")
+    ('\u22120.9 to +1.7', '\u22120.5 to +0.25')
+    """
+    low, high = finite(entry.low), finite(entry.high)
     if low is None or high is None:
         return MISSING
     nearly_zero = any(0 < abs(end) < 0.0005 for end in (low, high))  # on which side of zero is the end?
     decimals = 2 if high - low < 0.01 or nearly_zero else 1
-    return f"{points(low, decimals)} to {points(high, decimals)}"
+    if unit == POINTS:
+        return f"{points(low, decimals)} to {points(high, decimals)}"
+    return f"{low:+.2g} to {high:+.2g}".replace("-", MINUS)
 
 
-def mean_and_spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation in percent; one value has no spread.
+def interval(entry: Mapping[str, Any]) -> str:
+    """The interval of a difference in points."""
+    return format_interval(SimpleNamespace(low=entry.get("low"), high=entry.get("high")), POINTS)
 
-    >>> mean_and_spread([0.9, 0.92]), mean_and_spread([0.9]), mean_and_spread([])
-    ('91.0 ± 1.4 %', '90.0 %', 'n/a')
+
+def mean_and_spread(values: Sequence[float], unit: str = POINTS) -> str:
+    """Mean and standard deviation of a metric; one value has no spread.
+
+    >>> mean_and_spread([0.9, 0.92]), mean_and_spread([0.9]), mean_and_spread([]), mean_and_spread([2.0, 3.0], "px")
+    ('91.0 ± 1.4 %', '90.0 %', 'n/a', '2.5 ± 0.71 px')
     """
-    if not values:
-        return MISSING
-    if len(values) == 1:
-        return percent(values[0])
-    return f"{100 * statistics.fmean(values):.1f} ± {100 * statistics.stdev(values):.1f} %"
+    if len(values) < 2:
+        return format_value(values[0], unit) if values else MISSING
+    mean, deviation = statistics.fmean(values), statistics.stdev(values)
+    if unit == POINTS:
+        return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
+    return f"{mean:.4g} ± {deviation:.2g} {unit}".rstrip().replace("-", MINUS)
+
+
+def words_for(unit: str, before: str = "", after: str = "") -> str:
+    """The unit between two texts; nothing for a metric without unit."""
+    return f"{before}{unit}{after}" if unit else ""
+
+
+def axis_label(label: str, unit: str, *, difference: bool = False) -> str:
+    """The label of an axis of values, or of differences, of a metric.
+
+    >>> axis_label("top-1", "points"), axis_label("MAE", "px"), axis_label("R²", "")
+    ('top-1 (%)', 'MAE (px)', 'R²')
+    """
+    return label + words_for("%" if unit == POINTS and not difference else unit, " (", ")")
 
 
 def count(number: Any) -> str:
@@ -133,6 +188,11 @@ def times(number: Any) -> str:
     """
     value = finite(number)
     return MISSING if value is None else f"{value:.{2 if abs(value) < 10 else 1 if abs(value) < 100 else 0}f}x"
+
+
+def titled(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
 
 
 def shortened(text: Any, most: int = 28) -> str:

@@ -41,13 +41,13 @@ def data_warnings(data: Mapping[str, Any]) -> list[Warned]:
     return found
 
 
-def data_facts(data: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The data set, its splits and its notes."""
+def data_facts(data: Mapping[str, Any], outputs: str = "classes") -> list[tuple[str, str]]:
+    """The data set, its splits and its notes; `outputs` says what its classes are for the task."""
     facts = [("data", str(data.get("name", MISSING)))]
     classes = data.get("classes") or []
     if classes:
         shown = ", ".join(map(str, classes[:20])) + (", …" if len(classes) > 20 else "")
-        facts.append(("classes", f"{len(classes)}: {shown}"))
+        facts.append((outputs, f"{len(classes)}: {shown}"))
     parts = [(data.get(f"{split}_images"), word) for split, word in (("train", "training"), ("val", "validation"))]
     parts.append((data.get("test_images"), "test"))
     facts.append(("images", ", ".join(f"{number:,} {word}" for number, word in parts if isinstance(number, int))))
@@ -75,17 +75,15 @@ def phase_table(recipe: Mapping[str, Any]) -> Table:
     return Table("Phases of the recipe", columns, rows, words)
 
 
-def hardware_facts(document: Any) -> list[tuple[str, str]]:
+def hardware_facts(hardware: Mapping[str, Any] | None, versions: Mapping[str, Any] | None) -> list[tuple[str, str]]:
     """The machine and the versions."""
-    if not isinstance(document, Mapping):
-        document = {"hardware": document.hardware, "versions": document.versions}
     words = {"cpu": "CPU", "cores": "cores", "memory_gib": "memory", "gpu": "GPU", "os": "system"}
     facts = []
-    for key, value in (document.get("hardware") or {}).items():
+    for key, value in (hardware or {}).items():
         text = "none" if value is None else f"{decimal(value, 1)} GiB" if key == "memory_gib" else plain(value)
         facts.append((words.get(key, str(key)), text))
-    versions = ", ".join(f"{name} {version}" for name, version in (document.get("versions") or {}).items())
-    return [*facts, ("versions", versions or MISSING)]
+    listed = ", ".join(f"{name} {version}" for name, version in (versions or {}).items())
+    return [*facts, ("versions", listed or MISSING)]
 
 
 def pair_table(confusion: Confusion, caption: str, *, changed: bool) -> Table:

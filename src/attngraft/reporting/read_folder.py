@@ -7,6 +7,8 @@ import io
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -15,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..benchmarking.bench_result import BENCH_FORMAT, BenchResult
-from ..config import from_dict
+from ..comparison.comparison_record import ComparisonRecord
+from ..config import from_dict, to_dict
 from ..errors import ConfigError, RunError
 from ..files import MOST_JSON_BYTES
 from ..formats import check_format
@@ -25,16 +28,14 @@ from ..sealing import (
     read_record,
     read_sealed_json,
 )
+from ..tasks import task_from
+from ..training import RunFolder, RunRecord
 from .shape import (
-    COMPARISON,
     EXPLANATION,
     ITERATION,
-    OPTIONAL_COMPARISON,
     OPTIONAL_EXPLANATION,
     OPTIONAL_ITERATION,
-    OPTIONAL_RUN,
     OPTIONAL_STORE,
-    RUN,
     STORE,
     require,
 )
@@ -91,14 +92,22 @@ def folder_kind(run_dir: Path) -> Kind:
     )
 
 
-def read_comparison(run_dir: Path) -> dict[str, Any]:
-    """comparison.json, checked."""
-    return check_comparison(read_record(run_dir / "comparison.json", "comparison"), str(run_dir / "comparison.json"))
+def read_comparison(run_dir: Path) -> ComparisonRecord:
+    """comparison.json."""
+    path = run_dir / "comparison.json"
+    document = read_record(path, "comparison")
+    with _as_run_error(path):
+        _check_numbers(document, path.name)
+        return ComparisonRecord.from_json(document, where=path.name)
 
 
-def read_run(run_dir: Path) -> dict[str, Any]:
-    """run.json, checked."""
-    return check_run(read_record(run_dir / "run.json", "run"), str(run_dir / "run.json"))
+def read_run(run_dir: Path) -> RunRecord:
+    """run.json."""
+    record = RunFolder(run_dir).read()
+    with _as_run_error(run_dir / "run.json"):
+        _check_numbers(to_dict(record), "run.json")
+        task_from(record.task, record.classes)
+        return record
 
 
 def read_bench(run_dir: Path) -> BenchResult:
@@ -119,25 +128,6 @@ def read_iteration(run_dir: Path) -> dict[str, Any]:
 def read_store(run_dir: Path) -> dict[str, Any]:
     """history.json, checked."""
     return check_store(_document(run_dir / "history.json"), str(run_dir / "history.json"))
-
-
-def check_comparison(document: Any, where: str = "comparison.json") -> dict[str, Any]:
-    """The document itself where it has all that a report needs; a RunError where not."""
-    require(document, COMPARISON, where)
-    require(document, OPTIONAL_COMPARISON, where, optional=True)
-    names = [variant["name"] for variant in document["variants"]]
-    for effect in document["effects"]:
-        for name in (effect["variant"], effect["against"]):
-            if name not in names:
-                raise RunError(f"{where} has an effect of '{name[:40]}' but no such variant: repeat the comparison.")
-    return document
-
-
-def check_run(document: Any, where: str = "run.json") -> dict[str, Any]:
-    """The document itself where it has all that a report needs; a RunError where not."""
-    require(document, RUN, where)
-    require(document, OPTIONAL_RUN, where, optional=True)
-    return document
 
 
 def check_explanation(document: Any, where: str = "explanation.json") -> dict[str, Any]:
@@ -267,9 +257,16 @@ def _read(record: type[Record], path: Path, kind: Kind, latest: int) -> Record:
     if not isinstance(document, dict) or document.get("kind") != kind:
         raise RunError(f"{path} does not describe a {kind}: choose another folder.")
     check_format(path, document.get("format"), range(1, latest + 1))
-    try:
+    with _as_run_error(path):
         _check_numbers(document, path.name)
         return from_dict(record, document, where=path.name)
+
+
+@contextmanager
+def _as_run_error(path: Path) -> Iterator[None]:
+    """What does not fit in a file is a fault of the file."""
+    try:
+        yield
     except ConfigError as error:
         raise RunError(f"{str(error).rstrip('.')}; copy {path.parent} again or repeat the run.") from None
 

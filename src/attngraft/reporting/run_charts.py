@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .comparison_charts import mark_phases
-from .number_format import percent, shortened
+from .charts import Line, bar_chart, line_chart
+from .number_format import axis_label, format_value, scale_of, shortened, titled
 from .read_folder import finite
-from .svg import (
-    MUTED,
-    Chart,
-    LegendItem,
-    draw,
-    epoch_axis,
-    series_color,
-)
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from .svg import Chart, LegendItem
 
 MOST_BARS = 30
+Rows = Sequence[Mapping[str, Any]]
 
 
-def phases_of(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
+def phases_of(metrics: Rows) -> list[tuple[int, str]]:
     """First epoch and name of each phase, in order."""
     phases: list[tuple[int, str]] = []
     for entry in metrics:
@@ -33,82 +24,50 @@ def phases_of(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, str]]:
     return phases
 
 
-def history_chart(metrics: Sequence[Mapping[str, Any]], quantity: str) -> Chart | None:
-    """Training and evaluation values per epoch of "top1" or "loss"."""
-    scale, label = (100, "top-1 (%)") if quantity == "top1" else (1, "loss")
+def history_chart(metrics: Rows, name: str, label: str, unit: str) -> Chart | None:
+    """Training and evaluation values of a metric, or of the loss, per epoch."""
     split = next((str(entry["eval_split"]) for entry in metrics if entry.get("eval_split")), "eval")
-    split = "validation" if split == "val" else split
-    lines = {}
-    for index, (key, name) in enumerate([(f"train_{quantity}", "training"), (f"eval_{quantity}", split)]):
-        known = [(entry["epoch"], finite(entry.get(key))) for entry in metrics]
-        numbers = [(epoch, scale * value) for epoch, value in known if value is not None]
-        if numbers:
-            lines[LegendItem(name, index, dashed=index == 0)] = numbers
-    if not lines:
-        return None
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for item, numbers in lines.items():
-            style, marker = "--" if item.dashed else "-", "o" if len(numbers) <= 15 else ""
-            axes.plot(*zip(*numbers, strict=True), style, color=series_color(item.series), marker=marker, markersize=3)
-        mark_phases(axes, phases_of(metrics))
-        epoch_axis(axes)
-        axes.set_ylabel(label)
-
-    told = "; ".join(f"{item.label}: {numbers[-1][1]:.3g} in the last epoch" for item, numbers in lines.items())
-    title = "Accuracy per epoch" if quantity == "top1" else "Loss per epoch"
-    return Chart(draw(paint, 3.0), title, told, legend=tuple(lines))
+    series = ((f"train_{name}", "training"), (f"eval_{name}", "validation" if split == "val" else split))
+    lines = [
+        Line(LegendItem(words, index, dashed=index == 0), _values(metrics, key, scale_of(unit)))
+        for index, (key, words) in enumerate(series)
+    ]
+    lines = [line for line in lines if line.points]
+    told = "; ".join(f"{line.item.label}: {line.points[-1][1]:.3g} in the last epoch" for line in lines)
+    title, phases = f"{titled(label)} per epoch", phases_of(metrics)
+    return line_chart(lines, title, told, ylabel=axis_label(label, unit), phases=phases)
 
 
-def pace_chart(metrics: Sequence[Mapping[str, Any]]) -> Chart | None:
+def pace_chart(metrics: Rows) -> Chart | None:
     """What a dynamic recipe did to the grafts' learning rate and to the strength of the gates; None for a fixed one."""
-    lines = {}
-    for index, (key, name) in enumerate(
-        [("rate", "learning rate of the grafts"), ("strength", "strength of the gates")]
-    ):
-        known = [(entry["epoch"], finite((entry.get("dynamic") or {}).get(key))) for entry in metrics]
-        numbers = [(epoch, value) for epoch, value in known if value is not None]
-        if numbers:
-            lines[LegendItem(name, index)] = numbers
-    if not lines:
-        return None
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        for item, numbers in lines.items():
-            axes.step(*zip(*numbers, strict=True), where="mid", color=series_color(item.series))
-        axes.axhline(1, color=MUTED, linewidth=1, linestyle=":")
-        mark_phases(axes, phases_of(metrics))
-        epoch_axis(axes)
-        axes.set_ylabel("factor")
-
-    told = "; ".join(f"{item.label}: x {numbers[-1][1]:.3g} in the last epoch" for item, numbers in lines.items())
-    return Chart(draw(paint, 2.4), "What followed the trend of the loss", told, legend=tuple(lines))
+    rows = [{"epoch": row["epoch"], **row["dynamic"]} for row in metrics if isinstance(row.get("dynamic"), dict)]
+    series = (("rate", "learning rate of the grafts"), ("strength", "strength of the gates"))
+    lines = [Line(LegendItem(words, index), _values(rows, key, 1.0)) for index, (key, words) in enumerate(series)]
+    lines = [line for line in lines if line.points]
+    told = "; ".join(f"{line.item.label}: x {line.points[-1][1]:.3g} in the last epoch" for line in lines)
+    title, phases = "What followed the trend of the loss", phases_of(metrics)
+    return line_chart(lines, title, told, ylabel="factor", height=2.4, phases=phases, level=1, step=True)
 
 
-def class_bars(per_class: Sequence[Mapping[str, Any]]) -> Chart | None:
-    """Top-1 of each class, or of the worst."""
-    if not per_class:
-        return None
-    shown = sorted(per_class, key=lambda entry: entry["top1"])[:MOST_BARS]
-    names = [f"{shortened(entry['class'], 22)} ({entry['images']})" for entry in shown]
+def class_bars(values: Mapping[str, tuple[float, int]], label: str, *, higher_is_better: bool) -> Chart | None:
+    """A metric that is a fraction by class, or of the worst classes.
 
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        values = [100 * entry["top1"] for entry in shown]
-        axes.barh(range(len(shown)), values, 0.66, color=series_color(1))
-        for row, value in enumerate(values):
-            axes.annotate(f"{value:.0f}", (value, row), (3, 0), textcoords="offset points", va="center", color=MUTED)
-        axes.set_yticks(range(len(shown)), names)
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        axes.set_xlim(0, 108)
-        axes.set_xticks(range(0, 101, 20))
-        axes.grid(False, axis="y")
-        axes.set_xlabel("top-1 (%)")
-
-    told = "; ".join(f"{entry['class']}: {percent(entry['top1'])} of {entry['images']}" for entry in shown)
+    Args:
+        values: class -> value and number of test images.
+        label: of the metric.
+        higher_is_better: which way is good.
+    """
+    shown = sorted(values, key=lambda name: values[name][0] * (1 if higher_is_better else -1))[:MOST_BARS]
+    told = "; ".join(f"{name}: {format_value(values[name][0], 'points')} of {values[name][1]}" for name in shown)
     note = "Worst first; in brackets: test images of the class."
-    if len(shown) < len(per_class):
-        note = f"The worst {len(shown)} of {len(per_class)} classes. {note}"
-    return Chart(draw(paint, 0.9 + 0.24 * len(shown)), "Accuracy by class", told, note)
+    if len(shown) < len(values):
+        note = f"The worst {len(shown)} of {len(values)} classes. {note}"
+    names = [f"{shortened(name, 22)} ({values[name][1]})" for name in shown]
+    heights = [100 * values[name][0] for name in shown]
+    title, axis = f"{titled(label)} by class", axis_label(label, "points")
+    return bar_chart(names, heights, title, told, label=axis, note=note, numbers=True)
+
+
+def _values(rows: Rows, key: str, scale: float) -> list[tuple[float, float]]:
+    known = [(row["epoch"], finite(row.get(key))) for row in rows]
+    return [(epoch, scale * value) for epoch, value in known if value is not None]

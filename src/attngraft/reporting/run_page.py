@@ -1,13 +1,16 @@
-"""The page of a single run."""
+"""The page of a single run, and its results for the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..config import to_dict
+from ..tasks import Task, primary, task_from
+from ..training import RunRecord
 from .confusion import confusion_of
-from .number_format import decimal, percent
+from .number_format import POINTS, axis_label, decimal, format_value, percent, scale_of, words_for
 from .page_parts import (
     Warned,
     data_facts,
@@ -18,95 +21,131 @@ from .page_parts import (
     plain,
     recipe_facts,
 )
-from .read_folder import read_metrics, read_predictions
+from .read_folder import finite, read_metrics, read_predictions
 from .render import render
 from .run_charts import class_bars, history_chart, pace_chart
 from .tables import Table
 
+CLASS, OUTPUT = "per_class", "per_output"  # what a task says of each class, label or target
 
-def run_page(run_dir: Path, run: Mapping[str, Any]) -> str:
-    """The HTML of a checked run.json and what lies beside it."""
-    heading = f"{run['variant']} on {run['backbone']}"
+
+def run_page(run_dir: Path, run: RunRecord) -> str:
+    """The HTML of a run and what lies beside it."""
+    heading = f"{run.variant} on {run.backbone}"
     return render("run.html", heading, _content(run_dir, run, heading))
 
 
-def result_facts(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+def result_facts(run: RunRecord) -> list[tuple[str, str]]:
     """The results on the test images with their units; empty while the run goes on."""
-    test = (run.get("results") or {}).get("test") or {}
-    images = (run.get("data") or {}).get("test_images")
-    of_images = f" of {images:,} test images" if isinstance(images, int) else ""
-    facts = []
-    if test:
-        facts.append(("top-1", percent(test.get("top1")) + of_images))
-        if test.get("top5") is not None:
-            facts.append(("top-5", percent(test["top5"])))
-        facts.append(("loss", f"{decimal(test.get('loss'))} (mean cross-entropy)"))
-        if test.get("ece") is not None:
-            facts.append(("calibration error", f"{percent(test['ece'])} (expected calibration error)"))
+    if run.results is None:
+        return []
+    metrics = task_from(run.task, run.classes).metrics
+    facts: list[tuple[str, str]] = []
+    for name, value in run.results.test.items():
+        if name in metrics and finite(value) is not None:
+            images = "" if facts else f"{run.data.test_images:,} test images"
+            told = words_for(images, " of " if metrics[name].unit == POINTS else ", n = ")
+            facts.append((metrics[name].label, format_value(value, metrics[name].unit) + told))
+    facts.append(("loss", decimal(run.results.test.get("loss"))))
+    if finite(run.results.test.get("ece")) is not None:
+        facts.append(("calibration error", f"{percent(run.results.test['ece'])} (expected calibration error)"))
     return facts
 
 
-def _content(run_dir: Path, run: Mapping[str, Any], heading: str) -> dict[str, Any]:
+def class_values(run: RunRecord) -> dict[str, tuple[float, int]]:
+    """Class -> its value of the primary metric and its test images, for tasks with classes."""
+    name = primary(task_from(run.task, run.classes)).name
+    rows = _rows(run, CLASS)
+    return {
+        str(row["class"]): (row[name], int(row["images"]))
+        for row in rows
+        if "class" in row and finite(row.get(name)) is not None and finite(row.get("images")) is not None
+    }
+
+
+def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
     metrics = read_metrics(run_dir)
-    predictions = read_predictions(run_dir, len(run["classes"]))
-    confusion = confusion_of(predictions, run["classes"]) if predictions else None
-    test = (run.get("results") or {}).get("test") or {}
-    recipe = run.get("recipe") or {}
+    task = task_from(run.task, run.classes)
+    metric = primary(task)
+    predictions = None if run.task else read_predictions(run_dir, len(run.classes))
+    confusion = confusion_of(predictions, run.classes) if predictions else None
+    recipe, data = to_dict(run.recipe), to_dict(run.data)
     charts = [
-        history_chart(metrics, "top1"),
-        history_chart(metrics, "loss"),
+        history_chart(metrics, metric.name, metric.label, metric.unit),
+        history_chart(metrics, "loss", "loss", ""),
         pace_chart(metrics),
-        class_bars(test.get("per_class") or []),
+        class_bars(class_values(run), metric.label, higher_is_better=metric.higher_is_better),
     ]
     images = f"n = {confusion.images:,} test images" if confusion else ""
     mistakes = f"The most frequent mistakes, {images}"
+    missing = [] if metrics else ["metrics.jsonl"]
+    if predictions is None and not run.task:
+        missing.append("predictions.safetensors")
     return {
         "heading": heading,
-        "lead": _lead(run, recipe),
-        "warnings": _warnings(run, metrics, predictions is None),
-        "results": result_facts(run) or [("status", run["status"])],
+        "lead": f"data {run.data.name}, recipe {run.recipe.name}, seed {run.seed}, {run.status}",
+        "warnings": [*_warnings(run, len(metrics), missing), *data_warnings(data)],
+        "results": result_facts(run) or [("status", run.status)],
+        "outputs": _output_table(run, task),
         "charts": [chart for chart in charts if chart],
         "confusion": confusion,
         "confusion_caption": f"Images by true class (rows) and predicted class (columns), {images}",
         "mistakes": pair_table(confusion, mistakes, changed=False) if confusion else None,
-        "sites": _sites(run.get("plan") or {}),
-        "protocol": [*data_facts(run.get("data") or {}), *_setting(run), *recipe_facts(recipe)],
+        "sites": _sites(run.plan or {}),
+        "protocol": [*data_facts(data, "outputs" if run.task else "classes"), *_setting(run), *recipe_facts(recipe)],
         "phases": phase_table(recipe),
-        "hardware": hardware_facts(run),
-        "command": run.get("command"),
+        "hardware": hardware_facts(run.hardware, run.versions),
+        "command": None,
     }
 
 
-def _lead(run: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
-    data = (run.get("data") or {}).get("name")
-    parts = [f"data {data}" if data else "", f"recipe {recipe['name']}" if recipe.get("name") else ""]
-    return ", ".join([*filter(None, parts), f"seed {plain(run.get('seed'))}", str(run["status"])])
+def _warnings(run: RunRecord, epochs: int, missing: Sequence[str]) -> list[Warned]:
+    if run.status != "finished":
+        return [Warned(f"This run is not finished (status: {run.status}, {epochs} epochs so far).")]
+    words = f"Missing or damaged: {', '.join(missing)}. What rests on them is left out."
+    return [Warned(words)] if missing else []
 
 
-def _warnings(run: Mapping[str, Any], metrics: list[dict[str, Any]], predictions_missing: bool) -> list[Warned]:
-    found = []
-    if run["status"] != "finished":
-        found.append(Warned(f"This run is not finished (status: {run['status']}, {len(metrics)} epochs so far)."))
-    else:
-        missing = [("metrics.jsonl", not metrics), ("predictions.safetensors", predictions_missing)]
-        names = tuple(name for name, absent in missing if absent)
-        if names:
-            found.append(Warned(f"Missing or damaged: {', '.join(names)}. What rests on them is left out."))
-    return found + data_warnings(run.get("data") or {})
+def _output_table(run: RunRecord, task: Task) -> Table | None:
+    """What the task says of each of its labels or targets."""
+    rows = _rows(run, OUTPUT)
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    if not keys:
+        return None
+    labels = [
+        axis_label(task.metrics[key].label, task.metrics[key].unit) if key in task.metrics else key.replace("_", " ")
+        for key in keys
+    ]
+    scales = {key: scale_of(task.metrics[key].unit) if key in task.metrics else 1.0 for key in keys}
+    cells = tuple(tuple(_cell(row.get(key), scales[key]) for key in keys) for row in rows)
+    return Table(f"By output, n = {run.data.test_images:,} test images", tuple(labels), cells)
 
 
-def _setting(run: Mapping[str, Any]) -> list[tuple[str, str]]:
-    facts = [("backbone", str(run["backbone"])), ("seed", plain(run.get("seed")))]
-    if run.get("preprocessing"):
-        facts.append(("preprocessing", plain(run["preprocessing"])))
-    return facts
+def _cell(value: Any, scale: float) -> str:
+    number = finite(value)
+    return plain(value) if number is None or isinstance(value, int) else f"{scale * number:.4g}"
+
+
+def _rows(run: RunRecord, key: str) -> list[Mapping[str, Any]]:
+    rows = run.results.test.get(key) if run.results else None
+    return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+
+def _setting(run: RunRecord) -> list[tuple[str, str]]:
+    preprocessing = ("preprocessing", plain(to_dict(run.preprocessing)))
+    return [("backbone", run.backbone), ("seed", str(run.seed)), preprocessing]
 
 
 def _sites(plan: Mapping[str, Any]) -> Table:
-    sites = plan.get("sites") or []
+    sites = plan.get("sites")
     rows = tuple(
-        (site["path"], plain(site.get("channels")), f"{plain(site.get('height'))} x {plain(site.get('width'))}")
-        for site in sites
+        (
+            plain(site.get("path")),
+            plain(site.get("channels")),
+            f"{plain(site.get('height'))} x {plain(site.get('width'))}",
+        )
+        for site in (sites if isinstance(sites, list) else [])
+        if isinstance(site, dict)
     )
     caption = f"{plan.get('attention', '')} after these {len(rows)} modules (size for one image of the training size)"
     return Table(caption, ("module", "channels", "height x width"), rows)

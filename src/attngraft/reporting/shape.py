@@ -19,60 +19,7 @@ class Whole:
     shape: Any
 
 
-DATA = {"name": str, "classes": [str]}
-EFFECT = {
-    "variant": str,
-    "against": str,
-    "mean": NUMBER,
-    "low": NUMBER,
-    "high": NUMBER,
-    "verdict": str,
-    "sentence": str,
-}
-VARIANT = {"name": str, "role": str, "top1_per_seed": [NUMBER], "top1_mean": MAYBE_NUMBER}
-COMPARISON = {
-    "status": str,
-    "data": DATA,
-    "backbone": str,
-    "seeds": [NUMBER],
-    "baseline": str,
-    "variants": [VARIANT],
-    "effects": [EFFECT],
-}
-RUN = {"status": str, "variant": str, "backbone": str, "classes": [str]}
-
-# Optional entries: where they are there, and not null, they have this shape.
-CLASS_EFFECT = {"class": str, "images": NUMBER, "mean": NUMBER, "low": NUMBER, "high": NUMBER}
-CLASS_RESULT = {"class": str, "top1": NUMBER, "images": NUMBER}
-SAMPLE = {"file": str, "label": str, "before": [str], "after": [str]}
-RECIPE = {"phases": [dict]}
 OPTIONAL_DATA = {"classes": [str], "notes": [str], "skipped": [list], "leaks": [list], "near_leaks": [list]}
-INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
-SQUARE = {
-    **dict.fromkeys(("channel", "spatial", "interaction"), INTERVAL),
-    "cells": dict.fromkeys(("none", "channel", "spatial", "both"), NUMBER),
-    "variants": dict.fromkeys(("none", "channel", "spatial", "both"), str),
-}
-OPTIONAL_COMPARISON = {
-    "factorial": Whole({**SQUARE, "others": [SQUARE]}),
-    "recipe": RECIPE,
-    "hardware": {},
-    "versions": {},
-    "precision": {},
-    "samples": [Whole(SAMPLE)],
-    "data": OPTIONAL_DATA,
-    "variants": [{"latency_ms": {}, "train_time_s": [NUMBER], "runs": [str]}],
-    "effects": [{"per_class": [Whole(CLASS_EFFECT)], "needed_seeds": NUMBER, "needed_images": NUMBER}],
-}
-OPTIONAL_RUN = {
-    "recipe": RECIPE,
-    "hardware": {},
-    "versions": {},
-    "data": OPTIONAL_DATA,
-    "plan": {"attention": str, "sites": [Whole({"path": str})]},
-    "results": {"test": {"top1": NUMBER, "per_class": [Whole(CLASS_RESULT)]}},
-}
-
 INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
 EXPLANATION = {
     "kind": str,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+LONGEST = 18  # characters of words that are not folded in the terminal
 STYLES = {"helps": "green", "hurts": "red"}  # of cells in the terminal
 
 
@@ -22,12 +23,13 @@ class Column(NamedTuple):
     """A column with a small second line in its head, and what the terminal shows of its cells.
 
     Attributes:
-        terminal: "note" shows the note alone where there is one; "none" leaves the column to the page.
+        terminal: "note" shows the note alone where there is one; "none" leaves the column to the page, "only" to the
+            terminal.
     """
 
     name: str
     note: str = ""
-    terminal: Literal["both", "text", "note", "none"] = "both"
+    terminal: Literal["both", "text", "note", "none", "only"] = "both"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,12 @@ class Table:
     note: str = ""
     strong: frozenset[int] = frozenset()
 
+    @property
+    def on_page(self) -> list[int]:
+        """The columns of the page, by position."""
+        columns = enumerate(self.columns)
+        return [index for index, column in columns if isinstance(column, str) or column.terminal != "only"]
+
 
 def rich_table(table: Table) -> RichTable:
     """The table for the terminal; texts are shown as they are, as a name in a file may look like markup."""
@@ -58,9 +66,10 @@ def rich_table(table: Table) -> RichTable:
     columns = [column if isinstance(column, Column) else Column(column) for column in table.columns]
     shown = [index for index, column in enumerate(columns) if column.terminal != "none"]
     for index in shown:
-        is_text = index == 0 or index in table.text
-        column_name = Text(columns[index].name)
-        found.add_column(column_name, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
+        name, justify = Text(columns[index].name), "left" if index == 0 or index in table.text else "right"
+        folds = justify == "left" and any(len(row[index]) > LONGEST for row in table.rows)
+        least = min(10, max((len(row[0]) for row in table.rows), default=0)) if index == 0 else None
+        found.add_column(name, justify=justify, overflow="fold", no_wrap=not folds and index > 0, min_width=least)  # type: ignore[arg-type]
     for number, row in enumerate(table.rows):
         cells = [_told(row[index], columns[index]) for index in shown]
         texts = [Text(cell.replace("\u00a0", " "), style=STYLES.get(cell, "")) for cell in cells]

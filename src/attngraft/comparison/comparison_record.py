@@ -1,0 +1,213 @@
+"""The content of `comparison.json`, for what reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..config import Preprocessing, from_dict
+from ..costs import Latency
+from ..errors import ConfigError
+from ..settings.recipe import Recipe
+from ..statistics.effects import Effect
+from ..tasks import primary, task_from
+from ..training import DataRecord, Precision
+
+
+@dataclass(frozen=True)
+class MetricRecord:
+    """What the variants are compared by; see `tasks.Metric`."""
+
+    name: str
+    label: str
+    unit: str
+    higher_is_better: bool
+
+
+@dataclass(frozen=True)
+class VariantRecord:
+    """One variant: its scores over the seeds, and what it costs.
+
+    Attributes:
+        scores: value of the metric for each seed.
+        latency_ms: of one batch.
+        runs: folders of the runs, relative to that of the comparison.
+    """
+
+    name: str
+    slug: str
+    role: str
+    scores: tuple[float, ...]
+    parameters: int
+    macs: int
+    parameters_added: int
+    macs_added: int
+    loss_mean: float | None = None
+    latency_ms: Latency | None = None
+    train_time_s: tuple[float, ...] = ()
+    sites: int = 0
+    plan: Mapping[str, Any] | None = None
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class ClassEffectRecord:
+    """The effect on the test images of one class, its p-value corrected over the classes."""
+
+    class_: str
+    images: int
+    mean: float
+    low: float
+    high: float
+    p_adjusted: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EffectRecord(Effect):
+    """The effect of a variant against another one, and what it allows to say.
+
+    Attributes:
+        p_adjusted: corrected over the effects that were tested together (Holm).
+        smallest_detectable: effect that this comparison finds with 80 % power.
+        needed_seeds, needed_images: what would settle an effect of this size.
+        verdict: in a word.
+        sentence: the verdict with its numbers.
+        per_class: where the metric is a mean over images that have classes.
+    """
+
+    variant: str
+    against: str
+    p_adjusted: float
+    smallest_detectable: float
+    verdict: str
+    sentence: str
+    needed_seeds: int | None = None
+    needed_images: int | None = None
+    per_class: tuple[ClassEffectRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class SquareScores:
+    """Mean scores with neither half of CBAM, one of them, and both."""
+
+    none: float
+    channel: float
+    spatial: float
+    both: float
+
+
+@dataclass(frozen=True)
+class SquareVariants:
+    """The variants that these scores are of, by name."""
+
+    none: str
+    channel: str
+    spatial: str
+    both: str
+
+
+@dataclass(frozen=True)
+class SquareRecord:
+    """CBAM with its halves: main effects, interaction, and the mean score in each of the four cells."""
+
+    channel: Effect
+    spatial: Effect
+    interaction: Effect
+    cells: SquareScores
+    variants: SquareVariants
+    others: tuple[SquareRecord, ...] = ()
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """A test image that a variant predicts better ("fixed") or worse ("broken") than the baseline, seed by seed."""
+
+    id: str
+    file: str
+    label: str
+    variant: str
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    direction: str
+
+
+@dataclass(frozen=True)
+class ComparisonRecord:
+    """The content of `comparison.json`.
+
+    Attributes:
+        metric: what the variants are compared by.
+        task: what was learned, as `describe_task` says it.
+        requested: the variants that were asked for.
+        looks: the sets of seeds that it was concluded with.
+        factorial: the first complete square of CBAM and its halves, with the others inside.
+    """
+
+    status: str
+    data: DataRecord
+    backbone: str
+    recipe: Recipe
+    seeds: tuple[int, ...]
+    baseline: str
+    metric: MetricRecord
+    task: Mapping[str, Any] | None = None
+    pretrained: bool = True
+    weights: str | None = None
+    preprocessing: Preprocessing | None = None
+    precision: Precision | None = None
+    requested: tuple[Mapping[str, Any], ...] = ()
+    variants: tuple[VariantRecord, ...] = ()
+    effects: tuple[EffectRecord, ...] = ()
+    factorial: SquareRecord | None = None
+    samples: tuple[SampleRecord, ...] = ()
+    looks: tuple[tuple[int, ...], ...] = ()
+    hardware: Mapping[str, Any] | None = None
+    versions: Mapping[str, Any] | None = None
+    created: str | None = None
+    command: str | None = None
+
+    @classmethod
+    def from_json(cls, document: Mapping[str, Any], where: str = "comparison") -> ComparisonRecord:
+        """Read `comparison.json`, also that of an earlier version, which knew one metric.
+
+        Raises:
+            ConfigError: an entry is missing, unknown or of another kind.
+        """
+        values = {key: value for key, value in document.items() if key not in ("kind", "format")}
+        data = from_dict(DataRecord, values.get("data", {}), where=f"{where}.data")
+        values.setdefault("metric", primary(task_from(values.get("task"), data.classes)).describe())
+        metric = from_dict(MetricRecord, values["metric"], where=f"{where}.metric")
+        rows = values.get("variants", [])
+        if isinstance(rows, list):
+            values["variants"] = [_variant(row, metric.name) if isinstance(row, dict) else row for row in rows]
+        found = from_dict(cls, values, where=where)
+        names = [variant.name for variant in found.variants]
+        for effect in found.effects:
+            for name in (effect.variant, effect.against):
+                if name not in names:
+                    raise ConfigError(f"{where} has an effect of '{name[:40]}' but no such variant")
+        return found
+
+    def variant(self, name: str) -> VariantRecord | None:
+        """A variant by name."""
+        return next((variant for variant in self.variants if variant.name == name), None)
+
+    def effect_on(self, name: str) -> EffectRecord | None:
+        """The effect of a variant against the baseline."""
+        return next((effect for effect in self.against_baseline if effect.variant == name), None)
+
+    @property
+    def against_baseline(self) -> list[EffectRecord]:
+        return [effect for effect in self.effects if effect.against == self.baseline]
+
+    @property
+    def controls(self) -> list[str]:
+        """Names of the variants that separate attention from its side effects."""
+        return [variant.name for variant in self.variants if variant.role == "control"]
+
+
+def _variant(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
+    """The row with the scores under one name, whatever the metric."""
+    renamed = {f"{metric}_per_seed": "scores"}
+    return {renamed.get(key, key): value for key, value in row.items() if key != f"{metric}_mean"}

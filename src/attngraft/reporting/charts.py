@@ -1,0 +1,231 @@
+"""The kinds of charts that pages are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from .number_format import format_difference, format_interval, scale_of, shortened
+from .svg import BETTER, INK, MUTED, SHADE, WORSE, Chart, LegendItem, draw, series_color
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Phases = Sequence[tuple[int, str]]  # first epoch and name of each
+MOST_MARKED = 15  # points of a line that has markers
+
+
+class Interval(Protocol):
+    """A mean with its interval."""
+
+    @property
+    def mean(self) -> float: ...
+    @property
+    def low(self) -> float: ...
+    @property
+    def high(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a chart.
+
+    Attributes:
+        points: (x, y) in order.
+        band: lowest and highest y at each point.
+    """
+
+    item: LegendItem
+    points: Sequence[tuple[float, float]]
+    band: Sequence[tuple[float, float]] = field(default=())
+
+
+def line_chart(
+    lines: Sequence[Line],
+    title: str,
+    told: str,
+    *,
+    ylabel: str,
+    xlabel: str = "epoch",
+    note: str = "",
+    height: float = 3.0,
+    phases: Phases = (),
+    marks: Sequence[float] = (),
+    level: float | None = None,
+    from_zero: bool = False,
+    step: bool = False,
+    legend: bool = True,
+) -> Chart | None:
+    """Values over epochs, or over something else that is counted; None without any line.
+
+    Args:
+        lines: each in the colour of its series.
+        title: above the chart.
+        told: the numbers in words.
+        ylabel, xlabel: of the axes.
+        note: below the chart.
+        height: in inches.
+        phases: spans of epochs to name.
+        marks: places of dotted upright lines.
+        level: height of a dotted level line.
+        from_zero: the y axis begins at 0.
+        step: draw steps in place of straight lines.
+        legend: name the lines.
+    """
+    if not any(line.points for line in lines):
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for line in lines:
+            x, y = zip(*line.points, strict=True)
+            color, style = series_color(line.item.series), "--" if line.item.dashed else "-"
+            if line.band:
+                low, high = zip(*line.band, strict=True)
+                axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
+            marker = "o" if len(x) <= MOST_MARKED and not step and not line.item.dashed else ""
+            axes.plot(
+                x, y, style, color=color, marker=marker, markersize=3, drawstyle="steps-mid" if step else "default"
+            )
+        if level is not None:
+            axes.axhline(level, color=MUTED, linewidth=1, linestyle=":")
+        for place in marks:
+            axes.axvline(place, color=MUTED, linewidth=0.9, linestyle=":")
+        _mark_phases(axes, phases)
+        if from_zero:
+            axes.set_ylim(bottom=0)
+        axes.set_ylabel(ylabel)
+        whole_numbers(axes, xlabel)
+
+    return Chart(draw(paint, height), title, told, note, tuple(line.item for line in lines) if legend else ())
+
+
+def interval_chart(
+    names: Sequence[str],
+    effects: Sequence[Interval],
+    title: str,
+    note: str,
+    *,
+    unit: str,
+    label: str,
+    colors: Sequence[str] = (),
+    blind: Sequence[float | None] = (),
+    told: Sequence[str] = (),
+    row_height: float = 0.3,
+) -> Chart | None:
+    """A mean and its interval on a row each, around zero; None without any row.
+
+    Args:
+        names: of the rows.
+        effects: differences of a metric.
+        title, note: above and below the chart.
+        unit: of the metric.
+        label: of the axis.
+        colors: of the rows; by the side of zero on which the interval lies where not given.
+        blind: half-widths to shade; the intervals then set the limits, so that a wide shade does not squeeze them.
+        told: words to say behind the numbers of each row.
+        row_height: in inches.
+    """
+    if not effects:
+        return None
+    scale = scale_of(unit)
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for row, effect in enumerate(effects):
+            half = blind[row] if blind else None
+            if half is not None:
+                axes.barh(row, 2 * scale * half, 0.8, left=-scale * half, color=SHADE)
+            interval_bar(axes, row, effect, scale, colors[row] if colors else side_color(effect))
+        named_rows(axes, names)
+        axes.axvline(0, color=INK, linewidth=1.0, zorder=1.5)
+        axes.set_xlabel(label)
+        low, high = axes.get_xlim()
+        if blind:
+            high = 1.25 * scale * max(max(abs(effect.low), abs(effect.high)) for effect in effects) or 1.0
+            low = -high
+        axes.set_xlim(min(low, -0.005 * scale), max(high, 0.005 * scale))
+
+    words = "; ".join(
+        f"{name}: {format_difference(effect.mean, unit)} ({format_interval(effect, unit)})"
+        + (f", {told[row]}" if told else "")
+        for row, (name, effect) in enumerate(zip(names, effects, strict=True))
+    )
+    return Chart(draw(paint, 1.0 + row_height * len(names)), title, words, note)
+
+
+def bar_chart(
+    names: Sequence[str],
+    values: Sequence[float],
+    title: str,
+    told: str,
+    *,
+    label: str,
+    note: str,
+    numbers: bool = False,
+) -> Chart | None:
+    """A bar for each value from 0 on; None without any.
+
+    Args:
+        names, values: of the bars, from top to bottom.
+        title: above the chart.
+        told: the numbers in words.
+        label: of the axis.
+        note: below the chart.
+        numbers: write the value at the end of each bar.
+    """
+    if not values:
+        return None
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.barh(range(len(values)), values, 0.66, color=series_color(1))
+        for row, value in enumerate(values if numbers else ()):
+            text = f"{value:.0f}" if max(values) >= 10 else f"{value:.2g}"
+            axes.annotate(text, (value, row), (3, 0), textcoords="offset points", va="center", color=MUTED)
+        named_rows(axes, names)
+        axes.margins(x=0.08)
+        axes.set_xlabel(label)
+
+    return Chart(draw(paint, 0.9 + 0.26 * len(values)), title, told, note)
+
+
+def interval_bar(axes: Axes, row: float, entry: Interval, scale: float, color: str) -> None:
+    """A mean and its interval on a row of its own."""
+    axes.plot([scale * entry.low, scale * entry.high], [row, row], color=color, linewidth=2.2)
+    axes.plot(scale * entry.mean, row, "o", color=color, markersize=6)
+
+
+def side_color(effect: Interval) -> str:
+    """Better above zero, worse below, grey around it."""
+    return BETTER if effect.low > 0 else WORSE if effect.high < 0 else MUTED
+
+
+def named_rows(axes: Axes, names: Sequence[str]) -> None:
+    """Rows from top to bottom with their names."""
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+
+
+def whole_numbers(axes: Axes, label: str) -> None:
+    """An x axis of what is counted."""
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.set_xlabel(label)
+
+
+def _mark_phases(axes: Axes, phases: Phases) -> None:
+    """A dotted line where a phase begins, and its name along it."""
+    if len(phases) < 2:
+        return
+    left = axes.get_xlim()[0]
+    for first, name in phases:
+        if first > phases[0][0]:
+            axes.axvline(first - 0.5, color=MUTED, linewidth=0.9, linestyle=":")
+        place = (max(first - 0.45, left), 1.01)
+        axes.annotate(shortened(name, 14), place, xycoords=("data", "axes fraction"), color=MUTED, fontsize=8.5)

@@ -1,0 +1,158 @@
+"""The tables of a comparison, for its page and for the terminal."""
+
+from __future__ import annotations
+
+import statistics
+
+from ..comparison.comparison_record import ComparisonRecord, SquareRecord, VariantRecord
+from ..costs import Latency
+from .comparison_charts import baseline_first
+from .number_format import (
+    MISSING,
+    count,
+    decimal,
+    duration,
+    format_difference,
+    format_interval,
+    format_value,
+    mean_and_spread,
+    share,
+    words_for,
+)
+from .tables import Column, Noted, Table
+
+EFFECTS = {"channel": "channel gates", "spatial": "spatial gates", "interaction": "interaction of both"}
+
+
+def sample_size(comparison: ComparisonRecord) -> str:
+    """How many seeds and test images the numbers rest on."""
+    return f"{_seeds(comparison)} x {comparison.data.test_images:,} test images"
+
+
+def variant_table(comparison: ComparisonRecord) -> Table:
+    """The variants: score, effect, verdict and cost."""
+    metric = comparison.metric
+    columns = (
+        Column("variant", terminal="text"),
+        Column(metric.label, "mean ± sd over seeds", "text"),
+        Column(f"effect{words_for(metric.unit, ', ')}", "95 % interval"),
+        Column("params", "added", "note"),
+        Column("MACs", "added", "none"),
+        Column("latency", "median, quartiles", "none"),
+        Column("latency", terminal="only"),
+        Column("training", "mean per run", "none"),
+        Column("sites", terminal="none"),
+        Column("verdict"),
+    )
+    rows = tuple(_variant_row(comparison, variant) for variant in baseline_first(comparison))
+    caption = f"{comparison.backbone} on {comparison.data.name}, n = {sample_size(comparison)}"
+    note = f"effect: paired difference to '{comparison.baseline}'; costs against it; sd over seeds"
+    return Table(caption, columns, rows, frozenset({9}), note=note)
+
+
+def _variant_row(comparison: ComparisonRecord, variant: VariantRecord) -> tuple[str | Noted, ...]:
+    base, effect, unit = (
+        comparison.variant(comparison.baseline),
+        comparison.effect_on(variant.name),
+        comparison.metric.unit,
+    )
+    added = base is not None and variant.name != base.name
+    latency, times = variant.latency_ms, variant.train_time_s
+    base_latency = base.latency_ms if base else None
+    slower = share(latency.median - base_latency.median, base_latency.median) if latency and base_latency else MISSING
+    return (
+        Noted(variant.name, variant.role),
+        Noted(mean_and_spread(variant.scores, unit), f"n = {len(variant.scores)}"),
+        Noted(format_difference(effect.mean, unit), format_interval(effect, unit)) if effect else "",
+        Noted(count(variant.parameters), share(variant.parameters_added, base.parameters) if base and added else ""),
+        Noted(count(variant.macs), share(variant.macs_added, base.macs) if base and added else ""),
+        *_latency(latency, slower if added else ""),
+        duration(statistics.fmean(times)) if times else MISSING,
+        str(variant.sites),
+        effect.verdict if effect else "",
+    )
+
+
+def _latency(latency: Latency | None, slower: str) -> tuple[str | Noted, str]:
+    """For the page; and for the terminal, which shows what is added."""
+    if latency is None:
+        return MISSING, MISSING
+    median, ends = f"{decimal(latency.median, 1)} ms", (decimal(latency.q1, 1), decimal(latency.q3, 1))
+    return Noted(median, f"{' to '.join(ends)}, n = {latency.n}"), slower or median
+
+
+def effect_table(comparison: ComparisonRecord) -> Table:
+    """All numbers of the effects."""
+    unit = comparison.metric.unit
+    of_unit = words_for(unit, " (", ")")
+    columns = (
+        *("variant", "against", f"effect{of_unit}", "95 % interval", f"standard error{of_unit}", "df", "p"),
+        *("p, Holm", f"smallest detectable{of_unit}", "more seeds needed", "images needed"),
+    )
+    rows = tuple(
+        (
+            effect.variant,
+            effect.against,
+            format_difference(effect.mean, unit, 2),
+            format_interval(effect, unit),
+            format_difference(effect.standard_error, unit, 2).lstrip("+"),
+            decimal(effect.degrees_of_freedom, 1),
+            decimal(effect.p_value, 4),
+            decimal(effect.p_adjusted, 4),
+            format_difference(effect.smallest_detectable, unit, 2).lstrip("+"),
+            *("none" if n is None else f"{n:,}" for n in (effect.needed_seeds, effect.needed_images)),
+        )
+        for effect in comparison.effects
+    )
+    return Table(f"Paired differences in {comparison.metric.label}", columns, rows, frozenset({1}))
+
+
+def class_table(comparison: ComparisonRecord) -> Table:
+    """The effects by class; of attentions only, as controls are there for the total."""
+    unit = comparison.metric.unit
+    rows = tuple(
+        (
+            entry.class_,
+            effect.variant,
+            f"{entry.images:,}",
+            format_difference(entry.mean, unit),
+            format_interval(entry, unit),
+            decimal(entry.p_adjusted, 3),
+        )
+        for effect in comparison.against_baseline
+        if effect.variant not in comparison.controls
+        for entry in effect.per_class
+    )
+    columns = ("class", "variant", "test images", f"effect{words_for(unit, ' (', ')')}", "95 % interval", "p, Holm")
+    return Table(f"Effect by class against '{comparison.baseline}'", columns, rows, frozenset({1}))
+
+
+def square_tables(comparison: ComparisonRecord) -> list[dict[str, Table]]:
+    """The 2 x 2 tables of CBAM and its halves, each trained on its own: "cells" and "effects" of every square."""
+    first = comparison.factorial
+    squares = [first, *first.others] if first else []
+    return [{"cells": _cells(square, comparison), "effects": _effects(square, comparison)} for square in squares]
+
+
+def _cells(square: SquareRecord, comparison: ComparisonRecord) -> Table:
+    scores, names, unit = square.cells, square.variants, comparison.metric.unit
+    none, channel, spatial, both = (
+        f"{format_value(getattr(scores, cell), unit)} ({getattr(names, cell)})"
+        for cell in ("none", "channel", "spatial", "both")
+    )
+    rows = (("without channel gates", none, spatial), ("with channel gates", channel, both))
+    columns = (f"mean {comparison.metric.label}", "without spatial gates", "with spatial gates")
+    return Table(f"'{names.both}' and its halves, {_seeds(comparison)}", columns, rows)
+
+
+def _effects(square: SquareRecord, comparison: ComparisonRecord) -> Table:
+    unit = comparison.metric.unit
+    effects = {word: getattr(square, key) for key, word in EFFECTS.items()}
+    rows = tuple((word, format_difference(e.mean, unit, 2), format_interval(e, unit)) for word, e in effects.items())
+    caption = f"Main effects and interaction, '{square.variants.both}'"
+    return Table(caption, ("", unit or "difference", "95 % interval"), rows)
+
+
+def _seeds(comparison: ComparisonRecord) -> str:
+    number = len(comparison.seeds)
+    return f"{number} seed{'' if number == 1 else 's'}"
