@@ -58,7 +58,7 @@ class Classification:
     name: ClassVar[str] = "classification"
     reads: ClassVar[str] = "classification"
     supports: ClassVar[frozenset[Capability]] = frozenset(
-        {"mix", "teacher", "class-weights", "balanced-sampler", "explain", "fold", "store"}
+        {"mix", "teacher", "label-smoothing", "class-weights", "balanced-sampler", "explain", "fold", "store"}
     )
 
     @cached_property

@@ -17,7 +17,9 @@ from ..registry import Registry
 Array = NDArray[Any]
 Rows = Mapping[str, Array]  # the first axis of every array counts the images
 Floats = NDArray[np.float64]
-Capability = Literal["mix", "teacher", "class-weights", "balanced-sampler", "explain", "fold", "store"]
+Capability = Literal[
+    "mix", "teacher", "label-smoothing", "class-weights", "balanced-sampler", "explain", "fold", "store"
+]
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ class MultiLabel:
     thresholds: tuple[float, ...] = ()
     name: ClassVar[str] = "multilabel"
     reads: ClassVar[str] = "multilabel"
-    supports: ClassVar[frozenset[Capability]] = frozenset({"class-weights"})
+    supports: ClassVar[frozenset[Capability]] = frozenset({"label-smoothing", "class-weights"})
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:

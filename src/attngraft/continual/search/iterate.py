@@ -23,7 +23,7 @@ from ...data import Dataset
 from ...errors import ConfigError, DataError, RunError
 from ...locking import only_one
 from ...settings.recipe import recipe_fields
-from ...tasks import LossOptions, Task, create_task
+from ...tasks import Task, create_task
 from ...training import (
     DataRecord,
     Precision,
@@ -117,7 +117,7 @@ def iterate(
         space = build_space(_listed(attentions), searched, set(overrides) & set(recipe_fields()), template, spec)
         dataset = open_data(data, replace(settings, recipe=searched[0]), spec=spec, progress=Reading(shown))
         blind, task = _without_test_images(dataset), create_task(dataset.task, dataset.classes)
-        space = space.without(_unsupported(task, dataset))
+        space = space.without(_unsupported(task))
         requirement = parse_requirement(until, known := quantities_of(task))
         info = backbone_info(source.fresh(dataset.classes, 0))  # weights that are not available are an error now
         wanted = SearchRecord(
@@ -200,14 +200,10 @@ def _without_test_images(dataset: Dataset) -> Dataset:
     return replace(dataset, test=dataset.val, report=report)
 
 
-def _unsupported(task: Task, dataset: Dataset) -> set[str]:
+def _unsupported(task: Task) -> set[str]:
     """Choices of the search space that this task does not have."""
-    found = set() if "mix" in task.supports else {"mixup"}
-    try:
-        task.criterion(dataset.train.targets, LossOptions(label_smoothing=0.1))
-    except ConfigError:
-        found.add("label_smoothing")
-    return found
+    needs = {"mixup": "mix", "label_smoothing": "label-smoothing"}
+    return {choice for choice, capability in needs.items() if capability not in task.supports}
 
 
 def _precision(
