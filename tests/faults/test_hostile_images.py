@@ -22,13 +22,14 @@ from typer.testing import CliRunner
 
 from attngraft.backbones import create_backbone
 from attngraft.cli import app
+from attngraft.config import to_dict
 from attngraft.data import Dataset, UnreadableImageError, list_images, load_data, read_image
 from attngraft.data.pixel_store import Decoded, decode_files
 from attngraft.deployment import predict
 from attngraft.errors import DataError
 from attngraft.reporting import data_notes
 from attngraft.surgery import save
-from attngraft.training.run_folder import describe_data
+from attngraft.training import DataRecord
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes, links and limits of processes")
 MIB = 1 << 20
@@ -109,7 +110,7 @@ def test_a_folder_of_them_is_loaded_and_every_file_is_accounted_for(
         if name in read:
             assert_shows(read[name], item)
     assert all(reason.isprintable() for reason in skipped.values())
-    assert all(line.isprintable() for line in data_notes(json.loads(json.dumps(describe_data(data)))))
+    assert all(line.isprintable() for line in data_notes(json.loads(json.dumps(to_dict(DataRecord.of(data))))))
 
 
 def pixels_by_id(data: Dataset) -> dict[str, np.ndarray]:

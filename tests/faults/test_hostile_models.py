@@ -20,7 +20,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import attngraft as ag
-from attngraft.continual.drift.drift_reference import Reference
 from attngraft.continual.images.image_archive import unpack
 from attngraft.explanation import explain
 from attngraft.files import read_json
@@ -41,7 +40,6 @@ READERS: dict[str, Callable[[Path], object]] = {
     "delta": read_delta,
     "checkpoint": read_checkpoint,
     "predictions": Evaluation.read,
-    "reference": Reference.read,
     "store": lambda path: Store.create(path.parent / "store", path),
 }
 
@@ -149,7 +147,7 @@ def test_pipes_devices_and_loops_are_refused_without_waiting(tmp_path):
     (tmp_path / "loop.safetensors").symlink_to(tmp_path / "loop.safetensors")
     (tmp_path / "zero.safetensors").symlink_to("/dev/zero")
     readers = (
-        *(ag.load, read_checkpoint, Evaluation.read, Reference.read, read_delta),
+        *(ag.load, read_checkpoint, Evaluation.read, read_delta),
         lambda path: ag.create_backbone("small-cnn", weights=path),
     )
     for name in ("pipe", "loop", "zero"):

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import attngraft.data.leaks
 from attngraft.cli import app
+from attngraft.config import to_dict
 from attngraft.data import Dataset, load_data
 from attngraft.data.digits import load_digits
 from attngraft.data.near_duplicates.search import SIDE, near_pairs
@@ -23,7 +24,7 @@ from attngraft.errors import DataError, RunError
 from attngraft.explanation.inputs import own_test_images
 from attngraft.reporting import data_notes
 from attngraft.reporting.page_parts import data_warnings
-from attngraft.training.run_folder import describe_data
+from attngraft.training import DataRecord
 
 Change = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -160,7 +161,7 @@ def test_equal_and_nearly_equal_pictures_of_each_two_splits_are_told_apart(tmp_p
         ("train/b/1.png", "test/b/0.png"),
         ("val/a/1.png", "test/b/1.png"),
     )
-    said = describe_data(data)
+    said = to_dict(DataRecord.of(data))
     assert said["near_leaks"] == [list(pair) for pair in data.report.near_leaks]
     lines = data_notes(said)
     assert any(line.startswith("3 images are in two splits") for line in lines)

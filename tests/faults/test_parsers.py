@@ -18,7 +18,8 @@ from attngraft.attention import attentions
 from attngraft.comparison import parse_variant, parse_variants, split_variants
 from attngraft.config import Preprocessing, from_dict, parse_assignment, to_dict
 from attngraft.continual.search.budget import parse_budget
-from attngraft.continual.search.requirement import METRICS, Clause, Requirement, parse_requirement
+from attngraft.continual.search.measures import quantities_of
+from attngraft.continual.search.requirement import parse_requirement
 from attngraft.data.image_table import read_labels
 from attngraft.errors import AttngraftError, ConfigError
 from attngraft.reporting import write_report
@@ -27,7 +28,9 @@ from attngraft.settings.recipe import parse_recipe
 from attngraft.surgery import GraftPlan
 from attngraft.surgery.plan import Override
 from attngraft.surgery.sites import Site
+from attngraft.tasks import Classification
 from attngraft.training import Phase, Recipe, RunFolder, load_recipe, recipes
+from attngraft.training.run_record import RunRecord
 
 NUMBERS = st.integers() | st.floats() | st.sampled_from([2**70, -(2**70), 1e308, -0.0])
 TEXTS = st.text(max_size=20) | st.sampled_from(
@@ -191,9 +194,9 @@ RUN = {
 @given(st.data())
 def test_a_run_with_any_change_is_read_or_a_sentence(tmp_path, data):
     folder = RunFolder(tmp_path)
-    folder.description_file.write_text(json.dumps(changed(RUN, data)))
+    folder.record_file.write_text(json.dumps(changed(RUN, data)))
     value_or_sentence(folder.read)
-    value_or_sentence(lambda: folder.open(RUN, "auto", claim=lambda: None, needed_bytes=0))
+    value_or_sentence(lambda: folder.open(RunRecord.from_json(RUN), "auto", claim=lambda: None, needed_bytes=0))
     value_or_sentence(lambda: write_report(tmp_path))
 
 
@@ -216,34 +219,17 @@ def test_any_value_is_a_preprocessing_or_a_sentence(value):
 
 
 # --- requirements, variants, budgets ---------------------------------------------------------------------------------
-@st.composite
-def requirements(draw: st.DrawFn) -> Requirement:
-    names = draw(st.lists(st.sampled_from(list(METRICS)), min_size=1, max_size=3, unique=True))
-    clauses = []
-    for name in names:
-        kind = METRICS[name]
-        number = draw(st.floats(0.001, 0.999)) if kind.is_fraction else draw(st.floats(0.001, 1e15))
-        clauses.append(
-            Clause(name, draw(st.sampled_from([">=", ">"] if kind.higher_is_better else ["<=", "<"])), number)
-        )
-    return Requirement(tuple(clauses))
-
-
-@given(requirements())
-def test_a_requirement_comes_back_from_its_text(requirement):
-    assert parse_requirement(str(requirement)) == requirement
-
-
+KNOWN = quantities_of(Classification(("a", "b")))
 PIECES = st.sampled_from(
-    [*METRICS, ">=", "<=", ">", "<", "93%", "0.9", "and", " ", "1e999", "9" * 400, "-1", "%", "top1"]
+    [*KNOWN, ">=", "<=", ">", "<", "93%", "0.9", "and", " ", "1e999", "9" * 400, "-1", "%", "top1"]
 )
 
 
 @given(st.text(max_size=60) | st.lists(PIECES | st.text(max_size=3), max_size=9).map("".join))
 def test_any_text_is_a_requirement_or_a_sentence(text):
-    found = value_or_sentence(lambda: parse_requirement(text))
+    found = value_or_sentence(lambda: parse_requirement(text, KNOWN))
     if found is not None:
-        assert parse_requirement(str(found)) == found
+        assert parse_requirement(str(found), KNOWN) == found
         assert all(math.isfinite(clause.number) for clause in found.clauses)
 
 
