@@ -13,8 +13,10 @@ import attngraft
 ROOT = Path(attngraft.__file__).parent
 PACKAGE = "attngraft"
 LAYERS = {
-    **dict.fromkeys(["errors", "registry", "config", "files", "locking", "network", "environment", "costs"], 1),
-    **dict.fromkeys(["timestamp", "formats", "sealing", "untrusted", "statistics", "interrupts", "settings"], 1),
+    **dict.fromkeys(["errors", "registry", "config", "files", "locking", "connectivity", "environment", "costs"], 1),
+    **dict.fromkeys(
+        ["timestamp", "formats", "checksums", "safetensors_files", "statistics", "interrupts", "settings"], 1
+    ),
     "kernels": 2,
     **dict.fromkeys(["attention", "backbones", "data"], 3),
     "surgery": 4,
@@ -221,7 +223,11 @@ def test_the_checker_sees_an_import_from_above_or_beside(name, text):
     ],
 )
 def test_the_checker_sees_an_import_against_the_way_of_the_data(text, count):
-    name = "attngraft.continual.guard.ledger" if count and "space" in text else "attngraft.continual.adaptation.adapt"
+    name = (
+        "attngraft.continual.guard.alpha_spending"
+        if count and "space" in text
+        else "attngraft.continual.adaptation.adapt"
+    )
     others = {f"attngraft.continual.{name}" for name in ("stream.watch", "search.search_space", "guard.guard")}
     assert len(inner_problems(Source(name, text, MODULES | others))) == count
 

@@ -15,7 +15,7 @@ from attngraft.cli.options import takes
 from attngraft.config import setting
 from attngraft.continual import GuardPolicy, WatchOptions
 from attngraft.continual.adaptation.adapt import Classes
-from attngraft.continual.adaptation.update import DEFAULT_UPDATE
+from attngraft.continual.adaptation.partial_update import DEFAULT_UPDATE
 from attngraft.continual.search.search_space import ATTENTIONS
 from attngraft.continual.stream.watch_options import AdaptOn
 from attngraft.errors import ConfigError

@@ -9,12 +9,12 @@ import pytest
 from sealed import read_plain
 from training_helpers import classes_evaluation
 
+from attngraft.checksums import write_sealed_json
 from attngraft.comparison import parse_variants
 from attngraft.comparison.compare import compare
 from attngraft.comparison.factorial import factorial, squares
 from attngraft.errors import RunError
 from attngraft.reporting import write_report
-from attngraft.sealing import write_sealed_json
 from attngraft.statistics.effects import crossed_effect
 from attngraft.tasks import Classification
 from attngraft.training import Evaluation

@@ -20,7 +20,7 @@ from faulting import Calls, die, forked
 from PIL import Image
 
 from attngraft.continual.drift import detector
-from attngraft.continual.guard.ledger import AlphaLedger
+from attngraft.continual.guard.alpha_spending import AlphaLedger
 from attngraft.continual.stream.watch import watch
 from attngraft.continual.stream.watch_options import WatchOptions
 from attngraft.continual.stream_log import StreamLog

@@ -18,7 +18,7 @@ import attngraft as ag
 from attngraft.continual.adaptation.adapt import adapt
 from attngraft.continual.adaptation.adaptation_record import adaptations
 from attngraft.continual.adaptation.create_store import create_store
-from attngraft.continual.adaptation.guard_contest import lost_attempts
+from attngraft.continual.adaptation.promotion import lost_attempts
 from attngraft.continual.adaptation.release_test import release
 from attngraft.continual.images.stored_domains import Domains
 from attngraft.data import ImageSet, load_data

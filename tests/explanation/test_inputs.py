@@ -13,9 +13,9 @@ from PIL import Image
 from sealed import read_plain
 
 import attngraft as ag
+from attngraft.checksums import write_sealed_json
 from attngraft.errors import ConfigError, DataError
 from attngraft.explanation.inputs import open_subject
-from attngraft.sealing import write_sealed_json
 from attngraft.surgery import grafts
 from attngraft.training import evaluate
 

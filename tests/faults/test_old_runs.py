@@ -20,9 +20,9 @@ from training_helpers import (
 )
 
 import attngraft as ag
+from attngraft.checksums import check_seal
 from attngraft.errors import RunError
 from attngraft.reporting import write_report
-from attngraft.sealing import check_seal
 from attngraft.surgery import graft
 from attngraft.training import FitResult, RunFolder
 

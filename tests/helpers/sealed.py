@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from attngraft.sealing import SEAL, write_sealed_json
+from attngraft.checksums import SEAL, write_sealed_json
 
 
 def read_plain(path: Path) -> dict[str, Any]:

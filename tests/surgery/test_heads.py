@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attngraft as ag
-from attngraft.backbones.heads import published_heads
+from attngraft.backbones.classifier_layers import published_heads
 from attngraft.errors import BackboneError, GraftError
 from attngraft.surgery import find_head, replace_head_
 

@@ -14,8 +14,8 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.backbones import backbone_info
+from attngraft.checksums import write_sealed
 from attngraft.errors import BackboneError, RunError
-from attngraft.sealing import write_sealed
 from attngraft.surgery import check_live, describe, graft_plan
 
 SIZE = (3, 32, 32)

@@ -23,7 +23,7 @@ from attngraft.training.checkpoint import (
     restore_optimizer_,
     write_checkpoint,
 )
-from attngraft.training.dynamic import Pace
+from attngraft.training.dynamic_attention import Pace
 
 
 def checkpoint_at(step: int, **tensors: torch.Tensor) -> Checkpoint:

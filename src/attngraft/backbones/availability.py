@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
+from ..connectivity import is_reachable
 from ..errors import BackboneError
-from ..network import is_reachable
 
 
 def is_in_torch_cache(url: str) -> bool:

@@ -11,11 +11,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from ..checksums import file_hash
 from ..errors import BackboneError
-from ..sealing import file_hash
-from ..untrusted import open_tensors
+from ..safetensors_files import open_tensors
 from .channels import adapted_weight, differs_in_channels, input_layer
-from .heads import published_heads
+from .classifier_layers import published_heads
 from .torch_zip import SUFFIXES, read_archive
 
 NESTED = ("state_dict_ema", "model_ema", "ema", "state_dict", "model_state", "model")  # the first that is there

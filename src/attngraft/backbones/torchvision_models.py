@@ -11,7 +11,7 @@ from ..config import Preprocessing
 from ..errors import BackboneError, first_line, nearest
 from .availability import is_in_torch_cache, require_network
 from .channels import adapt_input_
-from .heads import last_layer, replace_layer_
+from .classifier_layers import last_layer, replace_layer_
 from .metadata import BackboneInfo, note_backbone_
 
 PREFIX = "torchvision:"

@@ -113,7 +113,7 @@ def _release(store: Path, as_json: bool) -> None:
 
 
 def _verify(store: Store, as_json: bool) -> None:
-    from ..continual.adaptation.guard_contest import lost_attempts
+    from ..continual.adaptation.promotion import lost_attempts
     from ..continual.images.stored_domains import Domains
 
     lost = lost_attempts(store)

@@ -9,12 +9,12 @@ from typing import Any
 
 from torch import nn
 
+from ..checksums import read_record, write_record
 from ..config import from_dict, to_dict
 from ..data import class_changes
 from ..environment import versions
 from ..errors import RunError
 from ..formats import RECORD_FORMATS
-from ..sealing import read_record, write_record
 from ..settings.recipe import completed_recipe
 from ..tasks import describe_task
 from ..training import PREDICTIONS_FILE, DataRecord, Precision, choose_precision, parse_precision

@@ -5,8 +5,8 @@ from ..surgery.version_store.version import Version
 from .adaptation.adapt import adapt
 from .adaptation.adaptation_record import Adaptation
 from .adaptation.create_store import create_store
+from .adaptation.partial_update import AdaptOptions
 from .adaptation.release_test import release
-from .adaptation.update import AdaptOptions
 from .guard.guard import GuardPolicy
 from .images.split_assignment import Shares
 from .search.iterate import iterate

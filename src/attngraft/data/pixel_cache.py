@@ -14,8 +14,8 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from ..checksums import read_sealed_json, write_sealed_json
 from ..errors import DataError, RunError
-from ..sealing import read_sealed_json, write_sealed_json
 from .read_image import printable
 
 _CHUNK = 1 << 20

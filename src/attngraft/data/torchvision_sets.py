@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from ..connectivity import is_reachable
 from ..errors import DataError
-from ..network import is_reachable
 
 _READ_TIMEOUT_S = 30.0
 

@@ -17,20 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..benchmarking.bench_result import BENCH_FORMAT, BenchResult
-from ..comparison.comparison_record import ComparisonRecord
-from ..config import from_dict, to_dict
-from ..errors import ConfigError, RunError
-from ..files import MOST_JSON_BYTES
-from ..formats import check_format
-from ..sealing import (
+from ..checksums import (
     MOST_NAMES_BYTES,
     is_own,
     read_record,
     read_sealed_json,
 )
+from ..comparison.comparison_record import ComparisonRecord
+from ..config import from_dict, to_dict
+from ..errors import ConfigError, RunError
+from ..files import MOST_JSON_BYTES
+from ..formats import check_format
 from ..tasks import task_from
 from ..training import RunFolder, RunRecord
-from .shape import (
+from .schema import (
     EXPLANATION,
     ITERATION,
     OPTIONAL_EXPLANATION,
@@ -189,7 +189,7 @@ def read_predictions(run_dir: Path, classes: int) -> Predictions | None:
     """The predictions of a run, or None where the file is missing, damaged or of other classes."""
     from safetensors import SafetensorError
 
-    from ..untrusted import open_tensors
+    from ..safetensors_files import open_tensors
 
     try:
         with open_tensors(run_dir / "predictions.safetensors", "np", MOST_NAMES_BYTES) as tensors:

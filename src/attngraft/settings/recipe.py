@@ -105,7 +105,7 @@ class Recipe:
     dynamic: Dynamic = setting(
         "off",
         "What follows the trend of the loss: the learning rate of the grafts, the strength of their gates, or both "
-        "(see attngraft.training.dynamic); no effect without grafts.",
+        "(see attngraft.training.dynamic_attention); no effect without grafts.",
     )
     on_nonfinite: OnNonfinite = setting(
         "stop",

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from ..backbones.heads import named_classifiers, replace_layer_
+from ..backbones.classifier_layers import named_classifiers, replace_layer_
 from ..errors import BackboneError
 from .model_output import main_output
 from .sites import resolve_input

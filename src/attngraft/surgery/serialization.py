@@ -26,6 +26,12 @@ from ..backbones import (
     reads_files,
 )
 from ..backbones.channels import adapt_input_
+from ..checksums import (
+    check_seal,
+    check_written,
+    is_own,
+    write_sealed,
+)
 from ..config import Preprocessing, from_dict, to_dict
 from ..errors import (
     BackboneError,
@@ -34,13 +40,7 @@ from ..errors import (
     RunError,
 )
 from ..formats import MODEL_FORMAT, own_version
-from ..sealing import (
-    check_seal,
-    check_written,
-    is_own,
-    write_sealed,
-)
-from ..untrusted import Shapes, open_tensors, shapes_of
+from ..safetensors_files import Shapes, open_tensors, shapes_of
 from .graft import (
     check_live,
     graft_,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..errors import RunError
-from ..untrusted import Shapes
+from ..safetensors_files import Shapes
 
 SLACK = 1 << 24  # elements beyond those of the file: heads that are replaced, and other passing things
 _FACTORIES = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}

@@ -13,12 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ..checksums import check_seal, check_written, write_sealed
 from ..config import from_dict
 from ..errors import ConfigError, NotFiniteError, RunError
 from ..formats import CHECKPOINT_FORMAT, own_version
-from ..sealing import check_seal, check_written, write_sealed
-from ..untrusted import open_tensors
-from .dynamic import Pace
+from ..safetensors_files import open_tensors
+from .dynamic_attention import Pace
 from .nonfinite import first_not_finite
 
 KEPT = 2

@@ -17,15 +17,15 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
+from ..checksums import MOST_NAMES_BYTES, changed, check_seal, write_sealed
 from ..config import Preprocessing
 from ..data import Batch, ImageSet, Loader, build_transform, make_loader
 from ..errors import NotFiniteError, RunError
-from ..sealing import MOST_NAMES_BYTES, changed, check_seal, write_sealed
+from ..safetensors_files import open_tensors
 from ..surgery import check_live
 from ..surgery.model_output import main_output
 from ..tasks import Classification, Rows, Task, describe_task, find_metric, task_from, task_of
 from ..tasks.classification import correct
-from ..untrusted import open_tensors
 from .distributed import World
 from .oom import Portions
 from .precision import Precision

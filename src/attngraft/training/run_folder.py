@@ -13,17 +13,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from ..config import to_dict
-from ..data import class_changes
-from ..errors import ConfigError, RunError
-from ..files import write_text
-from ..locking import LOCK_FILE
-from ..sealing import (
+from ..checksums import (
     changed,
     file_hash,
     read_record,
     write_record,
 )
+from ..config import to_dict
+from ..data import class_changes
+from ..errors import ConfigError, RunError
+from ..files import write_text
+from ..locking import LOCK_FILE
 from .disk_space import check_space
 from .run_record import RunRecord
 

@@ -33,7 +33,7 @@ from .checkpoint import (
     restore_optimizer_,
     write_checkpoint,
 )
-from .dynamic import possible, strengthen_
+from .dynamic_attention import possible, strengthen_
 from .early_stopping import (
     Rows,
     ShouldStop,

@@ -31,9 +31,9 @@ from .adaptation_record import (
     learned_domains,
 )
 from .candidate_training import ADAPTED, ALL, NONE, CandidateTraining, collect_images
-from .guard_contest import GuardContest, Verdict, policy_of
+from .partial_update import AdaptOptions, check_update, with_classes, with_whole_head
+from .promotion import GuardContest, Verdict, policy_of
 from .store_history import update_history
-from .update import AdaptOptions, check_update, with_classes, with_whole_head
 
 MACHINE_OPTIONS = ("device", "precision", "workers")
 Classes = Literal["known", "extend"]

@@ -14,7 +14,7 @@ from ...files import read_json, write_json
 from ...surgery.version_store.store import Store
 from ...timestamp import timestamp
 from ..images.stored_domains import Domain, Domains, learned_numbers
-from .update import AdaptOptions
+from .partial_update import AdaptOptions
 
 ADAPTATIONS_FOLDER = "adaptations"
 ADAPTATION_FILE = "adaptation.json"

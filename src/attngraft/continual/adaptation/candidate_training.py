@@ -32,7 +32,7 @@ from ...training import (
 )
 from ..images.stored_domains import Domain, fingerprint
 from .adaptation_record import Blend, BlendPoint, VariantRow
-from .update import AdaptOptions, blended, refresh_statistics_, update_recipe
+from .partial_update import AdaptOptions, blended, refresh_statistics_, update_recipe
 
 TRAINED, REFRESHED = "trained", "new"
 PRECISION = Precision("fp32", "channels_last")  # for all versions alike; faster than contiguous on most processors

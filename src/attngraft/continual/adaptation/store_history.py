@@ -17,7 +17,7 @@ from ..images.stored_domains import Domain, Domains
 from ..stream_log import stream_summary
 from .adaptation_record import PROMOTED, REJECTED, Adaptation, adaptations
 from .candidate_training import evaluate_version
-from .guard_contest import policy_of
+from .promotion import policy_of
 
 HISTORY_FILE = "history.json"
 HISTORY_FORMAT = 1

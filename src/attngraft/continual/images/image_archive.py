@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from ...checksums import MOST_NAMES_BYTES, changed, check_seal, file_hash, write_sealed
 from ...data import ClassLabels, ImageSet
 from ...data.near_duplicates.small_copies import NUMBERS, Thumbnails
 from ...data.pixel_store import PixelStore
 from ...errors import RunError
 from ...files import write_atomically
-from ...sealing import MOST_NAMES_BYTES, changed, check_seal, file_hash, write_sealed
-from ...untrusted import open_tensors
+from ...safetensors_files import open_tensors
 
 PIXELS_FILE = "pixels.u8"
 IMAGES_FILE = "images.safetensors"

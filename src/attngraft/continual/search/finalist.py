@@ -6,10 +6,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
+from ...checksums import file_hash
 from ...data import ImageSet
 from ...errors import RunError, TrainingError
 from ...files import write_atomically
-from ...sealing import file_hash
 from ...surgery import load
 from ...surgery.serialization import MODEL_FILE
 from ...training import PREDICTIONS_FILE, Evaluation

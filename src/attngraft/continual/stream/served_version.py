@@ -15,7 +15,7 @@ from ...surgery.version_store.store import Store
 from ...training import Evaluation
 from ..adaptation.adaptation_record import learned_domains
 from ..adaptation.candidate_training import evaluate_version
-from ..adaptation.update import refresh_statistics_
+from ..adaptation.partial_update import refresh_statistics_
 from ..drift.detector import DriftPolicy
 from .reference_pool import ReferencePool
 

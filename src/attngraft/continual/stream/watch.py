@@ -18,8 +18,8 @@ from ...locking import only_one
 from ...surgery.version_store.store import Store
 from ..adaptation.adapt import adapt, adapt_to_kept, split_options
 from ..adaptation.adaptation_record import Adaptation, adaptations
+from ..adaptation.partial_update import check_update
 from ..adaptation.store_history import update_history
-from ..adaptation.update import check_update
 from ..drift.detector import WindowTest
 from ..drift.drift_reference import input_statistics
 from ..images.split_assignment import deduplicate

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ...backbones import backbone_info, note_backbone_
-from ...backbones.heads import replace_layer_
+from ...backbones.classifier_layers import replace_layer_
 from ...errors import BackboneError, GraftError, RunError
 from ...files import write_atomically
-from ...untrusted import open_tensors
+from ...safetensors_files import open_tensors
 from ..graft import check_live, uncompiled
 
 DELTA_FORMAT = 1

@@ -19,13 +19,13 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ...backbones import backbone_info, noted_preprocessing
+from ...checksums import file_hash
 from ...config import to_dict
 from ...costs import count_parameters
 from ...environment import versions as library_versions
 from ...errors import ConfigError, GraftError, RunError
 from ...files import install_folder, write_json, write_text
 from ...locking import only_one
-from ...sealing import file_hash
 from ...timestamp import timestamp
 from ..graft import graft_plan, uncompiled
 from ..serialization import SavedModel, classes_of, describe, fold_note, load, load_version, save

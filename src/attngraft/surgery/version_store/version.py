@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...checksums import file_hash
 from ...config import Preprocessing, from_dict
 from ...errors import ConfigError, RunError
 from ...files import read_json
-from ...sealing import file_hash
 from .delta import newer
 
 STORE_FORMAT = 1

@@ -8,7 +8,7 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.backbones import preprocessing_of
-from attngraft.continual.adaptation.update import (
+from attngraft.continual.adaptation.partial_update import (
     AdaptOptions,
     blended,
     check_update,

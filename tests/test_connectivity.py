@@ -3,7 +3,7 @@ from __future__ import annotations
 import http.server
 import threading
 
-from attngraft.network import is_reachable
+from attngraft.connectivity import is_reachable
 
 
 def test_a_host_that_hangs_is_given_up_soon(monkeypatch):

@@ -12,8 +12,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from training_helpers import classes_evaluation
 
+from attngraft.checksums import check_seal, file_hash, read_record, read_sealed_json, write_sealed, write_sealed_json
 from attngraft.errors import RunError
-from attngraft.sealing import check_seal, file_hash, read_record, read_sealed_json, write_sealed, write_sealed_json
 from attngraft.training import Evaluation
 
 RECORD = {"format": 2, "kind": "run", "text": 'a "sha256": "' + "a" * 64 + '" inside', "versions": {"attngraft": "7.0"}}

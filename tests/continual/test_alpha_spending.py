@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from attngraft.continual.guard.ledger import AlphaLedger, share
+from attngraft.continual.guard.alpha_spending import AlphaLedger, share
 from attngraft.errors import ConfigError, RunError
 
 

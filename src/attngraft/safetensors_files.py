@@ -10,8 +10,8 @@ from typing import Any
 
 from safetensors import safe_open
 
+from .checksums import MOST_HEADER_BYTES, read_header
 from .errors import RunError
-from .sealing import MOST_HEADER_BYTES, read_header
 
 MOST_TENSORS = 50_000  # the largest networks have thousands, with all that an optimizer keeps
 _ENTRY = re.compile(rb'[^\\]":\s*\{')  # one per tensor; in the texts of the metadata quotes are escaped

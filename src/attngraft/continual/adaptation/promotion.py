@@ -15,9 +15,9 @@ from ...costs import measure_latency
 from ...data import ImageSet, evenly_spread, joined
 from ...errors import RunError
 from ...surgery.version_store.store import Store
+from ..guard.alpha_spending import AlphaLedger, Attempt
 from ..guard.forecast import forecast
 from ..guard.guard import GuardPolicy, GuardSizes, PairedCorrect, judge, over_budget
-from ..guard.ledger import AlphaLedger, Attempt
 from ..images.stored_domains import Domain
 from .adaptation_record import PROMOTED, REFUSED, REJECTED, adaptations
 from .candidate_training import MOST_TUNED, evaluate_version, images_of
