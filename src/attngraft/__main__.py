@@ -1,4 +1,4 @@
-"""`attngraft` and `python -m attngraft`, also under torchrun."""
+"""Entry point of `attngraft` and `python -m attngraft`, also under torchrun."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that notice when they were changed: each carries the SHA-256 of its own bytes.
+"""Files that carry the SHA-256 of their own bytes, so that changes are detected.
 
 The seal is 64 hexadecimal digits at one place of the file, and the hash is that of the file with zeros in their place.
 So no other file has to vouch for it, nothing can come between two writes, and every bit counts, those of a header too.

@@ -1,4 +1,4 @@
-"""Frozen settings shared by several layers, and their way to and from JSON, TOML and CLI flags."""
+"""Frozen settings shared by several layers, to and from JSON, TOML and CLI options."""
 
 from __future__ import annotations
 

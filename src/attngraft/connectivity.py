@@ -1,4 +1,4 @@
-"""Ask in seconds whether a host can be reached, so that a missing network is a sentence and never a hang."""
+"""Check within seconds whether a host is reachable."""
 
 from __future__ import annotations
 

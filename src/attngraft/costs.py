@@ -1,4 +1,4 @@
-"""What a model costs: parameters, multiply-accumulates, latency."""
+"""Costs of a model: parameters, multiply-accumulates, latency."""
 
 from __future__ import annotations
 

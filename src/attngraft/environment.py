@@ -1,4 +1,4 @@
-"""On what a result was made: hardware and versions, for run folders and benchmarks."""
+"""Hardware and versions, as results record them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The errors a user can cause, each one sentence: what was got, what was expected, what to do."""
+"""Errors that users can cause, each one sentence: what was got, expected, and what to do."""
 
 from __future__ import annotations
 

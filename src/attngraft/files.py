@@ -1,4 +1,4 @@
-"""Files that are either there whole or not there: write beside, flush to disk, rename."""
+"""Write files atomically: temporary file, fsync, rename."""
 
 from __future__ import annotations
 

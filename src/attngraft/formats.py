@@ -1,4 +1,4 @@
-"""Formats of files: what this version reads, and what to say of one that it does not."""
+"""Versions of file formats: which ones this release reads."""
 
 from __future__ import annotations
 

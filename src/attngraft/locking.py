@@ -1,4 +1,4 @@
-"""One process at a time: a lock of the operating system that ends with the process that holds it."""
+"""Lock a folder for one process; the lock ends with the process."""
 
 from __future__ import annotations
 

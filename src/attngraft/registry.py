@@ -1,4 +1,4 @@
-"""One kind of table for everything that is chosen by name."""
+"""A registry: names to entries, with did-you-mean."""
 
 from __future__ import annotations
 

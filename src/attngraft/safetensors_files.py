@@ -1,4 +1,4 @@
-"""Opening safetensors files that may come from anywhere."""
+"""Open safetensors files from untrusted sources."""
 
 from __future__ import annotations
 

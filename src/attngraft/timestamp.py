@@ -1,4 +1,4 @@
-"""The time, as records write it."""
+"""Timestamps of records."""
 
 from __future__ import annotations
 

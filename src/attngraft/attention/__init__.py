@@ -1,4 +1,4 @@
-"""Attention modules: one file each, one table of all, one contract."""
+"""Attention modules: one file each, one registry, one contract."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Load weights that authors published into modules built with init="paper"."""
+"""Load the authors' published weights into modules built with init="paper"."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control: the parameters of an attention without its gates."""
+"""Control: as many parameters as an attention, but no gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every attention promises, and the seam between computing gates and applying them."""
+"""The contract of all attentions: base class, gates, registry entry."""
 
 from __future__ import annotations
 

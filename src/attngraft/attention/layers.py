@@ -1,4 +1,4 @@
-"""The small layers that several attentions are built from."""
+"""Small layers that several attentions share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CBAM with the poolings averaged before the layers, as in timm."""
+"""CBAM on the average of mean and max pooling, as in timm."""
 
 from __future__ import annotations
 

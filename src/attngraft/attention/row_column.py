@@ -1,4 +1,4 @@
-"""A spatial gate from one map over rows and one over columns."""
+"""Spatial gate from one map over rows and one over columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Control: a learned scale per channel that does not look at the input."""
+"""Control: a learned scale per channel, independent of the input."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether published weights can be had: on this machine already, or over the network."""
+"""Check whether published weights are cached or can be downloaded."""
 
 from __future__ import annotations
 

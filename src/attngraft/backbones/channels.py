@@ -1,4 +1,4 @@
-"""Inputs with another number of channels: the first convolution is adapted as timm does it."""
+"""Adapt the first convolution to another number of input channels, as timm does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The heads of published networks, and putting another layer in the place of one.
+"""Find and replace the classifier layer of networks from `create_backbone`.
 
 What a network of any origin computes its output with is found in a recorded forward pass, by `surgery.heads`. Here is
 what suffices for the networks that `create_backbone` makes.

@@ -1,4 +1,4 @@
-"""Create a backbone by name: timm, torchvision, the built-in ones, or what another layer registers."""
+"""Create a backbone by name: timm, torchvision, built-in, or a registered source."""
 
 from __future__ import annotations
 

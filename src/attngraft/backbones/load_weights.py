@@ -1,4 +1,4 @@
-"""Weights from a file of somebody else: found in it, named as the backbone names them, checked, copied."""
+"""Load a state dict from a file: find it, map its names, check and copy it."""
 
 from __future__ import annotations
 

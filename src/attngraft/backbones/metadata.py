@@ -1,4 +1,4 @@
-"""What attngraft notes about a backbone: its spec, its classes, how it wants its images."""
+"""Metadata of a backbone: its spec, classes and preprocessing."""
 
 from __future__ import annotations
 

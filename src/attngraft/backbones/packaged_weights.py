@@ -1,4 +1,4 @@
-"""Pretrained weights that come as a Python package, so that no download is needed."""
+"""Pretrained weights from Python packages, without a download."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pickle inside a file of torch.save would do, found out without doing it.
+"""Check the pickle inside a torch.save file without executing it.
 
 torch.load(weights_only=True) runs no code, but a hostile file can still make it take any amount of memory. So the
 instructions are followed here first, on stand-ins: only what a state dict needs is let through.

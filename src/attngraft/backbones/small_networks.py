@@ -1,4 +1,4 @@
-"""Backbones for small images that neither timm nor torchvision has in this form."""
+"""Small ResNets and CNNs for small images, in forms that timm and torchvision lack."""
 
 from __future__ import annotations
 

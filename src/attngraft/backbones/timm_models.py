@@ -1,4 +1,4 @@
-"""Backbones of timm, "timm:NAME". timm is imported when the first one is asked for."""
+"""Backbones from timm, "timm:NAME"; timm is imported on first use."""
 
 from __future__ import annotations
 

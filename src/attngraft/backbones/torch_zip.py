@@ -1,4 +1,4 @@
-"""Weights that torch.save wrote (.pth, .pt, .bin, .ckpt), read without trust."""
+"""Read torch.save files (.pth, .pt, .bin, .ckpt) from untrusted sources."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classifiers of torchvision, "torchvision:NAME". torchvision is imported when the first one is asked for."""
+"""Classifiers from torchvision, "torchvision:NAME"; torchvision is imported on first use."""
 
 from __future__ import annotations
 

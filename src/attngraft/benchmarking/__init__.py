@@ -1,4 +1,4 @@
-"""What attention costs on this machine, against peers that compute the same function, in one run."""
+"""Measure what attention costs on this machine, against equivalent implementations."""
 
 from .bench import bench
 from .bench_result import BENCH_FILE, BenchResult

@@ -1,4 +1,4 @@
-"""All parts of a bench, one after the other."""
+"""Run all parts of a benchmark."""
 
 from __future__ import annotations
 

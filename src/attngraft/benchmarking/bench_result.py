@@ -1,4 +1,4 @@
-"""What a bench found: frozen values that go to JSON and come back."""
+"""Results of a benchmark: frozen dataclasses, to and from JSON."""
 
 from __future__ import annotations
 

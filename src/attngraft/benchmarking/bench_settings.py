@@ -1,4 +1,4 @@
-"""What a bench measures: parts, attentions, precisions, sizes."""
+"""Settings of a benchmark: parts, attentions, precisions, sizes."""
 
 from __future__ import annotations
 

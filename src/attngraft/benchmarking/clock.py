@@ -1,4 +1,4 @@
-"""Timing on a machine that is never quite quiet: interleaved rounds, ratios within a round, medians and quartiles."""
+"""Timing on noisy machines: interleaved rounds, ratios within a round, medians and quartiles."""
 
 from __future__ import annotations
 

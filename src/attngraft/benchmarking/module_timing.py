@@ -1,4 +1,4 @@
-"""Attentions alone on feature maps, against timm, the compiler, the reference and the cost of moving the data."""
+"""Time attention modules on feature maps against timm, torch.compile, the reference and memory traffic."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole networks: plain, grafted, and with timm's own attention at the same sites."""
+"""Time whole networks: plain, grafted, and with timm's own attention at the same sites."""
 
 from __future__ import annotations
 

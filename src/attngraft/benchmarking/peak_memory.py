@@ -1,4 +1,4 @@
-"""Memory of a training step: plain, grafted, and with timm's own attention, each in a fresh process."""
+"""Peak memory of a training step: plain, grafted and timm's, each in a fresh process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory of one training step of one network, measured in a process of its own: JSON in, JSON out."""
+"""Child process that measures the memory of one training step: JSON in, JSON out."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The work that networks are timed on: one training step, one forward pass."""
+"""The steps that are timed: one training step, one forward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""timm's modules and networks that compute the same function as ours, with the same weights, or the reason why not."""
+"""timm modules and networks with our weights that compute the same function, or why there is none."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `fit` costs besides the model: its images/s beside those of bare training steps."""
+"""Training throughput: images/s of `fit` beside bare training steps."""
 
 from __future__ import annotations
 

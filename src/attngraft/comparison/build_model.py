@@ -1,4 +1,4 @@
-"""The one place where the model of a run comes about: fresh backbone, head, plan, grafts, each from the seed alone."""
+"""Build the model of a run: backbone, head, plan and grafts, all from the seed."""
 
 from __future__ import annotations
 

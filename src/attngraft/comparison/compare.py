@@ -1,4 +1,4 @@
-"""The comparison itself: the same seeds for every variant, everything kept, nothing done twice.
+"""Train every variant with the same seeds and compare them.
 
 Pairs are made by construction: one seed gives every variant the same split, data order, augmentation, dropout and
 head initialisation, so that the variants differ in their grafts and in nothing else.

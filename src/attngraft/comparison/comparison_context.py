@@ -1,4 +1,4 @@
-"""What all runs of a comparison share."""
+"""Everything that the runs of a comparison share."""
 
 from __future__ import annotations
 

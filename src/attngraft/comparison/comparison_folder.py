@@ -1,4 +1,4 @@
-"""The folder of a comparison: what was asked for, and whether it may be continued."""
+"""The folder of a comparison: its settings, and whether it may be continued."""
 
 from __future__ import annotations
 

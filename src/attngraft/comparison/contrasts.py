@@ -1,4 +1,4 @@
-"""From the predictions of all runs to effects and verdicts: no training, no files of models."""
+"""Compute effects and verdicts from the predictions of all runs."""
 
 from __future__ import annotations
 

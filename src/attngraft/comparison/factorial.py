@@ -1,4 +1,4 @@
-"""What each half of CBAM contributes when networks are trained with one, the other, both or none: a 2 x 2 design.
+"""The 2 x 2 design of channel and spatial gates: main effects and interaction.
 
 Switching a half of a trained network off says what that network rests on; training without it says what it is needed
 for, as what remains can make up for what is missing.

@@ -1,4 +1,4 @@
-"""Thumbnails of the test images whose predictions changed, so that a report needs the data no more."""
+"""Thumbnails of test images whose predictions changed, for the report."""
 
 from __future__ import annotations
 

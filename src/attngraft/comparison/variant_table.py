@@ -1,4 +1,4 @@
-"""The table of a comparison: the score of each variant over its seeds, and what it costs."""
+"""The table of a comparison: scores over seeds, and costs, per variant."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Variants: the columns of a comparison, written NAME[@WHERE][:option=value,...]."""
+"""Variants of a comparison, written NAME[@WHERE][:option=value,...]."""
 
 from __future__ import annotations
 

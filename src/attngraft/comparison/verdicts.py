@@ -1,4 +1,4 @@
-"""What an effect allows to say, in sentences for engineers."""
+"""Verdicts: sentences about an effect, its interval and its power."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dynamic learning: iterate until a requirement is met, adapt when the data change, never promote what is worse."""
+"""Search until a requirement is met; adapt a served model when the data change."""
 
 from ..surgery.version_store.store import Store
 from ..surgery.version_store.version import Version

@@ -1,4 +1,4 @@
-"""The append-only log of a watched stream, from which the state of the watch follows."""
+"""The append-only log of a stream; the state of `watch` follows from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the object is in each image: boxes that a data set brings along, or a CSV file names."""
+"""Bounding boxes of objects, from a data set or a CSV file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From decoded images to a data set: splits, checks, report and fingerprint. The same for every source."""
+"""Build a data set from decoded images: splits, checks, report, fingerprint."""
 
 from __future__ import annotations
 

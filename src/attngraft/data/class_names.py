@@ -1,4 +1,4 @@
-"""Two lists of class names that should be one: what differs, and why it may."""
+"""Compare two lists of class names, and explain how they differ."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Image sets whose pixels lie in different stores, as one image set; no pixel is copied."""
+"""Concatenate image sets without copying pixels."""
 
 from __future__ import annotations
 

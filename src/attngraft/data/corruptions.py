@@ -1,4 +1,4 @@
-"""Images made worse on purpose: eight common corruptions in five severities."""
+"""Eight common image corruptions in five severities, as in ImageNet-C."""
 
 from __future__ import annotations
 

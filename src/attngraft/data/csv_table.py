@@ -1,4 +1,4 @@
-"""Read CSV files: the one reader behind lists of images, data sets and boxes."""
+"""Read CSV files: lists of images, data sets and boxes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The values that data is made of: a set of images, a data set of up to three of them, and what was noticed."""
+"""Image sets, data sets with splits, and what was noticed while reading."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`cluttered-digits`: real handwritten digits, each among fragments of others, at a place that is known.
+"""The built-in data set `cluttered-digits`: handwritten digits among fragments of others.
 
 A small task on which looking at the right place pays, made of data that travels with the library. Everything is
 computed in whole numbers, so that the pixels are the same on every machine.

@@ -1,4 +1,4 @@
-"""A folder of domains: the same classes as photos, sketches, ..., each a data set of its own."""
+"""Load a folder of domains (photos, sketches, ...) that share classes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the images in a folder of class folders, with or without folders for the splits above them."""
+"""Find images in class folders, with or without split folders above them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which part of a stored image becomes the input at evaluation, and where a point of it ends up."""
+"""Crop, squash or pad to the input size, and map points from the image to the input."""
 
 from __future__ import annotations
 

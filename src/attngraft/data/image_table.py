@@ -1,4 +1,4 @@
-"""CSV files that list images with what they are labelled with: classes, sets of labels or numbers."""
+"""Data sets from CSV files: classes, several labels or numbers per image."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images to look at with a trained model, whose classes are known already: labelled by their folders, or not at all."""
+"""Images for a trained model, with labels from class folders or without labels."""
 
 from __future__ import annotations
 

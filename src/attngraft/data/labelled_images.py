@@ -1,4 +1,4 @@
-"""All labelled images of a source in one set: the data that a model which is in use may go on to learn from."""
+"""Load all labelled images of a source as one set, for a model in use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pictures that are in two splits, equal or alike; and splits in which no picture is."""
+"""Report and fix leaks: equal or nearly equal images in two splits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches whose order and augmentation depend on (seed, epoch, sample index) and on nothing else."""
+"""Data loader whose order and augmentation depend on (seed, epoch, sample index) alone."""
 
 from __future__ import annotations
 

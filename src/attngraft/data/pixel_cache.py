@@ -1,4 +1,4 @@
-"""The cache file for decoded pixels that are too many for memory, and the writer that decides between the two."""
+"""Cache file for decoded pixels that do not fit in memory."""
 
 from __future__ import annotations
 

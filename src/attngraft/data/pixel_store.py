@@ -1,4 +1,4 @@
-"""Decoded pixels: read once, shrunk, and kept as one flat buffer in memory or in a cache file."""
+"""Decoded pixels in one flat buffer, in memory or in a cache file."""
 
 from __future__ import annotations
 

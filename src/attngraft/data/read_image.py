@@ -1,4 +1,4 @@
-"""Read one image file safely: whatever is on the disk becomes 8-bit RGB or one sentence."""
+"""Read one image file safely, as 8-bit RGB, or raise one sentence."""
 
 from __future__ import annotations
 

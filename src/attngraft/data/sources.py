@@ -1,4 +1,4 @@
-"""Where data comes from: a folder of images, or a source that is built in."""
+"""Registry of data sources, and `load_data`."""
 
 from __future__ import annotations
 

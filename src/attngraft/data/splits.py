@@ -1,4 +1,4 @@
-"""Seeded choices of images that depend on what the images are, never on the order of the file system."""
+"""Seeded splits that depend on the images, not on the order of files."""
 
 from __future__ import annotations
 

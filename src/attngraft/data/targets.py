@@ -1,4 +1,4 @@
-"""What the images of a set are labelled with: one kind of targets per kind of task."""
+"""Targets of an image set: class labels, label sets or numbers."""
 
 from __future__ import annotations
 

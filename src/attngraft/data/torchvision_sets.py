@@ -1,4 +1,4 @@
-"""Published data sets in the file formats that torchvision reads."""
+"""Published data sets in the file formats of torchvision."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a stored image to the input of a backbone: random steps on pixels as stored, normalisation last."""
+"""Augmentation and normalisation, from stored pixels to the input of a backbone."""
 
 from __future__ import annotations
 

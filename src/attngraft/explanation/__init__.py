@@ -1,4 +1,4 @@
-"""Look into a trained model: its gates, what each part is worth, where it looks, and what can be folded away."""
+"""Explain a trained model: gates, ablations, saliency, folding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From scores on the same images to effects, shares and worths, each with its interval."""
+"""Effects, shares and Shapley values of ablations, with intervals."""
 
 from __future__ import annotations
 

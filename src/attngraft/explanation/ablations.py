@@ -1,4 +1,4 @@
-"""The cells of a decoupling: what is changed in each, and how well the model then does."""
+"""The ablations of a decoupling, and the scores of each."""
 
 from __future__ import annotations
 

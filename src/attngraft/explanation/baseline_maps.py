@@ -1,4 +1,4 @@
-"""Maps that know nothing of the model: what any other map has to be better than."""
+"""Baseline saliency maps that ignore the model: random, uniform, centre."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Switch parts of a trained model's attention off, exchange them, and say what each is worth."""
+"""Ablate and swap parts of a trained model's attention to measure what each is worth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What taking the attention apart found: effects of switches, shares of the parts, worth of the sites."""
+"""Result of a decoupling: effects of ablations, shares of parts, values of sites."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Some images, what the model answers to them, and where it looks."""
+"""Example images with predictions and saliency maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Everything that there is to say about a trained model's attention, in one folder."""
+"""Run all explanations of a trained model, into one folder."""
 
 from __future__ import annotations
 

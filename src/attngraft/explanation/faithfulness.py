@@ -1,4 +1,4 @@
-"""Does a map mark what the model's answer rests on? Measured by taking pixels away, against a random map."""
+"""Faithfulness of saliency maps: deletion, insertion and ROAD, against a random map."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fold away what hardly depends on the image, as far as the measured accuracy allows."""
+"""Fold gates that hardly depend on the image, within an accuracy tolerance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What folding made of a model, in numbers, in words and on disk."""
+"""Result of folding: numbers, sentences, files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was found out about the gates of a model, site by site."""
+"""Report of a model's gates, site by site."""
 
 from __future__ import annotations
 

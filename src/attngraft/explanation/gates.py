@@ -1,4 +1,4 @@
-"""What the gates of a model do over many images: how far from neutral, how much they depend on the image."""
+"""Statistics of a model's gates over many images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The images that a model is looked at with, as it sees them; they can be gone through any number of times."""
+"""Batches of images as the model sees them, repeatable any number of times."""
 
 from __future__ import annotations
 

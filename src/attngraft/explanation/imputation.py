@@ -1,4 +1,4 @@
-"""Fill missing pixels from their neighbours, so that a network cannot see which ones were taken away.
+"""Fill removed pixels from their neighbours (ROAD's noisy linear imputation).
 
 Noisy linear imputation of ROAD (Rong et al., ICML 2022, arXiv:2202.00449): each missing pixel is the weighted mean of
 its eight neighbours, missing or not, plus a little noise. That is one sparse system of equations per image. Here all

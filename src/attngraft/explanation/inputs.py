@@ -1,4 +1,4 @@
-"""What is explained: a trained model, the plain one beside it, and images that it did not learn from."""
+"""Inputs of an explanation: model, plain model, held-out images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a classifier answers to inputs that are at hand, without leaving a trace in it."""
+"""Probabilities of a classifier for given inputs, without changing its state."""
 
 from __future__ import annotations
 

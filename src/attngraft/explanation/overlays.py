@@ -1,4 +1,4 @@
-"""Pictures of where a model looks: its input with a map laid over it."""
+"""Overlay saliency maps on input images."""
 
 from __future__ import annotations
 

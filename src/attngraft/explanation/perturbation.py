@@ -1,4 +1,4 @@
-"""What a model answers while pixels are taken from its images, or given back, in the order of a map."""
+"""Probabilities while pixels are deleted or inserted in the order of a map."""
 
 from __future__ import annotations
 

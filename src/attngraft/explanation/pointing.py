@@ -1,4 +1,4 @@
-"""Does a map point at the object? Measured with boxes, against maps that know nothing."""
+"""The pointing game: does a map's maximum lie inside the object's box?"""
 
 from __future__ import annotations
 

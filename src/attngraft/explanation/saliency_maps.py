@@ -1,4 +1,4 @@
-"""How important each pixel is to a model: read from the gates of its grafts, or by Grad-CAM."""
+"""Saliency maps from gates and from Grad-CAM."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where a model looks, whether that is what its answer rests on, and whether it is the object."""
+"""Report of saliency: maps, faithfulness, pointing game."""
 
 from __future__ import annotations
 

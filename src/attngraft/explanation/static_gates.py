@@ -1,4 +1,4 @@
-"""Which parts of which gates could be constants, and how much each would change what its graft puts out."""
+"""Rank gates by how little a constant in their place changes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sentences that matter, from the numbers of an explanation."""
+"""Summary sentences from the numbers of an explanation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The few primitives every attention is made of. Attention modules call them through this package only."""
+"""Primitives that every attention is built from."""
 
 from .backend_switch import using
 from .buffer_pool import empty_cache

@@ -1,4 +1,4 @@
-"""From a run folder to tables, charts and one self-contained HTML page."""
+"""Reports: tables, charts and one self-contained HTML page per folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The charts of a bench: bars of ratios, with quartiles, around 1."""
+"""Charts of a benchmark: bars of ratios with quartiles."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a bench."""
+"""The page of a benchmark."""
 
 from __future__ import annotations
 

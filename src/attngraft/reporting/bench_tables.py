@@ -1,4 +1,4 @@
-"""The tables of a bench, for its page and for the terminal."""
+"""Tables of a benchmark, for its page and the terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which classes are taken for which: of one run, and how that changes between two variants."""
+"""Confusion matrices of a run, and how they change between variants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages of a comparison and of a run have in common."""
+"""Sections that pages of comparisons and runs share."""
 
 from __future__ import annotations
 

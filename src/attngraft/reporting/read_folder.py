@@ -1,4 +1,4 @@
-"""Reading a run folder: JSON, metrics, predictions and images, and nothing outside the folder."""
+"""Read a run folder for reports, and nothing outside it."""
 
 from __future__ import annotations
 

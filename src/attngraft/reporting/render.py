@@ -1,4 +1,4 @@
-"""From the content of a page to its HTML."""
+"""Render a page to HTML."""
 
 from __future__ import annotations
 

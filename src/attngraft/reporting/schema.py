@@ -1,4 +1,4 @@
-"""A small check that a JSON document holds what a report needs, with the path of what is missing."""
+"""Check JSON documents against the schemas that reports need."""
 
 from __future__ import annotations
 

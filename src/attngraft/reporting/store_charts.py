@@ -1,4 +1,4 @@
-"""The charts of a store: its life, what an adaptation trades, and the stream that it watches."""
+"""Charts of a store: versions, adaptations, the watched stream."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of a store: what it serves, how it came to that, and what the guard has spent."""
+"""The page of a store: served version, history, error budget."""
 
 from __future__ import annotations
 

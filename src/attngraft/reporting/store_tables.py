@@ -1,4 +1,4 @@
-"""The tables of a store's page."""
+"""Tables of a store's page."""
 
 from __future__ import annotations
 

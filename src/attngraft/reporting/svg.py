@@ -1,4 +1,4 @@
-"""Charts as inline SVG whose colours are CSS variables, so one page serves light, dark and print."""
+"""Charts as inline SVG, coloured by CSS variables for light, dark and print."""
 
 from __future__ import annotations
 

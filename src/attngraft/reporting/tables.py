@@ -1,4 +1,4 @@
-"""Tables that are built once and shown on a page or in the terminal."""
+"""Tables for pages and the terminal alike."""
 
 from __future__ import annotations
 

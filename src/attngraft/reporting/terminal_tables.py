@@ -1,4 +1,4 @@
-"""Results for the terminal: tables for rich, and notes."""
+"""Tables and notes of results for the terminal."""
 
 from __future__ import annotations
 

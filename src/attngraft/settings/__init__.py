@@ -1,4 +1,4 @@
-"""What can be chosen about a training: the recipe, the data, the machine. Nothing here imports PyTorch."""
+"""Settings of training: recipe, data, machine. Nothing here imports PyTorch."""
 
 from .data_settings import DataSettings
 from .machine_settings import MachineSettings

@@ -1,4 +1,4 @@
-"""Recipes: how to train, as data. Packaged ones by name, own ones from a TOML file."""
+"""Recipes: packaged ones by name, others from TOML files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From loose options to checked settings."""
+"""Resolve loose options to checked settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bootstrap intervals of what is computed from means over images, and is no mean itself."""
+"""Bootstrap intervals of functions of means over images."""
 
 from __future__ import annotations
 

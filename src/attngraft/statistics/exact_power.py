@@ -1,4 +1,4 @@
-"""How often the paired tests say yes, and how many images they need for it.
+"""Power of the exact paired tests, and sample sizes.
 
 Powers are exact sums over the outcomes that the tests accept. Above MOST_EXACT images the normal approximation with a
 small supplement takes over, in which the third digit is not to be trusted.

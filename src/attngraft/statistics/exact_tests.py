@@ -1,4 +1,4 @@
-"""Exact tests of two models on the same images.
+"""Exact paired tests of two models on the same images.
 
 On n images the candidate ``gained`` some (right where the served model was wrong) and ``lost`` others (the other way
 round). On the remaining ones both agree, and they say nothing about the difference. All p-values are one-sided and hold

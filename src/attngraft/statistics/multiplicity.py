@@ -1,4 +1,4 @@
-"""Corrections for several comparisons at once."""
+"""Corrections for multiple comparisons."""
 
 from __future__ import annotations
 

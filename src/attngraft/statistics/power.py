@@ -1,4 +1,4 @@
-"""The power of a comparison over seeds and test images, and what would raise it."""
+"""Power of a comparison over seeds and test images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the worth of a whole is divided among its parts: Shapley values, exact and sampled, and interactions of pairs.
+"""Shapley values, exact and sampled, and pairwise interactions.
 
 The worth of a coalition is an array over images (N,), so that what follows has an interval over them. A coalition is a
 number whose bit i says that player i is in it.

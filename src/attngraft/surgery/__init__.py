@@ -1,4 +1,4 @@
-"""Find sites, plan, graft, ungraft, save: everything that changes the shape of a network."""
+"""Find sites, plan, graft, ungraft, save and load."""
 
 from .fold import PartFold, fold_grafts
 from .gate_hooks import computing, watching

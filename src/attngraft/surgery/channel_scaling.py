@@ -1,4 +1,4 @@
-"""Multiply a module's output by one number per channel, by changing the weights of the layer that makes it."""
+"""Scale a module's output per channel by scaling the weights of its last layer."""
 
 from __future__ import annotations
 

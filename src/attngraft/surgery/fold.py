@@ -1,4 +1,4 @@
-"""Fold constant gates away: into the weights of the host, or into a smaller attention."""
+"""Fold constant gates into the weights of the host, or into a smaller attention."""
 
 from __future__ import annotations
 

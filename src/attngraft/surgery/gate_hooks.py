@@ -1,4 +1,4 @@
-"""Let grafts compute their gates in another way for a while, or watch them compute: the model itself is not changed."""
+"""Context managers that record or replace the gates of grafts."""
 
 from __future__ import annotations
 

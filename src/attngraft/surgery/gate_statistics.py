@@ -1,4 +1,4 @@
-"""Statistics of gates, gathered batch by batch: memory does not grow with the number of images."""
+"""Running statistics of gates, in constant memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Apply a plan to a model, take it out again, and see that every graft is live.
+"""Apply a plan to a model, remove it, and check that every graft is live.
 
 The host module gets the attention as a child named `graft` and one forward hook that applies it, so every key of
 the backbone's `state_dict` stays as it was, and copying, pickling, compiling and exporting keep the attention.

@@ -1,4 +1,4 @@
-"""Run a model without data, weights or side effects: on a copy whose tensors have shapes and no storage."""
+"""Run a model on the meta device: shapes only, no data, no side effects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The main output of a network, whatever it wraps its tensors in."""
+"""Find the main output of a network in tuples, dicts and dataclasses."""
 
 from __future__ import annotations
 

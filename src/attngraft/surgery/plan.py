@@ -1,4 +1,4 @@
-"""A plan: which attention goes to which sites with which options. A value, printable, JSON."""
+"""Plans: which attention goes to which sites, with which options."""
 
 from __future__ import annotations
 

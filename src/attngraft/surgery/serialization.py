@@ -1,4 +1,4 @@
-"""A model on disk that describes itself: weights, backbone, plan and classes in one safetensors file."""
+"""Save and load models as one self-describing safetensors file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where attention can go: find the places in a backbone whose output may pass through an attention."""
+"""Find the sites of a backbone where attention can go."""
 
 from __future__ import annotations
 

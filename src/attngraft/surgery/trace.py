@@ -1,4 +1,4 @@
-"""One recorded forward pass: which module and which function produced which tensor, from which others.
+"""Trace a forward pass: which module produced which tensor, from which others.
 
 The pass runs on a twin of the model on the `meta` device, so it needs no data, copies no weights and takes a
 few hundredths of a second. A tensor is named by its identity and its version, because in-place operations

@@ -1,4 +1,4 @@
-"""Building networks for weights that are there already: without drawing others first, and in no more memory."""
+"""Build networks without initialising weights that are loaded afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks: what a network is trained to predict. One file each; `contract.py` says what every task promises."""
+"""Tasks: what a network is trained to predict, one file each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics of classification that are no means over images, and their values when each image is left out.
+"""Metrics of classification that are no means over images, with leave-one-out values.
 
 Rows are `probabilities` (N, K) and `labels` (N,). All sets of classes are fixed by the labels of the whole test set.
 """

@@ -1,4 +1,4 @@
-"""What training, comparison and reports ask of a task. Each task is one file that registers one class."""
+"""The contract of a task: outputs, loss, rows of predictions, metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The task of a model: noted on it, kept in its file, and read back."""
+"""The task of a model, as its file records it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contracts as checks: what every attention and every task of this library passes, for a class of your own.
+"""Contract checks for attentions and tasks of third parties.
 
 from attngraft.testing import check_attention, check_task
 

@@ -1,4 +1,4 @@
-"""The contract of an attention as a check for classes of third parties."""
+"""Check an attention against the contract."""
 
 from __future__ import annotations
 

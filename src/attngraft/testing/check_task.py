@@ -1,4 +1,4 @@
-"""The contract of a task as a check for classes of third parties."""
+"""Check a task against the contract."""
 
 from __future__ import annotations
 

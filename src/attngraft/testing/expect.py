@@ -1,4 +1,4 @@
-"""What a contract asks, as an error that names it."""
+"""Assertions of the contract checks."""
 
 from __future__ import annotations
 

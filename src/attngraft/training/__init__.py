@@ -1,4 +1,4 @@
-"""Recipes, phases, the training loop, checkpoints, evaluation, the run folder."""
+"""Training: phases, loop, checkpoints, evaluation, run folder."""
 
 from ..settings import DataSettings, MachineSettings, Phase, Recipe, Settings, load_recipe, recipes, resolve_settings
 from .distillation import Teacher

@@ -1,4 +1,4 @@
-"""The whole state of training in one safetensors file, written atomically; no pickle."""
+"""Checkpoints: the whole state of training in one safetensors file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the disk a run takes, so that a full one is said before the first step and not after a night."""
+"""Estimate the disk space of a run, and check it before the first step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A second model whose answers the trained one is held to: knowledge distillation, and learning without forgetting."""
+"""Knowledge distillation from a teacher, also against forgetting."""
 
 from __future__ import annotations
 

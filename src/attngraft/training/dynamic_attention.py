@@ -1,4 +1,4 @@
-"""Dynamic attention: how fast grafts learn, and how decided their gates are, follow the trend of the loss."""
+"""Adapt the grafts' learning rate and gate strength to the trend of the loss."""
 
 from __future__ import annotations
 

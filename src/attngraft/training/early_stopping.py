@@ -1,4 +1,4 @@
-"""Decisions at the end of an epoch: lower learning rates, early stopping, and the caller's `on_epoch`."""
+"""Decisions after an epoch: plateau schedule, early stopping, `on_epoch`."""
 
 from __future__ import annotations
 

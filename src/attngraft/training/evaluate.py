@@ -1,4 +1,4 @@
-"""Predict all images of a split and measure the predictions."""
+"""Predict all images of a split, and compute metrics."""
 
 from __future__ import annotations
 

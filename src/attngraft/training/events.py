@@ -1,4 +1,4 @@
-"""The record of a run while it is trained, and what happens on the way: kept in `run.json`, and logged."""
+"""Log events of a run, and keep them in `run.json`."""
 
 from __future__ import annotations
 

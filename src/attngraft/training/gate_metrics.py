@@ -1,4 +1,4 @@
-"""What the gates do after each epoch, in a few numbers for the row of metrics."""
+"""Gate statistics after each epoch, for `metrics.jsonl`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Check tensors for NaN and infinity in one pass over memory, as is done after every optimiser step."""
+"""Check tensors for NaN and infinity in one pass."""
 
 from __future__ import annotations
 

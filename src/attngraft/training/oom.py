@@ -1,4 +1,4 @@
-"""Recognise running out of memory, and split work until it fits."""
+"""Detect running out of memory, and split work until it fits."""
 
 from __future__ import annotations
 

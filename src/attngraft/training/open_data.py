@@ -1,4 +1,4 @@
-"""What a fit begins with: its images, and whether its backbone has published weights."""
+"""Open the data of a run, and decide whether its backbone is pretrained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optimisers and learning rates. A rate is a function of the position in the phase, so a resume needs no history."""
+"""Optimisers and learning-rate schedules as functions of the position in the phase."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is trained in a phase, how fast, and what frozen means."""
+"""Phases: which parameters are trained, at which rates, and what frozen means."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Number format and memory layout of training: chosen by timing this model on this machine, once."""
+"""Choose precision and memory layout by timing this model on this machine."""
 
 from __future__ import annotations
 

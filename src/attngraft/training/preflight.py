@@ -1,4 +1,4 @@
-"""What can be known to fail before training is said before anything is written."""
+"""Checks before training, so that what would fail is reported before anything is written."""
 
 from __future__ import annotations
 

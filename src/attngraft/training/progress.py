@@ -1,4 +1,4 @@
-"""What a long task tells whoever watches: a bar with the time left, or nothing."""
+"""Progress bars of long tasks."""
 
 from __future__ import annotations
 

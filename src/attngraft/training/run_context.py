@@ -1,4 +1,4 @@
-"""All that training depends on besides the model, and the few numbers that follow from it."""
+"""Everything that training depends on besides the model."""
 
 from __future__ import annotations
 

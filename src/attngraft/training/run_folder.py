@@ -1,4 +1,4 @@
-"""The run folder: the whole truth of one run, readable without this library.
+"""The run folder: every file of a run.
 
 `run.json` (what was done), `metrics.jsonl` (one row per epoch), `model.safetensors`, `predictions.safetensors`, and
 `checkpoints/` while the run is not finished. Each notices when it was changed: `run.json` and the tensors by a seal of their

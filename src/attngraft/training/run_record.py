@@ -1,4 +1,4 @@
-"""The content of `run.json`: what a run trains, on what, how far it is, and what came of it."""
+"""The record of a run, `run.json`."""
 
 from __future__ import annotations
 

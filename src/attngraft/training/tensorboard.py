@@ -1,4 +1,4 @@
-"""TensorBoard files beside the run's own, for those who look at many runs there."""
+"""Write TensorBoard files."""
 
 from __future__ import annotations
 

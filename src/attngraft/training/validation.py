@@ -1,4 +1,4 @@
-"""Measure a model that is being trained: its predictions after every epoch, and its gates."""
+"""Validate a model after every epoch: predictions and gates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adapt the served version to new data, and serve the result only if the guard lets it pass."""
+"""Adapt the served version to new data, and serve the result only if the guard passes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of one adaptation on the disk: what was asked for, how far it got, and its outcome."""
+"""The record of one adaptation on disk: options, progress, outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train the candidate that may replace the served version, and the controls that it is compared with."""
+"""Train the candidate for promotion, and its controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Create a store from a trained model, the images that it was trained and tested on, and the guard's policy."""
+"""Create a store from a trained model, its data and the guard's policy."""
 
 from __future__ import annotations
 

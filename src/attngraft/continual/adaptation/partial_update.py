@@ -1,4 +1,4 @@
-"""What an adaptation changes in a network, and how it is trained."""
+"""Which parts of a network an adaptation trains, and how."""
 
 from __future__ import annotations
 

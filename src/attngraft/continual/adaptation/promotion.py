@@ -1,4 +1,4 @@
-"""From a candidate to its promotion or rejection, with every spent part of alpha in the journal before the verdict."""
+"""Promote or reject a candidate: forecast, attempt, guard, verdict."""
 
 from __future__ import annotations
 

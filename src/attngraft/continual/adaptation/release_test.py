@@ -1,4 +1,4 @@
-"""Measure a version once, for publication, on images that no decision has used."""
+"""Measure a version once, on images that no decision has used."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The history of a store in one document: versions, accuracies, the guard's ledger, the stream. `report` reads it."""
+"""The history of a store as one document, which `report` reads."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tests for drift of a stream: of its predictions, its inputs, and its errors."""
+"""Drift tests on predictions, inputs and errors of a stream."""

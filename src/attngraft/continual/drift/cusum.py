@@ -1,4 +1,4 @@
-"""Sequential test for a higher error rate, from labels that arrive a few at a time."""
+"""CUSUM: a sequential test for a higher error rate, from labels."""
 
 from __future__ import annotations
 

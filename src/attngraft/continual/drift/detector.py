@@ -1,4 +1,4 @@
-"""Test whether a window of the stream differs from the model's own clean stream."""
+"""Test whether a window of images differs from the reference."""
 
 from __future__ import annotations
 

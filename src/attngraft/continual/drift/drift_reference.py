@@ -1,4 +1,4 @@
-"""The reference of a model's clean stream: its predictions, simple statistics of its inputs, and its errors."""
+"""The reference sample of drift tests: predictions, input statistics, errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The columns that are tested for drift, and their names."""
+"""Input statistics that are tested for drift, with their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Kolmogorov-Smirnov distances of columns, computed on a fixed grid so that thousands of windows can be simulated."""
+"""Kolmogorov-Smirnov distances on a fixed grid, fast enough to simulate thousands of windows."""
 
 from __future__ import annotations
 

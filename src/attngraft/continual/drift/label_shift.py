@@ -1,4 +1,4 @@
-"""Estimate class proportions, to see whether these alone explain a window."""
+"""Estimate class proportions, to see whether label shift alone explains a window."""
 
 from __future__ import annotations
 

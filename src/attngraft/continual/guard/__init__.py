@@ -1,1 +1,1 @@
-"""Whether a candidate may replace the served version: exact tests and one error budget."""
+"""Decide whether a candidate may replace the served version: exact tests, one error budget."""

@@ -1,4 +1,4 @@
-"""One error budget for the whole life of a loop that reuses the same guard set.
+"""Alpha spending: one error budget for every test on the same guard images.
 
 Every candidate may depend on all earlier verdicts, so an ordinary test of each attempt promotes something bad sooner or
 later. Here every possible history of verdicts has a share of alpha of its own. Attempt k after s promotions is tested at

@@ -1,4 +1,4 @@
-"""Forecast from the tune images, which cost nothing, whether the guard has enough images to decide about a candidate.
+"""Forecast the power of the guard from the tune images.
 
 A test that can hardly be passed spends its level all the same, so such a candidate is refused before, with the number of
 images that would be enough.

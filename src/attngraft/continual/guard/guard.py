@@ -1,4 +1,4 @@
-"""The guard: whether a candidate may replace the served version. It says pass or fail and nothing else.
+"""The guard: passes or fails a candidate, and reports nothing else.
 
 The candidate has to pass every test at the level of the attempt, so a candidate that is bad in any respect passes with
 at most that probability (an intersection-union test, Berger, Technometrics 24 (1982)), and no correction for the number

@@ -1,1 +1,1 @@
-"""The images of a store: domains, and a role for every image."""
+"""Images of a store: domains and splits."""

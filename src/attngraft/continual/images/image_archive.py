@@ -1,4 +1,4 @@
-"""Images that a store keeps: decoded pixels in one flat file, and a safetensors file that describes them.
+"""Archive of decoded images: one flat pixel file, and a safetensors file that describes it.
 
 The images that a version was judged on must stay the same, even when the folder that they came from is gone.
 """

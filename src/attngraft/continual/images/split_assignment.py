@@ -1,4 +1,4 @@
-"""Roles of images: which image may train, tune, guard or measure a release. A role never changes.
+"""Assign each image to learn, tune, guard or final by its hash, permanently.
 
 *learn* images train, *tune* images are evaluated without limit, *guard* images give pass or fail, and *final* images are
 read once per release. The role follows from the pixels, so equal images cannot have two roles.

@@ -1,4 +1,4 @@
-"""The domains of a store: the images of its base, and every labelled batch since."""
+"""Domains of a store: the images of its base, and of every labelled batch since."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A time budget, and the clock that measures its use across restarts."""
+"""A time budget whose clock persists across restarts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The finalist: trained with several seeds, tested once, and judged by the worse ends of its intervals."""
+"""Train the best trial with several seeds and test it once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measure what a requirement asks for over seeds and images, each number with its interval.
+"""Measure the metrics of a requirement over seeds and images, with intervals.
 
 Every metric is the mean of one score per seed and image (`Metric.scores`), so seeds and images are crossed as in a
 comparison. For scores of 0 and 1 the interval is a binomial one, which also holds near 0 and 1.

@@ -1,4 +1,4 @@
-"""Proposals for the next trial.
+"""Propose the next trial (Optuna's TPE sampler).
 
 The record of the search holds what was tried; Optuna only proposes, in memory, what to try next. A proposal is a
 function of the seed, the number of the trial and the trials before it, so that an interrupted search proposes the same as

@@ -1,4 +1,4 @@
-"""The requirement that a search is to meet: `METRIC OP NUMBER`, several joined by `and`."""
+"""Parse requirements: `METRIC OP NUMBER`, joined by `and`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What all trainings of a search share: how to build, train, evaluate and measure a model."""
+"""Everything that the trials of a search share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Trial after trial until the search has a reason to end, then the finalist and the verdict."""
+"""Run trials until the search ends, then test the finalist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The record of a search, `iterate.json`: it holds the whole state and is written whole after every event."""
+"""The record of a search, `iterate.json`: the whole state, rewritten after every event."""
 
 from __future__ import annotations
 

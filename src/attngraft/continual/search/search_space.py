@@ -1,4 +1,4 @@
-"""The search space: attentions, places and values of the recipe."""
+"""The search space: attentions, sites and recipe values."""
 
 from __future__ import annotations
 

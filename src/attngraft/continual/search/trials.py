@@ -1,4 +1,4 @@
-"""Trials of a search: build, train, measure on the validation images, rank."""
+"""One trial of a search: build, train, measure on validation images, rank."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Watch a stream of images: predict, notice drift, ask for labels, adapt."""
+"""Watch a stream of images: predict, detect drift, request labels, adapt."""

@@ -1,4 +1,4 @@
-"""Whether labels show that accuracy was lost, or only that the classes come in other proportions."""
+"""Test whether labels show a loss of accuracy, or label shift only."""
 
 from __future__ import annotations
 

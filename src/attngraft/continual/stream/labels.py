@@ -1,4 +1,4 @@
-"""Labels that arrive for a stream: whether there are new ones, and which predictions they confirm."""
+"""Read labels that arrive for a stream, and match them with predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drift references of the served version: one for every kind of images that it was released for."""
+"""Drift references of the served version, one per kind of images."""
 
 from __future__ import annotations
 

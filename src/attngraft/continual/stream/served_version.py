@@ -1,4 +1,4 @@
-"""The served version, as a watch uses it."""
+"""The served version as `watch` uses it: model, references, predictions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Watch a served model: predict the images that arrive, notice drift, ask for labels, adapt, and go on."""
+"""Watch a folder: predict, detect drift, request labels, adapt."""
 
 from __future__ import annotations
 

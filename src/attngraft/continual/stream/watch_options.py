@@ -1,4 +1,4 @@
-"""Options of a watch."""
+"""Options of `watch`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Find pictures that show the same thing: a fast search over small copies, then an alignment of pairs."""
+"""Near-duplicate images: a fast search on small copies, then alignment of pairs."""

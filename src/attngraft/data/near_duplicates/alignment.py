@@ -1,4 +1,4 @@
-"""How well two pictures agree once one is shifted and stretched onto the other, as a crop of it would have to be.
+"""Agreement of two images after shifting and scaling one onto the other.
 
 Inverse compositional image alignment (Baker and Matthews, IJCV 56, 2004) with four numbers, shift and scale of each
 side, in batches of pairs; the pictures are sketches, small and square, so a crop of any shape is a shift and a scale.

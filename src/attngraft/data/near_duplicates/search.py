@@ -1,4 +1,4 @@
-"""Pictures that were saved twice: recompressed, resized, made a little lighter, cropped by up to a tenth of each side.
+"""Find images that were saved twice: recompressed, resized, brightened or cropped.
 
 Every picture is drawn again as a sketch of 24 x 24 pixels. The lowest frequencies of the sketch and of its middle say
 which pictures could be alike, loosely and fast; these are then laid onto each other and compared (`alignment`).

@@ -1,4 +1,4 @@
-"""Pictures that show the same thing: saved again, resized, or a grey level apart. Their answers are not independent.
+"""Find near-duplicates by thumbnails of 8 x 8 pixels.
 
 A picture is shrunk to 8 x 8 pixels in colour. Two are alike where the distance of these thumbnails is at most a fifth of
 the detail in them, or half a grey level in the mean. That finds copies that were recompressed, resized, given a little

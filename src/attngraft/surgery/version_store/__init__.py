@@ -1,4 +1,4 @@
-"""A store of versions of one model, its reading and its writing side: which version is served, and how that came about.
+"""A store of versions of one model: reading and writing.
 
 `surgery.serialization` reads a store with `version` and `store_files`; `store` writes one.
 """

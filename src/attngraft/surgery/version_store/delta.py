@@ -1,4 +1,4 @@
-"""The difference of a model from a saved base: only the tensors whose bits differ, in one safetensors file."""
+"""The delta of a model from its base: the tensors whose bits differ, as safetensors."""
 
 from __future__ import annotations
 

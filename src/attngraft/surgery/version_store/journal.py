@@ -1,4 +1,4 @@
-"""The journal of a store: one JSON object per line, each flushed to the disk and chained to the line before it."""
+"""The journal of a store: JSON lines, each chained to the one before by a hash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A store: the versions of one model, which of them is served, and a journal of how that came about.
+"""A store: versions of one model, the served one, and the journal.
 
 Readers need no lock: files never change once they are there, and HEAD, which names the served version, is replaced
 in one step. One writer at a time holds the lock; it first finishes what a killed one had begun.

@@ -1,4 +1,4 @@
-"""The folder of a store: `store.json`, the folders of its versions, and HEAD, which names the served one."""
+"""Files of a store: `store.json`, version folders, HEAD."""
 
 from __future__ import annotations
 

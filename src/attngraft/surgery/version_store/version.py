@@ -1,4 +1,4 @@
-"""One version of a store, as its manifest describes it: where it came from, how it was made, and what it changed."""
+"""One version of a store, as its manifest describes it."""
 
 from __future__ import annotations
 
