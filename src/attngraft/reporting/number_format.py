@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
@@ -71,7 +72,7 @@ def format_interval(entry: Any, unit: str) -> str:
 
     >>> from types import SimpleNamespace as Entry
     >>> format_interval(Entry(low=-0.009, high=0.017), "points"), format_interval(Entry(low=-0.5, high=0.25), "px")
-    ('\u22120.9 to +1.7', '\u22120.5 to +0.25')
+    ('\u22120.9 to +1.7', '\u22120.50 to +0.25')
     """
     low, high = finite(entry.low), finite(entry.high)
     if low is None or high is None:
@@ -80,7 +81,8 @@ def format_interval(entry: Any, unit: str) -> str:
     decimals = 2 if high - low < 0.01 or nearly_zero else 1
     if unit == POINTS:
         return f"{points(low, decimals)} to {points(high, decimals)}"
-    return f"{low:+.2g} to {high:+.2g}".replace("-", MINUS)
+    decimals = significant_decimals(high - low)
+    return f"{low:+.{decimals}f} to {high:+.{decimals}f}".replace("-", MINUS)
 
 
 def interval(entry: Mapping[str, Any]) -> str:
@@ -92,14 +94,24 @@ def mean_and_spread(values: Sequence[float], unit: str = POINTS) -> str:
     """Mean and standard deviation of a metric; one value has no spread.
 
     >>> mean_and_spread([0.9, 0.92]), mean_and_spread([0.9]), mean_and_spread([]), mean_and_spread([2.0, 3.0], "px")
-    ('91.0 ± 1.4 %', '90.0 %', 'n/a', '2.5 ± 0.71 px')
+    ('91.0 ± 1.4 %', '90.0 %', 'n/a', '2.50 ± 0.71 px')
     """
     if len(values) < 2:
         return format_value(values[0], unit) if values else MISSING
     mean, deviation = statistics.fmean(values), statistics.stdev(values)
     if unit == POINTS:
         return f"{100 * mean:.1f} ± {100 * deviation:.1f} %"
-    return f"{mean:.4g} ± {deviation:.2g} {unit}".rstrip().replace("-", MINUS)
+    decimals = significant_decimals(deviation)
+    return f"{mean:.{decimals}f} ± {deviation:.{decimals}f} {unit}".rstrip().replace("-", MINUS)
+
+
+def significant_decimals(spread: float) -> int:
+    """How many decimals show two digits of a spread, such as a standard deviation or the width of an interval.
+
+    >>> significant_decimals(0.026), significant_decimals(4.2), significant_decimals(120.0)
+    (3, 1, 0)
+    """
+    return min(max(1 - math.floor(math.log10(spread)), 0), 12) if spread > 0 else 3
 
 
 def words_for(unit: str, before: str = "", after: str = "") -> str:

@@ -66,9 +66,10 @@ def rich_table(table: Table) -> RichTable:
     columns = [column if isinstance(column, Column) else Column(column) for column in table.columns]
     shown = [index for index, column in enumerate(columns) if column.terminal != "none"]
     for index in shown:
+        words = [len(_told(row[index], columns[index])) for row in table.rows]
         name, justify = Text(columns[index].name), "left" if index == 0 or index in table.text else "right"
-        folds = justify == "left" and any(len(row[index]) > LONGEST for row in table.rows)
-        least = min(10, max((len(row[0]) for row in table.rows), default=0)) if index == 0 else None
+        folds = justify == "left" and any(length > LONGEST for length in words)
+        least = min(10, max([len(name), *words])) if index == 0 else None
         found.add_column(name, justify=justify, overflow="fold", no_wrap=not folds and index > 0, min_width=least)  # type: ignore[arg-type]
     for number, row in enumerate(table.rows):
         cells = [_told(row[index], columns[index]) for index in shown]
