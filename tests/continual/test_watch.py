@@ -189,6 +189,7 @@ def test_labels_from_before_the_alarm_are_not_learned_from(scene):
     assert not scene.events("adapted")
 
 
+@pytest.mark.slow
 def test_labels_that_come_before_their_images_are_counted_when_these_come(scene):
     shifted = coloured_noise(200, 37, reddish)
     paths = scene.arrive(shifted)
@@ -337,6 +338,7 @@ def test_errors_alone_raise_an_alarm_that_clean_images_do_not_end(scene):
     assert sum(entry["images"] for entry in scene.events("asked")) == 200
 
 
+@pytest.mark.slow
 def test_another_version_is_judged_by_its_own_predictions_and_its_own_past(scene):
     shifted = coloured_noise(400, 51, reddish)
     paths = scene.arrive(shifted)
@@ -414,6 +416,7 @@ def test_training_that_diverges_is_given_up_and_the_watch_goes_on(scene):
     assert learned_numbers(domains, {1}) == {0, 1}
 
 
+@pytest.mark.slow
 def test_a_class_that_came_to_nothing_does_not_spoil_what_comes_later(scene, write_folder):
     folder = write_folder(scene.home / "new", 300, {"red": shuffled, "green": shuffled, "white": shuffled})
     refused = adapt(scene.store.path, folder, classes="extend", **QUICK)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cases import slow
 from faulting import forked
 from sealed import flip_bit, read_plain
 from training_helpers import (
@@ -31,7 +32,7 @@ from attngraft.surgery import describe, graft
 from attngraft.training import Evaluation, FitResult, RunFolder
 from attngraft.training.checkpoint import read_checkpoint, read_newest
 
-TIMES = 500
+TIMES = [100, slow(500)]
 RECIPE = short_recipe(3)
 
 
@@ -57,11 +58,11 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def damages(data: bytes) -> list[bytes]:
+def damages(data: bytes, times: int) -> list[bytes]:
     """The file cut off anywhere, with one bit flipped anywhere, or with something behind it."""
     rng = np.random.default_rng(0)
     found = [data + b"\0", data[:-1], b""]
-    for number in range(TIMES - len(found)):
+    for number in range(times - len(found)):
         if number % 3 == 0:
             found.append(data[: rng.integers(len(data))])
             continue
@@ -84,13 +85,14 @@ READERS: dict[str, tuple[Callable[[Path], object], ...]] = {
 }
 
 
+@pytest.mark.parametrize("times", TIMES)
 @pytest.mark.parametrize("name", READERS)
-def test_every_damage_to_a_finished_run_is_found(whole: FitResult, tmp_path: Path, name: str):
+def test_every_damage_to_a_finished_run_is_found(whole: FitResult, tmp_path: Path, name: str, times: int):
     folder = tmp_path / "run"
     shutil.copytree(whole.run_dir, folder)
     read_all(folder)
     path = folder / name
-    for spoilt in damages(path.read_bytes()):
+    for spoilt in damages(path.read_bytes(), times):
         path.write_bytes(spoilt)
         for read in READERS[name]:
             with pytest.raises(RunError) as caught:
@@ -99,12 +101,13 @@ def test_every_damage_to_a_finished_run_is_found(whole: FitResult, tmp_path: Pat
             assert "\n" not in str(caught.value)
 
 
-def test_every_damage_to_a_checkpoint_leads_back_to_the_one_before(half: Path, tmp_path: Path):
+@pytest.mark.parametrize("times", TIMES)
+def test_every_damage_to_a_checkpoint_leads_back_to_the_one_before(half: Path, tmp_path: Path, times: int):
     folder = tmp_path / "checkpoints"
     shutil.copytree(half / "checkpoints", folder)
     before, newest = sorted(folder.iterdir())
     step = read_checkpoint(before).position.global_step
-    for spoilt in damages(newest.read_bytes()):
+    for spoilt in damages(newest.read_bytes(), times):
         newest.write_bytes(spoilt)
         said: list[str] = []
         found = read_newest(folder, said.append)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+from cases import slow
 from grafting_helpers import assert_same_function, image_batch, outcome, settle_, stir_grafts_
 
 import attngraft as ag
@@ -13,12 +14,12 @@ from attngraft.errors import GraftError
 FAST_PAIRS = [
     ("torchvision:resnet18", "cbam"),
     ("torchvision:mobilenet_v3_small", "se"),
-    ("torchvision:mobilenet_v3_small", "simam"),
-    ("torchvision:shufflenet_v2_x0_5", "coord"),
+    slow("torchvision:mobilenet_v3_small", "simam"),
+    slow("torchvision:shufflenet_v2_x0_5", "coord"),
     ("torchvision:squeezenet1_1", "cbam"),
     ("timm:test_convnext", "cbam"),
     ("timm:test_byobnet", "bam"),
-    ("timm:seresnet18", "eca"),
+    slow("timm:seresnet18", "eca"),
     ("small-cnn", "scse"),
 ]
 
