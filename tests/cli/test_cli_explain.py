@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_prints_the_sentences_and_the_page(attngraft, run: Path) -> None:
-    code, out, err = attngraft("explain", run, "--examples", 1)
+    code, out, err = attngraft("explain", run, "--examples", 1, "--limit", 8)
     assert code == 0, err
     document = json.loads((run / "explanation" / "explanation.json").read_text())
     told = " ".join(out.split())
