@@ -115,6 +115,11 @@ class Preprocessing:
         """Channels and size of the input."""
         return InputSpec(self.channels, self.size)
 
+    @property
+    def read_options(self) -> dict[str, Any]:
+        """What the loaders of images are told: image size and channels."""
+        return {"image_size": self.image_size, "channels": self.channels}
+
     def with_channels(self, channels: int) -> Preprocessing:
         """The same for inputs of another number of channels.
 

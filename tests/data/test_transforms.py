@@ -225,5 +225,5 @@ def test_boxes_follow_the_image_into_any_input(mode: str) -> None:
     ("size", "cut"), [((224, 224), 0.0), ((100, 300), 2 / 3), ((300, 100), 2 / 3), ((60, 80), 0.25)]
 )
 def test_how_much_a_crop_cuts_off(size: tuple[int, int], cut: float) -> None:
-    assert part_cut_off(*size, Preprocessing()) == pytest.approx(cut)
-    assert part_cut_off(*size, Preprocessing(resize="pad")) == 0
+    assert part_cut_off(*size, (32, 32)) == pytest.approx(cut)
+    assert part_cut_off(*size, size) == 0

@@ -19,6 +19,7 @@ from training_helpers import PLAIN, contents, run_fit, short_recipe, small_model
 from attngraft.backbones import create_backbone
 from attngraft.comparison import compare
 from attngraft.comparison.build_model import ModelSource
+from attngraft.config import Preprocessing
 from attngraft.continual.adaptation.create_store import create_store
 from attngraft.data import Dataset, class_changes, load_data, load_labelled, load_pictures
 from attngraft.deployment import predict
@@ -114,7 +115,7 @@ def test_the_images_of_a_run_are_not_taken_for_those_of_other_classes(root: Path
     fitted(root, run)
     EDITS[edit][0](root)
     said = read_plain(run / "run.json")
-    assert EDITS[edit][1] in refused(lambda: own_test_images(run, said, image_size=16), run)
+    assert EDITS[edit][1] in refused(lambda: own_test_images(run, said, Preprocessing(image_size=16)), run)
 
 
 def knowing(*classes: str) -> nn.Module:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import attngraft.data.leaks
 from attngraft.cli import app
-from attngraft.config import to_dict
+from attngraft.config import Preprocessing, to_dict
 from attngraft.data import Dataset, load_data
 from attngraft.data.digits import load_digits
 from attngraft.data.near_duplicates.search import SIDE, near_pairs
@@ -285,7 +285,7 @@ def test_a_run_finds_its_own_images_again(tmp_path: Path) -> None:
     said = json.loads((run / "run.json").read_text())
     assert said["data"]["origin"]["fix_leaks"] is True
     assert said["data"]["near_leaks"] == []
-    assert own_test_images(run, said, image_size=16).fingerprint == said["data"]["fingerprint"]
+    assert own_test_images(run, said, Preprocessing(image_size=16)).fingerprint == said["data"]["fingerprint"]
     assert load_data(root, image_size=16).fingerprint != said["data"]["fingerprint"]
     with pytest.raises(RunError, match="has another data"):
         run_fit(small_model(2), root, run, recipe=short_recipe(1), curve=False)

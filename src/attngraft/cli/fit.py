@@ -46,11 +46,11 @@ def run(
     variant = Variant("none", "none") if attention == "none" else parse_variant(attention)
     chosen = replace(chosen, recipe=variant.recipe(chosen.recipe))
     start = starts_pretrained(pretrained, backbone, chosen.recipe, weights)
-    source = ModelSource(backbone, start, weights, allow_grafts=True)
-    spec = preprocessing_of(source.template(), chosen.data.image_size).input
+    source = ModelSource(backbone, start, weights, allow_grafts=True, in_channels=chosen.data.channels)
+    preprocessing = chosen.data.preprocessing(preprocessing_of(source.template()))
     with watched(None if world.is_main else Silent()) as shown:
-        dataset = open_data(data, chosen, spec=spec, progress=Reading(shown))
-    model = source.build(dataset.classes, variant, seed, shape=spec.shape)
+        dataset = open_data(data, chosen, preprocessing=preprocessing, progress=Reading(shown))
+    model = source.build(dataset.classes, variant, seed, shape=preprocessing.input.shape)
     has_new_head = saved_classes(backbone) not in ((), dataset.classes)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone
     result = fit(model, dataset, recipe=chosen, run_dir=run_dir, seed=seed, resume=resume, variant=name)

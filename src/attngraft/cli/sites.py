@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..surgery import GraftPlan
 
 
-@options.takes("image_size")
+@options.takes("image_size", "channels")
 def run(
     backbone: Annotated[
         str, argument("BACKBONE", "timm:NAME, torchvision:NAME, small-cnn, resnet18-32, a run folder.")
@@ -40,8 +40,9 @@ def run(
     variant = parse_variant(attention)
     if variant.is_plain:
         raise ConfigError("the plain backbone has no sites: name an attention, for example cbam.")
-    model = create_backbone(backbone)
-    spec = preprocessing_of(model, from_dict(DataSettings, settings).image_size).input
+    chosen = from_dict(DataSettings, settings)
+    model = create_backbone(backbone, in_channels=chosen.channels)
+    spec = chosen.preprocessing(preprocessing_of(model)).input
     plan = (variant if where is None else parse_variant(_with_where(attention, where))).plan(model, spec.shape)
     assert plan is not None
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,16 +26,18 @@ class ModelSource:
         pretrained: load published weights.
         weights: a file of weights instead of these.
         allow_grafts: whether the backbone may be a run that has grafts already.
+        in_channels: of the images; the backbone's own where not given.
     """
 
     backbone: str
     pretrained: bool = False
     weights: Path | None = None
     allow_grafts: bool = False
+    in_channels: int | None = None
 
     def template(self) -> nn.Module:
         """The backbone without weights that mean anything, to plan with."""
-        return ModelSource(self.backbone, allow_grafts=self.allow_grafts).fresh(2, 0)
+        return replace(self, pretrained=False, weights=None).fresh(2, 0)
 
     def fresh(self, outputs: int | Sequence[str], seed: int) -> nn.Module:
         """The plain backbone with a head for these outputs: a new one, unless a run was trained on exactly these.
@@ -51,7 +53,13 @@ class ModelSource:
         count, names = (outputs, ()) if isinstance(outputs, int) else (len(outputs), outputs)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            model = create_backbone(self.backbone, num_classes=count, pretrained=self.pretrained, weights=self.weights)
+            model = create_backbone(
+                self.backbone,
+                num_classes=count,
+                in_channels=self.in_channels,
+                pretrained=self.pretrained,
+                weights=self.weights,
+            )
             if names:
                 renew_head_(model, names)
         if grafts(model) and not self.allow_grafts:

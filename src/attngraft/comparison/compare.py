@@ -141,16 +141,17 @@ def compare(
     variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
     variants = under(settings.recipe, variants)
     start = None if weights is None else Path(weights)
-    source = ModelSource(backbone, starts_pretrained(pretrained, backbone, settings.recipe, weights), start)
+    published = starts_pretrained(pretrained, backbone, settings.recipe, weights)
+    source = ModelSource(backbone, published, start, in_channels=settings.data.channels)
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     with watched(progress if world.is_main else Silent()) as shown, ExitStack() as held:
         claim = Claim(folder, held)
         if world.share(is_comparison(folder)):
             world.in_main(claim)  # in use: refused before any image is read
         template = source.template()
-        preprocessing = preprocessing_of(template, settings.data.image_size)
+        preprocessing = settings.data.preprocessing(preprocessing_of(template))
         spec = preprocessing.input
-        dataset = open_data(data, settings, spec=spec, progress=Reading(shown))
+        dataset = open_data(data, settings, preprocessing=preprocessing, progress=Reading(shown))
         task = create_task(dataset.task, dataset.classes)
         context = ComparisonContext(
             source=source,

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ..data import rgb_preview
 from ..files import write_atomically
 from .comparison_context import ComparisonContext
 from .contrasts import Evaluations, changed_images
@@ -40,9 +41,9 @@ def write_samples(
 
 
 def _write_thumbnail(path: Path, image: torch.Tensor) -> None:
-    """Write a (3, H, W) uint8 image as PNG with at most THUMBNAIL pixels a side."""
+    """Write a stored image as PNG with at most THUMBNAIL pixels a side."""
     from PIL import Image
 
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
+    picture = Image.fromarray(rgb_preview(image).permute(1, 2, 0).contiguous().numpy())
     picture.thumbnail((THUMBNAIL, THUMBNAIL))
     write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))

@@ -17,6 +17,8 @@ from .labelled_images import load_labelled
 from .listing import list_images
 from .loader import Batch, Loader, make_loader
 from .mixing import mix_batch
+from .pixel_store import as_tensor
+from .preview import rgb_preview
 from .read_image import UnreadableImageError, printable, read_image
 from .sources import describe_sources, load_data
 from .splits import evenly_spread, hash64
@@ -41,6 +43,7 @@ __all__ = [
     "Targets",
     "UnreadableImageError",
     "Values",
+    "as_tensor",
     "build_transform",
     "class_changes",
     "corrupt",
@@ -59,4 +62,5 @@ __all__ = [
     "printable",
     "read_image",
     "relabelled",
+    "rgb_preview",
 ]

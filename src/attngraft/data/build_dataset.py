@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ImageSize, sides
+from ..config import ImageSize, Resize, sides
 from ..errors import ConfigError, DataError
 from .class_names import quoted
 from .dataset import DataReport, Dataset, ImageSet
+from .geometry import part_cut_off
 from .leaks import find_leaks, picture_families, without_leaks
 from .pixel_store import PixelStore, Progress, empty_store
 from .read_image import PIXEL_CAP
@@ -28,6 +29,7 @@ def check_at_least_1(**values: ImageSize | None) -> None:
             raise ConfigError(f"{name} is {value}: expected at least 1.")
 
 
+MUCH_CUT_OFF = 0.4  # of an image's area; a photograph of 16 x 9 loses 44 % in a square
 _PARTS = {
     "classification": "each class",
     "multilabel": "the images, stratified by the rarest label of each",
@@ -55,10 +57,12 @@ class LoadOptions:
     limit: int | None = None
     fix_leaks: bool = False
     task: str | None = None
+    channels: int = 3
+    resize: Resize = "crop"
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
-        check_at_least_1(image_size=self.image_size, pixel_cap=self.pixel_cap, limit=self.limit)
+        check_at_least_1(image_size=self.image_size, pixel_cap=self.pixel_cap, limit=self.limit, channels=self.channels)
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}: expected 0 or more and less than 1.")
         if not 0 < self.test_fraction < 1:
@@ -120,6 +124,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         *leaks.notes,
         *_label_conflicts(present),
         *_missing_labels(present, pool.classes),
+        *_cut_off(pool.store, options),
         *_place_of_pixels(pool.store),
     )
     return Dataset(
@@ -237,6 +242,23 @@ def _label_conflicts(sets: dict[str, ImageSet]) -> tuple[str, ...]:
             targets.setdefault(pixels, set()).add(images.targets.digest(position))
     conflicts = sum(len(found) > 1 for found in targets.values())
     return (f"{conflicts} images appear with different labels.",) if conflicts else ()
+
+
+def _cut_off(store: PixelStore, options: LoadOptions) -> tuple[str, ...]:
+    """A sentence where cropping cuts much off many or single images."""
+    if options.resize != "crop":
+        return ()
+    parts = np.array(
+        [part_cut_off(height, width, sides(options.image_size)) for height, width in store.shapes.tolist()]
+    )
+    found = parts[parts > MUCH_CUT_OFF]
+    if not len(found):
+        return ()
+    return (
+        f"{len(found)} of {len(parts)} images lose more than {MUCH_CUT_OFF:.0%} of their area, as their aspect ratio is not "
+        f"that of the input (these lose {np.median(found):.0%} in the median and up to {found.max():.0%}): --resize pad or "
+        "squash keeps all of it.",
+    )
 
 
 def _place_of_pixels(store: PixelStore) -> tuple[str, ...]:

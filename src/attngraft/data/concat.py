@@ -24,6 +24,10 @@ class JoinedStore:
         self.parts = tuple(parts)
         self.starts = np.concatenate([[0], np.cumsum([len(part) for part in self.parts])]).astype(np.int64)
         self.shapes = np.concatenate([part.shapes for part in self.parts])
+        self.channels = self.parts[0].channels
+        if any(part.channels != self.channels for part in self.parts):
+            numbers = sorted({part.channels for part in self.parts})
+            raise ConfigError(f"the images have {numbers} channels: join only those of one number.")
 
     def __len__(self) -> int:
         return int(self.starts[-1])
@@ -34,7 +38,7 @@ class JoinedStore:
         return next((part.path for part in self.parts if part.path is not None), None)
 
     def image(self, row: int) -> torch.Tensor:
-        """(3, H, W) uint8, a copy, laid out with channels last."""
+        """(C, H, W), a copy, laid out with channels last."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         # the last part that starts at or before the row: empty parts share the start of the next one

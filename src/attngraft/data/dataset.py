@@ -53,7 +53,7 @@ class ImageSet:
         return self.targets.labels
 
     def image(self, i: int) -> torch.Tensor:
-        """The stored image i: (3, H, W) uint8, a copy."""
+        """The stored image i: (C, H, W), a copy; uint8 for RGB, uint8 or float32 for others."""
         return self.store.image(int(self.rows[i]))
 
     def select(self, positions: Sequence[int] | np.ndarray) -> ImageSet:

@@ -45,8 +45,8 @@ class FolderContents:
     notes: tuple[str, ...]
 
 
-def scan_folder(root: Path) -> FolderContents:
-    """List the images of a data folder; nothing is opened yet.
+def scan_folder(root: Path, extensions: Collection[str] = EXTENSIONS) -> FolderContents:
+    """List the images of a data folder, by their names; nothing is opened yet.
 
     Raises:
         DataError: there is no such folder, it holds no class folders or only one, a class is missing or empty in
@@ -63,7 +63,7 @@ def scan_folder(root: Path) -> FolderContents:
     notes = () if split_folders else _check_are_classes(root, folders)
     if extra:
         notes = (f"folders beside the splits were ignored: {quoted(extra)}.",)
-    scans = {split: _scan_classes(root, name) for split, name in (split_folders or {"": ""}).items()}
+    scans = {split: _scan_classes(root, name, extensions) for split, name in (split_folders or {"": ""}).items()}
     classes = _agreed_classes(root, scans)
     label_of = {name: label for label, name in enumerate(classes)}
     rows = sorted(
@@ -93,7 +93,9 @@ def training_folders(root: Path) -> list[str]:
     return [name for name in subfolders(root) if SPLIT_NAMES.get(name.lower()) == "train"]
 
 
-def scan_labelled(root: Path, classes: Collection[str] = ()) -> tuple[list[str], list[str]]:
+def scan_labelled(
+    root: Path, classes: Collection[str] = (), extensions: Collection[str] = EXTENSIONS
+) -> tuple[list[str], list[str]]:
     """Ids of all images in class folders, whatever their split, and the class of each; classes may be missing.
 
     Args:
@@ -113,13 +115,15 @@ def scan_labelled(root: Path, classes: Collection[str] = ()) -> tuple[list[str],
         splits = []
     bases = splits or [""]
     for base in bases:
-        loose = next((e.name for e in _entries(root / base) if _is_image(e.name) and not _is_folder(e)), None)
+        loose = next(
+            (e.name for e in _entries(root / base) if _is_image(e.name, extensions) and not _is_folder(e)), None
+        )
         if loose is not None:
             raise DataError(
                 f"{printable(root / base)} has {printable(loose)} in no class folder: "
                 "put every image into the folder of its class."
             )
-    found = [(name, ids) for base in bases for name, ids in _scan_classes(root, base).images.items()]
+    found = [(name, ids) for base in bases for name, ids in _scan_classes(root, base, extensions).images.items()]
     return [i for _, ids in found for i in ids], [name for name, ids in found for _ in ids]
 
 
@@ -176,7 +180,7 @@ def _agreed_classes(root: Path, scans: dict[str, _Scan]) -> tuple[str, ...]:
     return tuple(classes)
 
 
-def _scan_classes(root: Path, split_folder: str) -> _Scan:
+def _scan_classes(root: Path, split_folder: str, extensions: Collection[str]) -> _Scan:
     base = root / split_folder
     images: dict[str, list[str]] = {}
     ignored = sum(1 for entry in _entries(base) if not _is_folder(entry))
@@ -184,14 +188,14 @@ def _scan_classes(root: Path, split_folder: str) -> _Scan:
         prefix = f"{split_folder}/{name}/" if split_folder else f"{name}/"
         seen = {_identity(parent) for parent in (base, *base.absolute().parents)}
         names = list(_walk(base / name, prefix, seen))
-        images[name] = [image_id for image_id in names if _is_image(image_id)]
+        images[name] = [image_id for image_id in names if _is_image(image_id, extensions)]
         ignored += len(names) - len(images[name])
     return _Scan(images, ignored)
 
 
-def walk_images(folder: Path) -> list[str]:
+def walk_images(folder: Path, extensions: Collection[str] = EXTENSIONS) -> list[str]:
     """Ids of all images below a folder, as paths relative to it."""
-    return [name for name in _walk(folder, "", set()) if _is_image(name)]
+    return [name for name in _walk(folder, "", set()) if _is_image(name, extensions)]
 
 
 def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:
@@ -248,5 +252,5 @@ def subfolders(folder: Path) -> list[str]:
     return [entry.name for entry in _entries(folder) if _is_folder(entry)]
 
 
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+def _is_image(name: str, extensions: Collection[str]) -> bool:
+    return os.path.splitext(name)[1].lower() in extensions

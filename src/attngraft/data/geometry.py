@@ -67,15 +67,13 @@ def fitting(height: int, width: int, preprocessing: Preprocessing) -> tuple[int,
     return max(1, round(columns * height / width)), columns
 
 
-def part_cut_off(height: int, width: int, preprocessing: Preprocessing) -> float:
-    """Part of an image that lies outside of the input because of its aspect ratio, from 0 to 1.
+def part_cut_off(height: int, width: int, size: tuple[int, int]) -> float:
+    """Part of an image that cropping to an input of that height and width cuts off for its aspect ratio, from 0 to 1.
 
-    >>> round(part_cut_off(100, 300, Preprocessing()), 2)
+    >>> round(part_cut_off(100, 300, (224, 224)), 2)
     0.67
     """
-    if preprocessing.resize != "crop":
-        return 0.0
-    rows, columns = preprocessing.size
+    rows, columns = size
     ratio = (height * columns) / (width * rows)
     return 1 - min(ratio, 1 / ratio)
 

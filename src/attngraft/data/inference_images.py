@@ -28,6 +28,7 @@ def load_pictures(
     classes: Sequence[str],
     *,
     image_size: ImageSize,
+    channels: int = 3,
     split_seed: int = 0,
     skip_broken: bool = False,
     limit: int | None = None,
@@ -44,6 +45,7 @@ def load_pictures(
             missing); image files, or a folder of them without classes (labels are then -1).
         classes: of the model, in the order of its logits.
         image_size: side of the model's input in pixels.
+        channels: see `read_image`.
         split_seed: for built-in data sets that are split by chance.
         skip_broken: leave out files that cannot be read, instead of an error.
         limit: at most so many images, evenly spread over the source.
@@ -62,6 +64,7 @@ def load_pictures(
         dataset = load_data(
             source,
             image_size=image_size,
+            channels=channels,
             split_seed=split_seed,
             skip_broken=skip_broken,
             cache_dir=cache_dir,
@@ -71,7 +74,7 @@ def load_pictures(
         )
         return _thinned(relabelled(dataset.test, dataset.classes, classes), limit)
     sources = _paths([source] if isinstance(source, (str, Path)) else source)
-    paths = list_images(sources)
+    paths = list_images(sources, channels)
     folder = sources[0] if isinstance(source, (str, Path)) and sources[0].is_dir() else None
     names = [path.relative_to(folder).as_posix() if folder else str(path) for path in paths]
     chosen = evenly_spread(len(paths), len(paths) if limit is None else limit)
@@ -82,6 +85,7 @@ def load_pictures(
         names,
         labels,
         image_size=image_size,
+        channels=channels,
         skip_broken=skip_broken,
         cache_dir=cache_dir,
         progress=progress,
@@ -97,6 +101,7 @@ def decode_pictures(
     skip_broken: bool,
     cache_dir: Path | None,
     progress: Progress | None,
+    channels: int = 3,
 ) -> ImageSet:
     """Image files with their ids and labels as an image set.
 
@@ -109,6 +114,7 @@ def decode_pictures(
         pixel_cap=PIXEL_CAP,
         cache_dir=cache_dir or data_root() / "decoded",
         progress=progress,
+        channels=channels,
     )
     if decoded.failures and (not skip_broken or not len(decoded.kept)):
         index, reason = decoded.failures[0]

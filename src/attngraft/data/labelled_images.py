@@ -16,7 +16,7 @@ from .folders import scan_labelled
 from .image_table import read_labels
 from .inference_images import decode_pictures, relabelled
 from .pixel_store import Progress
-from .read_image import printable
+from .read_image import extensions_of, printable
 from .sources import SOURCES, data_root, unknown_source
 from .splits import thin
 
@@ -26,6 +26,7 @@ def load_labelled(
     classes: Sequence[str],
     *,
     image_size: ImageSize,
+    channels: int = 3,
     extend: bool = False,
     partly: bool = False,
     skip_broken: bool = False,
@@ -43,6 +44,7 @@ def load_labelled(
             else; or the name of a built-in data set. Classes may be missing, and one image of a class is enough.
         classes: names that are known, in the order of the labels; labels count them.
         image_size: side of the model's input in pixels; larger images are stored shrunk.
+        channels: see `read_image`.
         extend: append the names that are not known, sorted, instead of an error.
         partly: leave out the images of a CSV file that have no label as yet, instead of an error.
         skip_broken: leave out files that cannot be read, instead of an error.
@@ -63,6 +65,7 @@ def load_labelled(
     if isinstance(source, str) and source in SOURCES:
         options = LoadOptions(
             image_size=image_size,
+            channels=channels,
             root=data_root() if root is None else Path(root).expanduser(),
             cache_dir=_cache(cache_dir),
             skip_broken=skip_broken,
@@ -74,7 +77,7 @@ def load_labelled(
     place = Path(source).expanduser()
     if isinstance(source, str) and not place.exists():
         raise unknown_source(source)
-    base, names, labels = _listed(place, classes, partly)
+    base, names, labels = _listed(place, classes, partly, channels)
     known = _known_classes(labels, classes, extend, printable(place))
     numbers = _numbers(labels, known)
     kept = np.arange(len(names)) if limit is None else thin(numbers, names, limit=limit, seed=0)
@@ -83,6 +86,7 @@ def load_labelled(
         [names[i] for i in kept],
         numbers[kept],
         image_size=image_size,
+        channels=channels,
         skip_broken=skip_broken,
         cache_dir=_cache(cache_dir),
         progress=progress,
@@ -90,7 +94,7 @@ def load_labelled(
     return images, known
 
 
-def _listed(place: Path, classes: Sequence[str], partly: bool) -> tuple[Path, list[str], list[str]]:
+def _listed(place: Path, classes: Sequence[str], partly: bool, channels: int) -> tuple[Path, list[str], list[str]]:
     """The folder that paths are relative to, the path of every image, and its class."""
     if place.is_file() and place.suffix.lower() != ".csv":
         raise DataError(f"{printable(place)} is a file: give a folder of class folders, or a .csv with path,label.")
@@ -100,7 +104,7 @@ def _listed(place: Path, classes: Sequence[str], partly: bool) -> tuple[Path, li
         read = [read_labels(table, partly=partly) for table in tables]
         names, labels = ([item for one in read for item in one[column]] for column in (0, 1))
     else:
-        names, labels = scan_labelled(place, classes)
+        names, labels = scan_labelled(place, classes, extensions_of(channels))
     if not names:
         what = "with a label" if tables else "in class folders"
         raise DataError(f"there are no images {what} in {printable(place)}: give a source that has some.")

@@ -142,7 +142,7 @@ def make_loader(
 
     Args:
         images: the samples.
-        transform: (3, H, W) uint8 -> (3, S, S) float32, as from `build_transform`; any randomness must come from
+        transform: stored image -> (C, H, W) float32, as from `build_transform`; any randomness must come from
             torch's global CPU generator, which is seeded per sample and restored.
         batch_size: samples per batch over all processes together.
         seed, epoch: what order and augmentation depend on.
@@ -191,8 +191,10 @@ class _Samples(Dataset[Batch]):
         with torch.random.fork_rng(devices=[]), _one_thread():
             if not isinstance(self.transform, ImageTransform):
                 return torch.stack([self._one(self.transform, index) for index in indices])
-            arranged = torch.stack([self._one(self.transform.arrange, index) for index in indices])
-            return self.transform.normalise(arranged)
+            arranged = [self._one(self.transform.arrange, index) for index in indices]
+            if len({image.dtype for image in arranged}) > 1:  # 8-bit files among others
+                arranged = [image / 255 if image.dtype == torch.uint8 else image for image in arranged]
+            return self.transform.normalise(torch.stack(arranged))
 
     def _one(self, transform: Transform, index: int) -> torch.Tensor:
         # torch.manual_seed would also seed the GPU, whose state nobody restores here.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -22,14 +23,33 @@ _CHUNK = 1 << 20
 _ABANDONED_S = 86_400.0
 
 
+def image_bytes(shapes: np.ndarray, channels: int, kinds: Sequence[str] = ()) -> np.ndarray:
+    """(N,) bytes of each image; without `kinds` all values are uint8."""
+    width = np.array([np.dtype(kind).itemsize for kind in kinds], dtype=np.int64) if kinds else 1
+    return np.asarray(np.asarray(shapes, dtype=np.int64).reshape(-1, 2).prod(axis=1) * channels * width)
+
+
 @dataclass
 class StoreIndex:
-    """What lies where: one entry per kept image, and the inputs that failed."""
+    """What lies where: one entry per kept image, and the inputs that failed; no `kinds` where all values are uint8."""
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     digests: list[str] = field(default_factory=list)
     failed: list[tuple[int, str]] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    channels: int = 3
+
+    def add(self, position: int, pixels: np.ndarray, digest: str) -> None:
+        """Note an image (H, W, C)."""
+        kind = pixels.dtype.name
+        if kind != "uint8" and not self.kinds:
+            self.kinds = ["uint8"] * len(self.positions)
+        if kind != "uint8" or self.kinds:
+            self.kinds.append(kind)
+        self.positions.append(position)
+        self.digests.append(digest)
+        self.sizes.append((pixels.shape[0], pixels.shape[1]))
 
     @classmethod
     def from_json(cls, values: dict[str, Any], inputs: int) -> StoreIndex:
@@ -40,7 +60,7 @@ class StoreIndex:
         """
         index = cls(**values)
         places = sorted([*index.positions, *(position for position, _ in index.failed)])
-        rows = [len(part) for part in (index.positions, index.sizes, index.digests)]
+        rows = [len(part) for part in (index.positions, index.sizes, index.digests, index.kinds or index.positions)]
         if places != list(range(inputs)) or len(set(rows)) > 1 or any(min(size) < 1 for size in index.sizes):
             raise ValueError("not an index of these files")
         return index
@@ -82,7 +102,7 @@ class CacheFile:
             if (
                 index is None
                 or found["key"] != self.key
-                or self.pixels.stat().st_size != int(index.shapes.prod(axis=1).sum()) * 3
+                or self.pixels.stat().st_size != int(image_bytes(index.shapes, index.channels, index.kinds).sum())
             ):
                 return None
             with self.pixels.open("rb") as file:
@@ -134,8 +154,8 @@ def hash_of(file: IO[bytes]) -> str:
 class PixelWriter:
     """Collects decoded images in memory and moves to the cache file once they exceed `memory_bytes`."""
 
-    def __init__(self, cache: CacheFile, memory_bytes: int) -> None:
-        self.index = StoreIndex()
+    def __init__(self, cache: CacheFile, memory_bytes: int, channels: int = 3) -> None:
+        self.index = StoreIndex(channels=channels)
         self._cache = cache
         self._memory_bytes = memory_bytes
         self._held: list[np.ndarray] = []
@@ -158,31 +178,29 @@ class PixelWriter:
             self.index.failed.append((position, outcome))
             return
         pixels, digest = outcome
-        self.index.positions.append(position)
-        self.index.digests.append(digest)
-        self.index.sizes.append((pixels.shape[0], pixels.shape[1]))
-        self._held.append(pixels)
+        self.index.add(position, pixels, digest)
+        self._held.append(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8))
         self._held_bytes += pixels.nbytes
         if self._file is not None or self._held_bytes > self._memory_bytes:
             self._spill()
 
-    def finish(self) -> tuple[np.ndarray, torch.Tensor | Path]:
-        """Shapes (N, 2), and the flat buffer or the file that holds it."""
+    def finish(self) -> torch.Tensor | Path:
+        """The flat buffer or the file that holds it."""
         if self._file is None:
-            return self.index.shapes, torch.from_numpy(self._flat())
+            return torch.from_numpy(self._flat())
         try:
             self._file.close()
             self._cache.install(Path(self._file.name), self._cache.pixels)
             self._cache.write_index(self.index, self._digest.hexdigest())
         except (OSError, RunError) as error:
             raise self._unwritable(error) from None
-        return self.index.shapes, self._cache.pixels
+        return self._cache.pixels
 
     def _flat(self) -> np.ndarray:
         flat = np.empty(self._held_bytes, dtype=np.uint8)
         start = 0
         for pixels in self._held:
-            flat[start : start + pixels.nbytes] = pixels.reshape(-1)
+            flat[start : start + pixels.nbytes] = pixels
             start += pixels.nbytes
         self._held.clear()
         return flat
@@ -193,9 +211,8 @@ class PixelWriter:
                 self._file = self._cache.open_temporary()
                 self._cache.sweep()
             for pixels in self._held:
-                flat = np.ascontiguousarray(pixels)
-                self._file.write(flat.data)
-                self._digest.update(flat.data)
+                self._file.write(pixels.data)
+                self._digest.update(pixels.data)
         except OSError as error:
             raise self._unwritable(error) from None
         self._held.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections import deque
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from ..config import ImageSize, sides
-from .pixel_cache import CacheFile, PixelWriter
+from .pixel_cache import CacheFile, PixelWriter, StoreIndex, image_bytes
 from .read_image import UnreadableImageError, decode, pillow_warnings_ignored
 
 IN_MEMORY_BYTES = 1 << 30
@@ -40,9 +41,11 @@ class Pixels(Protocol):
 
     Attributes:
         shapes: (N, 2) int64, height and width of each image.
+        channels: of every image.
     """
 
     shapes: np.ndarray
+    channels: int
 
     def __len__(self) -> int: ...
 
@@ -51,11 +54,11 @@ class Pixels(Protocol):
         """A cache file that holds pixels, None where all are in memory."""
 
     def image(self, row: int) -> torch.Tensor:
-        """(3, H, W) uint8, a copy."""
+        """(C, H, W) uint8 or float32, a copy."""
 
 
 class PixelStore:
-    """Images of any size, end to end in one uint8 buffer as (H, W, 3).
+    """Images of any size, end to end in one buffer of bytes as (H, W, C).
 
     The buffer is a torch tensor, which worker processes share instead of copying, or a file that each process
     maps for itself.
@@ -63,11 +66,18 @@ class PixelStore:
     Args:
         shapes: (N, 2) height and width of each image.
         buffer: the pixels, or the file that holds them.
+        channels: of every image.
+        kinds: "uint8", "uint16" or "float32" per image; all are uint8 where not given.
     """
 
-    def __init__(self, shapes: np.ndarray, buffer: torch.Tensor | Path) -> None:
+    def __init__(
+        self, shapes: np.ndarray, buffer: torch.Tensor | Path, channels: int = 3, kinds: Sequence[str] = ()
+    ) -> None:
         self.shapes = np.ascontiguousarray(shapes, dtype=np.int64).reshape(-1, 2)
-        self._offsets = np.concatenate([[0], np.cumsum(self.shapes.prod(axis=1) * 3)]).astype(np.int64)
+        self.channels = channels
+        self._kinds = tuple(kinds)
+        sizes = image_bytes(self.shapes, channels, self._kinds)
+        self._offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
         self._path = buffer if isinstance(buffer, Path) else None
         self._buffer = self._mapped(buffer) if isinstance(buffer, Path) else buffer
 
@@ -80,11 +90,13 @@ class PixelStore:
         return self._path
 
     def image(self, row: int) -> torch.Tensor:
-        """(3, H, W) uint8, a copy, laid out with channels last."""
+        """(C, H, W), a copy, laid out with channels last: uint8, or float32 (of uint16, 65535 becomes 1)."""
         height, width = self.shapes[row].tolist()
         pixels = self._buffer[self._offsets[row] : self._offsets[row + 1]]
         copied = pixels.clone() if isinstance(pixels, torch.Tensor) else torch.from_numpy(np.array(pixels))
-        return copied.view(height, width, 3).permute(2, 0, 1)
+        if self._kinds:
+            copied = as_tensor(copied.numpy().view(self._kinds[row]))
+        return copied.view(height, width, self.channels).permute(2, 0, 1)
 
     def _mapped(self, path: Path) -> np.ndarray:
         return np.memmap(path, dtype=np.uint8, mode="r", shape=(int(self._offsets[-1]),))
@@ -102,6 +114,11 @@ class PixelStore:
 def empty_store() -> PixelStore:
     """A store without images."""
     return PixelStore(np.empty((0, 2), dtype=np.int64), torch.empty(0, dtype=torch.uint8))
+
+
+def as_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """Decoded values as transforms take them: uint8 and float32 as they are, uint16 as 0 to 1."""
+    return torch.from_numpy(pixels / np.float32(65535) if pixels.dtype == np.uint16 else pixels)
 
 
 @dataclass(frozen=True)
@@ -122,20 +139,29 @@ class Decoded:
 
 
 def pixel_hash(pixels: np.ndarray) -> str:
-    """Hash of shape and bytes of an (H, W, 3) uint8 image."""
-    digest = blake2b(f"{pixels.shape[0]}x{pixels.shape[1]}:".encode(), digest_size=16)
+    """Hash of shape, type and bytes of an (H, W, C) image."""
+    form = "x".join(map(str, pixels.shape)) + f" {pixels.dtype.name}"
+    if pixels.shape[2:] == (3,) and pixels.dtype == np.uint8:  # at first there were no others
+        form = f"{pixels.shape[0]}x{pixels.shape[1]}"
+    digest = blake2b(f"{form}:".encode(), digest_size=16)
     digest.update(np.ascontiguousarray(pixels).data)
     return digest.hexdigest()
 
 
 def shrink(pixels: np.ndarray, limit: int) -> np.ndarray:
-    """Scale (H, W, 3) uint8 down so that the short side is at most `limit`; smaller images stay as they are."""
+    """Scale (H, W, C) down so that the short side is at most `limit`; smaller images stay as they are."""
     height, width = pixels.shape[:2]
     short = min(height, width)
     if short <= limit:
         return pixels
     size = (max(limit, round(width * limit / short)), max(limit, round(height * limit / short)))
-    return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    if pixels.shape[2] == 3 and pixels.dtype == np.uint8:
+        return np.array(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
+    bands = [Image.fromarray(pixels[:, :, k].astype(np.float32)) for k in range(pixels.shape[2])]
+    scaled = np.stack([np.asarray(band.resize(size, Image.Resampling.BICUBIC)) for band in bands], axis=-1)
+    if pixels.dtype.kind == "u":
+        scaled = np.rint(scaled).clip(0, np.iinfo(pixels.dtype).max)
+    return scaled.astype(pixels.dtype)
 
 
 def decode_files(
@@ -146,6 +172,7 @@ def decode_files(
     cache_dir: Path,
     progress: Progress | None = None,
     memory_bytes: int = IN_MEMORY_BYTES,
+    channels: int = 3,
 ) -> Decoded:
     """Decode image files with a few threads, or open what an earlier call left in the cache folder.
 
@@ -155,48 +182,51 @@ def decode_files(
         pixel_cap: see `read_image`.
         cache_dir: where pixels go when they take more than `memory_bytes`.
         progress: called with (done, total).
+        channels: see `read_image`.
 
     Raises:
         DataError: the cache file cannot be written.
     """
-    cache = CacheFile(cache_dir, _inputs_key(paths, limit, pixel_cap))
+    cache = CacheFile(cache_dir, _inputs_key(paths, limit, pixel_cap, channels))
     index = cache.read_index(len(paths))
     if index is not None:
-        store = PixelStore(index.shapes, cache.pixels)
-        return Decoded(store, index.kept, index.hashes, index.failures)
-    with PixelWriter(cache, memory_bytes) as writer:
-        _decode_into(writer, paths, limit, pixel_cap, progress)
-        shapes, buffer = writer.finish()
-    return Decoded(PixelStore(shapes, buffer), writer.index.kept, writer.index.hashes, writer.index.failures)
+        return _decoded(index, cache.pixels)
+    with PixelWriter(cache, memory_bytes, channels) as writer:
+        read = functools.partial(_read, limit=limit, pixel_cap=pixel_cap, channels=channels)
+        _decode_into(writer, paths, read, pixel_cap, progress)
+        return _decoded(writer.index, writer.finish())
+
+
+def _decoded(index: StoreIndex, buffer: torch.Tensor | Path) -> Decoded:
+    store = PixelStore(index.shapes, buffer, index.channels, index.kinds)
+    return Decoded(store, index.kept, index.hashes, index.failures)
 
 
 def decode_array(pixels: np.ndarray, *, limit: int) -> Decoded:
-    """Hash and keep images that are arrays already: (N, H, W, 3) uint8."""
+    """Hash and keep images that are arrays already: (N, H, W, C) uint8, uint16 or float32."""
     hashes = tuple(pixel_hash(image) for image in pixels)
     if len(pixels) and min(pixels.shape[1:3]) > limit:
         pixels = np.stack([shrink(image, limit) for image in pixels])
     shapes = np.tile(np.array(pixels.shape[1:3], dtype=np.int64), (len(pixels), 1))
-    buffer = torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1))
-    return Decoded(PixelStore(shapes, buffer), np.arange(len(pixels)), hashes)
+    buffer = torch.from_numpy(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8))
+    kinds = () if pixels.dtype == np.uint8 else (pixels.dtype.name,) * len(pixels)
+    return Decoded(PixelStore(shapes, buffer, pixels.shape[-1], kinds), np.arange(len(pixels)), hashes)
 
 
 Outcome = tuple[np.ndarray, str] | str  # pixels and their hash, or the reason why there are none
+Read = Callable[..., Outcome | None]  # (path, postpone_above=None); None where it is postponed
 
 
 def _decode_into(
-    writer: PixelWriter,
-    paths: Sequence[Path],
-    limit: int,
-    pixel_cap: int,
-    progress: Progress | None,
+    writer: PixelWriter, paths: Sequence[Path], read: Read, pixel_cap: int, progress: Progress | None
 ) -> None:
-    for done, outcome in enumerate(_outcomes(paths, limit, pixel_cap), start=1):
+    for done, outcome in enumerate(_outcomes(paths, read, pixel_cap), start=1):
         writer.add(done - 1, outcome)
         if progress is not None and (done % _REPORTED == 0 or done == len(paths)):
             progress(done, len(paths))
 
 
-def _outcomes(paths: Sequence[Path], limit: int, pixel_cap: int) -> Iterator[Outcome]:
+def _outcomes(paths: Sequence[Path], read: Read, pixel_cap: int) -> Iterator[Outcome]:
     """What became of each file, in order.
 
     The memory is bounded: few results wait, all threads together decode no more pixels at once than the cap allows for
@@ -207,14 +237,14 @@ def _outcomes(paths: Sequence[Path], limit: int, pixel_cap: int) -> Iterator[Out
 
     def first() -> Outcome:
         path, future = waiting.popleft()
-        outcome = future.result() or _read(path, limit, pixel_cap)
+        outcome = future.result() or read(path)
         assert outcome is not None
         return outcome
 
     with pillow_warnings_ignored(), ThreadPoolExecutor(threads) as pool:
         try:
             for path in paths:
-                waiting.append((path, pool.submit(_read, path, limit, pixel_cap, pixel_cap // threads)))
+                waiting.append((path, pool.submit(read, path, postpone_above=pixel_cap // threads)))
                 if len(waiting) == 2 * threads:
                     yield first()
             while waiting:
@@ -224,17 +254,20 @@ def _outcomes(paths: Sequence[Path], limit: int, pixel_cap: int) -> Iterator[Out
                 future.cancel()
 
 
-def _read(path: Path, limit: int, pixel_cap: int, postpone_above: int | None = None) -> Outcome | None:
+def _read(
+    path: Path, *, limit: int, pixel_cap: int, channels: int, postpone_above: int | None = None
+) -> Outcome | None:
     try:
-        pixels = decode(path, pixel_cap, postpone_above)
+        pixels = decode(path, pixel_cap, postpone_above, channels)
     except UnreadableImageError as error:
         return error.reason
     return None if pixels is None else (shrink(pixels, limit), pixel_hash(pixels))
 
 
-def _inputs_key(paths: Sequence[Path], limit: int, pixel_cap: int) -> str:
+def _inputs_key(paths: Sequence[Path], limit: int, pixel_cap: int, channels: int) -> str:
     """Key of a set of files in a given size; a changed file changes its size or its times, new permissions the last."""
-    digest = blake2b(f"v2:{limit}:{pixel_cap}".encode(), digest_size=16)
+    wanted = f"{limit}:{pixel_cap}" if channels == 3 else f"{limit}:{pixel_cap}:{channels}"
+    digest = blake2b(f"v2:{wanted}".encode(), digest_size=16)
     for path in paths:
         try:
             status = path.stat()

@@ -1,4 +1,4 @@
-"""Read one image file safely, as 8-bit RGB, or raise one sentence."""
+"""Read one image file safely, as an array, or raise one sentence."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ..errors import DataError, one_line
+from .read_bands import GREY_MODES, NPY_MAGIC, TIFF_MAGICS, from_pillow, read_npy, read_tiff
 
 PIXEL_CAP = 100_000_000
 EXTENSIONS = frozenset(
@@ -25,6 +26,7 @@ EXTENSIONS = frozenset(
 )
 # Only formats of pixels: Pillow would otherwise hand EPS files to Ghostscript, whatever their extension says.
 _FORMATS = ("JPEG", "MPO", "PNG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "AVIF")
+_BYTES_PER_PIXEL = 3  # of arrays, as of RGB
 _MOST_BYTES_PER_PIXEL = 8  # four channels of 16 bits, not compressed
 _MOST_METADATA_BYTES = 64 << 20
 _MOST_SCANS = 16  # of a JPEG with as many pixels as the cap allows; programs write about ten
@@ -43,31 +45,38 @@ class UnreadableImageError(DataError):
         self.reason = reason
 
 
+def extensions_of(channels: int) -> frozenset[str]:
+    """Names of what folders hold as images: .npy files only where images are not RGB, as they may be anything."""
+    return EXTENSIONS if channels == 3 else EXTENSIONS | {".npy"}
+
+
 def printable(path: str | Path) -> str:
     """The path for a message: as it is, or quoted with escapes where it would break the line."""
     text = str(path)
     return text if text.isprintable() else ascii(text)
 
 
-def read_image(path: str | Path, *, pixel_cap: int = PIXEL_CAP) -> np.ndarray:
+def read_image(path: str | Path, *, channels: int = 3, pixel_cap: int = PIXEL_CAP) -> np.ndarray:
     """Decode one image file as people see it.
 
-    EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to 8 bits, and of an animation
-    the first frame is taken.
+    EXIF orientation is applied, and of an animation the first frame is taken. With three channels, transparency is laid
+    on white and 16-bit grey is scaled to 8 bits. With other numbers, and from .npy files, values are kept as they are:
+    uint8, uint16 or float32.
 
     Args:
         path: the file.
+        channels: 3 for RGB; 1 and 4 also from other image files (grey, RGBA), further ones from .npy and TIFF files.
         pixel_cap: largest width x height that is decoded; checked on the header, before memory is taken. Decoding
-            takes about 11 bytes per pixel at most.
+            takes about 11 bytes per pixel at most. Other arrays may have 3 bytes for each pixel of the cap.
 
     Returns:
-        (H, W, 3) uint8, RGB.
+        (H, W, C), uint8 for RGB from image files.
 
     Raises:
         UnreadableImageError: the file is missing, damaged, too large or not an image (a DataError).
     """
     with pillow_warnings_ignored():
-        pixels = decode(path, pixel_cap)
+        pixels = decode(path, pixel_cap, channels=channels)
     assert pixels is not None
     return pixels
 
@@ -83,22 +92,19 @@ def pillow_warnings_ignored() -> Iterator[None]:
         yield
 
 
-def decode(path: str | Path, pixel_cap: int, postpone_above: int | None = None) -> np.ndarray | None:
+def decode(path: str | Path, pixel_cap: int, postpone_above: int | None = None, channels: int = 3) -> np.ndarray | None:
     """`read_image` without the filter for warnings, to be called from several threads.
 
     Args:
         postpone_above: return None for images of more pixels than this, so that they can be decoded one at a time.
     """
     try:
-        with _opened(path, pixel_cap) as file, Image.open(file, formats=_known_formats()) as image:
-            _check_size(image, pixel_cap, path)
-            if postpone_above is not None and image.width * image.height > postpone_above:
-                return None
-            if image.format in ("JPEG", "MPO"):
-                _check_scans(file, image, pixel_cap, path)
-            image.load()
-            _turn_upright(image)
-            return _to_rgb(image, path)
+        with _opened(path, pixel_cap) as file:
+            head = file.read(len(NPY_MAGIC))
+            file.seek(0)
+            if head == NPY_MAGIC or (head.startswith(TIFF_MAGICS) and channels not in (1, 3)):
+                return _decode_bands(file, head, channels, pixel_cap, postpone_above)
+            return _decode_with_pillow(file, path, channels, pixel_cap, postpone_above)
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError:
@@ -107,6 +113,34 @@ def decode(path: str | Path, pixel_cap: int, postpone_above: int | None = None) 
         raise UnreadableImageError(path, "its content is not in a known image format") from None
     except Exception as error:  # damaged files make Pillow raise almost anything
         raise UnreadableImageError(path, _one_line(error)) from None
+
+
+def _decode_with_pillow(
+    file: IO[bytes], path: str | Path, channels: int, pixel_cap: int, postpone_above: int | None
+) -> np.ndarray | None:
+    with Image.open(file, formats=_known_formats()) as image:
+        _check_size(image, pixel_cap, path)
+        if postpone_above is not None and image.width * image.height > postpone_above:
+            return None
+        if image.format in ("JPEG", "MPO"):
+            _check_scans(file, image, pixel_cap, path)
+        image.load()
+        _turn_upright(image)
+        if channels == 3:
+            return _to_rgb(image, path)
+        if channels == 1 and (image.mode not in GREY_MODES or _is_transparent(image)):
+            return np.asarray(Image.fromarray(_to_rgb(image, path)).convert("L"))[:, :, None]
+        return from_pillow(image, channels)
+
+
+def _decode_bands(
+    file: IO[bytes], head: bytes, channels: int, pixel_cap: int, postpone_above: int | None
+) -> np.ndarray | None:
+    read = read_npy if head == NPY_MAGIC else read_tiff
+    found = read(file, channels, _BYTES_PER_PIXEL * (pixel_cap if postpone_above is None else postpone_above))
+    if found is None and postpone_above is None:
+        raise ValueError(f"it has more than {_BYTES_PER_PIXEL * pixel_cap:,} bytes of values: cut it into parts")
+    return found
 
 
 def _known_formats() -> tuple[str, ...]:
@@ -202,9 +236,13 @@ def _to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
 
 
 def _strip_to_rgb(image: Image.Image) -> np.ndarray:
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+    if _is_transparent(image):
         image = _on_white(image)
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _is_transparent(image: Image.Image) -> bool:
+    return image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info
 
 
 def _on_white(image: Image.Image) -> Image.Image:

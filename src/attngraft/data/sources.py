@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-from ..config import ImageSize
+from ..config import ImageSize, Resize
 from ..errors import DataError, nearest
 from ..registry import Registry
 from .build_dataset import (
@@ -30,7 +31,7 @@ from .pixel_store import (
     decode_files,
     short_side_limit,
 )
-from .read_image import PIXEL_CAP, printable
+from .read_image import PIXEL_CAP, extensions_of, printable
 from .targets import ClassLabels
 from .torchvision_sets import (
     PUBLISHED,
@@ -66,6 +67,8 @@ def load_data(
     limit: int | None = None,
     fix_leaks: bool = False,
     task: str | None = None,
+    channels: int = 3,
+    resize: Resize = "crop",
     progress: Progress | None = None,
 ) -> Dataset:
     """Load and decode a data set.
@@ -87,6 +90,8 @@ def load_data(
         fix_leaks: keep pictures that are equal, or saved again, on one side: together where a split is made by chance,
             moved to the first of train, val and test elsewhere.
         task: "classification", "multilabel" or "regression" for a CSV file, by its columns where not given.
+        channels: 3 for 8-bit RGB; others, see `read_image`.
+        resize: how images will be brought to the input; "crop" notes how much is cut off where that is much.
         progress: called with (images done, images in all).
 
     Raises:
@@ -107,6 +112,8 @@ def load_data(
         limit=limit,
         fix_leaks=fix_leaks,
         task=task,
+        channels=channels,
+        resize=resize,
         progress=progress,
     )
     if not str(source):
@@ -175,7 +182,7 @@ def load_folder(folder: Path, options: LoadOptions) -> Pool:
     Raises:
         DataError: see `scan_folder`; or files cannot be read and `skip_broken` is off.
     """
-    contents = scan_folder(folder)
+    contents = scan_folder(folder, extensions_of(options.channels))
     notes = [*contents.notes]
     if contents.ignored:
         notes.append(f"{contents.ignored} files that are not images in class folders were ignored.")
@@ -226,6 +233,7 @@ def _decoded(named: Pool, folder: Path, options: LoadOptions) -> Pool:
         pixel_cap=options.pixel_cap,
         cache_dir=options.cache_dir,
         progress=options.progress,
+        channels=options.channels,
     )
     skipped = tuple((ids[i], reason) for i, reason in decoded.failures)
     if skipped and not options.skip_broken:
@@ -261,7 +269,8 @@ def _load_digits(options: LoadOptions) -> Pool:
         val_count=val_count,
         choose=lambda labels, splits, ids: thin_splits(ClassLabels(labels), splits, ids, options),
     )
-    decoded = decode_array(digits.images, limit=short_side_limit(options.image_size))
+    pixels = with_channels(digits.images, options.channels, "cluttered-digits")
+    decoded = decode_array(pixels, limit=short_side_limit(options.image_size))
     scale = decoded.store.shapes[0, 0] / CANVAS
     return Pool(
         name="cluttered-digits",
@@ -282,8 +291,7 @@ def _load_published(name: str, published: PublishedSet, options: LoadOptions) ->
     ids = [f"{name}/{split}/{next(counts[split]):05d}" for split in splits]
     wanted = thin_splits(ClassLabels(labels), splits, ids, options)
     pixels = np.stack([images[i] for i in wanted]) if len(wanted) < len(images) else images
-    if pixels.ndim == 3:
-        pixels = np.repeat(pixels[..., None], 3, axis=-1)
+    pixels = with_channels(pixels if pixels.ndim == 4 else pixels[..., None], options.channels, name)
     decoded = decode_array(pixels, limit=short_side_limit(options.image_size))
     return Pool(
         name=name,
@@ -295,6 +303,21 @@ def _load_published(name: str, published: PublishedSet, options: LoadOptions) ->
         store=decoded.store,
         mirrorable=published.mirrorable,
     )
+
+
+def with_channels(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
+    """Grey or RGB images (N, H, W, 1 or 3) as grey or RGB.
+
+    Raises:
+        DataError: another number of channels.
+    """
+    if channels not in (1, 3):
+        raise DataError(f"the images of {name} are RGB or grey: expected 3 or 1 channels instead of {channels}.")
+    if pixels.shape[-1] == channels:
+        return pixels
+    if channels == 3:
+        return np.repeat(pixels, 3, axis=-1)
+    return np.stack([np.asarray(Image.fromarray(image).convert("L")) for image in pixels])[..., None]
 
 
 def _load_imagenet(options: LoadOptions) -> Pool:

@@ -64,7 +64,7 @@ def build_transform(
     - ``none``: the same as evaluation.
     - ``light``: a random crop of half to all of the area and a mirror image half of the time.
     - ``strong``: a crop of a quarter to all of the area, mirroring, TrivialAugment and random erasing; of TrivialAugment
-      only what moves pixels where images are not RGB.
+      only what moves pixels where images are neither grey nor RGB of 8 bits.
 
     Evaluation: see `framing`. Random crops are brought to the input as `preprocessing.resize` says: "crop" draws them
     in the input's aspect ratio, give or take a third, "squash" and "pad" in that of the image.
@@ -86,18 +86,7 @@ def build_transform(
     if level == "light":
         return ImageTransform((_RandomCrop(preprocessing, smallest=0.5), *mirroring), preprocessing)
     crop = _RandomCrop(preprocessing, smallest=0.25)
-    if preprocessing.channels != 3:
-        return ImageTransform((crop, *mirroring, _RandomMove(preprocessing), _Erased(preprocessing)), preprocessing)
-    from torchvision.transforms import v2
-
-    fill = [round(255 * value) for value in preprocessing.mean]
-    steps = (
-        crop,
-        *mirroring,
-        v2.TrivialAugmentWide(interpolation=v2.InterpolationMode.BILINEAR, fill=fill),
-        v2.RandomErasing(p=0.25, scale=(0.02, 0.25), value=fill),
-    )
-    return ImageTransform(steps, preprocessing)
+    return ImageTransform((crop, *mirroring, _Augmented(preprocessing), _Erased(preprocessing)), preprocessing)
 
 
 def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
@@ -181,25 +170,28 @@ def random_box(height: int, width: int, smallest: float, aspect: float = 1.0) ->
 
 
 @dataclass(frozen=True)
-class _RandomMove:
-    """One of TrivialAugment's moves at a random strength: shear, shift, rotation or none; for any number of channels."""
+class _Augmented:
+    """TrivialAugment on 8-bit grey and RGB; elsewhere one of its moves: shear, shift, rotation or none."""
 
     preprocessing: Preprocessing
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        from torchvision.transforms import InterpolationMode
-        from torchvision.transforms.v2 import functional
+        from torchvision.transforms import v2
 
+        fill, bilinear = _mean_colour(image, self.preprocessing), v2.InterpolationMode.BILINEAR
+        if image.dtype == torch.uint8 and len(image) in (1, 3):
+            augmented: torch.Tensor = v2.TrivialAugmentWide(interpolation=bilinear, fill=fill)(image)
+            return augmented
         kind, strength = torch.randint(6, ()).item(), 2 * torch.rand(()).item() - 1
         shear = math.degrees(math.atan(0.99 * strength))
-        return functional.affine(
+        return v2.functional.affine(
             image,
             angle=135.0 * strength if kind == 1 else 0.0,
             translate=[round(32 * strength) * (kind == 2), round(32 * strength) * (kind == 3)],
             scale=1.0,
             shear=[shear * (kind == 4), shear * (kind == 5)],
-            interpolation=InterpolationMode.BILINEAR,
-            fill=_mean_colour(image, self.preprocessing),
+            interpolation=bilinear,
+            fill=fill,
         )
 
 

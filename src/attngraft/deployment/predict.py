@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
 from ..config import Preprocessing
-from ..data import UnreadableImageError, build_transform, list_images, read_image
+from ..data import UnreadableImageError, as_tensor, build_transform, list_images, read_image
 from ..errors import DataError
 from ..files import to_json
 from ..settings import MachineSettings
@@ -102,7 +102,7 @@ def predict(
     model = run_or_model if isinstance(run_or_model, nn.Module) else load(run_or_model)
     check_live(model)
     task, preprocessing = task_of(model), preprocessing_of(model)
-    paths = list_images([images] if isinstance(images, (str, Path)) else images)
+    paths = list_images([images] if isinstance(images, (str, Path)) else images, preprocessing.channels)
     model = model.to(where).eval()
     forward = _forward(model, task)
     names: list[str] = []
@@ -155,13 +155,13 @@ def _read(
     transform = build_transform("none", preprocessing, train=False)
     for path in paths:
         try:
-            pixels = read_image(path)
+            pixels = read_image(path, channels=preprocessing.channels)
         except UnreadableImageError as error:
             if not skip_broken:
                 raise
             skipped.append((str(path), error.reason))
             continue
-        yield str(path), transform(torch.from_numpy(pixels).permute(2, 0, 1))
+        yield str(path), transform(as_tensor(pixels).permute(2, 0, 1))
 
 
 def _batches(items: Iterator[tuple[str, torch.Tensor]], size: int) -> Iterator[list[tuple[str, torch.Tensor]]]:

@@ -140,7 +140,7 @@ def view_of(model: nn.Module, source: Source, *, image_size: ImageSize | None = 
     elif isinstance(source, ImageSet):
         images = source
     else:
-        images = load_pictures(source, classes, image_size=preprocessing.image_size, **options)
+        images = load_pictures(source, classes, **preprocessing.read_options, **options)
     labels = np.asarray(images.labels, dtype=np.int64)
     if not len(images) or (classes and labels.max() >= len(classes)):
         got = f"labels up to {labels.max()} for a model of {len(classes)} classes" if len(images) else "no images"

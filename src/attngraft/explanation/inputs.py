@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..backbones import preprocessing_of
-from ..config import ImageSize, from_dict
+from ..config import Preprocessing, from_dict
 from ..data import (
     Dataset,
     Origin,
@@ -92,7 +92,7 @@ def open_subject(
         if folder is None:
             raise ConfigError("a model in memory does not know its images: give images.")
         where = {key: options[key] for key in ("root", "download") if key in options}
-        view = view_of(model, own_test_images(folder, description, image_size=_image_size(model), **where))
+        view = view_of(model, own_test_images(folder, description, preprocessing_of(model), **where))
     else:
         view = view_of(model, images, **({"limit": limit, **options} if _is_path(images) else {}))
     view = view.some(limit) if limit else view
@@ -101,7 +101,9 @@ def open_subject(
     return Subject(_name(folder, model, description), folder, model, plain, plain_is, view, _history(folder))
 
 
-def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size: ImageSize, **where: Any) -> Dataset:
+def own_test_images(
+    folder: Path, description: Mapping[str, Any], preprocessing: Preprocessing, **where: Any
+) -> Dataset:
     """The data that a run was made with, loaded again.
 
     Raises:
@@ -112,7 +114,7 @@ def own_test_images(folder: Path, description: Mapping[str, Any], *, image_size:
         raise DataError(f"{folder} does not say where its images lie: give them, for example a folder of test images.")
     origin = from_dict(Origin, data["origin"], where="origin")
     try:
-        dataset = load_data(image_size=image_size, **asdict(origin), **where)
+        dataset = load_data(**preprocessing.read_options, **asdict(origin), **where)
     except DataError as error:
         raise DataError(f"the images of {folder} cannot be loaded again ({error}): give a folder of images.") from error
     if dataset.fingerprint != data.get("fingerprint"):
@@ -140,10 +142,6 @@ def _history(folder: Path | None) -> tuple[Mapping[str, Any], ...]:
         return tuple(RunFolder(folder).read_metrics())
     except RunError:
         return ()
-
-
-def _image_size(model: nn.Module) -> ImageSize:
-    return preprocessing_of(model).image_size
 
 
 def _is_path(images: Source) -> bool:

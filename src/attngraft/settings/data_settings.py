@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ..config import ImageSize, setting, sides
-from ..errors import ConfigError
+from ..config import MOST_CHANNELS, RESIZES, ImageSize, Preprocessing, Resize, setting, sides
+from ..errors import ConfigError, nearest
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,15 @@ class DataSettings:
         "Side of the input in pixels, or HEIGHTxWIDTH such as 256x128; the backbone's own by default.",
         flag=True,
         metavar="SIZE",
+    )
+    resize: Resize | None = setting(
+        None,
+        "How images of another aspect ratio are brought to the input: crop (the default), squash or pad.",
+        flag=True,
+        metavar="crop|squash|pad",
+    )
+    channels: int | None = setting(
+        None, "Channels of the images, such as 1 for grey or 12 for satellites; 3 for a published backbone.", flag=True
     )
     task: str | None = setting(
         None,
@@ -41,3 +50,20 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.image_size is not None and min(sides(self.image_size)) < 8:
             raise ConfigError(f"image_size is {self.image_size}: expected at least 8 pixels.")
+        if self.resize is not None and self.resize not in RESIZES:
+            raise ConfigError(f"resize is {self.resize!r}: {nearest(self.resize, RESIZES)}")
+        if self.channels is not None and not 1 <= self.channels <= MOST_CHANNELS:
+            raise ConfigError(f"channels is {self.channels}: expected 1 to {MOST_CHANNELS:,}.")
+
+    def preprocessing(self, own: Preprocessing) -> Preprocessing:
+        """How a model gets its images: as it wants them, but for what is chosen here.
+
+        Raises:
+            ConfigError: it takes another number of channels.
+        """
+        if self.channels not in (None, own.channels):
+            raise ConfigError(
+                f"the model takes images of {own.channels} channels and channels is {self.channels}: leave it out, or create "
+                f"the model for them (create_backbone(..., in_channels={self.channels}))."
+            )
+        return replace(own, image_size=self.image_size or own.image_size, resize=self.resize or own.resize)

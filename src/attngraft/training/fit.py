@@ -122,7 +122,7 @@ def fit(
     settings = resolve_settings(recipe, overrides)
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     check_live(model)
-    preprocessing = preprocessing_of(model, settings.data.image_size)
+    preprocessing = settings.data.preprocessing(preprocessing_of(model))
     run = RunFolder(Path(run_dir))
     shows = watched(progress if world.is_main else Silent())
     with stopping_at_once(), memory_needed(), shows as shown, ExitStack() as held:
@@ -131,7 +131,7 @@ def fit(
             world.in_main(run.read)
             world.in_main(claim)
         reading = Reading(shown)
-        dataset = open_data(data, settings, spec=preprocessing.input, progress=reading)
+        dataset = open_data(data, settings, preprocessing=preprocessing, progress=reading)
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)
         context = RunContext(dataset, task, preprocessing, settings, seed, device, world, run.checkpoints)
         context = replace(context, anatomy=check_fit(model, context))

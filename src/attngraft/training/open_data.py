@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from ..backbones import has_pretrained
-from ..config import InputSpec
+from ..config import Preprocessing
 from ..data import Dataset, load_data
 from ..errors import DataError
 from ..settings import Recipe, Settings
@@ -30,7 +30,7 @@ def open_data(
     source: str | Path | Dataset,
     settings: Settings,
     *,
-    spec: InputSpec,
+    preprocessing: Preprocessing,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Load the data for a fit, with a validation split where the recipe takes decisions.
@@ -38,7 +38,7 @@ def open_data(
     Args:
         source: whatever `load_data` takes, or what it has returned.
         settings: of the fit.
-        spec: of the model's input.
+        preprocessing: of the model.
         progress: called with (images done, images in all).
 
     Raises:
@@ -49,8 +49,14 @@ def open_data(
     if isinstance(source, Dataset):
         if reads not in (None, source.train.targets.task):
             raise DataError(f"{source.name} is labelled for {source.task}: leave out the task '{chosen.task}'.")
+        found, wanted = source.train.store.channels, preprocessing.channels
+        if found != wanted:
+            raise DataError(
+                f"the images of {source.name} have {found} channels and the model takes {wanted}: load them with "
+                f"channels={wanted}, or create the model with in_channels={found}."
+            )
         return source if chosen.task is None else replace(source, task=chosen.task)
     val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.needs_validation else 0.0)
-    options = asdict(chosen) | {"image_size": spec.size, "val_fraction": val_fraction, "task": reads}
-    found = load_data(source, **options, progress=progress)
-    return found if chosen.task is None else replace(found, task=chosen.task)
+    options = asdict(chosen) | {"val_fraction": val_fraction, "task": reads, "resize": preprocessing.resize}
+    dataset = load_data(source, **options | preprocessing.read_options, progress=progress)
+    return dataset if chosen.task is None else replace(dataset, task=chosen.task)

@@ -86,7 +86,7 @@ def adapt(
             images, wanted = load_labelled(
                 data,
                 known,
-                image_size=preprocessing_of(adapting.served).image_size,
+                **preprocessing_of(adapting.served).read_options,
                 extend=classes == "extend",
                 skip_broken=skip_broken,
                 limit=limit,

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from ...backbones import backbone_info, preprocessing_of
-from ...config import ImageSize, from_dict, to_dict
+from ...config import Preprocessing, from_dict, to_dict
 from ...data import Dataset, Origin, class_changes, load_data, relabelled
 from ...errors import ConfigError, DataError, RunError
 from ...files import new_folder, read_json
@@ -71,7 +71,7 @@ def create_store(
     if not classes:
         raise ConfigError("the model does not say what its classes are called: save it with save(..., classes=...).")
     with watched(progress) as shown:
-        dataset = _dataset(data, run, preprocessing_of(model).image_size, shown, data_options)
+        dataset = _dataset(data, run, preprocessing_of(model), shown, data_options)
         dataset = _in_order(dataset, classes)
         settings = {"guard": to_dict(policy), "shares": to_dict(shares), "seed": seed}
         made = {"by": "create", "source": str(run) if isinstance(run, (str, Path)) else "a model in memory"}
@@ -86,7 +86,7 @@ def create_store(
 def _dataset(
     data: str | Path | Dataset | None,
     run: str | Path | nn.Module,
-    image_size: ImageSize,
+    preprocessing: Preprocessing,
     progress: Progress,
     options: Mapping[str, Any],
 ) -> Dataset:
@@ -103,7 +103,7 @@ def _dataset(
             "the model does not say which images it was trained and tested on: give them, with the split that it was "
             "trained with (data=, --data)."
         )
-    dataset = data if isinstance(data, Dataset) else _loaded(data, origin, image_size, progress, options)
+    dataset = data if isinstance(data, Dataset) else _loaded(data, origin, preprocessing, progress, options)
     if known.get("fingerprint") not in (None, dataset.fingerprint):
         raise DataError(
             f"{dataset.name} is not what the run in {run} was trained and tested on, or is split otherwise, so images "
@@ -115,14 +115,14 @@ def _dataset(
 def _loaded(
     data: str | Path | None,
     origin: Origin | None,
-    image_size: ImageSize,
+    preprocessing: Preprocessing,
     progress: Progress,
     options: Mapping[str, Any],
 ) -> Dataset:
     """The given data, else those of the origin; split as the origin says."""
     split = {} if origin is None else {key: value for key, value in asdict(origin).items() if key != "source"}
     source = data if data is not None else origin.source if origin is not None else ""
-    return load_data(source, image_size=image_size, progress=Reading(progress), **{**split, **options})
+    return load_data(source, progress=Reading(progress), **{**preprocessing.read_options, **split, **options})
 
 
 def _data_of(run: Path) -> dict[str, Any]:

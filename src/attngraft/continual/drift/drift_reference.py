@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ...data import ImageSet
+from ...data import ImageSet, rgb_preview
 from ...errors import ConfigError
 
 INPUT_STATISTICS = (
@@ -72,7 +72,7 @@ def check_predictions(probabilities: NDArray[np.float32], inputs: NDArray[np.flo
 
 
 def input_statistics(images: ImageSet) -> NDArray[np.float32]:
-    """Compute simple statistics of every image as it is stored, with values in 0..1.
+    """Compute simple statistics of every image as it is stored, with values in 0..1; other channels than RGB as grey.
 
     Mean and standard deviation of each channel; sharpness (mean absolute difference of neighbouring pixels in grey);
     noise (the estimate of Immerkaer, Computer Vision and Image Understanding 64(2), 1996, in grey; 0 for images with
@@ -83,7 +83,7 @@ def input_statistics(images: ImageSet) -> NDArray[np.float32]:
     """
     found = np.empty((len(images), len(INPUT_STATISTICS)), dtype=np.float32)
     for positions in _batches(images):
-        pixels = np.stack([images.image(i).numpy() for i in positions])  # (B, 3, H, W)
+        pixels = np.stack([rgb_preview(images.image(i)).numpy() for i in positions])  # (B, 3, H, W)
         found[positions] = _statistics(pixels)
     return found
 

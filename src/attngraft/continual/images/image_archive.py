@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from ...checksums import MOST_NAMES_BYTES, changed, check_seal, file_hash, write_sealed
 from ...data import ClassLabels, ImageSet
 from ...data.near_duplicates.small_copies import NUMBERS, Thumbnails
+from ...data.pixel_cache import image_bytes
 from ...data.pixel_store import PixelStore
 from ...errors import RunError
 from ...files import write_atomically
@@ -61,7 +62,8 @@ def pack(packed: Packed, folder: Path) -> None:
     """
     images = packed.images
     shapes = np.array([images.store.shapes[row] for row in images.rows], dtype=np.int64).reshape(-1, 2)
-    write_atomically(folder / PIXELS_FILE, lambda temporary: _write_pixels(images, temporary))
+    kinds: list[str] = []  # types of values
+    write_atomically(folder / PIXELS_FILE, lambda temporary: _write_pixels(images, temporary, kinds))
     tensors: dict[str, NDArray[Any]] = {
         "shapes": shapes,
         "labels": images.labels.astype(np.int64),
@@ -74,6 +76,8 @@ def pack(packed: Packed, folder: Path) -> None:
         "hashes": json.dumps(images.pixel_hashes),
         "roles": json.dumps(packed.roles.tolist()),
         "pixels": file_hash(folder / PIXELS_FILE),
+        **({"kinds": json.dumps(kinds)} if set(kinds) - {"uint8"} else {}),
+        **({"channels": str(images.store.channels)} if images.store.channels != 3 else {}),
     }
     write_sealed(folder / IMAGES_FILE, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
 
@@ -93,12 +97,13 @@ def unpack(folder: Path) -> Packed:
             shapes, labels = tensors.get_tensor("shapes"), tensors.get_tensor("labels")
             learned = tensors.get_tensor("learned").tobytes().hex()
             small = tensors.get_tensor("thumbnails")
+            channels, kinds = json.loads(texts.get("channels", "3")), json.loads(texts.get("kinds", "[]"))
             boxes = tensors.get_tensor("boxes") if "boxes" in tensors.keys() else None  # noqa: SIM118
         size = (folder / PIXELS_FILE).stat().st_size
         is_intact = texts.get("pixels") in (None, file_hash(folder / PIXELS_FILE))  # the first stores had no hash
     except Exception as error:  # safetensors and NumPy raise many kinds for a damaged file
         raise RunError(f"the images in {folder} cannot be read ({error}): restore the store from a copy.") from None
-    expected = int(shapes.prod(axis=1).sum()) * 3
+    expected = int(image_bytes(shapes, channels, kinds).sum())
     if size != expected or not len(ids) == len(hashes) == len(roles) == len(labels) == len(shapes):
         raise RunError(
             f"{folder / PIXELS_FILE} has {size} bytes where {expected} are expected: restore the store from a copy."
@@ -109,7 +114,7 @@ def unpack(folder: Path) -> Packed:
         ids=tuple(ids),
         targets=ClassLabels(labels),
         pixel_hashes=tuple(hashes),
-        store=PixelStore(shapes, folder / PIXELS_FILE),
+        store=PixelStore(shapes, folder / PIXELS_FILE, channels, kinds),
         rows=np.arange(len(ids)),
         boxes=boxes,
     )
@@ -117,7 +122,10 @@ def unpack(folder: Path) -> Packed:
     return Packed(images, np.array(roles, dtype=np.str_), digests, small)
 
 
-def _write_pixels(images: ImageSet, path: Path) -> None:
+def _write_pixels(images: ImageSet, path: Path, kinds: list[str]) -> None:
+    kinds.clear()
     with path.open("wb") as file:
         for position in range(len(images)):
-            file.write(np.ascontiguousarray(images.image(position).permute(1, 2, 0).numpy()).data)
+            pixels = np.ascontiguousarray(images.image(position).permute(1, 2, 0).numpy())
+            kinds.append(pixels.dtype.name)
+            file.write(pixels.data)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ...config import ImageSize
+from ...config import Preprocessing
 from ...data import UNLABELLED, ImageSet, list_images
 from ...data.inference_images import decode_pictures
 from ...errors import DataError
@@ -53,14 +53,14 @@ class FolderWatcher:
         return [name for _, name in sorted(found)]
 
     def read(
-        self, names: Sequence[str], known: Collection[str], *, image_size: ImageSize, skip_broken: bool
+        self, names: Sequence[str], known: Collection[str], preprocessing: Preprocessing, *, skip_broken: bool
     ) -> tuple[ImageSet | None, dict[str, str]]:
         """Read images, without files that cannot be read and without repetitions.
 
         Args:
             names: relative paths.
             known: pixel hashes of earlier images.
-            image_size: side of the model's input in pixels.
+            preprocessing: of the model.
             skip_broken: leave out files that cannot be read, instead of an error.
 
         Returns:
@@ -74,7 +74,7 @@ class FolderWatcher:
                 [self.folder / name for name in names],
                 names,
                 np.full(len(names), UNLABELLED, dtype=np.int64),
-                image_size=image_size,
+                **preprocessing.read_options,
                 skip_broken=skip_broken,
                 cache_dir=None,
                 progress=None,

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ...backbones import preprocessing_of
-from ...config import ImageSize
+from ...config import Preprocessing
 from ...data import ImageSet
 from ...surgery import classes_of
 from ...surgery.version_store.store import Store
@@ -39,8 +39,8 @@ class ServedVersion:
         return classes_of(self.model)
 
     @property
-    def image_size(self) -> ImageSize:
-        return preprocessing_of(self.model).image_size
+    def preprocessing(self) -> Preprocessing:
+        return preprocessing_of(self.model)
 
     def refresh(self) -> None:
         """Load the served version and its references, unless they are loaded already."""

@@ -200,7 +200,7 @@ class Watch:
         images, left_out = self.arrivals.read(
             names,
             self._known_pixels,
-            image_size=self.served.image_size,
+            self.served.preprocessing,
             skip_broken=self.options.skip_broken,
         )
         if images is None or not self.served.references.takes(len(images)):
@@ -291,7 +291,7 @@ class Watch:
         return load_labelled(
             self.label_source,
             self.served.classes,
-            image_size=self.served.image_size,
+            **self.served.preprocessing.read_options,
             partly=True,
             skip_broken=self.options.skip_broken,
         )[0]

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..dataset import ImageSet
+from ..preview import rgb_preview
 from .alignment import agreement
 
 SIDE = 24
@@ -42,7 +43,7 @@ def sketches(images: ImageSet) -> Sketches:
     """(N, 24, 24, 3): every image shrunk to a square."""
     found = np.zeros((len(images), SIDE, SIDE, 3), dtype=np.uint8)
     for position in range(len(images)):
-        picture = Image.fromarray(images.image(position).permute(1, 2, 0).numpy())
+        picture = Image.fromarray(rgb_preview(images.image(position)).permute(1, 2, 0).numpy())
         found[position] = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     return found
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..dataset import ImageSet
+from ..preview import rgb_preview
 
 SIDE = 8
 NUMBERS = 3 * SIDE * SIDE
@@ -26,7 +27,7 @@ def thumbnails(images: ImageSet) -> Thumbnails:
     """(N, 192): each image averaged over an 8 x 8 grid."""
     found = np.zeros((len(images), NUMBERS), dtype=np.uint8)
     for position in range(len(images)):
-        small = torch.nn.functional.adaptive_avg_pool2d(images.image(position).float(), SIDE)
+        small = torch.nn.functional.adaptive_avg_pool2d(rgb_preview(images.image(position)).float(), SIDE)
         found[position] = small.round().to(torch.uint8).flatten().numpy()
     return found
 

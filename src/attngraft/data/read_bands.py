@@ -1,0 +1,132 @@
+"""Read images of any number of channels: .npy files, TIFF files, and what Pillow has opened. No value is guessed.
+
+Values are kept as uint8, uint16 or float32. A problem is a ValueError with the reason, which `read_image` makes a sentence
+with the path of.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import IO, Any
+
+import numpy as np
+from PIL import Image
+
+NPY_MAGIC, TIFF_MAGICS = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+KINDS = ("uint8", "uint16", "float32")
+GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
+_MOST_HEADER = 10_000  # bytes of an .npy header; NumPy parses it as a Python literal
+
+
+def read_npy(file: IO[bytes], channels: int, most_bytes: int) -> np.ndarray | None:
+    """The array of an .npy file as (H, W, C), without running code from it; None for one of more than `most_bytes`.
+
+    Raises:
+        ValueError: it is not such a file, is cut off, or is no image of that many channels.
+    """
+    version = np.lib.format.read_magic(file)
+    if version not in ((1, 0), (2, 0), (3, 0)):
+        raise ValueError(f"its .npy format is {version}, expected 1 to 3")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, is_fortran, dtype = read_header(file, max_header_size=_MOST_HEADER)
+    axes = _axes(shape, channels)
+    kind = _kind(dtype)
+    count = math.prod(shape)
+    if max(kind.itemsize, dtype.itemsize) * count > most_bytes:
+        return None
+    data = file.read(count * dtype.itemsize)
+    if len(data) < count * dtype.itemsize:
+        raise ValueError(f"it has {len(data):,} bytes of values where {count * dtype.itemsize:,} are expected")
+    values = np.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C")
+    return _checked(values.reshape(*shape, 1) if len(shape) == 2 else values.transpose(axes), kind)
+
+
+def read_tiff(file: IO[bytes], channels: int, most_bytes: int) -> np.ndarray | None:
+    """The bands of a TIFF file as (H, W, C), also where each is a page; None for more than `most_bytes`.
+
+    Raises:
+        ValueError: tifffile is not installed, or it is no image of that many channels.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise ValueError(f"TIFF files of {channels} bands need tifffile (pip install attngraft[tiff])") from None
+    with tifffile.TiffFile(file, name="image.tif") as opened:  # the name that it has is a number
+        pages: Any = opened.pages
+        first = pages[0]
+        is_paged = first.samplesperpixel == 1 and channels > 1
+        shape = (channels, *first.shape) if is_paged and len(pages) == channels else first.shape
+        axes, kind = _axes(shape, channels), _kind(first.dtype)
+        if max(kind.itemsize, first.dtype.itemsize) * max(math.prod(shape), math.prod(first.chunks)) > most_bytes:
+            return None
+        if len(shape) == len(first.shape):
+            values = first.asarray()
+        else:
+            values = np.stack([_like(first, page).asarray() for page in pages])
+    return _checked(values.reshape(*shape, 1) if len(shape) == 2 else values.transpose(axes), kind)
+
+
+def from_pillow(image: Image.Image, channels: int) -> np.ndarray:
+    """A grey image, or RGB with its alpha channel or an opaque one, as (H, W, C).
+
+    Raises:
+        ValueError: another number of channels, or values without a meaning.
+    """
+    is_grey = image.mode in GREY_MODES
+    if channels not in (1, 4) or is_grey != (channels == 1):
+        raise ValueError(f"it is {image.mode} of {len(image.getbands())} channels, expected {channels} channels")
+    if image.mode == "F":
+        return _checked(np.asarray(image)[:, :, None], np.dtype("float32"))
+    if not image.mode.startswith("I"):
+        values = np.asarray(image.convert("L" if is_grey else "RGBA"))
+        return values.reshape(*values.shape[:2], channels)
+    values = np.asarray(image)
+    if not (values.min() >= 0 and values.max() <= 65535):
+        raise ValueError(f"its values run from {values.min()} to {values.max()}, expected 0 to 65535")
+    return values.astype(np.uint16)[:, :, None]
+
+
+def _axes(shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
+    """The order of axes that makes an array (H, W, C); where both ends have as many entries, the channels are last.
+
+    Raises:
+        ValueError: it is no image of that many channels.
+    """
+    if len(shape) == 2 and channels == 1 and min(shape) > 0:
+        return (0, 1, 2)
+    if len(shape) == 3 and min(shape) > 0 and channels in (shape[2], shape[0]):
+        return (0, 1, 2) if shape[2] == channels else (1, 2, 0)
+    shown = " x ".join(map(str, shape))
+    raise ValueError(f"its shape is {shown}, expected height x width x {channels} or {channels} x height x width")
+
+
+def _kind(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The type in which values are kept.
+
+    Raises:
+        ValueError: another one.
+    """
+    if dtype.kind == "u" and dtype.itemsize <= 2:
+        return np.dtype(f"uint{8 * dtype.itemsize}")
+    if dtype.kind == "f" and dtype.itemsize <= 8:
+        return np.dtype("float32")
+    raise ValueError(f"its values are {dtype}, expected uint8, uint16 or floats")
+
+
+def _checked(values: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        kept = np.ascontiguousarray(values, dtype=kind)
+    if kind.kind == "f" and not np.isfinite(kept).all():
+        raise ValueError("it has values that are not finite")
+    return kept
+
+
+def _like(first: Any, page: Any) -> Any:
+    """The page, if it has the shape and the type of the first.
+
+    Raises:
+        ValueError: it has others.
+    """
+    if page.shape != first.shape or page.dtype != first.dtype:
+        raise ValueError("its pages have different shapes or types")
+    return page
