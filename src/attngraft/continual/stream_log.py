@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import RunError
 from ..files import write_atomically
-from ..timestamp import timestamp
+from ..surgery.version_store.journal import Journal
 
 WATCH_FOLDER = "watch"
 LOG_FILE = "log.jsonl"
@@ -58,10 +55,8 @@ class StreamLog:
 
     def __init__(self, store: Path) -> None:
         self.folder = store / WATCH_FOLDER
-
-    @property
-    def file(self) -> Path:
-        return self.folder / LOG_FILE
+        self.file = self.folder / LOG_FILE
+        self._journal = Journal(self.file, chained=False)
 
     @property
     def wanted(self) -> Path:
@@ -74,30 +69,16 @@ class StreamLog:
         Raises:
             RunError: another line is damaged.
         """
-        if not self.file.is_file():
-            return []
-        lines = self.file.read_bytes().split(b"\n")
-        found = []
-        for number, line in enumerate(lines[:-1], start=1):  # after the last line break is nothing, or a torn line
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                raise RunError(f"line {number} of {self.file} is damaged: restore it from a copy.") from None
-        return found
+        return self._journal.entries()
 
     def add(self, event: str, **fields: Any) -> dict[str, Any]:
-        """Append one entry, flushed to the disk; a torn line before it is cut off."""
-        entry = {"event": event, "time": timestamp(), **fields}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self.file.open("ab") as file:
-                file.truncate(self._whole_bytes())
-                file.write(json.dumps(entry).encode() + b"\n")
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise RunError(f"{self.file} cannot be written ({error.strerror}): free space and watch again.") from None
-        return entry
+        """Append one entry; when this returns, it is on the disk.
+
+        Raises:
+            RunError: the disk is full.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return self._journal.append(event, fields)
 
     def windows(self) -> list[dict[str, Any]]:
         """The entries of all windows."""
@@ -112,11 +93,7 @@ class StreamLog:
 
     def write_predictions(self, window: int, rows: Sequence[Sequence[Any]]) -> None:
         """Write the predictions of one window as CSV: image, pixels, class, probability."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["image", "pixels", "class", "probability"])
-        writer.writerows(rows)
-        _write_table(self._predictions(window), text.getvalue())
+        _write_table(self._predictions(window), ["image", "pixels", "class", "probability"], rows)
 
     def predictions(self, windows: int) -> list[dict[str, str]]:
         """The predictions of the first windows, in order, each with its `window`."""
@@ -133,20 +110,11 @@ class StreamLog:
         path = self.wanted / f"{window:06d}.csv"
         if path.is_file():
             return path
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "label"])
-        writer.writerows([image, ""] for image in images)
-        _write_table(path, text.getvalue())
+        _write_table(path, ["path", "label"], [(image, "") for image in images])
         return path
 
     def _predictions(self, window: int) -> Path:
         return self.folder / "answers" / f"{window:06d}.csv"
-
-    def _whole_bytes(self) -> int:
-        """Length of the file up to its last line break."""
-        text = self.file.read_bytes()
-        return text.rfind(b"\n") + 1
 
 
 def advance(state: StreamState, entry: Mapping[str, Any]) -> StreamState:
@@ -215,6 +183,8 @@ def _all_well(state: StreamState) -> StreamState:
     return replace(state, alarm=None, by_errors=False, asked=0)
 
 
-def _write_table(path: Path, text: str) -> None:
+def _write_table(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Names of files need not be valid UTF-8, and Python's paths carry such bytes as surrogates."""
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", errors="surrogateescape"))
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    write_atomically(path, lambda part: part.write_text(text.getvalue(), encoding="utf-8", errors="surrogateescape"))

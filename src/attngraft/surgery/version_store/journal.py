@@ -1,4 +1,4 @@
-"""The journal of a store: JSON lines, each chained to the one before by a hash."""
+"""Append-only JSON lines; those of a store are each chained to the one before by a hash."""
 
 from __future__ import annotations
 
@@ -24,17 +24,20 @@ class Journal:
 
     Args:
         path: of the file.
+        chained: number the lines and let each hold the digest of the line before, so that lost lines are noticed.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, *, chained: bool = True) -> None:
+        self.path, self.is_chained = path, chained
 
     def entries(self) -> list[dict[str, Any]]:
         """All entries, oldest first. The beginning of a line that is just being written is none.
 
         Raises:
-            RunError: missing or empty, or a line was altered.
+            RunError: a line is damaged; of a chained one also where it is missing or empty, or a line was altered.
         """
+        if not self.is_chained:
+            return self._parsed(self._lines() if self.path.exists() else [])
         lines = self._lines()
         if not lines:
             raise RunError(f"{self.path} is empty: restore it from a copy.")
@@ -56,14 +59,10 @@ class Journal:
         if taken:
             raise ConfigError(f"'{taken[0]}' is what every line of the journal has: choose another name.")
         self.recover()
-        lines = self._lines() if self.path.exists() else []
-        entry = {
-            "seq": len(self._chained(lines)),
-            "time": timestamp(),
-            "event": event,
-            **fields,
-            "previous": _digest(lines[-1]) if lines else BEGINNING,
-        }
+        entry: dict[str, Any] = {"time": timestamp(), "event": event, **fields}
+        if self.is_chained:
+            lines = self._lines() if self.path.exists() else []
+            entry = {"seq": len(self._chained(lines)), **entry, "previous": _digest(lines[-1]) if lines else BEGINNING}
         self._write(_line(entry))
         return json.loads(_line(entry))
 
@@ -103,6 +102,15 @@ class Journal:
         except OSError as error:
             raise self._unwritable(error) from error
         self.cut(whole)
+
+    def _parsed(self, lines: list[bytes]) -> list[dict[str, Any]]:
+        found = []
+        for number, line in enumerate(lines, start=1):
+            try:
+                found.append(json.loads(line))
+            except (ValueError, RecursionError):
+                raise RunError(f"line {number} of {self.path} is damaged: restore it from a copy.") from None
+        return found
 
     def _chained(self, lines: list[bytes]) -> list[dict[str, Any]]:
         """The entries of the lines, where each continues the one before."""
