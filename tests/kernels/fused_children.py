@@ -80,7 +80,9 @@ def two_uses() -> dict[str, Any]:
         right = all(pool.map(compute, range(8)))
     unavailable = numba_backend.unavailable()
     hits = (
-        [] if unavailable else [numba_backend._compiled(loop).cache_hits for loop in ("scale_fp32", "pool_lanes_fp32")]
+        []
+        if unavailable
+        else [numba_backend._compiled(loop, "fp32", "stored").cache_hits for loop in ("scale", "pool_lanes")]
     )
     return {"right": right, "unavailable": unavailable, "cache_hits": hits}
 
@@ -171,8 +173,8 @@ def maps_at_the_end_of_memory() -> str:
             x, grad = (at_the_end(torch.randn(2, 9, lanes).to(dtype)) for _ in range(2))
             row_gate, lane_gate = at_the_end(torch.rand(2, 9)), at_the_end(torch.rand(2, lanes))
             for maximum in (False, True):
-                numba_backend.pool_rows(x, row_gate, maximum=maximum, ties=maximum, squares="none")
-                numba_backend.pool_lanes(x, lane_gate, maximum=maximum, ties=maximum, squares="none")
+                numba_backend.pool(x, row_gate, "rows", maximum=maximum, ties=maximum, squares="none")
+                numba_backend.pool(x, lane_gate, "lanes", maximum=maximum, ties=maximum, squares="none")
             numba_backend.gate_sums(x, grad, row_gate, lane_gate, rows=True, lanes=True)
             numba_backend.scale(x, row_gate, lane_gate)
     return "read"

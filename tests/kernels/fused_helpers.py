@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from attngraft import kernels
 from attngraft.attention import create_attention
 from attngraft.kernels import numba_backend
-from attngraft.kernels.backend import Passes
+from attngraft.kernels.backend import Backend
 from attngraft.kernels.layout import CHANNELS_LAST
 
 LAYOUTS = ("contiguous", "channels_last")
-PASSES = tuple(name for name, value in vars(Passes).items() if callable(value) and not name.startswith("_"))
+PASSES = tuple(name for name, value in vars(Backend).items() if callable(value) and not name.startswith("_"))
 CHILDREN = Path(__file__).with_name("fused_children.py")
 
 SHAPE = (2, 32, 5, 6)

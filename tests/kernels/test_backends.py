@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Any
 
 import backend_oracle as oracle
 import pytest
@@ -24,7 +25,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from attngraft.kernels import triton_backend
-from attngraft.kernels.backend import Passes, Pooled, PoolGradient
+from attngraft.kernels.backend import Backend, GradientTerms, Pooled, PoolGradient
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -47,7 +48,7 @@ ONE = [(2, 5, 12)]
 class Case:
     """A backend, and inputs for it of one dtype and shape (B, R, L)."""
 
-    passes: Passes
+    backend: Backend
     device: str
     dtype: torch.dtype
     shape: tuple[int, int, int]
@@ -61,8 +62,7 @@ class Case:
 
     def pool(self, x: Tensor, gate: Tensor | None, dim: int, **wanted: bool | str) -> Pooled:
         """Reduce a dimension."""
-        pool = self.passes.pool_lanes if dim == LANES else self.passes.pool_rows
-        return pool(x, gate, **{"maximum": True, "ties": True, "squares": "none", **wanted})
+        return self.backend.pool(x, gate, OVER[dim], **{"maximum": True, "ties": True, "squares": "none", **wanted})
 
     def pool_gradient(self, x: Tensor, gate: Tensor | None, dim: int) -> PoolGradient:
         """Something random that flows back to the mean and the maximum of a pool."""
@@ -71,10 +71,14 @@ class Case:
 
     def weigh(self, x: Tensor, gradient: PoolGradient, dim: int) -> Tensor:
         """The gradient of a pool over a dimension with respect to its gate."""
-        return (self.passes.weigh_rows if dim == LANES else self.passes.weigh_lanes)(x, gradient)
+        return self.backend.pool_gate_gradient(x, gradient, OVER[dim])
+
+    def input_gradient(self, like: Tensor, **terms: Any) -> Tensor:
+        """The gradient of the input that is the sum of some terms."""
+        return self.backend.input_gradient(like, GradientTerms(**terms))
 
 
-def load(name: str) -> Passes:
+def load(name: str) -> Backend:
     module_name, _, _ = BACKENDS[name]
     if find_spec(module_name) is None:
         pytest.skip(f"there is no {module_name}")
@@ -102,6 +106,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(load(name), BACKENDS[name][1], dtype, shape)
 
 
+OVER = {ROWS: "rows", LANES: "lanes"}
 GATES = {ROWS: "row_gate", LANES: "lane_gate"}
 POOLED = {ROWS: "over_rows", LANES: "over_lanes"}
 in_all_shapes = on_every_backend([*SHAPES, *LONG, (1, 33, 130)], FEW)
@@ -187,7 +192,7 @@ def test_in_a_constant_map_everything_ties(case: Case, dim: int) -> None:
 def test_scale_multiplies_by_the_gates_that_are_given(case: Case) -> None:
     x, rows, lanes = case.map(), case.line(ROWS), case.line(LANES)
     for pair in [(rows, lanes), (rows, None), (None, lanes)]:
-        assert_map(case.passes.scale(x, *pair), [oracle.scaled(x, *pair)], like=x)
+        assert_map(case.backend.scale(x, *pair), [oracle.scaled(x, *pair)], like=x)
 
 
 @in_one_shape
@@ -196,14 +201,14 @@ def test_gates_of_one_leave_every_bit_of_x(case: Case) -> None:
     x[0, 0, :4] = torch.tensor([torch.inf, -torch.inf, -0.0, torch.finfo(case.dtype).tiny])
     rows, lanes = torch.ones_like(case.line(ROWS)), torch.ones_like(case.line(LANES))
     for pair in [(rows, lanes), (rows, None), (None, lanes), (None, None), (2 * rows, lanes / 2)]:
-        assert torch.equal(case.passes.scale(x, *pair).view(torch.uint8), x.view(torch.uint8))
+        assert torch.equal(case.backend.scale(x, *pair).view(torch.uint8), x.view(torch.uint8))
 
 
 @in_all_shapes
 def test_gate_sums_are_the_gradients_of_scale(case: Case) -> None:
     x, grad, row_gate, lane_gate = case.map(), case.map(), case.line(ROWS), case.line(LANES)
     for rows, lanes in [(True, True), (True, False), (False, True)]:
-        of_rows, of_lanes = case.passes.gate_sums(x, grad, row_gate, lane_gate, rows=rows, lanes=lanes)
+        of_rows, of_lanes = case.backend.gate_sums(x, grad, row_gate, lane_gate, rows=rows, lanes=lanes)
         assert (of_rows is not None, of_lanes is not None) == (rows, lanes)
         if rows:
             assert_sum(of_rows, oracle.scaled(x, lane_gate=lane_gate) * grad.double(), LANES)
@@ -214,8 +219,8 @@ def test_gate_sums_are_the_gradients_of_scale(case: Case) -> None:
 @in_one_shape
 def test_gate_sums_take_absent_gates_as_one(case: Case) -> None:
     x, grad, ones = case.map(), case.map(), (torch.ones_like(case.line(dim)) for dim in (ROWS, LANES))
-    with_ones = case.passes.gate_sums(x, grad, *ones, rows=True, lanes=True)
-    without = case.passes.gate_sums(x, grad, None, None, rows=True, lanes=True)
+    with_ones = case.backend.gate_sums(x, grad, *ones, rows=True, lanes=True)
+    without = case.backend.gate_sums(x, grad, None, None, rows=True, lanes=True)
     assert all(map(torch.equal, without, with_ones))
 
 
@@ -236,7 +241,7 @@ def test_input_gradient_adds_up_all_its_parts(case: Case) -> None:
     over_rows, over_lanes = case.pool_gradient(x, rows, ROWS), case.pool_gradient(x, lanes, LANES)
     pools = {"over_rows": over_rows, "over_lanes": over_lanes}
     parts = {"grad": grad, "row_gate": rows, "lane_gate": lanes, **pools, "row_factor": rows}
-    assert_map(case.passes.input_gradient(x, x=x, **parts), oracle.input_terms(x, **parts), like=x)
+    assert_map(case.input_gradient(x, x=x, **parts), oracle.input_terms(x, **parts), like=x)
 
 
 @on_every_backend(ONE, [])
@@ -248,7 +253,7 @@ def test_input_gradient_takes_any_combination_of_its_parts(case: Case) -> None:
     for grad, over_rows, over_lanes, factor in itertools.product(grads, over[ROWS], over[LANES], factors):
         parts = {**grad, "over_rows": over_rows, "over_lanes": over_lanes, **factor}
         needs_x = factor or any(part and part.maximum is not None for part in (over_rows, over_lanes))
-        actual = case.passes.input_gradient(torch.empty_like(x), x=x if needs_x else None, **parts)
+        actual = case.input_gradient(torch.empty_like(x), x=x if needs_x else None, **parts)
         assert_map(actual, oracle.input_terms(x, **parts), like=x)
 
 
@@ -264,7 +269,7 @@ def test_every_pass_recognises_the_maximum_that_the_pool_found(case: Case, dim: 
     x, gate = case.map(), case.line(dim) if gated else None
     found = case.pool(x, gate, dim)
     gradient = PoolGradient(torch.zeros_like(found.total), gate, found.maximum, torch.ones_like(found.total))
-    arrived = case.passes.input_gradient(x, x=x, **{POOLED[dim]: gradient})
+    arrived = case.input_gradient(x, x=x, **{POOLED[dim]: gradient})
     assert torch.equal((arrived != 0).sum(dim).float(), found.ties)
     # the maxima are linear in the gate: its gradient, times the gate, is their sum
     weighed = case.weigh(x, gradient, dim) * (1 if gate is None else gate)
@@ -284,7 +289,7 @@ def test_whole_numbers_are_exact(name: str, data: st.DataObject) -> None:
     for gate, dim in ((rows, ROWS), (lanes, LANES)):
         assert_exact_pool(case, x, gate, dim)
     expected = (oracle.scaled(x, lane_gate=lanes) * grad).sum(LANES), (oracle.scaled(x, rows) * grad).sum(ROWS)
-    sums = case.passes.gate_sums(x, grad, rows, lanes, rows=True, lanes=True)
+    sums = case.backend.gate_sums(x, grad, rows, lanes, rows=True, lanes=True)
     assert all(torch.equal(actual.double(), exact) for actual, exact in zip(sums, expected, strict=True))
 
 
@@ -319,7 +324,7 @@ def test_no_share_arrives_where_the_maximum_is_nan(case: Case, dim: int) -> None
     x, weight = case.map(), case.line(ROWS + LANES - dim)
     maximum, share = torch.full_like(weight, torch.nan), torch.full_like(weight, torch.inf)
     plain, gradient = PoolGradient(weight), PoolGradient(weight, None, maximum, share)
-    with_nan, without = (case.passes.input_gradient(x, x=x, **{POOLED[dim]: part}) for part in (gradient, plain))
+    with_nan, without = (case.input_gradient(x, x=x, **{POOLED[dim]: part}) for part in (gradient, plain))
     torch.testing.assert_close(with_nan, without)
     torch.testing.assert_close(case.weigh(x, gradient, dim), case.weigh(x, plain, dim))
 
@@ -346,16 +351,16 @@ def everything(case: Case, x: Tensor, grad: Tensor, rows: Tensor, lanes: Tensor)
     from_lanes = PoolGradient(rows, lanes, over_lanes.maximum, rows)
     gates = {"row_gate": rows, "lane_gate": lanes}
     sums = [
-        case.passes.gate_sums(x, grad, **gates, rows=r, lanes=c)
+        case.backend.gate_sums(x, grad, **gates, rows=r, lanes=c)
         for r, c in ((True, True), (True, False), (False, True))
     ]
     results = [
         *(number for found in pools for number in (found.total, found.maximum, found.ties, found.squares)),
         *itertools.chain(*sums),
-        case.passes.scale(x, **gates),
+        case.backend.scale(x, **gates),
         case.weigh(x, from_rows, ROWS),
         case.weigh(x, from_lanes, LANES),
-        case.passes.input_gradient(x, x=x, grad=grad, **gates, over_rows=from_rows, over_lanes=from_lanes),
+        case.input_gradient(x, x=x, grad=grad, **gates, over_rows=from_rows, over_lanes=from_lanes),
     ]
     return [result for result in results if result is not None]
 
@@ -384,8 +389,8 @@ def test_maps_may_have_more_than_two_billion_elements() -> None:
     x = torch.zeros(2, 1024, 2**20 + 8, dtype=BF16, device="cuda")
     x[-1, -1, -1] = 3
     assert x.numel() > 2**31
-    for dim, pool in ((ROWS, passes.pool_rows), (LANES, passes.pool_lanes)):
-        found = pool(x, None, maximum=True, ties=True, squares="none")
+    for dim, over in OVER.items():
+        found = passes.pool(x, None, over, maximum=True, ties=True, squares="none")
         assert found.total.sum() == 3
         assert found.maximum[-1, -1] == 3
         assert found.ties.flatten()[:-1].eq(x.shape[dim]).all()

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from attngraft import kernels
 from attngraft.kernels import custom_ops
+from attngraft.kernels.autograd_functions import Reduction
 from attngraft.kernels.layout import Reading, matrix_shape
 
 FP32, BF16 = torch.float32, torch.bfloat16
@@ -60,6 +61,10 @@ every_pool = pytest.mark.parametrize(("layout", "reading", "over", "gated", "max
 every_scale = pytest.mark.parametrize(("layout", "reading", "rows", "lanes"), SCALES)
 
 
+def encoded(reading: str, over: str, maximum: bool, squares: str) -> str:
+    return custom_ops.encode(Reduction(Reading[reading], over, maximum, squares))  # type: ignore[arg-type]
+
+
 def lines(reading: str, seed: int, shape: tuple[int, ...] = SHAPE) -> tuple[Tensor, Tensor]:
     """One number for each row and for each lane."""
     batch, rows, lanes = matrix_shape(torch.Size(shape), Reading[reading])
@@ -80,7 +85,7 @@ def test_pool_keeps_the_rules_of_custom_operators(
     x, gate = pool_inputs(layout, reading, over, gated)
     gate = None if gate is None else gate.requires_grad_()
     torch.library.opcheck(
-        custom_ops.pool, (x.requires_grad_(), gate, reading, over, maximum, squares), test_utils=CHECKS
+        custom_ops.pool, (x.requires_grad_(), gate, encoded(reading, over, maximum, squares)), test_utils=CHECKS
     )
 
 
@@ -90,9 +95,10 @@ def test_pool_backward_keeps_the_rules_of_custom_operators(
 ) -> None:
     for dtype in (FP32, BF16):
         x, gate = pool_inputs(layout, reading, over, gated, dtype)
-        found = custom_ops.pool(x, gate, reading, over, maximum, squares)
+        reduction = encoded(reading, over, maximum, squares)
+        found = custom_ops.pool(x, gate, reduction)
         grads = arriving_at(found[0]), arriving_at(found[1], 1) if found[1].numel() else None
-        inputs = (x, gate, *found, *grads, reading, over, maximum, squares)
+        inputs = (x, gate, list(found), *grads, reduction)
         torch.library.opcheck(custom_ops.pool_backward, inputs, test_utils=WITHOUT_AUTOGRAD)
 
 
@@ -121,7 +127,7 @@ def test_pool_has_the_gradients_of_plain_pytorch(
     inputs = (x,) if gate is None else (x, gate)
 
     def pool(x: Tensor, gate: Tensor | None = None) -> list[Tensor]:
-        found = custom_ops.pool(x, gate, reading, over, maximum, squares)[:2]
+        found = custom_ops.pool(x, gate, encoded(reading, over, maximum, squares))[:2]
         return [result for result in found if result.numel()]
 
     assert_near(outcome(pool, *inputs), outcome(pool, *inputs, choice="reference"))

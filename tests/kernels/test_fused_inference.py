@@ -28,10 +28,13 @@ def both(module: nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 @pytest.fixture
 def programs_run(monkeypatch):
     calls = []
-    run = numba_backend.gate_images
-    monkeypatch.setattr(
-        numba_backend, "gate_images", lambda *args, **kwargs: calls.append(args) or run(*args, **kwargs)
-    )
+    run = numba_backend.run
+
+    def watched(loop, *args):
+        calls.extend([loop] * (loop == "gate_images"))
+        run(loop, *args)
+
+    monkeypatch.setattr(numba_backend, "run", watched)
     return calls
 
 

@@ -28,12 +28,12 @@ def test_a_row_knows_nothing_of_the_next(lanes: int, strange: float, dtype: torc
     images = [0, 2]
 
     def results(x: torch.Tensor, grad: torch.Tensor, lane_gate: torch.Tensor) -> list[torch.Tensor]:
-        pooled = numba_backend.pool_rows(x, row_gate, maximum=True, ties=True, squares="none")
-        plain = numba_backend.pool_rows(x, row_gate, maximum=False, ties=False, squares="none")
+        pooled = numba_backend.pool(x, row_gate, "rows", maximum=True, ties=True, squares="none")
+        plain = numba_backend.pool(x, row_gate, "rows", maximum=False, ties=False, squares="none")
         by_row, by_lane = numba_backend.gate_sums(x, grad, row_gate, lane_gate, rows=True, lanes=True)
-        maximum = numba_backend.pool_lanes(x, lane_gate, maximum=True, ties=True, squares="none")
+        maximum = numba_backend.pool(x, lane_gate, "lanes", maximum=True, ties=True, squares="none")
         gradient = PoolGradient(torch.ones(3, 9), lane_gate, maximum.maximum, torch.ones(3, 9))
-        weighed = numba_backend.weigh_rows(x, gradient)
+        weighed = numba_backend.pool_gate_gradient(x, gradient, "lanes")
         assert pooled.maximum is not None
         assert pooled.ties is not None
         assert by_row is not None

@@ -155,15 +155,14 @@ class Attention(nn.Module):
         return None
 
     def forward(self, x: Tensor) -> Tensor:
-        program = self._program_for(x)
-        if program is not None:
-            return kernels.run_program(x, program)
+        route = None if self.training or "program" not in type(self).__dict__ else kernels.program_route(x)
+        program = None if route is None else self._program_for(x)
+        if route is not None and program is not None:
+            return kernels.run_program(x, program, route)
         x = kernels.enter(x)
         return self.apply_gates(x, self.gates(x))
 
     def _program_for(self, x: Tensor) -> kernels.GateProgram | None:
-        if self.training or "program" not in type(self).__dict__ or not kernels.takes_programs(x):
-            return None
         parts = [part for part in self.modules() if part is not self]
         if any(part.training or not runs_as_built(part) for part in parts) or not self._has_weights_for(x):
             return None

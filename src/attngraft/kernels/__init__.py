@@ -1,15 +1,16 @@
 """Primitives that every attention is built from."""
 
-from .backend_switch import using
 from .buffer_pool import empty_cache
 from .convolution import convolve_maps
-from .fused_inference import run_program, takes_programs
-from .inference_programs import (
+from .dispatch import using
+from .fused_inference import (
     Bottleneck,
     ChannelGate,
     GateProgram,
     SpatialGate,
     normalisation,
+    program_route,
+    run_program,
 )
 from .primitives import (
     apply_gates,
@@ -41,10 +42,10 @@ __all__ = [
     "empty_cache",
     "enter",
     "normalisation",
+    "program_route",
     "run_program",
     "spatial_pool",
     "strip_max",
     "strip_pool",
-    "takes_programs",
     "using",
 ]

@@ -4,40 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Union, cast
+from typing import Any, Union, cast
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
 from . import torch_backend
-from .backend import (
-    Passes,
-    PoolGradient,
-    Remade,
-    Squares,
-)
-from .gradient_collection import Part, Pending, passes_in_backward
-from .layout import (
-    Reading,
-    as_matrices,
-    from_matrices,
-    matrix_shape,
-    own_tensor,
-)
+from .backend import Backend, GradientTerms, Over, PoolGradient, Recomputed, Squares
+from .gradient_collection import Part, Pending, backend_in_backward
+from .layout import Reading, as_matrices, from_matrices, matrix_shape, own_tensor
 from .recompute import Normalised
 
-PLAIN = cast(Passes, torch_backend)
-Map = Union[Tensor, "Recalled"]
+TORCH = cast(Backend, torch_backend)
+Map = Union[Tensor, "Recipe"]
 Gradients = tuple["Tensor | None", ...]
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """Which pool of x: over "rows" or "lanes" of a reading, and what it finds besides the mean."""
+    """A pool of x: over "rows" or "lanes" of a reading, and what it finds besides the mean."""
 
     reading: Reading
-    over: Literal["rows", "lanes"]
+    over: Over
     maximum: bool = False
     squares: Squares = "none"
 
@@ -46,11 +35,11 @@ class Reduction:
         return matrix_shape(shape, self.reading)[1 if self.over == "rows" else 2]
 
     def results(
-        self, passes: Passes, x: Tensor, gate: Tensor | None, *, ties: bool = False
+        self, backend: Backend, x: Tensor, gate: Tensor | None, *, ties: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Mean, maximum or squares, and ties, each where it was asked for."""
-        pool = passes.pool_rows if self.over == "rows" else passes.pool_lanes
-        found = pool(as_matrices(x, self.reading), gate, maximum=self.maximum, ties=ties, squares=self.squares)
+        """Mean, maximum or squares, and ties, each if requested."""
+        matrices = as_matrices(x, self.reading)
+        found = backend.pool(matrices, gate, self.over, maximum=self.maximum, ties=ties, squares=self.squares)
         mean = found.total / self.count(x.shape)
         return mean, found.maximum if self.maximum else found.squares, found.ties
 
@@ -59,8 +48,8 @@ class Reduction:
         needs_x = gradient.maximum is not None or factor is not None
         matrices = _matrices(x, self.reading) if x is not None and needs_x else None
         if self.over == "rows":
-            return Part(self.reading, matrices, over_rows=gradient, lane_factor=factor)
-        return Part(self.reading, matrices, over_lanes=gradient, row_factor=factor)
+            return Part(self.reading, GradientTerms(matrices, over_rows=gradient, lane_factor=factor))
+        return Part(self.reading, GradientTerms(matrices, over_lanes=gradient, row_factor=factor))
 
 
 @dataclass(frozen=True)
@@ -76,7 +65,7 @@ class PoolMemory:
 
 
 def pool_gradients(
-    reduction: Reduction, passes: Passes, memory: PoolMemory, grads: Gradients, *, wants_gate: bool
+    reduction: Reduction, backend: Backend, memory: PoolMemory, grads: Gradients, *, wants_gate: bool
 ) -> tuple[Part, Tensor | None]:
     """The share of x's gradient and the gate's gradient, from those of the mean and of the maximum or squares."""
     grad_mean, grad_second = grads
@@ -98,8 +87,7 @@ def pool_gradients(
     gradient = replace(gradient, weight=gradient.weight.contiguous())
     grad_gate = None
     if wants_gate and memory.x is not None:
-        weigh = passes.weigh_lanes if reduction.over == "rows" else passes.weigh_rows
-        grad_gate = weigh(_matrices(memory.x, reduction.reading), gradient)
+        grad_gate = backend.pool_gate_gradient(_matrices(memory.x, reduction.reading), gradient, reduction.over)
     return reduction.part(memory.x, gradient, factor), grad_gate
 
 
@@ -108,15 +96,15 @@ class PoolUse(Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, gate: Tensor | None, reduction: Reduction, passes: Passes, pending: Pending | None
+        ctx: Any, x: Tensor, gate: Tensor | None, reduction: Reduction, backend: Backend, pending: Pending | None
     ) -> tuple[Tensor, Tensor | None]:
-        mean, second, ties = reduction.results(passes, x, gate, ties=reduction.maximum)
-        ctx.reduction, ctx.passes, ctx.pending, ctx.shape = reduction, passes, pending, x.shape
+        mean, second, ties = reduction.results(backend, x, gate, ties=reduction.maximum)
+        ctx.reduction, ctx.backend, ctx.pending, ctx.shape = reduction, backend, pending, x.shape
         ctx.set_materialize_grads(False)
         depends_on_x = second is not None or gate is not None
-        kept = _kept(x, pending) if depends_on_x else None
+        stored = _to_store(x, pending) if depends_on_x else None
         centre = mean if reduction.squares == "centred" else None
-        ctx.save_for_backward(kept, gate, centre, second if reduction.maximum else None, ties)
+        ctx.save_for_backward(stored, gate, centre, second if reduction.maximum else None, ties)
         return mean, second
 
     @staticmethod
@@ -124,18 +112,18 @@ class PoolUse(Function):
         x, *small = ctx.saved_tensors
         if all(grad is None for grad in grads):
             return None, None, None, None, None
-        reduction, passes = ctx.reduction, passes_in_backward(ctx, grads)
-        memory = PoolMemory(ctx.shape, _recalled(x, ctx.pending, passes), *small)
-        if torch.is_grad_enabled() and memory.x is not None:  # somebody wants gradients of gradients
+        reduction, backend = ctx.reduction, backend_in_backward(ctx, grads)
+        memory = PoolMemory(ctx.shape, _restored(x, ctx.pending, backend), *small)
+        if torch.is_grad_enabled() and memory.x is not None:  # a graph of the gradients is being recorded
             found = _gradients_of(
-                lambda *inputs: reduction.results(PLAIN, *inputs)[:2],
+                lambda *inputs: reduction.results(TORCH, *inputs)[:2],
                 (_with_graph(memory.x), memory.gate),
                 grads,
                 ctx.needs_input_grad,
             )
             return *found, None, None, None
         wants_x, wants_gate, *_ = ctx.needs_input_grad
-        part, grad_gate = pool_gradients(reduction, passes, memory, grads, wants_gate=wants_gate)
+        part, grad_gate = pool_gradients(reduction, backend, memory, grads, wants_gate=wants_gate)
         if wants_x:
             ctx.pending.add(part)
         return None, grad_gate, None, None, None
@@ -151,49 +139,49 @@ class ScaleUse(Function):
         row_gate: Tensor | None,
         lane_gate: Tensor | None,
         reading: Reading,
-        passes: Passes,
+        backend: Backend,
         pending: Pending | None,
     ) -> Tensor:
-        ctx.reading, ctx.passes, ctx.pending = reading, passes, pending
-        # A gate's gradient is made of x; without one to learn, x need not be kept.
+        ctx.reading, ctx.backend, ctx.pending = reading, backend, pending
+        # A gate's gradient is made of x; without one to learn, x need not be stored.
         wants_gates = any(gate is not None and gate.requires_grad for gate in (row_gate, lane_gate))
-        ctx.save_for_backward(_kept(x, pending) if wants_gates else None, row_gate, lane_gate)
-        return scaled(passes, x, row_gate, lane_gate, reading)
+        ctx.save_for_backward(_to_store(x, pending) if wants_gates else None, row_gate, lane_gate)
+        return scaled(backend, x, row_gate, lane_gate, reading)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
         x, row_gate, lane_gate = ctx.saved_tensors
-        reading, passes = ctx.reading, passes_in_backward(ctx, (grad,))
-        x = _recalled(x, ctx.pending, passes)
+        reading, backend = ctx.reading, backend_in_backward(ctx, (grad,))
+        x = _restored(x, ctx.pending, backend)
         wants_x, *wants_gates = ctx.needs_input_grad[:3]
         if torch.is_grad_enabled():
             if x is None:  # linear in x, and the gates are constants
-                return _scaled_plainly(grad, row_gate, lane_gate, reading), None, None, None, None, None
+                return _scaled_in_torch(grad, row_gate, lane_gate, reading), None, None, None, None, None
             found = _gradients_of(
-                lambda x, rows, lanes: (_scaled_plainly(x, rows, lanes, reading),),
+                lambda x, rows, lanes: (_scaled_in_torch(x, rows, lanes, reading),),
                 (_with_graph(x), row_gate, lane_gate),
                 (grad,),
                 [wants_x, *wants_gates],
             )
             return *found, None, None, None
-        part, by_row, by_lane = scale_gradients(reading, passes, x, row_gate, lane_gate, grad, wants_gates)
+        part, by_row, by_lane = scale_gradients(reading, backend, x, row_gate, lane_gate, grad, wants_gates)
         if wants_x:
             ctx.pending.add(part)
         return None, by_row, by_lane, None, None, None
 
 
-def scaled(passes: Passes, x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, reading: Reading) -> Tensor:
-    """`Passes.scale` of a map (B, C, *)."""
-    return own_tensor(from_matrices(passes.scale(as_matrices(x, reading), row_gate, lane_gate), reading, x.shape))
+def scaled(backend: Backend, x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, reading: Reading) -> Tensor:
+    """`Backend.scale` of a map (B, C, *)."""
+    return own_tensor(from_matrices(backend.scale(as_matrices(x, reading), row_gate, lane_gate), reading, x.shape))
 
 
-def _scaled_plainly(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, reading: Reading) -> Tensor:
+def _scaled_in_torch(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, reading: Reading) -> Tensor:
     return from_matrices(torch_backend.scale(as_matrices(x, reading), row_gate, lane_gate), reading, x.shape)
 
 
 def scale_gradients(
     reading: Reading,
-    passes: Passes,
+    backend: Backend,
     x: Map | None,
     row_gate: Tensor | None,
     lane_gate: Tensor | None,
@@ -202,41 +190,41 @@ def scale_gradients(
 ) -> tuple[Part, Tensor | None, Tensor | None]:
     """The share of x's gradient, and the gradients of the gates that want one; x is None where none does."""
     matrices = as_matrices(grad, reading)
-    part = Part(reading, grad=matrices, row_gate=row_gate, lane_gate=lane_gate)
+    part = Part(reading, GradientTerms(grad=matrices, row_gate=row_gate, lane_gate=lane_gate))
     if x is None:
         return part, None, None
     rows, lanes = wanted
-    sums = passes.gate_sums(_matrices(x, reading), matrices, row_gate, lane_gate, rows=rows, lanes=lanes)
+    sums = backend.gate_sums(_matrices(x, reading), matrices, row_gate, lane_gate, rows=rows, lanes=lanes)
     return part, *sums
 
 
 @dataclass(frozen=True)
-class Recalled:
-    """x, in the form of what it can be made of."""
+class Recipe:
+    """x, in the form of what it can be recomputed from."""
 
-    recipe: Normalised
+    norm: Normalised
     source: Tensor
 
 
-def _kept(x: Tensor, pending: Pending | None) -> Tensor:
-    """What to keep for the backward pass: x, or what it can be made of."""
+def _to_store(x: Tensor, pending: Pending | None) -> Tensor:
+    """What to store for the backward pass: x, or what it can be recomputed from."""
     return x if pending is None or pending.recipe is None else pending.recipe.input()
 
 
-def _recalled(kept: Tensor | None, pending: Pending | None, passes: Passes) -> Map | None:
-    """x from what was kept, as far as the backend needs it."""
-    if kept is None or pending is None or pending.recipe is None:
-        return kept
-    recalled = Recalled(pending.recipe, kept)
-    return recalled if passes.REMAKES else _with_graph(recalled).detach()
+def _restored(stored: Tensor | None, pending: Pending | None, backend: Backend) -> Map | None:
+    """x from what was stored, as far as the backend needs it."""
+    if stored is None or pending is None or pending.recipe is None:
+        return stored
+    recipe = Recipe(pending.recipe, stored)
+    return recipe if backend.RECOMPUTES else _with_graph(recipe).detach()
 
 
 def _with_graph(x: Map) -> Tensor:
-    return x.recipe.differentiable(x.source) if isinstance(x, Recalled) else x
+    return x.norm.differentiable(x.source) if isinstance(x, Recipe) else x
 
 
-def _matrices(x: Map, reading: Reading) -> Tensor | Remade:
-    return x.recipe.matrices(x.source, reading) if isinstance(x, Recalled) else as_matrices(x, reading)
+def _matrices(x: Map, reading: Reading) -> Tensor | Recomputed:
+    return x.norm.matrices(x.source, reading) if isinstance(x, Recipe) else as_matrices(x, reading)
 
 
 def _gradients_of(

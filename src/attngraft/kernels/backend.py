@@ -2,8 +2,8 @@
 
 A map (B, C, *) is a batch of matrices (B, R, L) of rows and lanes, where lanes lie side by side in memory:
 contiguous maps have channels as rows and positions as lanes, channels_last maps have positions as rows and
-channels as lanes. Every primitive, forward and backward, is one of the passes below in either layout; what is
-a channel gate here is a row gate there. So a backend knows nothing of channels, positions or autograd.
+channels as lanes. Every primitive, forward and backward, is one of the passes below in either layout; a channel
+gate of one is a row gate of the other. So a backend knows nothing of channels, positions or autograd.
 
 All backends share these rules. x is contiguous in (B, R, L), fp32, bf16 or (on GPUs) fp16, and not empty.
 Everything small, (B, R) or (B, L), is contiguous fp32, in and out; arithmetic is in fp32. An absent gate
@@ -12,23 +12,24 @@ counts as 1. Maxima propagate NaN. Reductions run in an order that depends on th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Protocol
 
 from torch import Tensor
 
+Over = Literal["rows", "lanes"]
 Squares = Literal["none", "raw", "centred"]
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """What a pool found, one number per row (B, R) or per lane (B, L).
+    """Results of a pool, one number per lane (B, L) where it is over rows, per row (B, R) where it is over lanes.
 
     Attributes:
         total: the sum.
-        maximum: the largest value, where it was asked for.
-        ties: how many values equal the maximum, as fp32, where it was asked for; 0 where the maximum is NaN.
-        squares: the sum of squares ("raw") or of squared deviations from the mean ("centred"), where asked for.
+        maximum: the largest value, if requested.
+        ties: how many values equal the maximum, as fp32, if requested; 0 where the maximum is NaN.
+        squares: the sum of squares ("raw") or of squared deviations from the mean ("centred"), if requested.
     """
 
     total: Tensor
@@ -41,8 +42,8 @@ class Pooled:
 class PoolGradient:
     """The gradient that flows back through a pool of x times a gate.
 
-    With v = x * gate and the pooled line j that an element belongs to, the element's share of the gradient
-    with respect to v is weight[j] + (share[j] where v equals maximum[j]).
+    With v = x * gate and j the pooled line of an element, the gradient with respect to v is
+    weight[j] + (share[j] where v equals maximum[j]).
 
     Attributes:
         weight: one number per pooled line.
@@ -58,16 +59,16 @@ class PoolGradient:
 
 
 @dataclass(frozen=True)
-class Remade:
-    """A map x that was not kept: source * slope + offset, rounded once, and once more to source's dtype.
+class Recomputed:
+    """A map x that was not stored: source * slope + offset, rounded once, and once more to source's dtype.
 
-    Only backends whose `REMAKES` is True are given one.
+    Only backends whose `RECOMPUTES` is True are given one.
 
     Attributes:
         source: (B, R, L).
         slope: (B, R), or (B, L) where by_lane.
         offset: the same shape.
-        by_lane: what slope and offset go by.
+        by_lane: whether slope and offset belong to lanes.
     """
 
     source: Tensor
@@ -76,26 +77,52 @@ class Remade:
     by_lane: bool
 
 
-class Passes(Protocol):
-    """A backend. Every function reads each big tensor once unless it says otherwise."""
+@dataclass(frozen=True)
+class GradientTerms:
+    """What the gradient of x is the sum of; absent terms are None.
 
-    REMAKES: bool
+    Attributes:
+        x: read, and needed, only where there is a maximum or a factor.
+        grad, row_gate, lane_gate: grad * row_gate * lane_gate, from `scale`.
+        over_rows: gate[r] * (weight[l] + (share[l] where x * gate[r] equals maximum[l])), from a pool over rows.
+        over_lanes: gate[l] * (weight[r] + (share[r] where x * gate[l] equals maximum[r])), from a pool over lanes.
+        row_factor, lane_factor: x * row_factor[r] or x * lane_factor[l], from squares; at most one of them.
+    """
 
-    def pool_lanes(self, x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
-        """Reduce each row of x * lane_gate over its lanes: (B, R, L), (B, L) -> (B, R) each.
+    x: Tensor | Recomputed | None = None
+    grad: Tensor | None = None
+    row_gate: Tensor | None = None
+    lane_gate: Tensor | None = None
+    over_rows: PoolGradient | None = None
+    over_lanes: PoolGradient | None = None
+    row_factor: Tensor | None = None
+    lane_factor: Tensor | None = None
 
-        "squares" other than "none" comes without a gate. `ties` implies `maximum`.
+    def given(self) -> dict[str, Any]:
+        """The terms that are not None, by name."""
+        named = ((field.name, getattr(self, field.name)) for field in fields(self))
+        return {name: value for name, value in named if value is not None}
+
+
+class Backend(Protocol):
+    """A module with these functions. Each reads every big tensor once."""
+
+    RECOMPUTES: bool
+
+    def pool(
+        self, x: Tensor, gate: Tensor | None, over: Over, *, maximum: bool, ties: bool, squares: Squares
+    ) -> Pooled:
+        """Reduce x * gate, over "rows" with a row gate (B, R) or over "lanes" with a lane gate (B, L).
+
+        `squares` other than "none" comes without a gate. `ties` implies `maximum`.
         """
-
-    def pool_rows(self, x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
-        """Reduce each lane of x * row_gate over the rows: (B, R, L), (B, R) -> (B, L) each."""
 
     def scale(self, x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
         """x * (row_gate * lane_gate), in x's dtype; exactly x where both are 1."""
 
     def gate_sums(
         self,
-        x: Tensor | Remade,
+        x: Tensor | Recomputed,
         grad: Tensor,
         row_gate: Tensor | None,
         lane_gate: Tensor | None,
@@ -103,45 +130,18 @@ class Passes(Protocol):
         rows: bool,
         lanes: bool,
     ) -> tuple[Tensor | None, Tensor | None]:
-        """The gradients of `scale` with respect to its gates; None for one that is not wanted.
+        """The gradients of `scale` with respect to its gates; None for one that is not requested.
 
         For rows (B, R): the sum over lanes of x * grad * lane_gate. For lanes (B, L): the sum over rows of
         x * grad * row_gate. grad has x's shape and dtype.
         """
 
-    def weigh_lanes(self, x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
-        """The gradient of `pool_rows` with respect to its row gate: (B, R).
+    def pool_gate_gradient(self, x: Tensor | Recomputed, pooled: PoolGradient, over: Over) -> Tensor:
+        """The gradient of `pool` with respect to its gate.
 
-        pooled.weight, maximum and share are (B, L), pooled.gate is (B, R) or None (all 1):
-        the sum over lanes of x * (weight[l] + (share[l] where x * gate[r] equals maximum[l])).
+        Over rows (B, R): the sum over lanes of x * (weight[l] + (share[l] where x * gate[r] equals maximum[l])).
+        Over lanes (B, L): the sum over rows of x * (weight[r] + (share[r] where x * gate[l] equals maximum[r])).
         """
 
-    def weigh_rows(self, x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
-        """The gradient of `pool_lanes` with respect to its lane gate: (B, L).
-
-        pooled.weight, maximum and share are (B, R), pooled.gate is (B, L) or None (all 1):
-        the sum over rows of x * (weight[r] + (share[r] where x * gate[l] equals maximum[r])).
-        """
-
-    def input_gradient(
-        self,
-        like: Tensor,
-        *,
-        x: Tensor | Remade | None = None,
-        grad: Tensor | None = None,
-        row_gate: Tensor | None = None,
-        lane_gate: Tensor | None = None,
-        over_rows: PoolGradient | None = None,
-        over_lanes: PoolGradient | None = None,
-        row_factor: Tensor | None = None,
-        lane_factor: Tensor | None = None,
-    ) -> Tensor:
-        """Everything that flows back to x, in one pass, in the dtype and shape (B, R, L) of `like`.
-
-        The sum of those of these that are given:
-            grad * row_gate * lane_gate                                                        (from `scale`)
-            gate[r] * (weight[l] + (share[l] where x * gate[r] equals maximum[l]))   (over_rows, from `pool_rows`)
-            gate[l] * (weight[r] + (share[r] where x * gate[l] equals maximum[r])) (over_lanes, from `pool_lanes`)
-            x * row_factor[r],  x * lane_factor[l]                                 (from squares; at most one of them)
-        x is given where a maximum or a factor is, and read only then.
-        """
+    def input_gradient(self, like: Tensor, terms: GradientTerms) -> Tensor:
+        """The sum of all terms, in the dtype and shape (B, R, L) of `like`."""

@@ -1,7 +1,7 @@
 """The convolution from a few pooled maps to one, as spatial attention has it.
 
-Libraries are made for many channels: for two in and one out, the backward pass of PyTorch's own convolution takes as
-long as all passes over a feature map of 64 channels.
+Libraries are tuned for many channels: from two channels to one, the backward pass of PyTorch's own convolution takes
+as long as all passes over a feature map of 64 channels.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from . import numba_backend
-from .dispatch import is_plain, passes_for
+from .dispatch import backend_for, is_plain
 
 MOST_MAPS = 8
 
@@ -32,10 +32,9 @@ def _is_fast(maps: Tensor, weight: Tensor) -> bool:
         return False
     if not (is_plain(maps) and is_plain(weight)):
         return False
-    fits = (
-        maps.dim() == 4 and maps.shape[1] <= MOST_MAPS and weight.shape[0] == 1 and weight.shape[2] == weight.shape[3]
-    )
-    return fits and passes_for(maps) is not None
+    if maps.dim() != 4 or maps.shape[1] > MOST_MAPS or weight.shape[0] != 1 or weight.shape[2] != weight.shape[3]:
+        return False
+    return backend_for(maps) is not None
 
 
 class MapConvolution(Function):

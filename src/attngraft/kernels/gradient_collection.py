@@ -1,16 +1,16 @@
 """Autograd for the passes: whatever flows back to a map is collected first and written once.
 
 An attention uses its input x several times, to pool it and to scale it. Left to itself, autograd would write a
-gradient of x's size for each use and add them up. Here x goes through an entrance. In the backward pass
-every use leaves the small tensors that its gradient is made of at the entrance, which autograd visits last,
-and there one pass writes the sum.
+gradient of x's size for each use and add them up. Here x goes through an entrance. In the backward pass every use
+leaves the small tensors that its gradient is made of at the entrance, which autograd visits last, and there one
+pass writes the sum.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -18,13 +18,8 @@ from torch import Tensor
 from torch.autograd import Function
 
 from . import torch_backend
-from .backend import Passes, PoolGradient, Remade
-from .layout import (
-    Reading,
-    from_matrices,
-    matrix_shape,
-    own_tensor,
-)
+from .backend import Backend, GradientTerms, PoolGradient, Recomputed
+from .layout import Reading, from_matrices, matrix_shape, own_tensor
 from .recompute import Normalised
 
 
@@ -35,44 +30,31 @@ class Like(NamedTuple):
     dtype: torch.dtype
 
 
-@dataclass(frozen=True)
-class Part:
-    """A share of the gradient of x: arguments of `Passes.input_gradient`, for one reading of x."""
+class Part(NamedTuple):
+    """A share of the gradient of x, for one reading of x."""
 
     reading: Reading
-    x: Tensor | Remade | None = None
-    grad: Tensor | None = None
-    row_gate: Tensor | None = None
-    lane_gate: Tensor | None = None
-    over_rows: PoolGradient | None = None
-    over_lanes: PoolGradient | None = None
-    row_factor: Tensor | None = None
-    lane_factor: Tensor | None = None
-
-    def given(self) -> dict[str, Any]:
-        """The arguments that are there."""
-        named = ((entry.name, getattr(self, entry.name)) for entry in fields(self)[1:])
-        return {name: value for name, value in named if value is not None}
+    terms: GradientTerms
 
     def arrived(self) -> Tensor | None:
-        """A gradient among the arguments."""
-        pooled = self.over_rows or self.over_lanes
-        return self.grad if pooled is None else pooled.weight
+        """A gradient among the terms."""
+        pooled = self.terms.over_rows or self.terms.over_lanes
+        return self.terms.grad if pooled is None else pooled.weight
 
     def joined(self, other: Part) -> Part | None:
         """Both in one, or None where both need the same place."""
-        mine, others = self.given(), other.given()
+        mine, others = self.terms.given(), other.terms.given()
         both = (mine.keys() & others.keys()) - {"x"}
         if self.reading is not other.reading or {"row_factor", "lane_factor"} <= mine.keys() | others.keys():
             return None
         joint = {name: _joined_pools(mine[name], others[name]) for name in both if name.startswith("over_")}
         if len(joint) < len(both) or None in joint.values():
             return None
-        return replace(self, **{**mine, **others, **joint})
+        return Part(self.reading, GradientTerms(**{**mine, **others, **joint}))
 
 
 def _joined_pools(one: PoolGradient, other: PoolGradient) -> PoolGradient | None:
-    """Plain weights add up."""
+    """Weights without gates add up."""
     if one.gate is None and other.gate is None and (one.maximum is None or other.maximum is None):
         with_maximum = other if one.maximum is None else one
         return replace(with_maximum, weight=one.weight + other.weight)
@@ -87,7 +69,7 @@ class Pending:
     graph at the same time: so each has a list of its own, which is gone when the run is.
     """
 
-    recipe: Normalised | None = None  # how x can be made of something that is kept anyway
+    recipe: Normalised | None = None  # how x can be recomputed from something that is stored anyway
     parts: dict[int, list[Part]] = field(default_factory=dict)
 
     def add(self, part: Part) -> None:
@@ -108,22 +90,24 @@ class Entrance(Function):
     """The identity whose backward pass sums up what the uses of x have left."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, passes: Passes, recipe: Normalised | None) -> Tensor:
-        ctx.collected, ctx.passes, ctx.like = Pending(recipe), passes, Like(x.shape, x.dtype)
+    def forward(ctx: Any, x: Tensor, backend: Backend, recipe: Normalised | None) -> Tensor:
+        ctx.collected, ctx.backend, ctx.like = Pending(recipe), backend, Like(x.shape, x.dtype)
         ctx.set_materialize_grads(False)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None]:  # type: ignore[override]
         parts = ctx.collected.take()
-        passes = passes_in_backward(ctx, (part.arrived() for part in parts))
-        return write_gradient(passes, parts, ctx.like, grad), None, None
+        backend = backend_in_backward(ctx, (part.arrived() for part in parts))
+        return write_gradient(backend, parts, ctx.like, grad), None, None
 
 
-def passes_in_backward(ctx: Any, grads: Iterable[Tensor | None]) -> Passes:
+def backend_in_backward(ctx: Any, grads: Iterable[Tensor | None]) -> Backend:
     """The backend of the forward pass, or plain PyTorch for a batch of gradients, which has no address in memory."""
     in_memory = all(grad is None or torch._C._has_storage(grad) for grad in grads)
-    return ctx.passes if in_memory and not torch._C._are_functorch_transforms_active() else cast(Passes, torch_backend)
+    if in_memory and not torch._C._are_functorch_transforms_active():
+        return ctx.backend
+    return cast(Backend, torch_backend)
 
 
 def pending_of(x: Tensor) -> Pending | None:
@@ -131,10 +115,10 @@ def pending_of(x: Tensor) -> Pending | None:
     return getattr(x.grad_fn, "collected", None)
 
 
-def write_gradient(passes: Passes, parts: Sequence[Part], like: Like, rest: Tensor | None = None) -> Tensor | None:
+def write_gradient(backend: Backend, parts: Sequence[Part], like: Like, rest: Tensor | None = None) -> Tensor | None:
     """The sum of all parts, and of what came the usual way, for an x like that."""
     for part in _joined(parts):
-        whole = _write(passes, part, like)
+        whole = _write(backend, part, like)
         rest = whole if rest is None else rest + whole
     return rest
 
@@ -152,20 +136,20 @@ def _joined(parts: Sequence[Part]) -> list[Part]:
     return result
 
 
-def _write(passes: Passes, part: Part, like: Like) -> Tensor:
-    big = part.grad if part.grad is not None else part.x
-    big = big.source if isinstance(big, Remade) else big
-    matrices = _spread(part, like) if big is None else passes.input_gradient(big, **part.given())
+def _write(backend: Backend, part: Part, like: Like) -> Tensor:
+    big = part.terms.x if part.terms.grad is None else part.terms.grad
+    big = big.source if isinstance(big, Recomputed) else big
+    matrices = _expanded(part, like) if big is None else backend.input_gradient(big, part.terms)
     gradient = from_matrices(matrices, part.reading, like.shape)
     if big is None or not torch._C._has_storage(gradient):
         return gradient
     return own_tensor(gradient)  # autograd keeps it without a copy
 
 
-def _spread(part: Part, like: Like) -> Tensor:
-    """Gradients of means are constant along what was pooled: views do, no pass is needed."""
+def _expanded(part: Part, like: Like) -> Tensor:
+    """Gradients of means are constant along what was pooled: views suffice, no pass is needed."""
     total: Tensor | None = None
-    for pooled, across in ((part.over_rows, 1), (part.over_lanes, 2)):
+    for pooled, across in ((part.terms.over_rows, 1), (part.terms.over_lanes, 2)):
         if pooled is not None:
             weight = pooled.weight.unsqueeze(across)
             if pooled.gate is not None:

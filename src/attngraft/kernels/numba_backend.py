@@ -5,30 +5,17 @@ from __future__ import annotations
 import functools
 import importlib.util
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .backend import (
-    Pooled,
-    PoolGradient,
-    Remade,
-    Squares,
-)
+from .backend import GradientTerms, Over, Pooled, PoolGradient, Recomputed, Squares
 from .buffer_pool import empty_like
-from .inference_programs import (
-    BOTTLENECK,
-    TAPS,
-    ChannelGate,
-    GateProgram,
-    SpatialGate,
-)
 from .threads import run_loop
 
-REMAKES = True
+RECOMPUTES = True
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SQUARES: dict[Squares, int] = {"none": 0, "raw": 1, "centred": 2}
 WIDTH = 1024  # lanes of a task that accumulates: its accumulators stay in the first cache
@@ -44,123 +31,84 @@ def unavailable() -> str | None:
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed: pip install 'attngraft[fast]' brings the fast kernels for processors."
     try:
-        _cached("scale_fp32")
+        _compile("scale", "fp32", "stored")
     except Exception as error:  # Numba fails in many ways on machines it does not know or may not write to
         return f"Numba cannot compile or cache here ({type(error).__name__}: {error})"
     return None
 
 
-def pool_lanes(x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
+def pool(x: Tensor, gate: Tensor | None, over: Over, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
+    switches = (maximum, ties, SQUARES[squares])
+    if over == "rows":
+        return _pool_rows(x, gate, squares != "none", switches)
     batch, rows, lanes = x.shape
-    out = _outputs((batch, rows), maximum, ties, squares)
-    gate = _gate(lane_gate, x, lanes)
-    switches = (int(maximum), int(ties), SQUARES[squares])
-    _run(
-        "pool_lanes",
-        x,
-        _addresses(x, gate, out.total, out.maximum, out.ties, out.squares),
-        (batch, rows, lanes, *switches),
-    )
+    out = _outputs((batch, rows), *switches)
+    run("pool_lanes", x, _gate(gate, batch * lanes), *_numbers(out), batch, rows, lanes, *switches)
     return out
 
 
-def pool_rows(x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
+def _pool_rows(x: Tensor, gate: Tensor | None, squares: bool, switches: tuple[bool, bool, int]) -> Pooled:
     batch, rows, lanes = x.shape
-    width = WIDTH if squares == "none" else CENTRED_WIDTH
-    splits = _splits(batch * -(-lanes // width), rows) if squares == "none" else 1
-    pitch = _pitch(lanes) if squares == "none" else lanes
-    scratch = _scratch_for_threads(2 * width)
-    out = _outputs((batch * splits, pitch), maximum, ties, squares)
-    gate = _gate(row_gate, x, rows)
-    switches = (int(maximum), int(ties), SQUARES[squares])
-    _run(
-        "pool_rows",
-        x,
-        _addresses(x, gate, out.total, out.maximum, out.ties, out.squares),
-        (batch, rows, lanes, *switches, splits, width, pitch, *_addresses(scratch), 0),
-    )
+    width = CENTRED_WIDTH if squares else WIDTH
+    splits = 1 if squares else _splits(batch * -(-lanes // width), rows)
+    pitch = lanes if squares else _pitch(lanes)
+    out = _outputs((batch * splits, pitch), *switches)
+    sizes = (batch, rows, lanes, *switches, splits, width, pitch)
+    run("pool_rows", x, _gate(gate, batch * rows), *_numbers(out), *sizes, _scratch_for_threads(2 * width), 0)
     return _join(_without_padding(out, lanes), batch, splits)
 
 
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
     batch, rows, lanes = x.shape
     y = empty_like(x)
-    gates = _gate(row_gate, x, rows), _gate(lane_gate, x, lanes)
-    _run("scale", x, _addresses(x, y, *gates), (batch, rows, lanes))
+    run("scale", x, y, _gate(row_gate, batch * rows), _gate(lane_gate, batch * lanes), batch, rows, lanes)
     return y
 
 
 def gate_sums(
-    x: Tensor | Remade, grad: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, *, rows: bool, lanes: bool
+    x: Tensor | Recomputed, grad: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, *, rows: bool, lanes: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     if not rows and not lanes:
         return None, None
     batch, n_rows, n_lanes = grad.shape
-    splits = _splits(batch, n_rows)
+    splits, pitch = _splits(batch, n_rows), _pitch(n_lanes)
     by_row = _empty(batch, n_rows) if rows else None
-    pitch = _pitch(n_lanes)
     by_lane = _empty(batch * splits, pitch) if lanes else None
-    gates = _gate(row_gate, grad, n_rows), _gate(lane_gate, grad, n_lanes)
-    addresses = _addresses(_source(x), grad, *gates, by_row, by_lane)
-    _run("gate_sums", x, addresses, (batch, n_rows, n_lanes, splits, int(rows), int(lanes), pitch))
+    gates = _gate(row_gate, batch * n_rows), _gate(lane_gate, batch * n_lanes)
+    run("gate_sums", x, grad, *gates, by_row, by_lane, batch, n_rows, n_lanes, splits, rows, lanes, pitch)
     return by_row, None if by_lane is None else _join_sums(by_lane[:, :n_lanes].contiguous(), batch, splits)
 
 
-def weigh_lanes(x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
+def pool_gate_gradient(x: Tensor | Recomputed, pooled: PoolGradient, over: Over) -> Tensor:
     if pooled.maximum is None and isinstance(x, Tensor):
-        return pool_lanes(x, pooled.weight, maximum=False, ties=False, squares="none").total
-    source = _source(x)
-    batch, rows, lanes = source.shape
-    by_row = _empty(batch, rows)
-    parts = _gradient_parts(pooled, _neutral(source, rows), _neutral(source, lanes))
-    addresses = _addresses(source, *parts, by_row)
-    _run("weigh_lanes", x, addresses, (batch, rows, lanes))
-    return by_row
-
-
-def weigh_rows(x: Tensor | Remade, pooled: PoolGradient) -> Tensor:
-    if pooled.maximum is None and isinstance(x, Tensor):
-        return pool_rows(x, pooled.weight, maximum=False, ties=False, squares="none").total
-    source = _source(x)
-    batch, rows, lanes = source.shape
+        other: Over = "lanes" if over == "rows" else "rows"
+        return pool(x, pooled.weight, other, maximum=False, ties=False, squares="none").total
+    batch, rows, lanes = sizes = (x.source if isinstance(x, Recomputed) else x).shape
+    if over == "rows":
+        by_row = _empty(batch, rows)
+        run("weigh_lanes", x, *_gradient_parts(pooled, batch * rows, batch * lanes), by_row, *sizes)
+        return by_row
     splits = _splits(batch, rows)
     by_lane = _empty(batch * splits, lanes)
-    parts = _gradient_parts(pooled, _neutral(source, lanes), _neutral(source, rows))
-    addresses = _addresses(source, *parts, by_lane)
-    _run("weigh_rows", x, addresses, (batch, rows, lanes, splits))
+    run("weigh_rows", x, *_gradient_parts(pooled, batch * lanes, batch * rows), by_lane, *sizes, splits)
     return _join_sums(by_lane, batch, splits)
 
 
-def input_gradient(
-    like: Tensor,
-    *,
-    x: Tensor | Remade | None = None,
-    grad: Tensor | None = None,
-    row_gate: Tensor | None = None,
-    lane_gate: Tensor | None = None,
-    over_rows: PoolGradient | None = None,
-    over_lanes: PoolGradient | None = None,
-    row_factor: Tensor | None = None,
-    lane_factor: Tensor | None = None,
-) -> Tensor:
+def input_gradient(like: Tensor, terms: GradientTerms) -> Tensor:
     batch, rows, lanes = like.shape
+    n_rows, n_lanes = batch * rows, batch * lanes
     out = empty_like(like)
-    row_parts = _neutral(like, rows)
-    lane_parts = _neutral(like, lanes)
     parts = (
-        *(_gate(row_gate, like, rows), _gate(lane_gate, like, lanes)),
-        *_gradient_parts(over_rows, row_parts, lane_parts),
-        *_gradient_parts(over_lanes, lane_parts, row_parts),
-        *(
-            row_parts.zeros if row_factor is None else row_factor,
-            lane_parts.zeros if lane_factor is None else lane_factor,
-        ),
+        *(_gate(terms.row_gate, n_rows), _gate(terms.lane_gate, n_lanes)),
+        *_gradient_parts(terms.over_rows, n_rows, n_lanes),
+        *_gradient_parts(terms.over_lanes, n_lanes, n_rows),
+        constant(0.0, n_rows) if terms.row_factor is None else terms.row_factor,
+        constant(0.0, n_lanes) if terms.lane_factor is None else terms.lane_factor,
     )
-    maxima = any(pooled is not None and pooled.maximum is not None for pooled in (over_rows, over_lanes))
-    factors = row_factor is not None or lane_factor is not None
-    addresses = _addresses(like if x is None else _source(x), like if grad is None else grad, out, *parts)
-    switches = (int(grad is not None), int(maxima), int(factors))
-    _run("input_gradient", like if x is None else x, addresses, (batch, rows, lanes, *switches))
+    maxima = any(pooled is not None and pooled.maximum is not None for pooled in (terms.over_rows, terms.over_lanes))
+    switches = (terms.grad is not None, maxima, terms.row_factor is not None or terms.lane_factor is not None)
+    x, grad = (like if terms.x is None else terms.x), (like if terms.grad is None else terms.grad)
+    run("input_gradient", x, grad, out, *parts, batch, rows, lanes, *switches)
     return out
 
 
@@ -170,8 +118,7 @@ def convolve(x: Tensor, weight: Tensor) -> Tensor:
     outputs, kernel = weight.shape[0], weight.shape[-1]
     x, weight, y = x.contiguous(), weight.contiguous(), _empty(batch, outputs, height, width)
     scratch = _scratch_for_threads(_padded_size(height, width, kernel) * inputs + height * (width + kernel - 1))
-    sizes = (0, batch, inputs, outputs, height, width, kernel)
-    _run("convolve", x, _addresses(x, weight, y, scratch), sizes)
+    run("convolve", x, weight, y, scratch, 0, batch, inputs, outputs, height, width, kernel)
     return y
 
 
@@ -180,7 +127,7 @@ def correlate(x: Tensor, grad: Tensor, kernel: int) -> Tensor:
     batch, inputs, height, width = x.shape
     x, grad, weights = x.contiguous(), grad.contiguous(), _empty(batch, inputs, kernel, kernel)
     scratch = _scratch_for_threads(_padded_size(height, width, kernel) + height * (width + kernel - 1))
-    _run("correlate", x, _addresses(x, grad, weights, scratch), (0, batch, inputs, height, width, kernel))
+    run("correlate", x, grad, weights, scratch, 0, batch, inputs, height, width, kernel)
     return weights.sum(0, keepdim=True)
 
 
@@ -189,123 +136,54 @@ def _padded_size(height: int, width: int, kernel: int) -> int:
     return (height + kernel) * (width + kernel - 1)
 
 
-def _scratch_for_threads(size: int) -> Tensor:
-    return _empty(torch.get_num_threads(), size)
-
-
-def gate_images(x: Tensor, shape: torch.Size, program: GateProgram, *, by_channel: bool) -> Tensor:
-    """A whole attention in inference, image by image.
+def run(loop: str, x: Tensor | Recomputed, *arguments: Tensor | int | None) -> None:
+    """Run a compiled loop.
 
     Args:
-        x: (B, R, L), with channels as rows or, where not by_channel, as lanes.
-        shape: (B, C, H, W).
-        program: what to compute.
+        loop: its name in one of the modules numba_*.
+        x: the map; the loop is another one for each dtype, and for stored and recomputed maps.
+        arguments: from its fourth argument on; a tensor stands for its address.
     """
-    batch, channels, height, width = shape
-    y, longest = empty_like(x), max(channels, height * width)
-    channel, spatial = _channel_arguments(program.channel), _spatial_arguments(program.spatial)
-    edge = spatial.kernel // 2
-    padded_width = width + 2 * edge
-    maps = 2 * (height + 2 * edge + 1) * padded_width + height * padded_width
-    size = channels + height * width + 2 * longest + max(maps, channel.width, longest)
-    scratch = _empty(batch, size)
-    arguments = (
-        *(size, batch, channels, height, width, int(by_channel)),
-        *(channel.kind, channel.mean, channel.maximum, channel.factor, *_addresses(*channel.tensors), channel.width),
-        *(*_addresses(spatial.weight), spatial.kernel, *_addresses(spatial.affine), spatial.factor),
-    )
-    _run("gate_images", x, _addresses(x, y, _constant(1.0, longest), scratch), arguments)
-    return y
-
-
-class _ChannelArguments(NamedTuple):
-    kind: int = 0
-    mean: int = 0
-    maximum: int = 0
-    factor: int = 1
-    tensors: tuple[Tensor | None, ...] = (None,) * 4
-    width: int = 0
-
-
-class _SpatialArguments(NamedTuple):
-    weight: Tensor | None = None
-    kernel: int = 0
-    affine: Tensor | None = None
-    factor: int = 1
-
-
-def _channel_arguments(gate: ChannelGate | None) -> _ChannelArguments:
-    if gate is None:
-        return _ChannelArguments()
-    switches = (int(gate.mean), int(gate.maximum), gate.factor)
-    if isinstance(gate.logits, Tensor):
-        taps = _small(gate.logits)
-        return _ChannelArguments(TAPS, *switches, (taps, None, None, None), taps.numel())
-    first, second = _small(gate.logits.first), _small(gate.logits.second)
-    hidden, channels = first.shape
-    biases = (
-        _constant(0.0, n) if bias is None else _small(bias)
-        for bias, n in ((gate.logits.first_bias, hidden), (gate.logits.second_bias, channels))
-    )
-    first_bias, second_bias = biases
-    return _ChannelArguments(BOTTLENECK, *switches, (first, first_bias, second, second_bias), hidden)
-
-
-def _spatial_arguments(gate: SpatialGate | None) -> _SpatialArguments:
-    if gate is None:
-        return _SpatialArguments()
-    affine = torch.cat((gate.scale, gate.shift)).detach().float()
-    return _SpatialArguments(_small(gate.weight), gate.weight.shape[-1], affine, gate.factor)
-
-
-def _small(parameter: Tensor) -> Tensor:
-    return parameter.detach().float().contiguous()
-
-
-def _run(loop: str, x: Tensor | Remade, addresses: Sequence[int], sizes: Sequence[int]) -> None:
-    if isinstance(x, Remade):
-        kind = "by_lane" if x.by_lane else "by_row"
-        compiled = _compiled(f"{loop}_{kind}_{DTYPES[x.source.dtype]}")
-        run_loop(compiled.address, (*addresses, *sizes, *_addresses(x.slope, x.offset)))
+    if isinstance(x, Recomputed):
+        compiled = _compiled(loop, DTYPES[x.source.dtype], "by_lane" if x.by_lane else "by_row")
+        arguments = (x.source, x.slope, x.offset, *arguments)
     else:
-        run_loop(_compiled(f"{loop}_{DTYPES[x.dtype]}").address, (*addresses, *sizes))
+        compiled = _compiled(loop, DTYPES[x.dtype], "stored")
+        arguments = (x, None, None, *arguments)
+    run_loop(compiled.address, [arg.data_ptr() if isinstance(arg, Tensor) else arg or 0 for arg in arguments])
 
 
 @functools.cache
-def _compiled(loop: str) -> Any:
+def _compiled(loop: str, dtype: str, kind: str) -> Any:
     """A loop, compiled for this processor or read from Numba's cache."""
     try:
-        return _cached(loop)
+        return _compile(loop, dtype, kind)
     except Exception:  # a damaged or full cache folder fails in many ways; compiling anew fails in none of them
-        return _cached(loop, cache=False)
+        return _compile(loop, dtype, kind, cache=False)
 
 
-def _cached(loop: str, *, cache: bool = True) -> Any:
+def _compile(loop: str, dtype: str, kind: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
     from . import numba_convolution, numba_gradients, numba_inference, numba_pools
+    from .numba_intrinsics import Arguments
 
     modules = (numba_pools, numba_gradients, numba_convolution, numba_inference)
     function = next(getattr(module, loop) for module in modules if hasattr(module, loop))
-    return cfunc(types.void(types.voidptr), cache=cache)(function)
+    signature = types.void(Arguments(dtype, kind))
+    return cfunc(signature, cache=cache, error_model="numpy")(_renamed(function, f"{loop}_{dtype}_{kind}"))
 
 
-@dataclass(frozen=True)
-class _Neutral:
-    """Numbers that change nothing, B * n each: gates 1, weights 0, maxima that nothing equals."""
-
-    ones: Tensor
-    zeros: Tensor
-    nan: Tensor
-
-
-def _neutral(x: Tensor, n: int) -> _Neutral:
-    batch = x.shape[0]
-    return _Neutral(*(_constant(value, batch * n) for value in (1.0, 0.0, math.nan)))
+def _renamed(function: FunctionType, name: str) -> FunctionType:
+    """A copy of a function. Numba's cache has a file per name: variants of one name would overwrite each other's
+    entries where two processes compile at the same time."""
+    copy = FunctionType(function.__code__, function.__globals__, name)
+    copy.__qualname__ = name
+    return copy
 
 
-def _constant(value: float, count: int) -> Tensor:
-    """At least `count` times the value, to be read only."""
+def constant(value: float, count: int) -> Tensor:
+    """At least `count` times the value; read only."""
     return _constants(value, 1 << (count - 1).bit_length())
 
 
@@ -314,40 +192,41 @@ def _constants(value: float, count: int) -> Tensor:
     return torch.full((count,), value, dtype=torch.float32, device="cpu")
 
 
-def _gradient_parts(pooled: PoolGradient | None, elements: _Neutral, lines: _Neutral) -> tuple[Tensor, ...]:
+def _gate(gate: Tensor | None, count: int) -> Tensor:
+    return constant(1.0, count) if gate is None else gate
+
+
+def _gradient_parts(pooled: PoolGradient | None, elements: int, lines: int) -> tuple[Tensor, ...]:
+    """Gate, weight, maximum and share; what is absent has no effect: gates 1, weights 0, maxima nothing equals."""
     if pooled is None:
-        return elements.ones, lines.zeros, lines.nan, lines.zeros
+        return constant(1.0, elements), constant(0.0, lines), constant(math.nan, lines), constant(0.0, lines)
     return (
-        elements.ones if pooled.gate is None else pooled.gate,
+        _gate(pooled.gate, elements),
         pooled.weight,
-        lines.nan if pooled.maximum is None else pooled.maximum,
-        lines.zeros if pooled.share is None else pooled.share,
+        constant(math.nan, lines) if pooled.maximum is None else pooled.maximum,
+        constant(0.0, lines) if pooled.share is None else pooled.share,
     )
 
 
-def _outputs(shape: tuple[int, int], maximum: bool, ties: bool, squares: Squares) -> Pooled:
-    wanted = (maximum, ties, squares != "none")
-    return Pooled(_empty(*shape), *(_empty(*shape) if is_wanted else None for is_wanted in wanted))
+def _outputs(shape: tuple[int, int], maximum: bool, ties: bool, squares: int) -> Pooled:
+    return Pooled(_empty(*shape), *(_empty(*shape) if wanted else None for wanted in (maximum, ties, squares)))
 
 
-def _addresses(*tensors: Tensor | None) -> tuple[int, ...]:
-    return tuple(0 if tensor is None else tensor.data_ptr() for tensor in tensors)
-
-
-def _source(x: Tensor | Remade) -> Tensor:
-    return x.source if isinstance(x, Remade) else x
-
-
-def _gate(gate: Tensor | None, x: Tensor, n: int) -> Tensor:
-    return _constant(1.0, x.shape[0] * n) if gate is None else gate
+def _numbers(pooled: Pooled) -> tuple[Tensor | None, ...]:
+    """In the order in which the loops take them."""
+    return pooled.total, pooled.maximum, pooled.ties, pooled.squares
 
 
 def _empty(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device="cpu")
 
 
+def _scratch_for_threads(size: int) -> Tensor:
+    return _empty(torch.get_num_threads(), size)
+
+
 def _pitch(lanes: int) -> int:
-    """Lanes of an accumulator: in whole vectors where rows are short and what is left over would take long."""
+    """Lanes of an accumulator: in whole vectors where rows are short and the remainder would take long."""
     return -(-lanes // VECTOR) * VECTOR if VECTOR <= lanes < WIDTH else lanes
 
 
@@ -359,7 +238,7 @@ def _without_padding(out: Pooled, lanes: int) -> Pooled:
 
 
 def _splits(tasks: int, rows: int) -> int:
-    """Into how many parts to split the rows: a function of the shape, never of the number of threads."""
+    """How many parts to split the rows into: a function of the shape, never of the number of threads."""
     for_threads = min(-(-ENOUGH_TASKS // tasks), rows // FEWEST_ROWS)
     return max(1, for_threads, -(-rows // MOST_ROWS))
 

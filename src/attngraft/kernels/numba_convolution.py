@@ -1,30 +1,21 @@
 """Convolutions of a few maps as Numba loops; see numba_pools for how loops are started.
 
 An image is convolved as one long row: with the padding left in place, a tap of the kernel is a shift. What is
-computed in the padding's columns is left behind when the result is copied.
+computed in the padding's columns is dropped when the result is copied.
 """
 
 # mypy: ignore-errors
 
 from __future__ import annotations
 
-from .numba_intrinsics import argument, fp32, load, next_number, peek, poke
+from .numba_intrinsics import fp32, integers, lines, load, next_number, peek, poke
 from .numba_pools import FLOAT, ZERO, plain, reducing, reload_total, store_total
 from .numba_pools import fill_total as fill
 
 
-def convolve_fp32(a):
-    _convolve(fp32(argument(a, 1)), fp32(argument(a, 2)), fp32(argument(a, 3)), a)
-
-
-def correlate_fp32(a):
-    _correlate(fp32(argument(a, 1)), fp32(argument(a, 2)), fp32(argument(a, 3)), a)
-
-
-@plain
-def _convolve(x, weight, y, a):
-    batch, inputs, outputs = argument(a, 6), argument(a, 7), argument(a, 8)
-    height, width, kernel = argument(a, 9), argument(a, 10), argument(a, 11)
+def convolve(a):
+    (x,), (weight, y) = lines(a, 1, 1), lines(a, 4, 2)
+    batch, inputs, outputs, height, width, kernel = integers(a, 8, 6)
     edge, padded_width = kernel // 2, width + kernel - 1
     plane, n = padded_size(height, width, kernel), height * padded_width
     padded = _own_scratch(a, inputs * plane + n)
@@ -55,7 +46,8 @@ def padded_size(height, width, kernel):
 @plain
 def _own_scratch(a, size):
     """This thread's part of the scratch memory, filled with zeros."""
-    scratch = fp32(argument(a, 4) + FLOAT * size * next_number(a, 5))
+    (scratch_at,) = integers(a, 6, 1)
+    scratch = fp32(scratch_at + FLOAT * size * next_number(a, 7))
     fill(scratch, 0, size, ZERO)
     return scratch
 
@@ -93,15 +85,9 @@ def _add_four_taps(x, at, weight, taps, work, to, n):
         store_total(work, to + index, reload_total(work, to + index) + sums)
 
 
-@plain
-def _correlate(x, grad, weights, a):
-    batch, inputs, height, width, kernel = (
-        argument(a, 6),
-        argument(a, 7),
-        argument(a, 8),
-        argument(a, 9),
-        argument(a, 10),
-    )
+def correlate(a):
+    (x,), (grad, weights) = lines(a, 1, 1), lines(a, 4, 2)
+    batch, inputs, height, width, kernel = integers(a, 8, 5)
     edge, padded_width = kernel // 2, width + kernel - 1
     plane, n = padded_size(height, width, kernel), height * padded_width
     padded = _own_scratch(a, plane + n)

@@ -1,4 +1,4 @@
-"""Gates and gradients as Numba loops; see numba_pools for how they are started and why rows go by fours."""
+"""Scaling and gradients as Numba loops; see numba_pools for how they are started and why rows go by fours."""
 
 # mypy: ignore-errors
 
@@ -9,23 +9,15 @@ from typing import Any, NamedTuple
 from numba import types
 from numba.extending import overload
 
-from .numba_intrinsics import argument, bf16, fp32, load, next_number, remade
-from .numba_pools import ROWS_PER_TASK, ZERO, plain, reducing
+from .numba_intrinsics import integers, lines, load, maps, next_number, recomputed
+from .numba_pools import ZERO, next_rows, plain, reducing
 from .numba_pools import fill_total as fill
 from .numba_pools import reload_total as reload
 from .numba_pools import store_total as store
 
 
-def scale_fp32(a):
-    _scale(fp32(argument(a, 1)), fp32(argument(a, 2)), a)
-
-
-def scale_bf16(a):
-    _scale(bf16(argument(a, 1)), bf16(argument(a, 2)), a)
-
-
 class ByRow(NamedTuple):
-    """x that is made anew from what it was computed of: `rounded(fma(pointer, slope, offset))`, one pair a row."""
+    """x that is recomputed from what it was computed of: `rounded(fma(pointer, slope, offset))`, one pair per row."""
 
     pointer: Any
     slope: Any
@@ -33,15 +25,29 @@ class ByRow(NamedTuple):
 
 
 class ByLane(NamedTuple):
-    """The same with one slope and one offset a lane."""
+    """The same with one slope and one offset per lane."""
 
     pointer: Any
     slope: Any
     offset: Any
 
 
+def input_map(a):
+    """x: a pointer, or what x is recomputed from."""
+    raise NotImplementedError
+
+
+@overload(input_map)
+def _input_map_of(a):
+    if a.kind == "stored":
+        return lambda a: maps(a, 1, 1)[0]
+    if a.kind == "by_row":
+        return lambda a: ByRow(maps(a, 1, 1)[0], lines(a, 2, 2)[0], lines(a, 2, 2)[1])
+    return lambda a: ByLane(maps(a, 1, 1)[0], lines(a, 2, 2)[0], lines(a, 2, 2)[1])
+
+
 def value(x, row, lane, at):
-    """Element `at` of x, which is in that row and lane; all three count on through the images."""
+    """Element `at` of x, which is in that row and lane; all three are counted through the images."""
     raise NotImplementedError
 
 
@@ -50,138 +56,26 @@ def _value_of(x, row, lane, at):
     if isinstance(x, types.CPointer):
         return lambda x, row, lane, at: load(x, at)
     if x.instance_class is ByRow:
-        return lambda x, row, lane, at: remade(x.pointer, at, load(x.slope, row), load(x.offset, row))
-    return lambda x, row, lane, at: remade(x.pointer, at, load(x.slope, lane), load(x.offset, lane))
-
-
-def gate_sums_fp32(a):
-    _gate_sums(fp32(argument(a, 1)), fp32(argument(a, 2)), a)
-
-
-def gate_sums_bf16(a):
-    _gate_sums(bf16(argument(a, 1)), bf16(argument(a, 2)), a)
-
-
-def gate_sums_by_row_fp32(a):
-    _gate_sums(ByRow(fp32(argument(a, 1)), fp32(argument(a, 14)), fp32(argument(a, 15))), fp32(argument(a, 2)), a)
-
-
-def gate_sums_by_row_bf16(a):
-    _gate_sums(ByRow(bf16(argument(a, 1)), fp32(argument(a, 14)), fp32(argument(a, 15))), bf16(argument(a, 2)), a)
-
-
-def gate_sums_by_lane_fp32(a):
-    _gate_sums(ByLane(fp32(argument(a, 1)), fp32(argument(a, 14)), fp32(argument(a, 15))), fp32(argument(a, 2)), a)
-
-
-def gate_sums_by_lane_bf16(a):
-    _gate_sums(ByLane(bf16(argument(a, 1)), fp32(argument(a, 14)), fp32(argument(a, 15))), bf16(argument(a, 2)), a)
-
-
-def weigh_lanes_fp32(a):
-    _weigh_lanes(fp32(argument(a, 1)), a)
-
-
-def weigh_lanes_bf16(a):
-    _weigh_lanes(bf16(argument(a, 1)), a)
-
-
-def weigh_lanes_by_row_fp32(a):
-    _weigh_lanes(ByRow(fp32(argument(a, 1)), fp32(argument(a, 10)), fp32(argument(a, 11))), a)
-
-
-def weigh_lanes_by_row_bf16(a):
-    _weigh_lanes(ByRow(bf16(argument(a, 1)), fp32(argument(a, 10)), fp32(argument(a, 11))), a)
-
-
-def weigh_lanes_by_lane_fp32(a):
-    _weigh_lanes(ByLane(fp32(argument(a, 1)), fp32(argument(a, 10)), fp32(argument(a, 11))), a)
-
-
-def weigh_lanes_by_lane_bf16(a):
-    _weigh_lanes(ByLane(bf16(argument(a, 1)), fp32(argument(a, 10)), fp32(argument(a, 11))), a)
-
-
-def weigh_rows_fp32(a):
-    _weigh_rows(fp32(argument(a, 1)), a)
-
-
-def weigh_rows_bf16(a):
-    _weigh_rows(bf16(argument(a, 1)), a)
-
-
-def weigh_rows_by_row_fp32(a):
-    _weigh_rows(ByRow(fp32(argument(a, 1)), fp32(argument(a, 11)), fp32(argument(a, 12))), a)
-
-
-def weigh_rows_by_row_bf16(a):
-    _weigh_rows(ByRow(bf16(argument(a, 1)), fp32(argument(a, 11)), fp32(argument(a, 12))), a)
-
-
-def weigh_rows_by_lane_fp32(a):
-    _weigh_rows(ByLane(fp32(argument(a, 1)), fp32(argument(a, 11)), fp32(argument(a, 12))), a)
-
-
-def weigh_rows_by_lane_bf16(a):
-    _weigh_rows(ByLane(bf16(argument(a, 1)), fp32(argument(a, 11)), fp32(argument(a, 12))), a)
-
-
-def input_gradient_fp32(a):
-    _input_gradient(fp32(argument(a, 1)), fp32(argument(a, 2)), fp32(argument(a, 3)), a)
-
-
-def input_gradient_bf16(a):
-    _input_gradient(bf16(argument(a, 1)), bf16(argument(a, 2)), bf16(argument(a, 3)), a)
-
-
-def input_gradient_by_row_fp32(a):
-    _input_gradient(
-        ByRow(fp32(argument(a, 1)), fp32(argument(a, 22)), fp32(argument(a, 23))),
-        fp32(argument(a, 2)),
-        fp32(argument(a, 3)),
-        a,
-    )
-
-
-def input_gradient_by_row_bf16(a):
-    _input_gradient(
-        ByRow(bf16(argument(a, 1)), fp32(argument(a, 22)), fp32(argument(a, 23))),
-        bf16(argument(a, 2)),
-        bf16(argument(a, 3)),
-        a,
-    )
-
-
-def input_gradient_by_lane_fp32(a):
-    _input_gradient(
-        ByLane(fp32(argument(a, 1)), fp32(argument(a, 22)), fp32(argument(a, 23))),
-        fp32(argument(a, 2)),
-        fp32(argument(a, 3)),
-        a,
-    )
-
-
-def input_gradient_by_lane_bf16(a):
-    _input_gradient(
-        ByLane(bf16(argument(a, 1)), fp32(argument(a, 22)), fp32(argument(a, 23))),
-        bf16(argument(a, 2)),
-        bf16(argument(a, 3)),
-        a,
-    )
+        return lambda x, row, lane, at: recomputed(x.pointer, at, load(x.slope, row), load(x.offset, row))
+    return lambda x, row, lane, at: recomputed(x.pointer, at, load(x.slope, lane), load(x.offset, lane))
 
 
 @plain
-def _scale(x, y, a):
-    row_gate, lane_gate = fp32(argument(a, 3)), fp32(argument(a, 4))
-    batch, rows, lanes = argument(a, 5), argument(a, 6), argument(a, 7)
-    blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
-    while True:
-        task = next_number(a, 0)
-        if task >= batch * blocks:
-            break
-        image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
-        for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
+def next_split(a, batch, rows, splits):
+    """Draw one of the parts that the rows of an image are split into: part, image, first row, last row + 1."""
+    part = next_number(a, 0)
+    image, split = part // splits, part % splits
+    return part, image, image * rows + rows * split // splits, image * rows + rows * (split + 1) // splits
+
+
+def scale(a):
+    (x, y), (row_gate, lane_gate) = (maps(a, 1, 1)[0], maps(a, 4, 1)[0]), lines(a, 5, 2)
+    batch, rows, lanes = integers(a, 7, 3)
+    image, first, last = next_rows(a, batch, rows)
+    while image < batch:
+        for row in range(first, last):
             scale_row(x, y, row * lanes, load(row_gate, row), lane_gate, image * lanes, lanes)
+        image, first, last = next_rows(a, batch, rows)
 
 
 @reducing
@@ -190,47 +84,33 @@ def scale_row(x, y, at, g, lane_gate, gates, n):
         store(y, at + lane, load(x, at + lane) * (g * load(lane_gate, gates + lane)))
 
 
-@plain
-def _gate_sums(x, grad, a):
-    row_gate, lane_gate, by_row, by_lane = (
-        fp32(argument(a, 3)),
-        fp32(argument(a, 4)),
-        fp32(argument(a, 5)),
-        fp32(argument(a, 6)),
-    )
-    batch, rows, lanes, splits = argument(a, 7), argument(a, 8), argument(a, 9), argument(a, 10)
-    with_rows, with_lanes, pitch = argument(a, 11), argument(a, 12), argument(a, 13)
-    while True:
-        part = next_number(a, 0)
-        if part >= batch * splits:
-            break
-        image, split = part // splits, part % splits
-        row, last = image * rows + rows * split // splits, image * rows + rows * (split + 1) // splits
+def gate_sums(a):
+    x, (grad,) = input_map(a), maps(a, 4, 1)
+    row_gate, lane_gate, by_row, by_lane = lines(a, 5, 4)
+    batch, rows, lanes, splits, with_rows, with_lanes, pitch = integers(a, 9, 7)
+    part, image, row, last = next_split(a, batch, rows, splits)
+    while image < batch:
         gates, to = image * lanes, part * pitch
         wide = pitch if image < batch - 1 else lanes  # as in numba_pools: nothing follows the last image
         if with_lanes:
             fill(by_lane, to, pitch, ZERO)
-        if not with_lanes:
-            while row < last:
-                store(by_row, row, _product_sum(x, grad, row, lane_gate, gates, lanes))
-                row += 1
-        elif not with_rows:
-            while row + 4 <= last:
-                _add_four_products(x, grad, row, lanes, row_gate, gates, by_lane, to)
-                row += 4
-            while row < last:
-                _add_product(x, grad, row, lanes, row_gate, gates, by_lane, to)
-                row += 1
-        else:
-            while row + 4 <= last:
+        while with_lanes and row + 4 <= last:
+            if with_rows:
                 sums = _four_rows_both_ways(x, grad, row, lanes, wide, row_gate, lane_gate, gates, by_lane, to)
                 for index in range(4):
                     store(by_row, row + index, sums[index])
-                row += 4
-            while row < last:
-                found = _row_both_ways(x, grad, row, lanes, row_gate, lane_gate, gates, by_lane, to)
-                store(by_row, row, found)
-                row += 1
+            else:
+                _four_rows_to_lanes(x, grad, row, lanes, lanes, row_gate, lane_gate, gates, by_lane, to)
+            row += 4
+        while row < last:
+            if with_rows and with_lanes:
+                store(by_row, row, _row_both_ways(x, grad, row, lanes, row_gate, lane_gate, gates, by_lane, to))
+            elif with_rows:
+                store(by_row, row, _row_sum(x, grad, row, lanes, row_gate, lane_gate, gates, by_lane, to))
+            else:
+                _row_to_lanes(x, grad, row, lanes, row_gate, lane_gate, gates, by_lane, to)
+            row += 1
+        part, image, row, last = next_split(a, batch, rows, splits)
 
 
 @reducing
@@ -238,81 +118,65 @@ def _product(x, grad, row, lane, at):
     return value(x, row, lane, at) * load(grad, at)
 
 
-@reducing
-def _product_sum(x, grad, row, lane_gate, gates, n):
-    total = ZERO
-    for lane in range(n):
-        total += _product(x, grad, row, gates + lane, row * n + lane) * load(lane_gate, gates + lane)
-    return total
+def _make_row(with_rows, with_lanes):
+    """The sum of a row of x * grad * lane_gate, the addition of x * grad * row_gate to `by_lane`, or both."""
+
+    @reducing
+    def one_row(x, grad, row, n, row_gate, lane_gate, gates, by_lane, to):
+        g, total = load(row_gate, row), ZERO
+        for lane in range(n):
+            product = _product(x, grad, row, gates + lane, row * n + lane)
+            if with_rows:
+                total += product * load(lane_gate, gates + lane)
+            if with_lanes:
+                store(by_lane, to + lane, reload(by_lane, to + lane) + product * g)
+        return total
+
+    return one_row
 
 
-@reducing
-def _add_product(x, grad, row, n, row_gate, gates, by_lane, to):
-    g = load(row_gate, row)
-    for lane in range(n):
-        product = _product(x, grad, row, gates + lane, row * n + lane)
-        store(by_lane, to + lane, reload(by_lane, to + lane) + product * g)
+_row_sum = _make_row(with_rows=True, with_lanes=False)
+_row_to_lanes = _make_row(with_rows=False, with_lanes=True)
+_row_both_ways = _make_row(with_rows=True, with_lanes=True)
 
 
-@reducing
-def _add_four_products(x, grad, row, n, row_gate, gates, by_lane, to):
-    g0, g1 = load(row_gate, row), load(row_gate, row + 1)
-    g2, g3 = load(row_gate, row + 2), load(row_gate, row + 3)
-    for lane in range(n):
-        here, at = gates + lane, row * n + lane
-        p0 = _product(x, grad, row, here, at) * g0
-        p1 = _product(x, grad, row + 1, here, at + n) * g1
-        p2 = _product(x, grad, row + 2, here, at + 2 * n) * g2
-        p3 = _product(x, grad, row + 3, here, at + 3 * n) * g3
-        store(by_lane, to + lane, reload(by_lane, to + lane) + ((p0 + p1) + (p2 + p3)))
+def _make_four_rows(with_rows):
+    """The same for four rows at once, which are always added to `by_lane`."""
+
+    @reducing
+    def four_rows(x, grad, row, n, wide, row_gate, lane_gate, gates, by_lane, to):
+        g0, g1 = load(row_gate, row), load(row_gate, row + 1)
+        g2, g3 = load(row_gate, row + 2), load(row_gate, row + 3)
+        s0, s1, s2, s3 = ZERO, ZERO, ZERO, ZERO
+        for lane in range(wide):
+            here, at, counts = gates + lane, row * n + lane, lane < n
+            p0, p1 = _product(x, grad, row, here, at), _product(x, grad, row + 1, here, at + n)
+            p2, p3 = _product(x, grad, row + 2, here, at + 2 * n), _product(x, grad, row + 3, here, at + 3 * n)
+            if with_rows:
+                gate = load(lane_gate, here)
+                s0 += p0 * gate if counts else ZERO
+                s1 += p1 * gate if counts else ZERO
+                s2 += p2 * gate if counts else ZERO
+                s3 += p3 * gate if counts else ZERO
+            store(by_lane, to + lane, reload(by_lane, to + lane) + ((p0 * g0 + p1 * g1) + (p2 * g2 + p3 * g3)))
+        return s0, s1, s2, s3
+
+    return four_rows
 
 
-@reducing
-def _row_both_ways(x, grad, row, n, row_gate, lane_gate, gates, by_lane, to):
-    g, total = load(row_gate, row), ZERO
-    for lane in range(n):
-        product = _product(x, grad, row, gates + lane, row * n + lane)
-        total += product * load(lane_gate, gates + lane)
-        store(by_lane, to + lane, reload(by_lane, to + lane) + product * g)
-    return total
+_four_rows_both_ways = _make_four_rows(with_rows=True)
+_four_rows_to_lanes = _make_four_rows(with_rows=False)
 
 
-@reducing
-def _four_rows_both_ways(x, grad, row, n, wide, row_gate, lane_gate, gates, by_lane, to):
-    g0, g1 = load(row_gate, row), load(row_gate, row + 1)
-    g2, g3 = load(row_gate, row + 2), load(row_gate, row + 3)
-    s0, s1, s2, s3 = ZERO, ZERO, ZERO, ZERO
-    for lane in range(wide):
-        here, at, counts = gates + lane, row * n + lane, lane < n
-        p0, p1 = _product(x, grad, row, here, at), _product(x, grad, row + 1, here, at + n)
-        p2, p3 = _product(x, grad, row + 2, here, at + 2 * n), _product(x, grad, row + 3, here, at + 3 * n)
-        gate = load(lane_gate, here)
-        s0 += p0 * gate if counts else ZERO
-        s1 += p1 * gate if counts else ZERO
-        s2 += p2 * gate if counts else ZERO
-        s3 += p3 * gate if counts else ZERO
-        store(by_lane, to + lane, reload(by_lane, to + lane) + ((p0 * g0 + p1 * g1) + (p2 * g2 + p3 * g3)))
-    return s0, s1, s2, s3
-
-
-@plain
-def _weigh_lanes(x, a):
-    gate, weight, maximum, share, by_row = (
-        fp32(argument(a, 2)),
-        fp32(argument(a, 3)),
-        fp32(argument(a, 4)),
-        fp32(argument(a, 5)),
-        fp32(argument(a, 6)),
-    )
-    batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
-    blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
-    while True:
-        task = next_number(a, 0)
-        if task >= batch * blocks:
-            break
-        image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
-        for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
+def weigh_lanes(a):
+    x = input_map(a)
+    gate, weight, maximum, share, by_row = lines(a, 4, 5)
+    batch, rows, lanes = integers(a, 9, 3)
+    image, first, last = next_rows(a, batch, rows)
+    while image < batch:
+        for row in range(first, last):
             store(by_row, row, _weigh_row(x, row, gate, weight, maximum, share, image * lanes, lanes))
+        image, first, last = next_rows(a, batch, rows)
 
 
 @reducing
@@ -326,22 +190,12 @@ def _weigh_row(x, row, gate, weight, maximum, share, pooled, n):
     return total
 
 
-@plain
-def _weigh_rows(x, a):
-    gate, weight, maximum, share, by_lane = (
-        fp32(argument(a, 2)),
-        fp32(argument(a, 3)),
-        fp32(argument(a, 4)),
-        fp32(argument(a, 5)),
-        fp32(argument(a, 6)),
-    )
-    batch, rows, lanes, splits = argument(a, 7), argument(a, 8), argument(a, 9), argument(a, 10)
-    while True:
-        part = next_number(a, 0)
-        if part >= batch * splits:
-            break
-        image, split = part // splits, part % splits
-        row, last = image * rows + rows * split // splits, image * rows + rows * (split + 1) // splits
+def weigh_rows(a):
+    x = input_map(a)
+    gate, weight, maximum, share, by_lane = lines(a, 4, 5)
+    batch, rows, lanes, splits = integers(a, 9, 4)
+    part, image, row, last = next_split(a, batch, rows, splits)
+    while image < batch:
         gates, to = image * lanes, part * lanes
         fill(by_lane, to, lanes, ZERO)
         while row + 2 <= last:
@@ -350,6 +204,7 @@ def _weigh_rows(x, a):
         while row < last:
             _weigh_one_row(x, row, lanes, gate, gates, weight, maximum, share, by_lane, to)
             row += 1
+        part, image, row, last = next_split(a, batch, rows, splits)
 
 
 @reducing
@@ -374,8 +229,7 @@ def _weigh_two_rows(x, row, n, gate, gates, weight, maximum, share, by_lane, to)
 
 
 class Parts(NamedTuple):
-    """Pointers to everything small that an input gradient may be made of; those that are absent point to neutral
-    numbers."""
+    """Pointers to everything small that an input gradient may be made of; absent parts point to neutral numbers."""
 
     row_gate: Any
     lane_gate: Any
@@ -391,31 +245,12 @@ class Parts(NamedTuple):
     lane_factor: Any
 
 
-@plain
-def _input_gradient(x, grad, out, a):
-    parts = Parts(
-        fp32(argument(a, 4)),
-        fp32(argument(a, 5)),
-        fp32(argument(a, 6)),
-        fp32(argument(a, 7)),
-        fp32(argument(a, 8)),
-        fp32(argument(a, 9)),
-        fp32(argument(a, 10)),
-        fp32(argument(a, 11)),
-        fp32(argument(a, 12)),
-        fp32(argument(a, 13)),
-        fp32(argument(a, 14)),
-        fp32(argument(a, 15)),
-    )
-    batch, rows, lanes = argument(a, 16), argument(a, 17), argument(a, 18)
-    with_grad, with_maxima, with_factors = argument(a, 19) != 0, argument(a, 20) != 0, argument(a, 21) != 0
-    blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
-    while True:
-        task = next_number(a, 0)
-        if task >= batch * blocks:
-            break
-        image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
-        for row in range(image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)):
+def input_gradient(a):
+    x, (grad, out), parts = input_map(a), maps(a, 4, 2), Parts(*lines(a, 6, 12))
+    batch, rows, lanes, with_grad, with_maxima, with_factors = integers(a, 18, 6)
+    image, first, last = next_rows(a, batch, rows)
+    while image < batch:
+        for row in range(first, last):
             # The three usual cases are spelt out so that the switches are constants and the loops stay vectors.
             if with_grad and not with_maxima and not with_factors:
                 _gradient_row(x, grad, out, row, image * lanes, lanes, parts, True, False, False)
@@ -424,7 +259,9 @@ def _input_gradient(x, grad, out, a):
             elif with_grad and with_factors and not with_maxima:
                 _gradient_row(x, grad, out, row, image * lanes, lanes, parts, True, False, True)
             else:
-                _gradient_row(x, grad, out, row, image * lanes, lanes, parts, with_grad, with_maxima, with_factors)
+                switches = with_grad != 0, with_maxima != 0, with_factors != 0
+                _gradient_row(x, grad, out, row, image * lanes, lanes, parts, *switches)
+        image, first, last = next_rows(a, batch, rows)
 
 
 @reducing

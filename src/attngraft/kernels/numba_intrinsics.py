@@ -11,25 +11,63 @@ from typing import Any
 
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, models, register_model
 
 FP32 = types.CPointer(types.float32)
-BF16 = types.CPointer(types.uint16)  # the upper half of a float32
 
 _I16, _I32, _I64, _F32 = ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 INPUT = "input"
 SCOPES = (INPUT, "total", "maximum", "ties", "squares")
 
 
-@intrinsic
-def argument(_: Any, arguments: Any, index: Any) -> Any:
-    """The index-th 64-bit integer behind the pointer that the loop was started with."""
+class Arguments(types.Type):
+    """A pointer to 64-bit integers, the only argument of a loop; its type says what kind of map x is.
+
+    Args:
+        dtype: "fp32" or "bf16", which is the upper half of an fp32.
+        kind: "stored", or "by_row" or "by_lane" where x is recomputed (see `backend.Recomputed`).
+    """
+
+    def __init__(self, dtype: str, kind: str) -> None:
+        self.map = types.CPointer(types.float32 if dtype == "fp32" else types.uint16)
+        self.kind = kind
+        super().__init__(f"Arguments({dtype}, {kind})")
+
+
+register_model(Arguments)(models.OpaqueModel)
+
+
+@intrinsic(prefer_literal=True)
+def integers(_: Any, arguments: Any, first: Any, count: Any) -> Any:
+    """`count` of the arguments as integers, from index `first` on; every loop calls this once."""
+    return _unpack(arguments, first, count, types.int64)
+
+
+@intrinsic(prefer_literal=True)
+def lines(_: Any, arguments: Any, first: Any, count: Any) -> Any:
+    """`count` of the arguments as pointers to fp32, from index `first` on."""
+    return _unpack(arguments, first, count, FP32)
+
+
+@intrinsic(prefer_literal=True)
+def maps(_: Any, arguments: Any, first: Any, count: Any) -> Any:
+    """`count` of the arguments as pointers to x's dtype, from index `first` on."""
+    return _unpack(arguments, first, count, arguments.map)
+
+
+def _unpack(arguments: Any, first: Any, count: Any, kind: Any) -> Any:
+    result = types.UniTuple(kind, count.literal_value)
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        base = builder.bitcast(values[0], _I64.as_pointer())
-        return builder.load(builder.gep(base, [values[1]]))
+        _prefer_wide_vectors(builder)
+        base, start = builder.bitcast(values[0], _I64.as_pointer()), first.literal_value
+        places = [builder.gep(base, [ir.Constant(_I64, start + index)]) for index in range(count.literal_value)]
+        numbers = [builder.load(place) for place in places]
+        if kind is not types.int64:
+            numbers = [builder.inttoptr(number, context.get_value_type(kind)) for number in numbers]
+        return context.make_tuple(builder, result, numbers)
 
-    return types.int64(types.voidptr, types.int64), codegen
+    return result(arguments, first, count), codegen
 
 
 @intrinsic
@@ -37,23 +75,20 @@ def next_number(_: Any, arguments: Any, index: Any) -> Any:
     """Take a number from the counter that the index-th argument is: every thread gets another one."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        _prefer_wide_vectors(builder)
         counters = builder.bitcast(values[0], _I64.as_pointer())
         return builder.atomic_rmw("add", builder.gep(counters, [values[1]]), ir.Constant(_I64, 1), "monotonic")
 
-    return types.int64(types.voidptr, types.int64), codegen
+    return types.int64(arguments, types.int64), codegen
 
 
 @intrinsic
 def fp32(_: Any, address: Any) -> Any:
     """An address as a pointer to fp32."""
-    return FP32(types.int64), _as_pointer(FP32)
 
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.inttoptr(values[0], context.get_value_type(FP32))
 
-@intrinsic
-def bf16(_: Any, address: Any) -> Any:
-    """An address as a pointer to bf16."""
-    return BF16(types.int64), _as_pointer(BF16)
+    return FP32(types.int64), codegen
 
 
 @intrinsic
@@ -90,7 +125,7 @@ def poke(_: Any, pointer: Any, index: Any, value: Any) -> Any:
 
 
 @intrinsic
-def remade(_: Any, pointer: Any, index: Any, slope: Any, offset: Any) -> Any:
+def recomputed(_: Any, pointer: Any, index: Any, slope: Any, offset: Any) -> Any:
     """Element `index` of an input times slope plus offset, rounded once, and again if the input is bf16."""
 
     def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
@@ -142,13 +177,6 @@ def larger(_: Any, left: Any, right: Any) -> Any:
         return builder.select(is_larger, values[0], values[1], flags=flags)
 
     return types.float32(types.float32, types.float32), codegen
-
-
-def _as_pointer(pointer: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.inttoptr(values[0], context.get_value_type(pointer))
-
-    return codegen
 
 
 def _widen(builder: Any, half: Any) -> Any:

@@ -1,8 +1,8 @@
 """Pools as Numba loops. Each takes one pointer to 64-bit integers: a task counter, addresses, sizes, switches.
 
-Threads draw tasks from the counter; which thread takes which task changes nothing, since every number is
-reduced within one task, in an order that depends on the shape alone. Rows are taken four at a time where
-lanes accumulate, so that the accumulators move fewer bytes than x.
+Threads draw tasks from the counter. Which thread takes which task changes nothing, since every number is reduced
+within one task, in an order that depends on the shape alone. Where lanes accumulate, rows are taken four at a time,
+so that the accumulators move fewer bytes than x.
 """
 
 # Numba infers types itself and reads no annotations.
@@ -13,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from .numba_intrinsics import argument, bf16, fp32, larger, load, next_number, output
+from .numba_intrinsics import fp32, integers, larger, lines, load, maps, next_number, output
 
 reload_total, store_total = output("total")
 reload_maximum, store_maximum = output("maximum")
@@ -21,18 +21,18 @@ reload_ties, store_ties = output("ties")
 reload_squares, store_squares = output("squares")
 
 ROWS_PER_TASK = 64
-# Numbers that are added up one after another before their sum is added to the others: a sum of many would lose digits.
+# Numbers that are added one after another before their sum is added to the others: a sum of many would lose digits.
 MOST_LANES, MOST_ROWS = 4096, 512
 FLOAT = 4  # bytes
-ZERO, ONE, LOWEST = np.float32(0), np.float32(1), np.float32(-np.inf)
+ZERO, ONE, LOWEST, NAN = np.float32(0), np.float32(1), np.float32(-np.inf), np.float32(np.nan)
 CENTRED = 2
 
-plain = njit(error_model="numpy")
+plain = njit(error_model="numpy", forceinline=True)
 # Sums may be taken in any fixed order. Products stay as they are: maxima are found again by comparing them.
 reducing = njit(error_model="numpy", fastmath={"reassoc", "nsz"}, forceinline=True)
 
 
-def _filler(store):
+def _make_fill(store):
     @plain
     def fill(pointer, at, n, value):
         for index in range(n):
@@ -41,84 +41,72 @@ def _filler(store):
     return fill
 
 
-fill_total, fill_maximum = _filler(store_total), _filler(store_maximum)
-fill_ties, fill_squares = _filler(store_ties), _filler(store_squares)
-
-
-def pool_lanes_fp32(a):
-    _pool_lanes(fp32(argument(a, 1)), a)
-
-
-def pool_lanes_bf16(a):
-    _pool_lanes(bf16(argument(a, 1)), a)
-
-
-def pool_rows_fp32(a):
-    _pool_rows(fp32(argument(a, 1)), a)
-
-
-def pool_rows_bf16(a):
-    _pool_rows(bf16(argument(a, 1)), a)
+fill_total, fill_maximum = _make_fill(store_total), _make_fill(store_maximum)
+fill_ties, fill_squares = _make_fill(store_ties), _make_fill(store_squares)
 
 
 @plain
-def _pool_lanes(x, a):
-    gate, total, maximum = fp32(argument(a, 2)), fp32(argument(a, 3)), fp32(argument(a, 4))
-    ties, squares = fp32(argument(a, 5)), fp32(argument(a, 6))
-    batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
-    with_maximum, with_ties, with_squares = argument(a, 10), argument(a, 11), argument(a, 12)
+def next_rows(a, batch, rows):
+    """Draw a task of some rows: image, first row, last row + 1. There is none left where image >= batch."""
     blocks = (rows + ROWS_PER_TASK - 1) // ROWS_PER_TASK
-    while True:
-        task = next_number(a, 0)
-        if task >= batch * blocks:
-            break
-        image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
-        row, last = image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)
+    task = next_number(a, 0)
+    image, first = task // blocks, (task % blocks) * ROWS_PER_TASK
+    return image, image * rows + first, image * rows + min(rows, first + ROWS_PER_TASK)
+
+
+def pool_lanes(a):
+    (x,) = maps(a, 1, 1)
+    gate, total, maximum, ties, squares = lines(a, 4, 5)
+    batch, rows, lanes, with_maximum, with_ties, with_squares = integers(a, 9, 6)
+    image, first, last = next_rows(a, batch, rows)
+    while image < batch:
         gates = image * lanes
-        if with_maximum:
-            while row + 2 <= last:
-                at = row * lanes
-                t0, m0, t1, m1 = two_totals_and_maxima(x, at, gate, gates, lanes)
-                c0, c1 = ZERO, ZERO
-                if with_ties:
-                    c0, c1 = _count_ties_of_two(x, at, gate, gates, lanes, m0, m1)
-                if not is_finite(t0):
-                    m0, c0 = exact_maximum(x, at, 1, gate, gates, lanes)
-                if not is_finite(t1):
-                    m1, c1 = exact_maximum(x, at + lanes, 1, gate, gates, lanes)
-                store_total(total, row, t0)
-                store_total(total, row + 1, t1)
-                store_maximum(maximum, row, m0)
-                store_maximum(maximum, row + 1, m1)
-                if with_ties:
-                    store_ties(ties, row, c0)
-                    store_ties(ties, row + 1, c1)
-                if with_squares:
-                    _store_squares(x, row, lanes, t0, squares, with_squares)
-                    _store_squares(x, row + 1, lanes, t1, squares, with_squares)
-                row += 2
-        while row < last:
-            at = row * lanes
-            found = total_over_lanes(x, at, gate, gates, lanes)
-            store_total(total, row, found)
-            if with_maximum:
-                largest, count = exact_maximum(x, at, 1, gate, gates, lanes)
-                store_maximum(maximum, row, largest)
-                if with_ties:
-                    store_ties(ties, row, count)
-            if with_squares:
-                _store_squares(x, row, lanes, found, squares, with_squares)
-            row += 1
+        pool_along(x, first, last, lanes, gate, gates, total, maximum, ties, first, with_maximum, with_ties)
+        if with_squares:
+            for row in range(first, last):
+                _store_squares(x, row, lanes, reload_total(total, row), squares, with_squares)
+        image, first, last = next_rows(a, batch, rows)
 
 
 @plain
-def _pool_rows(x, a):
-    gate, total, maximum = fp32(argument(a, 2)), fp32(argument(a, 3)), fp32(argument(a, 4))
-    ties, squares = fp32(argument(a, 5)), fp32(argument(a, 6))
-    batch, rows, lanes = argument(a, 7), argument(a, 8), argument(a, 9)
-    with_maximum, with_ties, with_squares = argument(a, 10), argument(a, 11), argument(a, 12)
-    splits, width, pitch = argument(a, 13), argument(a, 14), argument(a, 15)
-    scratch = argument(a, 16) + 2 * FLOAT * width * next_number(a, 17)  # of this thread
+def pool_along(x, row, last, lanes, gate, gates, total, maximum, ties, to, with_maximum, with_ties):
+    """Reduce each of some rows over its lanes; results go to index `to` and on."""
+    while with_maximum and row + 2 <= last:
+        at = row * lanes
+        t0, m0, t1, m1 = two_totals_and_maxima(x, at, gate, gates, lanes)
+        c0, c1 = ZERO, ZERO
+        if with_ties:
+            c0, c1 = _count_ties_of_two(x, at, gate, gates, lanes, m0, m1)
+        store_total(total, to, t0)
+        store_total(total, to + 1, t1)
+        _store_maximum(x, at, gate, gates, lanes, t0, m0, c0, maximum, ties, to, with_ties)
+        _store_maximum(x, at + lanes, gate, gates, lanes, t1, m1, c1, maximum, ties, to + 1, with_ties)
+        row += 2
+        to += 2
+    while row < last:
+        store_total(total, to, total_over_lanes(x, row * lanes, gate, gates, lanes))
+        if with_maximum:
+            _store_maximum(x, row * lanes, gate, gates, lanes, NAN, NAN, ZERO, maximum, ties, to, with_ties)
+        row += 1
+        to += 1
+
+
+@plain
+def _store_maximum(x, at, gate, gates, n, total, found, count, maximum, ties, to, with_ties):
+    """Store the maximum of a row, found again by exact comparisons unless its total is finite."""
+    if not is_finite(total):
+        found, count = exact_maximum(x, at, 1, gate, gates, n)
+    store_maximum(maximum, to, found)
+    if with_ties:
+        store_ties(ties, to, count)
+
+
+def pool_rows(a):
+    (x,) = maps(a, 1, 1)
+    gate, total, maximum, ties, squares = lines(a, 4, 5)
+    batch, rows, lanes, with_maximum, with_ties, with_squares = integers(a, 9, 6)
+    splits, width, pitch, scratch = integers(a, 15, 4)
+    scratch += 2 * FLOAT * width * next_number(a, 19)  # of this thread
     blocks = (lanes + width - 1) // width
     while True:
         task = next_number(a, 0)
@@ -127,51 +115,62 @@ def _pool_rows(x, a):
         part, lane = task // blocks, (task % blocks) * width
         image, split = part // splits, part % splits
         n, to = min(width, lanes - lane), part * pitch + lane
-        # Whole vectors run on into the next row, and what they find there is left behind; nothing follows the last image.
-        n = min(width, pitch - lane) if image < batch - 1 else n
+        # Whole vectors run on into the next row, and what they find there is dropped; nothing follows the last image.
+        wide = min(width, pitch - lane) if image < batch - 1 else n
         first, last = rows * split // splits, rows * (split + 1) // splits
         at, gates = image * rows * lanes + first * lanes + lane, image * rows + first
-        fill_total(total, to, n, ZERO)
-        if with_maximum:
-            fill_maximum(maximum, to, n, LOWEST)
-        if with_ties:
-            fill_ties(ties, to, n, ZERO)
-        part = fp32(scratch - FLOAT * to)  # index `to` is its first number
-        row = first
-        while row < last:
-            rows_now, place, theirs = min(MOST_ROWS, last - row), at + (row - first) * lanes, gates + row - first
-            summed = total if last - first <= MOST_ROWS else part
-            if last - first > MOST_ROWS:
-                fill_total(part, to, n, ZERO)
-            if with_ties:
-                _total_maximum_ties(x, place, lanes, rows_now, gate, theirs, summed, maximum, ties, to, n)
-            elif with_maximum:
-                total_and_maximum_over_rows(x, place, lanes, rows_now, gate, theirs, summed, maximum, to, n)
-            else:
-                add_rows(x, place, lanes, rows_now, gate, theirs, summed, to, n)
-            if last - first > MOST_ROWS:
-                add_part(part, total, to, n)
-            row += MOST_ROWS
-        if with_maximum:
-            for index in range(min(n, lanes - lane)):
-                if not is_finite(reload_total(total, to + index)):
-                    largest, count = exact_maximum(x, at + index, lanes, gate, gates, last - first)
-                    store_maximum(maximum, to + index, largest)
-                    if with_ties:
-                        store_ties(ties, to + index, count)
+        work = fp32(scratch - FLOAT * to)  # index `to` is its first number
+        switches = with_maximum, with_ties
+        pool_across(x, at, lanes, last - first, gate, gates, total, work, maximum, ties, to, n, wide, *switches)
         if with_squares:
-            fill_squares(squares, to, n, ZERO)
-            part = fp32(scratch + FLOAT * (width - to))  # not where totals were: loads and stores say they differ
-            row = 0
-            while row < last - first:
-                fill_squares(part, to, n, ZERO)
-                for this in range(row, min(row + MOST_ROWS, last - first)):
-                    if with_squares == CENTRED:
-                        _add_centred_squares(x, at + this * lanes, total, ONE / np.float32(rows), part, to, n)
-                    else:
-                        _add_squares(x, at + this * lanes, part, to, n)
-                _add_part_of_squares(part, squares, to, n)
-                row += MOST_ROWS
+            work = fp32(scratch + FLOAT * (width - to))  # not where totals were: loads and stores say they differ
+            _square_rows(x, at, lanes, last - first, total, squares, work, to, n, with_squares == CENTRED)
+
+
+@plain
+def pool_across(x, at, step, rows, gate, gates, total, work, maximum, ties, to, n, wide, with_maximum, with_ties):
+    """Reduce each of some lanes over the rows; n of the lanes count, `wide` are computed."""
+    fill_total(total, to, wide, ZERO)
+    if with_maximum:
+        fill_maximum(maximum, to, wide, LOWEST)
+    if with_ties:
+        fill_ties(ties, to, wide, ZERO)
+    row = 0
+    while row < rows:
+        some, place, theirs = min(MOST_ROWS, rows - row), at + row * step, gates + row
+        summed = total if rows <= MOST_ROWS else work
+        if rows > MOST_ROWS:
+            fill_total(summed, to, wide, ZERO)
+        if with_ties:
+            _add_rows_and_ties(x, place, step, some, gate, theirs, summed, maximum, ties, to, wide)
+        elif with_maximum:
+            _add_rows_and_maximum(x, place, step, some, gate, theirs, summed, maximum, ties, to, wide)
+        else:
+            _add_rows(x, place, step, some, gate, theirs, summed, maximum, ties, to, wide)
+        if rows > MOST_ROWS:
+            _add_part(summed, total, to, wide)
+        row += MOST_ROWS
+    for index in range(n if with_maximum else 0):
+        if not is_finite(reload_total(total, to + index)):
+            largest, count = exact_maximum(x, at + index, step, gate, gates, rows)
+            store_maximum(maximum, to + index, largest)
+            if with_ties:
+                store_ties(ties, to + index, count)
+
+
+@plain
+def _square_rows(x, at, step, rows, total, squares, part, to, n, centred):
+    fill_squares(squares, to, n, ZERO)
+    row = 0
+    while row < rows:
+        fill_squares(part, to, n, ZERO)
+        for this in range(row, min(row + MOST_ROWS, rows)):
+            if centred:
+                _add_centred_squares(x, at + this * step, total, ONE / np.float32(rows), part, to, n)
+            else:
+                _add_squares(x, at + this * step, part, to, n)
+        _add_part_of_squares(part, squares, to, n)
+        row += MOST_ROWS
 
 
 # One row, over its lanes
@@ -233,16 +232,11 @@ def _count_ties_of_two(x, at, gate, gates, n, m0, m1):
 @plain
 def _store_squares(x, row, n, total, squares, kind):
     centre = total / np.float32(n) if kind == CENTRED else ZERO
-    store_squares(squares, row, _squares(x, row * n, n, centre))
-
-
-@plain
-def _squares(x, at, n, centre):
-    squares, lane = ZERO, 0
+    found, lane = ZERO, 0
     while lane < n:
-        squares += _some_squares(x, at + lane, min(MOST_LANES, n - lane), centre)
+        found += _some_squares(x, row * n + lane, min(MOST_LANES, n - lane), centre)
         lane += MOST_LANES
-    return squares
+    store_squares(squares, row, found)
 
 
 @reducing
@@ -256,7 +250,7 @@ def _some_squares(x, at, n, centre):
 
 @plain
 def exact_maximum(x, at, step, gate, gates, n):
-    """A NaN is the maximum, and nothing equals it."""
+    """Maximum and number of ties; a NaN is the maximum, and nothing equals it."""
     maximum, ties = LOWEST, ZERO
     for index in range(n):
         value = load(x, at + index * step) * load(gate, gates + index)
@@ -272,105 +266,60 @@ def exact_maximum(x, at, step, gate, gates, n):
 # A block of lanes, over its rows
 
 
-@plain
-def add_rows(x, at, step, rows, gate, gates, total, to, n):
-    row = 0
-    while row + 4 <= rows:
-        _add_four(x, at + row * step, step, gate, gates + row, total, to, n)
-        row += 4
-    while row < rows:
-        _add_one(x, at + row * step, load(gate, gates + row), total, to, n)
-        row += 1
+def _make_add_rows(with_maximum, with_ties):
+    """A function that adds rows to `total`, and keeps `maximum` and `ties` up to date where it is to."""
+
+    @reducing
+    def add_one(x, at, g, total, maximum, ties, to, n):
+        for lane in range(n):
+            value = load(x, at + lane) * g
+            store_total(total, to + lane, reload_total(total, to + lane) + value)
+            if with_maximum:
+                before = reload_maximum(maximum, to + lane)
+                largest = larger(value, before)
+                if with_ties:
+                    kept = reload_ties(ties, to + lane) if before == largest else ZERO
+                    store_ties(ties, to + lane, kept + (ONE if value == largest else ZERO))
+                store_maximum(maximum, to + lane, largest)
+
+    @reducing
+    def add_four(x, at, step, gate, gates, total, maximum, ties, to, n):
+        g0, g1, g2, g3 = load(gate, gates), load(gate, gates + 1), load(gate, gates + 2), load(gate, gates + 3)
+        for lane in range(n):
+            one = at + lane
+            v0, v1 = load(x, one) * g0, load(x, one + step) * g1
+            v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
+            store_total(total, to + lane, reload_total(total, to + lane) + ((v0 + v1) + (v2 + v3)))
+            if with_maximum:
+                before = reload_maximum(maximum, to + lane)
+                largest = larger(larger(larger(v0, v1), larger(v2, v3)), before)
+                if with_ties:
+                    kept = reload_ties(ties, to + lane) if before == largest else ZERO
+                    first = (ONE if v0 == largest else ZERO) + (ONE if v1 == largest else ZERO)
+                    second = (ONE if v2 == largest else ZERO) + (ONE if v3 == largest else ZERO)
+                    store_ties(ties, to + lane, kept + (first + second))
+                store_maximum(maximum, to + lane, largest)
+
+    @plain
+    def add_rows(x, at, step, rows, gate, gates, total, maximum, ties, to, n):
+        row = 0
+        while row + 4 <= rows:
+            add_four(x, at + row * step, step, gate, gates + row, total, maximum, ties, to, n)
+            row += 4
+        while row < rows:
+            add_one(x, at + row * step, load(gate, gates + row), total, maximum, ties, to, n)
+            row += 1
+
+    return add_rows
 
 
-@plain
-def total_and_maximum_over_rows(x, at, step, rows, gate, gates, total, maximum, to, n):
-    row = 0
-    while row + 4 <= rows:
-        _add_four_and_maximum(x, at + row * step, step, gate, gates + row, total, maximum, to, n)
-        row += 4
-    while row < rows:
-        _add_one_and_maximum(x, at + row * step, load(gate, gates + row), total, maximum, to, n)
-        row += 1
-
-
-@plain
-def _total_maximum_ties(x, at, step, rows, gate, gates, total, maximum, ties, to, n):
-    row = 0
-    while row + 4 <= rows:
-        _add_four_and_ties(x, at + row * step, step, gate, gates + row, total, maximum, ties, to, n)
-        row += 4
-    while row < rows:
-        _add_one_and_ties(x, at + row * step, load(gate, gates + row), total, maximum, ties, to, n)
-        row += 1
-
-
-@reducing
-def _add_one(x, at, g, total, to, n):
-    for lane in range(n):
-        store_total(total, to + lane, reload_total(total, to + lane) + load(x, at + lane) * g)
-
-
-@reducing
-def _add_four(x, at, step, gate, gates, total, to, n):
-    g0, g1, g2, g3 = load(gate, gates), load(gate, gates + 1), load(gate, gates + 2), load(gate, gates + 3)
-    for lane in range(n):
-        one = at + lane
-        v0, v1 = load(x, one) * g0, load(x, one + step) * g1
-        v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
-        store_total(total, to + lane, reload_total(total, to + lane) + ((v0 + v1) + (v2 + v3)))
-
-
-@reducing
-def _add_one_and_maximum(x, at, g, total, maximum, to, n):
-    for lane in range(n):
-        value = load(x, at + lane) * g
-        store_total(total, to + lane, reload_total(total, to + lane) + value)
-        store_maximum(maximum, to + lane, larger(value, reload_maximum(maximum, to + lane)))
+_add_rows = _make_add_rows(with_maximum=False, with_ties=False)
+_add_rows_and_maximum = _make_add_rows(with_maximum=True, with_ties=False)
+_add_rows_and_ties = _make_add_rows(with_maximum=True, with_ties=True)
 
 
 @reducing
-def _add_four_and_maximum(x, at, step, gate, gates, total, maximum, to, n):
-    g0, g1, g2, g3 = load(gate, gates), load(gate, gates + 1), load(gate, gates + 2), load(gate, gates + 3)
-    for lane in range(n):
-        one = at + lane
-        v0, v1 = load(x, one) * g0, load(x, one + step) * g1
-        v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
-        store_total(total, to + lane, reload_total(total, to + lane) + ((v0 + v1) + (v2 + v3)))
-        four = larger(larger(v0, v1), larger(v2, v3))
-        store_maximum(maximum, to + lane, larger(four, reload_maximum(maximum, to + lane)))
-
-
-@reducing
-def _add_one_and_ties(x, at, g, total, maximum, ties, to, n):
-    for lane in range(n):
-        value, before = load(x, at + lane) * g, reload_maximum(maximum, to + lane)
-        largest = larger(value, before)
-        kept = reload_ties(ties, to + lane) if before == largest else ZERO
-        store_total(total, to + lane, reload_total(total, to + lane) + value)
-        store_ties(ties, to + lane, kept + (ONE if value == largest else ZERO))
-        store_maximum(maximum, to + lane, largest)
-
-
-@reducing
-def _add_four_and_ties(x, at, step, gate, gates, total, maximum, ties, to, n):
-    g0, g1, g2, g3 = load(gate, gates), load(gate, gates + 1), load(gate, gates + 2), load(gate, gates + 3)
-    for lane in range(n):
-        one = at + lane
-        v0, v1 = load(x, one) * g0, load(x, one + step) * g1
-        v2, v3 = load(x, one + 2 * step) * g2, load(x, one + 3 * step) * g3
-        before = reload_maximum(maximum, to + lane)
-        largest = larger(larger(larger(v0, v1), larger(v2, v3)), before)
-        kept = reload_ties(ties, to + lane) if before == largest else ZERO
-        first = (ONE if v0 == largest else ZERO) + (ONE if v1 == largest else ZERO)
-        second = (ONE if v2 == largest else ZERO) + (ONE if v3 == largest else ZERO)
-        store_total(total, to + lane, reload_total(total, to + lane) + ((v0 + v1) + (v2 + v3)))
-        store_ties(ties, to + lane, kept + (first + second))
-        store_maximum(maximum, to + lane, largest)
-
-
-@reducing
-def add_part(part, total, to, n):
+def _add_part(part, total, to, n):
     for lane in range(n):
         store_total(total, to + lane, reload_total(total, to + lane) + reload_total(part, to + lane))
 

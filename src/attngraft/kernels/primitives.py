@@ -6,9 +6,7 @@ Shapes and meanings are those of reference.py.
 from __future__ import annotations
 
 import functools
-import importlib.util
 import math
-from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,30 +14,21 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import custom_ops, reference
-from .autograd_functions import (
-    PoolUse,
-    Reduction,
-    ScaleUse,
-    scaled,
-)
-from .backend import Passes, Squares
-from .dispatch import is_plain, passes_for
+from .autograd_functions import PoolUse, Reduction, ScaleUse, scaled
+from .backend import Squares
+from .dispatch import NOTE, is_plain, note_route, route_of
 from .gradient_collection import Entrance, pending_of
-from .layout import Reading, matrix_shape, reading_of
+from .layout import Reading, matrix_shape
 from .recompute import normalised
 
-CAN_COMPILE = {
-    "cpu": importlib.util.find_spec("numba") is not None,
-    "cuda": importlib.util.find_spec("triton") is not None,
-}
-Over = Literal["positions", "channels", "columns", "rows"]
+PoolOver = Literal["positions", "channels", "columns", "rows"]
 
 
 def enter(x: Tensor) -> Tensor:
-    """x, so that the gradients of all that is computed from it are collected and written in one pass.
+    """x, prepared for the primitives: which kernels run is decided once, and gradients are collected.
 
-    An attention calls this once on its input. It changes no value, and nothing at all where gradients are not
-    recorded or the reference runs.
+    An attention calls this once on its input. It changes no value. Where gradients are recorded, those of all that is
+    computed from the result are collected and written in one pass.
 
     Raises:
         InputError: x does not hold floating-point numbers.
@@ -48,14 +37,15 @@ def enter(x: Tensor) -> Tensor:
         raise InputError(
             f"The feature map is of type {x.dtype}: expected floating-point numbers; convert it with .float()."
         )
-    if torch.compiler.is_compiling() or not torch.is_grad_enabled() or not x.requires_grad:
+    route = None if torch.compiler.is_compiling() else route_of(x)
+    if route is None or route.backend is None:
         return x
-    if pending_of(x) is not None or reading_of(x) is None or not is_plain(x):
+    if not (torch.is_grad_enabled() and x.requires_grad):
+        return x if hasattr(x, NOTE) else note_route(x.view_as(x), route)
+    if pending_of(x) is not None:
         return x
-    passes = passes_for(x)
-    if passes is None:
-        return x
-    return Entrance.apply(x, passes, normalised(x) if passes.REMAKES else None)
+    recipe = normalised(x) if route.backend.RECOMPUTES else None
+    return note_route(Entrance.apply(x, route.backend, recipe), route)
 
 
 def channel_mean(x: Tensor) -> Tensor:
@@ -135,51 +125,34 @@ def apply_gates(
     return fast
 
 
-@dataclass(frozen=True)
-class _Call:
-    """How a use of x runs: on a backend, or as an operator of a graph that is being compiled (passes is None)."""
-
-    reading: Reading
-    passes: Passes | None
-
-
-def _call(x: Tensor, *gates: Tensor | None) -> _Call | None:
-    """None where the reference has to run."""
-    reading = reading_of(x)
-    if reading is None:
-        return None
-    if not all(gate is None or (gate.device == x.device and gate.is_floating_point()) for gate in gates):
-        return None
-    if torch.compiler.is_compiling():
-        takes = CAN_COMPILE.get(x.device.type, False) and x.dtype in (torch.float32, torch.bfloat16)
-        return _Call(reading, None) if takes and not torch.compiler.is_exporting() else None
-    are_plain = is_plain(x) and all(gate is None or is_plain(gate) for gate in gates)
-    passes = passes_for(x) if are_plain else None
-    return None if passes is None else _Call(reading, passes)
+def _suit(x: Tensor, *gates: Tensor | None) -> bool:
+    """Whether the kernels take these gates beside x."""
+    compiling = torch.compiler.is_compiling()
+    return all(
+        gate is None or (gate.device == x.device and gate.is_floating_point() and (compiling or is_plain(gate)))
+        for gate in gates
+    )
 
 
 def _pool(
-    x: Tensor, over: Over, gate: Tensor | None = None, *, maximum: bool = False, squares: Squares = "none"
+    x: Tensor, over: PoolOver, gate: Tensor | None = None, *, maximum: bool = False, squares: Squares = "none"
 ) -> Any:
     """Mean, and maximum or squares, as fp32 (B, lines); None where the reference has to run."""
-    call = _call(x, gate)
-    if call is None:
-        return None
-    reduction = _reduction(call.reading, over, maximum, squares)
-    if reduction is None:
+    route = route_of(x)
+    reduction = None if route is None else _reduction(route.reading, over, maximum, squares)
+    if route is None or reduction is None or not _suit(x, gate):
         return None
     if gate is not None:
         gate = _gate(gate, *_gate_shape(reduction, x.shape))
-    if call.passes is None:
-        mean, second, _ = custom_ops.pool(x, gate, reduction.reading.name, reduction.over, maximum, squares)
-        return mean, second
+    if route.backend is None:
+        return custom_ops.pool(x, gate, custom_ops.encode(reduction))[:2]
     if not torch.is_grad_enabled():
-        return reduction.results(call.passes, x, gate)[:2]
+        return reduction.results(route.backend, x, gate)[:2]
     x = enter(x)
-    return PoolUse.apply(x, gate, reduction, call.passes, pending_of(x))
+    return PoolUse.apply(x, gate, reduction, route.backend, pending_of(x))
 
 
-def _reduction(reading: Reading, over: Over, maximum: bool, squares: Squares) -> Reduction | None:
+def _reduction(reading: Reading, over: PoolOver, maximum: bool, squares: Squares) -> Reduction | None:
     if over in ("rows", "columns"):
         if reading is not Reading.CHANNEL_ROWS:
             return None
@@ -198,28 +171,28 @@ def _scale(
     x: Tensor, channel: Tensor | None, spatial: Tensor | None, rows: Tensor | None, columns: Tensor | None
 ) -> Tensor | None:
     """None where the reference has to run."""
-    call = _call(x, channel, spatial, rows, columns)
-    if call is None:
+    route = route_of(x)
+    if route is None or not _suit(x, channel, spatial, rows, columns):
         return None
-    strips = [gate for gate in (rows, columns) if gate is not None]
+    reading, strips = route.reading, [gate for gate in (rows, columns) if gate is not None]
     if strips and all(gate.shape[1] == 1 for gate in strips):  # the same for all channels: a spatial gate in two parts
-        spatial = _product(rows, columns, spatial).expand(-1, *x.shape[2:])
-    elif strips:
-        if channel is not None or spatial is not None or call.reading is not Reading.CHANNEL_ROWS:
+        spatial, strips = _product(rows, columns, spatial).expand(-1, *x.shape[2:]), []
+    if strips:
+        if channel is not None or spatial is not None or reading is not Reading.CHANNEL_ROWS:
             return None
-        call = replace(call, reading=Reading.PLANES)
-    batch, n_rows, n_lanes = matrix_shape(x.shape, call.reading)
-    if call.reading is Reading.PLANES:
+        reading = Reading.PLANES
+    batch, n_rows, n_lanes = matrix_shape(x.shape, reading)
+    if strips:
         row_gate, lane_gate = (_strip_gate(gate, x.shape[:2], n) for gate, n in ((rows, n_rows), (columns, n_lanes)))
     else:
-        by_layout = (channel, spatial) if call.reading is Reading.CHANNEL_ROWS else (spatial, channel)
+        by_layout = (channel, spatial) if reading is Reading.CHANNEL_ROWS else (spatial, channel)
         row_gate, lane_gate = (_gate(gate, batch, n) for gate, n in zip(by_layout, (n_rows, n_lanes), strict=True))
-    if call.passes is None:
-        return custom_ops.scale(x, row_gate, lane_gate, call.reading.name)
+    if route.backend is None:
+        return custom_ops.scale(x, row_gate, lane_gate, reading.name)
     if not torch.is_grad_enabled():
-        return scaled(call.passes, x, row_gate, lane_gate, call.reading)
+        return scaled(route.backend, x, row_gate, lane_gate, reading)
     x = enter(x)
-    return ScaleUse.apply(x, row_gate, lane_gate, call.reading, call.passes, pending_of(x))
+    return ScaleUse.apply(x, row_gate, lane_gate, reading, route.backend, pending_of(x))
 
 
 def _gate(gate: Tensor | None, batch: int, n: int) -> Tensor | None:

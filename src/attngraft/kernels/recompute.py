@@ -1,8 +1,8 @@
-"""Maps that need not be kept for the backward pass, because what they were computed from is kept anyway.
+"""Maps that need not be stored for the backward pass, because what they were computed from is stored anyway.
 
-Most sites follow a batch normalisation, which keeps its input. Its output is that input times a slope plus an
-offset per channel, so the backward pass of an attention can make it anew while reading, bit for bit: a graft
-then adds next to nothing to the memory of a training step.
+Most sites follow a batch normalisation, which stores its input. Its output is that input times a slope plus an
+offset per channel, so the backward pass of an attention can recompute it while reading, bit for bit: a graft then
+adds next to nothing to the memory of a training step.
 """
 
 from __future__ import annotations
@@ -14,30 +14,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .backend import Remade
-from .layout import (
-    Reading,
-    as_matrices,
-    matrix_shape,
-    reading_of,
-)
+from .backend import Recomputed
+from .layout import Reading, as_matrices, matrix_shape, reading_of
 
-WORTH_IT = 2**20  # bytes of a map: looking at a smaller one takes longer than its memory is worth
-EDGE = 2  # positions at either end that are compared: the vectors' beginning and what is left over behind them
+WORTH_IT = 2**20  # bytes of a map: checking a smaller one takes longer than its memory is worth
+EDGE = 2  # positions at either end that are compared: the first of the vectors and the remainder behind them
 
 
 @dataclass(frozen=True)
 class Normalised:
     """How the output of a batch normalisation in training mode follows from its input.
 
-    The input is not held here: a use of x keeps it as it would have kept x, and normalisation holds the same memory.
+    The input is not held here: a use of x stores it as it would have stored x, and normalisation holds the same memory.
 
     Attributes:
         node: the normalisation in the autograd graph.
-        weight: its parameters.
-        bias:
-        slope: (C), fp32.
-        offset: (C), fp32.
+        weight, bias: its parameters.
+        slope, offset: (C), fp32.
         versions: of weight and bias.
     """
 
@@ -49,10 +42,10 @@ class Normalised:
     versions: tuple[int, int]
 
     def input(self) -> Tensor:
-        """What was normalised; to be asked for in the forward pass only."""
+        """What was normalised; only valid in the forward pass."""
         return self.node._saved_input
 
-    def matrices(self, source: Tensor, reading: Reading) -> Remade:
+    def matrices(self, source: Tensor, reading: Reading) -> Recomputed:
         """The map as the passes read it, from what was normalised."""
         batch, channels = source.shape[:2]
         slope, offset = (part.expand(batch, channels) for part in (self.slope, self.offset))
@@ -60,10 +53,10 @@ class Normalised:
             rows = matrix_shape(source.shape, reading)[1]
             slope, offset = (part.reshape(-1, 1).expand(-1, rows) for part in (slope, offset))
         by_lane = reading is Reading.POSITION_ROWS
-        return Remade(as_matrices(source.detach(), reading), slope.contiguous(), offset.contiguous(), by_lane)
+        return Recomputed(as_matrices(source.detach(), reading), slope.contiguous(), offset.contiguous(), by_lane)
 
     def differentiable(self, source: Tensor) -> Tensor:
-        """The map once more, with a graph: for gradients of gradients.
+        """The map with a graph, for gradients of gradients.
 
         Raises:
             RuntimeError: as from PyTorch, the parameters were changed in place since the forward pass.
@@ -78,18 +71,14 @@ class Normalised:
 
 
 def normalised(x: Tensor) -> Normalised | None:
-    """How x can be made anew; None unless x comes straight from a batch normalisation and was remade exactly.
+    """How x can be recomputed; None unless x comes straight from a batch normalisation and is recomputed exactly.
 
-    Where hooks pack saved tensors (checkpointing, offloading) nothing is looked at: the hooks decide there.
+    Where hooks pack saved tensors (checkpointing, offloading) the result is None: the hooks decide there.
     """
     node: Any = x.grad_fn
-    if (
-        node is None
-        or x.nbytes < WORTH_IT
-        or node.name() != "NativeBatchNormBackward0"
-        or x._version
-        or _is_packed(node)
-    ):
+    if node is None or x.nbytes < WORTH_IT or x._version:
+        return None
+    if node.name() != "NativeBatchNormBackward0" or _is_packed(node):
         return None
     bias = _parameter(node, 2)
     if not node._saved_training or bias is None:
@@ -109,7 +98,7 @@ def normalised(x: Tensor) -> Normalised | None:
 
 
 def _is_exact(x: Tensor, source: Tensor, found: Normalised) -> bool:
-    """Compare a few positions of every channel, few enough for one thread: another build of PyTorch may round elsewhere."""
+    """Compare a few positions of every channel, few enough for one thread: another build of PyTorch may round differently."""
     if source.dtype != x.dtype or reading_of(source) is not reading_of(x):
         return False
     some, same = (_edges(values.flatten(2)) for values in (source, x))

@@ -1,22 +1,25 @@
-"""The passes in plain PyTorch, on any device and differentiable: what runs inside a compiled graph where no fast
-kernel can, and what gradients of gradients are made of."""
+"""The passes in plain PyTorch, on any device and differentiable: for compiled graphs where no fast kernel can run,
+and for gradients of gradients."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .backend import Pooled, PoolGradient, Squares
+from .backend import GradientTerms, Over, Pooled, PoolGradient, Recomputed, Squares
 
-REMAKES = False
-
-
-def pool_lanes(x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
-    return _pool(_gated(x, None, lane_gate), 2, maximum, ties, squares)
+RECOMPUTES = False
+DIMS: dict[Over, int] = {"rows": 1, "lanes": 2}
 
 
-def pool_rows(x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
-    return _pool(_gated(x, row_gate, None), 1, maximum, ties, squares)
+def pool(x: Tensor, gate: Tensor | None, over: Over, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
+    values, dim = _gated(x, gate, None) if over == "rows" else _gated(x, None, gate), DIMS[over]
+    found = values.amax(dim) if maximum else None
+    equal = (values == found.unsqueeze(dim)).sum(dim).float() if found is not None and ties else None
+    if squares == "none":
+        return Pooled(values.sum(dim), found, equal)
+    centred = values - values.mean(dim, keepdim=True) if squares == "centred" else values
+    return Pooled(values.sum(dim), found, equal, centred.square().sum(dim))
 
 
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
@@ -26,70 +29,43 @@ def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tenso
 def gate_sums(
     x: Tensor, grad: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, *, rows: bool, lanes: bool
 ) -> tuple[Tensor | None, Tensor | None]:
-    product = _wide(x) * grad
+    product = x.float() * grad
     by_row = _gated(product, None, lane_gate).sum(2) if rows else None
     return by_row, _gated(product, row_gate, None).sum(1) if lanes else None
 
 
-def weigh_lanes(x: Tensor, pooled: PoolGradient) -> Tensor:
-    return (_wide(x) * _arriving(x, pooled, 1)).sum(2)
+def pool_gate_gradient(x: Tensor, pooled: PoolGradient, over: Over) -> Tensor:
+    return (x.float() * _arriving(x, pooled, DIMS[over])).sum(3 - DIMS[over])
 
 
-def weigh_rows(x: Tensor, pooled: PoolGradient) -> Tensor:
-    return (_wide(x) * _arriving(x, pooled, 2)).sum(1)
-
-
-def input_gradient(
-    like: Tensor,
-    *,
-    x: Tensor | None = None,
-    grad: Tensor | None = None,
-    row_gate: Tensor | None = None,
-    lane_gate: Tensor | None = None,
-    over_rows: PoolGradient | None = None,
-    over_lanes: PoolGradient | None = None,
-    row_factor: Tensor | None = None,
-    lane_factor: Tensor | None = None,
-) -> Tensor:
-    total = torch.zeros_like(like, dtype=torch.float32)
-    if grad is not None:
-        total = total + _gated(grad, row_gate, lane_gate)
-    if over_rows is not None:
-        total = total + _gated(_arriving(x, over_rows, 1), over_rows.gate, None)
-    if over_lanes is not None:
-        total = total + _gated(_arriving(x, over_lanes, 2), None, over_lanes.gate)
-    for factor, dim in ((row_factor, 2), (lane_factor, 1)):
+def input_gradient(like: Tensor, terms: GradientTerms) -> Tensor:
+    x, total = terms.x, torch.zeros_like(like, dtype=torch.float32)
+    assert not isinstance(x, Recomputed)
+    if terms.grad is not None:
+        total = total + _gated(terms.grad, terms.row_gate, terms.lane_gate)
+    if terms.over_rows is not None:
+        total = total + _gated(_arriving(x, terms.over_rows, 1), terms.over_rows.gate, None)
+    if terms.over_lanes is not None:
+        total = total + _gated(_arriving(x, terms.over_lanes, 2), None, terms.over_lanes.gate)
+    for factor, dim in ((terms.row_factor, 2), (terms.lane_factor, 1)):
         if factor is not None and x is not None:
-            total = total + _wide(x) * factor.unsqueeze(dim)
+            total = total + x.float() * factor.unsqueeze(dim)
     return total.to(like.dtype)
 
 
-def _pool(values: Tensor, dim: int, maximum: bool, ties: bool, squares: Squares) -> Pooled:
-    found = values.amax(dim) if maximum else None
-    equal = (values == found.unsqueeze(dim)).sum(dim).float() if found is not None and ties else None
-    if squares == "none":
-        return Pooled(values.sum(dim), found, equal)
-    centred = values - values.mean(dim, keepdim=True) if squares == "centred" else values
-    return Pooled(values.sum(dim), found, equal, centred.square().sum(dim))
-
-
 def _arriving(x: Tensor | None, pooled: PoolGradient, dim: int) -> Tensor:
-    """What arrives at x times the gate from a pool over `dim`, (B, R, L) or broadcastable to it."""
+    """The gradient of x times the gate from a pool over `dim`, (B, R, L) or broadcastable to it."""
     weight = pooled.weight.unsqueeze(dim)
     if pooled.maximum is None or pooled.share is None or x is None:
         return weight
-    gated = _wide(x) if pooled.gate is None else _wide(x) * pooled.gate.unsqueeze(3 - dim)
+    gated = x.float() if pooled.gate is None else x.float() * pooled.gate.unsqueeze(3 - dim)
     return weight + torch.where(gated == pooled.maximum.unsqueeze(dim), pooled.share.unsqueeze(dim), 0.0)
 
 
 def _gated(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
-    values = _wide(x)
+    values = x.float()
     if row_gate is not None and lane_gate is not None:
         return values * (row_gate.unsqueeze(2) * lane_gate.unsqueeze(1))
     if row_gate is not None:
         return values * row_gate.unsqueeze(2)
     return values if lane_gate is None else values * lane_gate.unsqueeze(1)
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.float()

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .backend import Pooled, PoolGradient, Squares
+from .backend import GradientTerms, Over, Pooled, PoolGradient, Recomputed, Squares
 
-REMAKES = False
+RECOMPUTES = False
 TILE = 2048  # elements of a tile at most: 16 for each of a program's 128 threads
 REDUCED_LANES = 512  # lanes of a tile at most, by what becomes of them
 KEPT_LANES = 128
@@ -47,12 +47,8 @@ def unavailable() -> str | None:
     return None
 
 
-def pool_lanes(x: Tensor, lane_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
-    return _pool(x, lane_gate, _walk(x, keep_rows=True), maximum=maximum, ties=ties, squares=squares)
-
-
-def pool_rows(x: Tensor, row_gate: Tensor | None, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
-    return _pool(x, row_gate, _walk(x, keep_rows=False), maximum=maximum, ties=ties, squares=squares)
+def pool(x: Tensor, gate: Tensor | None, over: Over, *, maximum: bool, ties: bool, squares: Squares) -> Pooled:
+    return _pool(x, gate, _walk(x, keep_rows=over == "lanes"), maximum=maximum, ties=ties, squares=squares)
 
 
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
@@ -71,29 +67,22 @@ def gate_sums(
     return of_rows, of_lanes
 
 
-def weigh_lanes(x: Tensor, pooled: PoolGradient) -> Tensor:
-    return _weigh(x, pooled, _walk(x, keep_rows=True))
+def pool_gate_gradient(x: Tensor, pooled: PoolGradient, over: Over) -> Tensor:
+    walk = _walk(x, keep_rows=over == "rows")
+    parts = _empty(x, (walk.chunks, len(x), walk.kept))
+    _launch_walk(_kernels().weigh, walk, x, *_tensors(pooled), parts, keep_rows=walk.keep_rows)
+    return _sum_of(parts)
 
 
-def weigh_rows(x: Tensor, pooled: PoolGradient) -> Tensor:
-    return _weigh(x, pooled, _walk(x, keep_rows=False))
-
-
-def input_gradient(
-    like: Tensor,
-    *,
-    x: Tensor | None = None,
-    grad: Tensor | None = None,
-    row_gate: Tensor | None = None,
-    lane_gate: Tensor | None = None,
-    over_rows: PoolGradient | None = None,
-    over_lanes: PoolGradient | None = None,
-    row_factor: Tensor | None = None,
-    lane_factor: Tensor | None = None,
-) -> Tensor:
-    out = torch.empty_like(like)
-    pools = *_tensors(over_rows), *_tensors(over_lanes)
-    _launch_tiles(_kernels().input_gradient, out, x, grad, row_gate, lane_gate, *pools, row_factor, lane_factor)
+def input_gradient(like: Tensor, terms: GradientTerms) -> Tensor:
+    out, x = torch.empty_like(like), terms.x
+    assert not isinstance(x, Recomputed)
+    tensors = (
+        *(x, terms.grad, terms.row_gate, terms.lane_gate),
+        *(*_tensors(terms.over_rows), *_tensors(terms.over_lanes)),
+        *(terms.row_factor, terms.lane_factor),
+    )
+    _launch_tiles(_kernels().input_gradient, out, *tensors)
     return out
 
 
@@ -175,12 +164,6 @@ def _room(x: Tensor, shape: tuple[int, ...], maximum: bool, ties: bool, squares:
 def _numbers(pooled: Pooled) -> tuple[Tensor | None, ...]:
     """In the order in which the kernels take them."""
     return pooled.total, pooled.maximum, pooled.ties, pooled.squares
-
-
-def _weigh(x: Tensor, pooled: PoolGradient, walk: _Walk) -> Tensor:
-    parts = _empty(x, (walk.chunks, len(x), walk.kept))
-    _launch_walk(_kernels().weigh, walk, x, *_tensors(pooled), parts, keep_rows=walk.keep_rows)
-    return _sum_of(parts)
 
 
 def _row_and_lane_sums(
