@@ -12,8 +12,8 @@ from scipy.stats import ks_2samp
 
 from attngraft.backbones import create_backbone
 from attngraft.continual.drift.detector import Detector, DriftPolicy, calibrate
-from attngraft.continual.drift.drift_reference import INPUT_STATISTICS, Reference, input_statistics
-from attngraft.continual.drift.image_statistics import Columns
+from attngraft.continual.drift.drift_reference import Columns, Reference
+from attngraft.continual.drift.image_statistics import INPUT_STATISTICS, input_statistics
 from attngraft.continual.drift.ks_test import CUTS, Grid, distances, p_values
 from attngraft.continual.drift.label_shift import class_proportions, effective_size, image_weights
 from attngraft.data import ImageSet, corrupted, load_labelled

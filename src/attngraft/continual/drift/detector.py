@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
-from .drift_reference import Reference, check_predictions
-from .image_statistics import Columns
+from .drift_reference import Columns, Reference, check_predictions
 from .ks_test import Grid, Stack, distances, p_values
 from .label_shift import class_proportions, effective_size, image_weights
 

@@ -25,7 +25,8 @@ from ..drift.detector import (
     WindowTest,
     calibrate,
 )
-from ..drift.drift_reference import Reference, input_statistics
+from ..drift.drift_reference import Reference
+from ..drift.image_statistics import input_statistics
 from ..images.stored_domains import Domain
 from .accuracy_loss import LossTest, find_loss
 

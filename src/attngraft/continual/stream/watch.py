@@ -21,7 +21,7 @@ from ..adaptation.adaptation_record import Adaptation, adaptations
 from ..adaptation.partial_update import check_update
 from ..adaptation.store_history import update_history
 from ..drift.detector import WindowTest
-from ..drift.drift_reference import input_statistics
+from ..drift.image_statistics import input_statistics
 from ..images.split_assignment import deduplicate
 from ..images.stored_domains import Domains
 from ..stream_log import StreamLog, StreamState
