@@ -33,7 +33,7 @@ from attngraft.errors import ConfigError
 from attngraft.surgery import graft, grafts
 from attngraft.training import FitResult, Phase, Recipe, load_recipe
 from attngraft.training.checkpoint import read_newest
-from attngraft.training.dynamic_attention import CLEAR, RATES, STRENGTHS, WINDOW, Pace, possible, trend
+from attngraft.training.dynamic_attention import CLEAR, RATES, STRENGTHS, WINDOW, Pace, logit_parameters, possible, trend
 
 KINDS = ("rate", "strength", "both")
 FALLING, RISING, STALLED = (3.0, 2.0, 1.0), (1.0, 2.0, 3.0), (1.0, 1.2, 1.0)
@@ -175,7 +175,7 @@ def test_the_strength_is_in_the_weights_and_in_their_average(tmp_path: Path, squ
     strength = result.history[-1]["dynamic"]["strength"]
     assert strength != 1.0
     for path, part in grafts(result.model).items():
-        scaled = {id(parameter) for parameter in part.logit_parameters()}
+        scaled = {id(parameter) for parameter in logit_parameters(part, "cbam", {})[0]}
         for name, parameter in part.named_parameters():
             factor = strength if id(parameter) in scaled else 1.0
             torch.testing.assert_close(parameter.detach(), factor * before[f"{path}.graft.{name}"])

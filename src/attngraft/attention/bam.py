@@ -37,7 +37,6 @@ class BAM(Attention):
     """
 
     parts = ("channel", "spatial")
-    logit_layers = ("fc2",)
     neutral = 0.0
 
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 16, dilation: int = 4) -> None:

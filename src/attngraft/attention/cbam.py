@@ -40,7 +40,6 @@ class CBAM(Attention):
     """
 
     parts = ("channel", "spatial")
-    logit_layers = ("channel.mlp.fc2", "spatial.logits.bn")
 
     def __init__(
         self,

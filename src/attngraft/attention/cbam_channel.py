@@ -56,8 +56,6 @@ class CBAMChannel(Attention):
         self.combine = combine
         scaled = init == "identity" and combine == "product" and len(self.poolings) > 1
         self.mlp = ChannelMLP(channels, reduction, "paper" if scaled else init)
-        self.logit_layers = ("strength",) if scaled else ("mlp.fc2",)
-        self.logit_degree = len(self.poolings) if combine == "product" and not scaled else 1
         self.strength = nn.Parameter(torch.zeros(1)) if scaled else None
 
     def program(self) -> kernels.GateProgram | None:

@@ -30,7 +30,6 @@ class CBAMSpatial(Attention):
     """
 
     parts = ("spatial",)
-    logit_layers = ("logits.bn",)
 
     def __init__(self, channels: int, *, init: Init = "identity", kernel_size: int = 7) -> None:
         super().__init__(channels, init)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -69,9 +68,6 @@ class Attention(nn.Module):
     Attributes:
         any_rank: True where (B, C, *) is accepted, not only (B, C, H, W).
         parts: the fields of `Gates` that it computes.
-        logit_layers: paths of the layers, or of single parameters, that its logits are linear in; the ones that
-            init="identity" sets to 0. Empty where there are no logits.
-        logit_degree: the power of the scale of these layers that the logits grow with; 1 but for products of them.
         neutral: x stays as it is where all parts have this value. A single part at it is as good as none, except
             where parts are mixed in another way than by a product or a sum (BAM, triplet).
     """
@@ -79,8 +75,6 @@ class Attention(nn.Module):
     any_rank: ClassVar[bool] = False
     parts: ClassVar[tuple[str, ...]] = ("channel",)
     neutral: ClassVar[float] = 1.0
-    logit_layers: tuple[str, ...] = ()
-    logit_degree: int = 1
 
     def __init__(self, channels: int, init: Init) -> None:
         super().__init__()
@@ -112,36 +106,6 @@ class Attention(nn.Module):
             constant: part -> (C,), or one number.
         """
         return None
-
-    @torch.no_grad()
-    def strengthen_(self, factor: float) -> bool:
-        """Multiply the logits of all gates by a factor, in place: their temperature is divided by it.
-
-        The weights that the logits are linear in are scaled, so nothing that runs, saves or folds the module knows of
-        it. Where one part sees what another has weighed, its logits are scaled for what it then sees. A learned blend
-        with 1 is scaled likewise.
-
-        Args:
-            factor: above 1 for more decided gates, below 1 for gates closer to their middle; 1 changes no bit.
-
-        Returns:
-            False where there is nothing of the kind, as in the controls; nothing is changed then.
-
-        Raises:
-            ConfigError: the factor is not above 0.
-        """
-        if not 0 < factor < math.inf:
-            raise ConfigError(f"the factor of the gates' strength is {factor}: expected more than 0.")
-        for parameter in self.logit_parameters():
-            parameter.mul_(factor ** (1 / self.logit_degree))
-        return bool(self.logit_layers)
-
-    def logit_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters at `logit_layers`."""
-        for path in self.logit_layers:
-            owner, _, name = path.rpartition(".")
-            found = getattr(self.get_submodule(owner), name)
-            yield from [found] if isinstance(found, nn.Parameter) else found.parameters()
 
     def apply_gates(self, x: Tensor, gates: Gates) -> Tensor:
         """Combine x with gates; the default is the product of all parts, plus the offset."""

@@ -31,7 +31,6 @@ class Coord(Attention):
     """
 
     parts = ("rows", "columns")
-    logit_layers = ("rows", "columns")
 
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 32) -> None:
         super().__init__(channels, init)

@@ -31,7 +31,6 @@ class ECA(Attention):
     """
 
     any_rank = True
-    logit_layers = ("conv",)
 
     def __init__(self, channels: int, *, init: Init = "identity", kernel_size: int | None = None) -> None:
         super().__init__(channels, init)

@@ -29,7 +29,6 @@ class ESE(Attention):
     """
 
     any_rank = True
-    logit_layers = ("fc",)
 
     def __init__(self, channels: int, *, init: Init = "identity") -> None:
         super().__init__(channels, init)

@@ -30,7 +30,6 @@ class GCT(Attention):
     """
 
     any_rank = True
-    logit_layers = ("gamma", "beta")
 
     def __init__(self, channels: int, *, init: Init = "identity") -> None:
         super().__init__(channels, init)

@@ -30,7 +30,6 @@ class GlobalContext(Attention):
     """
 
     any_rank = True
-    logit_layers = ("fc2",)
 
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 8) -> None:
         super().__init__(channels, init)

@@ -32,7 +32,6 @@ class LightCBAM(Attention):
     """
 
     parts = ("channel", "spatial")
-    logit_layers = ("mlp.fc2", "logits.bn")
 
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 16, kernel_size: int = 7) -> None:
         super().__init__(channels, init)

@@ -30,7 +30,6 @@ class RowColumn(Attention):
     """
 
     parts = ("spatial",)
-    logit_layers = ("rows", "columns")
 
     def __init__(self, channels: int, *, init: Init = "identity", kernel_size: int = 7) -> None:
         super().__init__(channels, init)

@@ -31,7 +31,6 @@ class SCSE(Attention):
     """
 
     parts = ("channel", "spatial")
-    logit_layers = ("mlp.fc2", "conv")
     neutral = 0.5
 
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 16) -> None:

@@ -29,7 +29,6 @@ class SE(Attention):
     """
 
     any_rank = True
-    logit_layers = ("mlp.fc2",)
 
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 16) -> None:
         super().__init__(channels, init)

@@ -32,7 +32,6 @@ class SGE(Attention):
     """
 
     parts = ("full",)
-    logit_layers = ("weight", "bias")
 
     def __init__(self, channels: int, *, init: Init = "identity", groups: int = 64) -> None:
         super().__init__(channels, init)

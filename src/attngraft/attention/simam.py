@@ -38,7 +38,6 @@ class SimAM(Attention):
         if not (isinstance(e_lambda, (int, float)) and e_lambda > 0):
             raise ConfigError(f"e_lambda is {e_lambda!r}: expected a number > 0.")
         self.e_lambda = e_lambda
-        self.logit_layers = ("strength",) if init == "identity" else ()
         self.strength = nn.Parameter(torch.zeros(1)) if init == "identity" else None
 
     @property

@@ -32,7 +32,6 @@ class SRM(Attention):
     """
 
     any_rank = True
-    logit_layers = ("bn",)
 
     def __init__(self, channels: int, *, init: Init = "identity") -> None:
         super().__init__(channels, init)

@@ -32,7 +32,6 @@ class Triplet(Attention):
     """
 
     parts = ("spatial", "rows", "columns")
-    logit_layers = ("spatial.bn", "rows.bn", "columns.bn")
 
     def __init__(self, channels: int, *, init: Init = "identity", kernel_size: int = 7) -> None:
         super().__init__(channels, init)

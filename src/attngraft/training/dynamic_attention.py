@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
+from ..attention import Attention, create_attention
+from ..attention.cbam_channel import CBAMChannel
+from ..errors import ConfigError
 from ..settings.recipe import Dynamic
-from ..surgery import grafts
+from ..surgery import graft_plan, grafts
 
 WINDOW = 4  # epochs that a trend is taken from: the fewest that tell a bent curve from a straight one with noise
 LEAST = 3  # epochs in the phase before there is a trend: a line through two has no residuals
@@ -102,23 +107,74 @@ def trend(losses: Sequence[float]) -> float | None:
 
 def possible(kind: Dynamic, model: nn.Module) -> Dynamic:
     """What of it this model can do: nothing without grafts, and no strength where no graft has logits."""
-    live = grafts(model).values()
-    if not live:
+    if not grafts(model):
         return "off"
-    if kind == "rate" or any(attention.strengthen_(1.0) for attention in live):
+    if kind == "rate" or strengthen_(model, 1.0):
         return kind
     return "rate" if kind == "both" else "off"
 
 
-def strengthen_(model: nn.Module, factor: float) -> None:
-    """Multiply the logits of all gates in a model.
+@torch.no_grad()
+def strengthen_(model: nn.Module, factor: float) -> bool:
+    """Multiply the logits of all gates in a model, in place: their temperature is divided by the factor.
+
+    The weights that the logits are linear in are scaled, so nothing that runs, saves or folds the model knows of it.
+    Where one part of an attention sees what another has weighed, its logits are scaled for what it then sees. A learned
+    blend with 1 is scaled likewise.
 
     The optimiser's moments stay as they are. The weights are moved to other values of the same coordinates, as by a
     step, so past gradients keep their meaning; a change of coordinates, which would scale them, it is not.
+
+    Args:
+        model: with live grafts.
+        factor: above 1 for more decided gates, below 1 for gates closer to their middle; 1 changes no bit.
+
+    Returns:
+        False where no graft has logits, as is so for the controls.
+
+    Raises:
+        ConfigError: the factor is not above 0.
     """
-    if factor != 1:
-        for attention in grafts(model).values():
-            attention.strengthen_(factor)
+    if not 0 < factor < math.inf:
+        raise ConfigError(f"the factor of the gates' strength is {factor}: expected more than 0.")
+    plan, found = graft_plan(model), False
+    if plan is None:
+        return False
+    for path, attention in grafts(model).items():
+        chosen = plan.at(path)
+        parameters, degree = logit_parameters(attention, chosen.attention, chosen.options)
+        for parameter in parameters if factor != 1 else ():
+            parameter.mul_(factor ** (1 / degree))
+        found = found or bool(parameters)
+    return found
+
+
+def logit_parameters(
+    attention: Attention, name: str, options: Mapping[str, Any]
+) -> tuple[tuple[nn.Parameter, ...], int]:
+    """The parameters whose scale scales the logits of the gates, and with which power.
+
+    They are those that init="identity" sets to 0, as a new attention of the same kind tells: layers in which all is 0,
+    and parameters of the attention itself. So attentions need not know of this experiment.
+
+    Args:
+        attention: of any initialisation.
+        name: of the attention in the registry.
+        options: that it was created with.
+    """
+    if attention.parts == ("offset",):  # what is only added is no gate
+        return (), 1
+    with torch.random.fork_rng(devices=[]):
+        fresh = create_attention(name, attention.channels, init="identity", **options)
+    zeroed: set[str] = set()
+    for path, module in fresh.named_modules():
+        empty = {key: not parameter.any() for key, parameter in module.named_parameters(path, recurse=False)}
+        if module is fresh or all(empty.values()):
+            zeroed |= {key for key, is_empty in empty.items() if is_empty}
+    found = tuple(parameter for key, parameter in attention.named_parameters() if key in zeroed)
+    if not found and isinstance(attention, CBAMChannel) and attention.combine == "product":
+        return tuple(attention.mlp.fc2.parameters()), len(attention.poolings)  # its outputs are multiplied
+    return found, 1
 
 
 def _within(value: float, limits: tuple[float, float]) -> float:

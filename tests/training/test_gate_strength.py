@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from attngraft.attention import ATTENTIONS, Attention, Gates, attentions, create_attention
+from attngraft.attention import ATTENTIONS, Attention, AttentionEntry, Gates, attentions, create_attention
+from attngraft.backbones import create_backbone
 from attngraft.errors import ConfigError
-from attngraft.surgery import graft
+from attngraft.surgery import graft, grafts
+from attngraft.training.dynamic_attention import logit_parameters, strengthen_
 
 CONTROLS = {name for name in attentions() if ATTENTIONS[name].control}
 BUILDS = [
@@ -33,6 +35,15 @@ def awakened(name: str, init: str = "identity", **options: object) -> Attention:
             if key.endswith("running_mean"):
                 buffer.normal_()
     return module.eval()
+
+
+def scaled(module: Attention, name: str, options: dict, factor: float) -> bool:
+    """Scale the logits of one attention, as `strengthen_` does with all of a model; whether it has any."""
+    parameters, degree = logit_parameters(module, name, options)
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.mul_(factor ** (1 / degree))
+    return bool(parameters)
 
 
 def feature_map() -> Tensor:
@@ -77,7 +88,7 @@ def test_the_gates_afterwards_are_those_of_the_logits_times_the_factor(
 ):
     module, x = awakened(name, init, **options), feature_map()
     before = module.gates(x)
-    strengthened = module.strengthen_(factor)
+    strengthened = scaled(module, name, options, factor)
     after = parts_of(gates_seeing(module, x, before))
     assert strengthened == (name not in CONTROLS and (name, init) != ("simam", "paper"))
     scale = factor if strengthened else 1.0
@@ -97,7 +108,7 @@ def test_in_train_mode_too(name: str, init: str, options: dict):
     """BatchNorm of the batch comes before what is scaled."""
     module, x = awakened(name, init, **options).train(), feature_map()
     before = module.gates(x)
-    if module.strengthen_(2.0):
+    if scaled(module, name, options, 2.0):
         after = parts_of(gates_seeing(module, x, before))
         part = module.parts[0]
         gate = parts_of(before)[part]
@@ -105,19 +116,29 @@ def test_in_train_mode_too(name: str, init: str, options: dict):
             torch.testing.assert_close(logits_of(module, after[part]), 2 * logits_of(module, gate))
 
 
-@every_build
-def test_factor_one_changes_no_bit(name: str, init: str, options: dict):
-    module = awakened(name, init, **options)
-    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    module.strengthen_(1.0)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items())
+def grafted(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return graft(create_backbone("small-cnn", num_classes=3), name, input_size=(3, 32, 32))
+
+
+@pytest.mark.parametrize("name", attentions())
+def test_factor_one_changes_no_bit(name: str):
+    model = grafted(name)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    generator = torch.get_rng_state()
+    assert strengthen_(model, 1.0) == (name not in CONTROLS)
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
 
 @pytest.mark.parametrize("name", attentions())
 def test_identity_stays_identity(name: str):
     torch.manual_seed(0)
     module, x = create_attention(name, 32), feature_map().float()
-    module.strengthen_(2.0)
+    scaled(module, name, {}, 2.0)
     for training in (True, False):
         assert torch.equal(module.train(training)(x), x)
 
@@ -125,17 +146,18 @@ def test_identity_stays_identity(name: str):
 @every_build
 def test_what_is_scaled_is_what_identity_sets_to_zero(name: str, init: str, options: dict):
     module = create_attention(name, 32, init="identity", **options)
-    scaled = list(module.logit_parameters())
-    assert bool(scaled) == (name not in CONTROLS)
-    assert all(not parameter.any() for parameter in scaled)
+    parameters, degree = logit_parameters(module, name, options)
+    assert bool(parameters) == (name not in CONTROLS)
+    assert all(not parameter.any() for parameter in parameters)
+    assert degree == 1
 
 
 @pytest.mark.parametrize("name", sorted(set(attentions()) - CONTROLS))
 def test_twice_is_the_product_of_both(name: str):
     once, twice, x = awakened(name), awakened(name), feature_map()
-    once.strengthen_(1.5)
-    twice.strengthen_(3.0)
-    twice.strengthen_(0.5)
+    scaled(once, name, {}, 1.5)
+    scaled(twice, name, {}, 3.0)
+    scaled(twice, name, {}, 0.5)
     torch.testing.assert_close(once(x), twice(x))
 
 
@@ -144,20 +166,17 @@ def test_programs_of_kernels_read_the_scaled_weights(name: str):
     module, x = awakened(name).float(), feature_map().float()
     with torch.no_grad():
         module(x)
-        module.strengthen_(2.0)
+        scaled(module, name, {}, 2.0)
         torch.testing.assert_close(module(x), module.apply_gates(x, module.gates(x)), rtol=1e-5, atol=1e-5)
 
 
 def test_a_grafted_network_keeps_its_keys_and_its_plain_part():
-    from attngraft.backbones import create_backbone
-    from attngraft.surgery import grafts
-
-    model = graft(create_backbone("small-cnn", num_classes=3), "cbam", input_size=(3, 32, 32))
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    model = grafted("cbam")
     for attention in grafts(model).values():
         with torch.no_grad():
             attention.channel.mlp.fc2.weight.fill_(0.5)
-        attention.strengthen_(2.0)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    strengthen_(model, 2.0)
     after = model.state_dict()
     assert after.keys() == before.keys()
     moved = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
@@ -167,6 +186,27 @@ def test_a_grafted_network_keeps_its_keys_and_its_plain_part():
 
 @pytest.mark.parametrize("factor", [0.0, -1.0, math.inf, math.nan])
 def test_a_factor_that_makes_no_sense_is_refused(factor: float):
-    module = awakened("cbam")
     with pytest.raises(ConfigError, match="strength"):
-        module.strengthen_(factor)
+        strengthen_(grafted("cbam"), factor)
+
+
+class Brightness(Attention):
+    """Somebody else's attention, which knows nothing of strength."""
+
+    def __init__(self, channels: int, *, init: str = "identity") -> None:
+        super().__init__(channels, init)  # type: ignore[arg-type]
+        self.norm = torch.nn.BatchNorm1d(channels)
+        self.out = torch.nn.Linear(channels, channels)
+        if init == "identity":
+            torch.nn.init.zeros_(self.out.weight)
+            torch.nn.init.zeros_(self.out.bias)
+
+    def gates(self, x: Tensor) -> Gates:
+        return Gates(channel=self.sigmoid_gate(self.out(self.norm(x.mean((2, 3))))))
+
+
+def test_attentions_of_others_need_not_know_of_it(monkeypatch: pytest.MonkeyPatch):
+    entry = AttentionEntry("brightness", Brightness, "a gate from channel means", "a test")
+    monkeypatch.setitem(ATTENTIONS._entries, "brightness", entry)
+    parameters, _ = logit_parameters(Brightness(8, init="paper"), "brightness", {})
+    assert [parameter.shape for parameter in parameters] == [(8, 8), (8,)]
