@@ -9,6 +9,7 @@ STAMPS := .venv/.stamps
 DEMO_DIR ?= demo-run
 # Threads of PyTorch on the CPU that wait in a spin are slow where other programs use the same cores.
 export GOMP_SPINCOUNT ?= 10000
+unexport PYTHONDONTWRITEBYTECODE  # every process would compile all modules again
 BUSY := $(BIN)/python -c "while True: pass"
 
 .PHONY: demo test slow stress check format docs clean
