@@ -23,11 +23,12 @@ LAYERS = {
     "tasks": 5,
     "training": 6,
     **dict.fromkeys(["comparison", "deployment", "benchmarking"], 7),
-    **dict.fromkeys(["explanation", "continual", "reporting"], 8),
-    "cli": 9,
-    "testing": 9,
-    "__init__": 10,
-    "__main__": 10,
+    **dict.fromkeys(["explanation", "continual"], 8),
+    "reporting": 9,
+    "cli": 10,
+    "testing": 10,
+    "__init__": 11,
+    "__main__": 11,
 }
 # Within `continual` the way of the data: a package imports from those of a lower number.
 CONTINUAL = {"images": 1, "stream_log": 1, "guard": 1, "drift": 1, "search": 1, "adaptation": 2, "stream": 3}

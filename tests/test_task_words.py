@@ -25,7 +25,7 @@ EXCEPTIONS = {
     "reporting/store_tables.py": "shows stores of classifiers",
     "reporting/explanation_page.py": "shows explanations of classifiers",
     "reporting/read_folder.py": "counts confusions of classes",
-    "reporting/shape.py": "knows the documents of stores and explanations of classifiers",
+    "reporting/schema.py": "knows the documents of stores of classifiers",
     "reporting/iterate_page.py": "searches of version 0.1.0 do not say their metric",
     "reporting/terminal_tables.py": "searches of version 0.1.0 do not say their metric",
     "continual/search/search_record.py": "searches of version 0.1.0 do not say their metric",

@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import attngraft as ag
@@ -23,10 +24,11 @@ from attngraft.errors import ConfigError, DataError, GraftError, TrainingError
 from attngraft.explanation.ablation_effects import cell_effects, halves_of
 from attngraft.explanation.ablations import Scores
 from attngraft.explanation.decouple import _batch_size, _derangement, decouple
-from attngraft.explanation.decoupling_result import Decoupling
+from attngraft.explanation.explanation_record import Decoupling
 from attngraft.explanation.image_source import View, view_of
 from attngraft.statistics.bootstrap import interval, resampled_means
 from attngraft.surgery import computing, grafts
+from attngraft.tasks.classification import calibration_error
 from attngraft.training import Evaluation, EvaluationContext, Silent, evaluate
 
 NOT_MEASURED = {"speed_up"}
@@ -114,12 +116,9 @@ def test_a_half_that_does_everything_has_the_whole_share() -> None:
     assert decoupling.total.accuracy.mean == 0.5
     channel, spatial = decoupling.halves
     assert (channel.part, spatial.part) == ("channel", "spatial")
-    assert channel.share is not None
-    assert (channel.share.mean, channel.share.low, channel.share.high) == (1.0, 1.0, 1.0)
-    assert spatial.share is not None
-    assert (spatial.share.mean, spatial.worth.accuracy.mean, spatial.worth.loss.mean) == (0.0, 0.0, 0.0)
-    assert channel.loss_share is not None
-    assert channel.loss_share.mean == 1.0
+    assert (channel.share, channel.share_low, channel.share_high) == (1.0, 1.0, 1.0)
+    assert (spatial.share, spatial.accuracy.mean, spatial.loss.mean) == (0.0, 0.0, 0.0)
+    assert channel.loss_share == 1.0
     assert decoupling.cell("everywhere", "spatial off").effect.mean == 0.0
     assert decoupling.cell("everywhere", "all off").top1 == 0.5
 
@@ -129,7 +128,7 @@ def test_shuffled_gates_answer_for_the_other_image_and_mean_gates_for_none() -> 
     decoupling = decouple(sign_model(), view, batch_size=60)
     shuffled, mean = (decoupling.cell("everywhere", name) for name in ("gates shuffled", "gates at their mean"))
     assert 0.25 < shuffled.top1 < 0.75
-    assert shuffled.loss > 3, "the other image's answer is given with confidence"
+    assert shuffled.loss > 3, "the other image's class is given with confidence"
     assert mean.top1 == 0.5
     assert mean.loss == pytest.approx(np.log(2), abs=1e-3)
 
@@ -137,10 +136,10 @@ def test_shuffled_gates_answer_for_the_other_image_and_mean_gates_for_none() -> 
 def test_sites_that_can_replace_each_other_share_equally() -> None:
     decoupling = decouple(sign_model(sites=2), signed_images())
     one, other = decoupling.sites
-    assert one.worth.accuracy.mean == other.worth.accuracy.mean == 0.25
+    assert one.accuracy.mean == other.accuracy.mean == 0.25
     assert (one.sampling_error, decoupling.permutations) == (0.0, 2)
     (pair,) = decoupling.interactions
-    assert (pair.first, pair.second, pair.effect.mean) == ("hosts.0", "hosts.1", -0.5)
+    assert (pair.first, pair.second, pair.mean) == ("hosts.0", "hosts.1", -0.5)
     assert decoupling.cell("hosts.0", "all off").effect.mean == 0.0
 
 
@@ -155,8 +154,7 @@ def test_where_attention_changes_nothing_there_is_nothing_to_divide() -> None:
 def test_one_part_has_the_whole_and_no_cell_is_there_twice() -> None:
     decoupling = decouple(sign_model(attention="cbam-channel"), signed_images())
     (half,) = decoupling.halves
-    assert half.share is not None
-    assert half.share.mean == 1.0
+    assert half.share == 1.0
     named = [(cell.where, cell.change) for cell in decoupling.cells]
     assert named == [
         ("everywhere", "channel off"),
@@ -182,9 +180,9 @@ def without(off: tuple[str, ...], attention: Attention, x: Tensor) -> Gates:
 def test_every_cell_equals_a_whole_evaluation_of_the_changed_model(digits: View, found: Decoupling) -> None:
     model = real_model()
     plain = whole_evaluation(model, digits, {})
-    assert found.intact.top1 == plain.top1
-    assert found.intact.mean_loss == pytest.approx(plain.loss, abs=1e-5)
-    assert found.intact.calibration_error == pytest.approx(plain.calibration_error(), abs=1e-5)
+    assert found.intact.top1 == plain.score
+    assert found.intact.loss == pytest.approx(plain.loss, abs=1e-5)
+    assert found.intact.ece == pytest.approx(calibration_error(plain.rows), abs=1e-5)
     offs = {"channel off": ("channel",), "spatial off": ("spatial",), "all off": ("channel", "spatial")}
     orders = ["order spatial-channel", "order parallel"]
     sites = list(grafts(model))
@@ -202,12 +200,12 @@ def test_every_cell_equals_a_whole_evaluation_of_the_changed_model(digits: View,
         else:
             continue
         whole = whole_evaluation(model, digits, changes)
-        assert cell.top1 == whole.top1
+        assert cell.top1 == whole.score
         assert cell.loss == pytest.approx(whole.loss, abs=1e-5)
-        assert cell.ece == pytest.approx(whole.calibration_error(), abs=1e-5)
-        assert cell.effect.mean == pytest.approx(whole.top1 - plain.top1)
+        assert cell.ece == pytest.approx(calibration_error(whole.rows), abs=1e-5)
+        assert cell.effect.mean == pytest.approx(whole.score - plain.score)
         assert cell.loss_effect.mean == pytest.approx(whole.loss - plain.loss, abs=1e-5)
-        assert cell.ece_change.mean == pytest.approx(cell.ece - found.intact.calibration_error)
+        assert cell.ece_change.mean == pytest.approx(cell.ece - found.intact.ece)
 
 
 def test_mean_gates_are_the_means_over_all_images(digits: View, found: Decoupling) -> None:
@@ -222,7 +220,7 @@ def test_mean_gates_are_the_means_over_all_images(digits: View, found: Decouplin
     }  # fmt: skip
     whole = whole_evaluation(model, digits, {path: lambda a, x, g=given: g for path, given in means.items()})
     cell = found.cell("everywhere", "gates at their mean")
-    assert (cell.top1, cell.loss) == (whole.top1, pytest.approx(whole.loss, abs=1e-5))
+    assert (cell.top1, cell.loss) == (whole.score, pytest.approx(whole.loss, abs=1e-5))
 
 
 def ag_watching(model: nn.Module, seen: dict[str, list[Gates]]):
@@ -233,8 +231,8 @@ def ag_watching(model: nn.Module, seen: dict[str, list[Gates]]):
 
 def test_values_add_up_to_the_total(digits: View, found: Decoupling) -> None:
     halves, total = found.halves, found.total
-    assert sum(half.worth.accuracy.mean for half in halves) == pytest.approx(total.accuracy.mean, abs=1e-12)
-    assert sum(half.worth.loss.mean for half in halves) == pytest.approx(total.loss.mean, abs=1e-9)
+    assert sum(half.accuracy.mean for half in halves) == pytest.approx(total.accuracy.mean, abs=1e-12)
+    assert sum(half.loss.mean for half in halves) == pytest.approx(total.loss.mean, abs=1e-9)
     assert total.accuracy.mean == pytest.approx(-found.cell("everywhere", "all off").effect.mean)
     assert total.loss.mean == pytest.approx(found.cell("everywhere", "all off").loss_effect.mean)
     subset = digits.some(30)
@@ -242,8 +240,8 @@ def test_values_add_up_to_the_total(digits: View, found: Decoupling) -> None:
     off = dict.fromkeys(grafts(real_model()), partial(without, ("channel", "spatial")))
     bare = whole_evaluation(real_model(), subset, off)
     assert found.subset == 30
-    assert sum(site.worth.accuracy.mean for site in found.sites) == pytest.approx(plain.top1 - bare.top1)
-    assert sum(site.worth.loss.mean for site in found.sites) == pytest.approx(bare.loss - plain.loss, abs=1e-5)
+    assert sum(site.accuracy.mean for site in found.sites) == pytest.approx(plain.score - bare.score)
+    assert sum(site.loss.mean for site in found.sites) == pytest.approx(bare.loss - plain.loss, abs=1e-5)
 
 
 def test_the_sites_are_those_of_the_model_and_pairs_are_complete(found: Decoupling) -> None:
@@ -282,7 +280,7 @@ def test_other_attentions_come_apart_too(digits: View, attention: str, combinati
     decoupling = decouple(real_model(attention), digits.some(20), permutations=2, subset=10)
     everywhere = [cell for cell in decoupling.cells if cell.where == "everywhere"]
     assert len(everywhere) == combinations + 2
-    assert sum(half.worth.accuracy.mean for half in decoupling.halves) == pytest.approx(decoupling.total.accuracy.mean)
+    assert sum(half.accuracy.mean for half in decoupling.halves) == pytest.approx(decoupling.total.accuracy.mean)
     json.dumps(decoupling.to_json(), allow_nan=False)
 
 
@@ -293,7 +291,7 @@ def test_sites_with_different_parts_are_switched_as_far_as_they_have_them(digits
     decoupling = decouple(model, digits.some(20), subset=10)
     assert [cell.change for cell in decoupling.cells if cell.where == paths[1]] == ["channel off"]
     assert len([cell for cell in decoupling.cells if cell.where == paths[0]]) == 3
-    assert sum(half.worth.loss.mean for half in decoupling.halves) == pytest.approx(decoupling.total.loss.mean)
+    assert sum(half.loss.mean for half in decoupling.halves) == pytest.approx(decoupling.total.loss.mean)
 
 
 def test_one_image_is_enough_but_has_no_other_to_take_gates_from(digits: View) -> None:
@@ -382,13 +380,17 @@ def scores(seed: int, images: int = 80) -> Scores:
     return Scores(rng.random(images) < confidence**2, rng.exponential(size=images).astype(np.float32), confidence)
 
 
+def taken(found: Scores, positions: NDArray[np.int64]) -> Scores:
+    return Scores(found.correct[positions], found.loss[positions], found.confidence[positions])
+
+
 def test_calibration_intervals_are_those_of_a_plain_paired_bootstrap() -> None:
     intact, other = scores(0), scores(1)
     (cell,) = cell_effects(intact, {("here", "changed"): other}, seed=5)
     rng, changes = np.random.default_rng(5), []
     for _ in range(1000):
         chosen = rng.integers(0, 80, 80)
-        changes.append(other.take(chosen).calibration_error - intact.take(chosen).calibration_error)
+        changes.append(taken(other, chosen).calibration_error - taken(intact, chosen).calibration_error)
     assert (cell.ece_change.low, cell.ece_change.high) == pytest.approx(np.quantile(changes, (0.025, 0.975)), abs=1e-6)
 
 
@@ -405,6 +407,6 @@ def test_shares_are_none_unless_the_total_is_away_from_zero() -> None:
     assert all(half.share is None for half in halves_of(("channel", "spatial"), same, seed=0))
     worse = replace(base, correct=np.zeros_like(base.correct), loss=base.loss + 1)
     halves = halves_of(("channel", "spatial"), {0: worse, 1: base, 2: worse, 3: base}, seed=0)
-    assert [half.share.mean for half in halves if half.share] == [1.0, 0.0]
+    assert [half.share for half in halves] == [1.0, 0.0]
     nothing = interval(0.5, np.array([0.0, np.nan, 1.0]))
     assert 0 <= nothing.low < nothing.high <= 1

@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional as F
 
 import attngraft as ag
+from attngraft.config import from_dict, to_dict
 from attngraft.errors import ConfigError, TrainingError
 from attngraft.explanation.baseline_maps import random_maps
+from attngraft.explanation.explanation_record import Faithfulness
 from attngraft.explanation.faithfulness import area, faithfulness, interval, paired
 from attngraft.explanation.image_source import view_of
 from attngraft.explanation.imputation import impute
@@ -22,7 +24,7 @@ from attngraft.explanation.saliency_maps import cam_maps, gate_maps
 
 
 def by_name(found: dict) -> dict:
-    return {entry["map"]: entry for entry in found["maps"]}
+    return {entry["map"]: entry for entry in to_dict(found)["maps"]}
 
 
 def patch_maps(count: int, seed: int = 0) -> np.ndarray:
@@ -64,13 +66,13 @@ def test_the_area_by_hand():
 
 def test_intervals_hold_the_mean_and_stay_where_they_can():
     found = interval([0.0, 0.0, 0.0, 1.0])
-    assert found["mean"] == 0.25
-    assert found["low"] == 0.0
-    assert found["high"] <= 1.0
+    assert found.mean == 0.25
+    assert found.low == 0.0
+    assert found.high <= 1.0
     difference = paired([0.2, 0.4, 0.6], [0.3, 0.5, 0.8])
     error = np.std([-0.1, -0.1, -0.2], ddof=1) / np.sqrt(3)
-    assert difference["mean"] == pytest.approx(-0.4 / 3)
-    assert difference["high"] == pytest.approx(-0.4 / 3 + 4.302653 * error)
+    assert difference.mean == pytest.approx(-0.4 / 3)
+    assert difference.high == pytest.approx(-0.4 / 3 + 4.302653 * error)
 
 
 # --- imputation --------------------------------------------------------------------------------------------------
@@ -138,8 +140,8 @@ def test_the_right_map_is_faithful_and_its_opposite_worse_than_random():
         assert rows[name]["insertion"]["against_random"]["low"] > 0.1
         assert rows[name]["road"]["against_random"]["low"] > 0.1
         assert rows[name]["insertion"]["against_centre"]["low"] > 0.05
-    assert found["sentence"] == (
-        "Maps that mark what the answer rests on, better than a random map in deletion and in insertion "
+    assert found.sentence == (
+        "Maps that mark what the prediction rests on, better than a random map in deletion and in insertion "
         "(95 % intervals, n = 40 images): right, gate; worse than random: opposite."
     )
 
@@ -154,7 +156,7 @@ def test_a_map_that_only_knows_the_middle_is_told_from_one_that_knows_the_image(
     assert rows["centre prior"]["verdict"] == "faithful"
     assert rows["right"]["deletion"]["against_centre"]["high"] < 0 < rows["right"]["insertion"]["against_centre"]["low"]
     assert rows["swapped"]["insertion"]["against_centre"]["low"] < 0
-    assert "swapped (not shown to be better than the centre)" in found["sentence"]
+    assert "swapped (not shown to be better than the centre)" in found.sentence
 
 
 def test_random_maps_are_hardly_ever_called_faithful():
@@ -214,9 +216,10 @@ def test_a_step_of_deletion_and_one_of_insertion_by_hand():
 def test_the_table_is_plain_and_complete_and_the_same_again():
     model, view = planted_model(), view_of(planted_model(), planted_images(9))
     maps = {"grad-cam": cam_maps(model, view)}
-    found = faithfulness(model, view, maps, steps=4, seed=5)
-    assert found == json.loads(json.dumps(found, allow_nan=False))
-    assert found == faithfulness(model, planted_images(9), maps, [1] * 9, steps=4, seed=5)
+    record = faithfulness(model, view, maps, steps=4, seed=5)
+    assert record == faithfulness(model, planted_images(9), maps, [1] * 9, steps=4, seed=5)
+    found = json.loads(json.dumps(to_dict(record), allow_nan=False))
+    assert from_dict(Faithfulness, found) == record
     assert found["n"] == 9
     assert found["fractions"] == [0, 0.25, 0.5, 0.75, 1]
     assert [row["map"] for row in found["maps"]] == ["grad-cam", "centre prior", "random"]
@@ -231,8 +234,8 @@ def test_the_table_is_plain_and_complete_and_the_same_again():
 
 def test_baselines_alone_have_no_sentence():
     found = faithfulness(planted_model(), planted_inputs(3), {}, steps=2)
-    assert [row["map"] for row in found["maps"]] == ["centre prior", "random"]
-    assert found["sentence"] == ""
+    assert [row.map for row in found.maps] == ["centre prior", "random"]
+    assert found.sentence == ""
 
 
 def test_a_single_image_says_nothing_for_sure():
@@ -244,7 +247,7 @@ def test_images_need_not_be_square_nor_in_colour():
     model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     inputs = torch.rand(3, 1, 12, 20, generator=torch.Generator().manual_seed(0))
     found = faithfulness(model, inputs, {"a": random_maps(3, 12, 20, seed=4)}, steps=2)
-    assert found["n"] == 3
+    assert found.n == 3
 
 
 def test_nothing_is_changed():

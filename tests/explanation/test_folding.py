@@ -78,7 +78,7 @@ def test_static_gates_leave_a_plain_network_that_computes_the_same(shift):
         got, expected = found.model(view.tensor), model(view.tensor)
     assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert found.sites_gone == found.sites_in_all == 8
-    assert found.before.top1 == found.after.top1 == 1.0
+    assert found.before.score == found.after.score == 1.0
     if shift == 0:
         assert {part.action for part in found.sites} == {"removed"}
         assert all(torch.equal(v, found.model.state_dict()[k]) for k, v in resnet.state_dict().items())
@@ -141,7 +141,7 @@ def test_gates_that_decide_are_kept():
     assert part.action == "kept"
     assert "lose more than 30 points" in part.reason
     assert part.dynamic > 0
-    assert found.before.top1 == found.after.top1 == 1.0
+    assert found.before.score == found.after.score == 1.0
     assert found.sites_gone == 0
     assert fold_note(found.model) is None
     assert "0 of 1 sites fold away: accuracy 100.0 % before and 100.0 % after on 20 images" in str(found)
@@ -151,7 +151,7 @@ def test_with_a_wide_tolerance_they_go_and_the_loss_is_told():
     model, view = deciding()
     found = fold(model, view, tolerance=1.0)
     assert found.sites[0].action == "folded into host"
-    loss = found.before.top1 - found.after.top1
+    loss = found.before.score - found.after.score
     assert loss > 0.3
     assert found.effect.mean == pytest.approx(-loss)
     assert found.effect.low < found.effect.mean < found.effect.high

@@ -10,7 +10,7 @@ import torch
 from planted import PREPROCESSING, planted_images, planted_model
 
 import attngraft as ag
-from attngraft.config import Preprocessing
+from attngraft.config import Preprocessing, to_dict
 from attngraft.data import ImageSet, build_transform, read_image
 from attngraft.explanation.examples import choose_examples, examples
 from attngraft.explanation.image_source import view_of
@@ -144,7 +144,7 @@ def test_pictures_of_any_image_are_in_the_folder_under_safe_names(tmp_path):
     model, folder = planted_model(), tmp_path / "out"
     folder.mkdir()
     view = view_of(model, hostile_images())
-    rows = examples(model, ag.ungraft(model).eval(), view, [2, 0, 1, 3], folder)
+    rows = [to_dict(row) for row in examples(model, ag.ungraft(model).eval(), view, [2, 0, 1, 3], folder)]
     assert [row["id"] for row in rows] == [view.ids[i] for i in (2, 0, 1, 3)]
     assert {row["label"] for row in rows} == {"bright"}
     names = []
@@ -153,9 +153,9 @@ def test_pictures_of_any_image_are_in_the_folder_under_safe_names(tmp_path):
         assert set(files) == {"image", "gate", "cam", "plain_cam", "sites"}
         assert list(files["sites"]) == ["stem"]
         names += [files["image"], files["gate"], files["cam"], files["plain_cam"], *files["sites"].values()]
-        for answer in (row["prediction"], row["plain_prediction"]):
-            assert answer["class"] in {"bright", "dark"}
-            assert 0.5 <= answer["probability"] <= 1
+        for prediction in (row["prediction"], row["plain_prediction"]):
+            assert prediction["class"] in {"bright", "dark"}
+            assert 0.5 <= prediction["probability"] <= 1
     assert sorted(names) == sorted(path.name for path in folder.iterdir())
     assert all(read_image(folder / name).shape == (160, 160, 3) for name in names)
     json.dumps(rows, allow_nan=False)
@@ -174,13 +174,14 @@ def test_pictures_of_an_earlier_call_go_and_other_files_stay(tmp_path):
         "example-mine.png",
         "explanation.json",
     ]
-    assert examples(model, None, view, [], tmp_path) == []
+    assert examples(model, None, view, [], tmp_path) == ()
     assert not (tmp_path / "example-00.png").exists()
 
 
 def test_what_there_is_not_is_none(tmp_path):
     plain = ag.create_backbone("small-cnn", num_classes=3)
-    (row,) = examples(plain, None, view_of(plain, torch.zeros(2, 3, 32, 32)), [1], tmp_path, with_cam=False)
+    (example,) = examples(plain, None, view_of(plain, torch.zeros(2, 3, 32, 32)), [1], tmp_path, with_cam=False)
+    row = to_dict(example)
     assert row["id"] == "1"
     assert row["label"] is None
     assert row["plain_prediction"] is None

@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from planted import planted_images, planted_model
 
+from attngraft.config import from_dict, to_dict
 from attngraft.data.boxes import own_boxes
 from attngraft.errors import ConfigError
 from attngraft.explanation.baseline_maps import centre_maps, random_maps, uniform_maps
+from attngraft.explanation.explanation_record import Pointing
 from attngraft.explanation.pointing import coverage, energy, hits, holds_centre, pointing
 from attngraft.explanation.saliency_maps import gate_maps
 
@@ -20,7 +22,7 @@ def box(*corners: float) -> np.ndarray:
 
 
 def by_name(found: dict) -> dict:
-    return {entry["map"]: entry for entry in found["maps"]}
+    return {entry["map"]: entry for entry in to_dict(found)["maps"]}
 
 
 NONE = np.empty((0, 4))
@@ -79,26 +81,26 @@ def test_boxes_as_large_as_the_image_hold_everything():
 
 def test_baselines_come_last_and_are_not_compared_with_themselves():
     found = pointing({"a": random_maps(5, 8, 8, seed=3), "b": centre_maps(5, 8, 8)}, (box(1, 1, 5, 5),) * 5)
-    assert [entry["map"] for entry in found["maps"]] == ["a", "b", "uniform", "centre prior", "random"]
+    assert [entry.map for entry in found.maps] == ["a", "b", "uniform", "centre prior", "random"]
     rows = by_name(found)
     assert rows["centre prior"]["hits_against_centre"] is None
     assert rows["uniform"]["energy_against_uniform"] is None
     assert rows["b"]["hits_against_centre"]["mean"] == 0  # the same map
     assert rows["b"]["energy"] == rows["centre prior"]["energy"]
-    for entry in found["maps"]:
+    for entry in rows.values():
         for value in entry.values():
             if isinstance(value, dict):
                 assert value["low"] <= value["mean"] <= value["high"]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert from_dict(Pointing, json.loads(json.dumps(to_dict(found), allow_nan=False))) == found
 
 
 def test_images_without_boxes_are_left_out_and_counted():
     maps = {"a": random_maps(4, 8, 8, seed=3)}
     boxes = (box(0, 0, 4, 4), NONE, box(1, 1, 5, 5), NONE)
     found = pointing(maps, boxes)
-    assert (found["n"], found["left_out"]) == (2, 2)
+    assert (found.n, found.left_out) == (2, 2)
     alone = pointing({"a": maps["a"][[0, 2]]}, (boxes[0], boxes[2]))
-    assert found["maps"] == alone["maps"]
+    assert found.maps == alone.maps
 
 
 def test_nothing_is_said_without_boxes_or_without_maps():

@@ -82,14 +82,17 @@ def folding() -> dict[str, Any]:
     return {
         "sites": [
             {"path": path, "part": "channel", "action": action, "reason": "swing below 0.01", "dynamic": 0.1,
-             "swing": 0.004}
+             "swing": 0.004, "change": 0.001}
             for path, action in zip(SITES, actions, strict=True)
         ],
         "before": {"top1": 0.9},
         "after": {"top1": 0.899},
         "effect": effect(-0.001, 0.002),
         "largest_output_change": 0.02,
-        "latency_ms": {"before": {"median": 10.0}, "after": {"median": 9.1}},
+        "latency_ms": {
+            name: {"median": median, "q1": median, "q3": median, "n": 20, "batch_size": 1}
+            for name, median in (("before", 10.0), ("after", 9.1))
+        },
         "tolerance": 0.005,
         "images": 400,
         "sites_in_all": 4,
@@ -128,12 +131,13 @@ def looks(folder: Path) -> dict[str, Any]:
              "energy_against_uniform": effect(0.0, 0.0)},
         ],
     }  # fmt: skip
-    faithfulness = {"n": 200, "fractions": fractions, "maps": maps, "sentence": "The spatial gate is faithful."}
+    faithfulness = {"n": 200, "fractions": fractions, "blur": 0.1, "road_fractions": [0.3, 0.7], "maps": maps,
+                    "sentence": "The spatial gate is faithful."}  # fmt: skip
     return {"notes": ["a note"], "faithfulness": faithfulness, "pointing": pointing, "examples": [example]}
 
 
-def explanation(folder: Path) -> dict[str, Any]:
-    """The document, and its pictures in the folder."""
+def explanation(folder: Path | None) -> dict[str, Any]:
+    """The document, and its images in the folder, if there is one."""
     history = [
         {"epoch": epoch, "gates": {path: {"channel": {"mean": 1.0, "spread": 0.1, "distance": 0.02 * epoch, "dynamic": 0.1}}
                                    for path in SITES}}
@@ -156,7 +160,7 @@ def explanation(folder: Path) -> dict[str, Any]:
         "gate_history": history,
         "decoupling": decoupling(),
         "folding": folding(),
-        "looks": looks(folder),
+        "looks": looks(folder) if folder else None,
         "sentences": ["The trained model rests on its attention."],
         "hardware": {"cpu": "a processor", "cores": 2},
         "versions": {"attngraft": "0.1"},

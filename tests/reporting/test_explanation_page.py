@@ -60,7 +60,7 @@ def test_what_was_not_measured_is_left_out(tmp_path: Path, missing: str) -> None
 @pytest.mark.parametrize("missing", LOOKS)
 def test_a_look_that_was_not_taken_is_left_out(tmp_path: Path, missing: str) -> None:
     document = explanation(tmp_path)
-    document["looks"][missing] = None
+    document["looks"][missing] = [] if missing == "examples" else None
     page = page_of(tmp_path, document)
     assert LOOKS[missing] not in page
 
@@ -98,6 +98,9 @@ def test_an_interrupted_explanation_says_so(tmp_path: Path) -> None:
     "change",
     [
         {"sentences": None},
+        {"colour": "red"},
+        {"format": 2},
+        {"images": float("nan")},
         {"gates": {"images": 3}},
         {"decoupling": {"images": 3}},
         {"kind": "run"},

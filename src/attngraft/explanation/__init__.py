@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from .decouple import decouple
-from .decoupling_result import Decoupling
 from .explain import Explanation, explain
+from .explanation_record import Decoupling
 from .folding import fold
 from .folding_result import Folding
 from .gate_report import GateSurvey, SiteGates

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,14 +21,9 @@ from ..statistics.shapley import (
     values_along,
 )
 from .ablations import BINS, Scores
-from .decoupling_result import (
-    CellEffect,
-    Half,
-    Interaction,
-    SiteWorth,
-    Worth,
-)
+from .explanation_record import CellEffect, Half, Interaction, SiteWorth, Worth
 
+Floats = NDArray[np.float64]
 CELLS_AT_ONCE = 16  # whose calibration is resampled together
 
 
@@ -41,28 +37,37 @@ def cell_effects(intact: Scores, cells: Mapping[tuple[str, str], Scores], seed: 
             scores.top1,
             scores.mean_loss,
             scores.calibration_error,
-            crossed_effect(_gain(scores.correct, intact.correct)[None]),
-            crossed_effect(_gain(scores.loss, intact.loss)[None], limit=math.inf),
-            ece_change,
+            effect=crossed_effect(_gain(scores.correct, intact.correct)[None]).interval,
+            loss_effect=crossed_effect(_gain(scores.loss, intact.loss)[None], limit=math.inf).interval,
+            ece_change=ece_change,
         )
         for ((where, change), scores), ece_change in zip(cells.items(), changes, strict=True)
     )
 
 
-def worth_of(accuracy: NDArray[np.float64], loss: NDArray[np.float64]) -> Worth:
+def worth_of(accuracy: Floats, loss: Floats) -> Worth:
     """From values by sampled order and image (S, N)."""
-    return Worth(crossed_effect(accuracy), crossed_effect(loss, limit=math.inf))
+    return Worth(crossed_effect(accuracy).interval, crossed_effect(loss, limit=math.inf).interval)
+
+
+def total_of(intact: Scores, nothing: Scores) -> Worth:
+    """What all attention adds to a model without any."""
+    return worth_of(_gain(intact.correct, nothing.correct)[None], _gain(nothing.loss, intact.loss)[None])
 
 
 def halves_of(parts: Sequence[str], worth: Mapping[int, Scores], seed: int) -> tuple[Half, ...]:
     """Exact Shapley values of the parts from the scores of every combination of parts that are on."""
-    accuracy, loss = _worths(worth)
-    by_accuracy, by_loss = exact_values(accuracy, len(parts)), exact_values(loss, len(parts))
-    shares, loss_shares = _shares(by_accuracy, seed), _shares(by_loss, seed)
-    return tuple(
-        Half(part, worth_of(by_accuracy[i][None], by_loss[i][None]), shares[i], loss_shares[i])
-        for i, part in enumerate(parts)
-    )
+    by_accuracy, by_loss = (exact_values(values, len(parts)) for values in _worths(worth))
+    found = []
+    for part, accuracy, loss, share, loss_share in zip(
+        parts, by_accuracy, by_loss, _shares(by_accuracy, seed), _shares(by_loss, seed), strict=True
+    ):
+        value = worth_of(accuracy[None], loss[None])
+        half = Half(part, value.accuracy, value.loss, loss_share=loss_share.mean if loss_share else None)
+        if share is not None:
+            half = replace(half, share=share.mean, share_low=share.low, share_high=share.high)
+        found.append(half)
+    return tuple(found)
 
 
 def sites_of(
@@ -73,10 +78,11 @@ def sites_of(
     by_accuracy, by_loss = (values_along(values, pairs) for values in _worths(worth))
     if exhaustive:  # nothing was sampled but the images
         by_accuracy, by_loss = by_accuracy.mean(1, keepdims=True), by_loss.mean(1, keepdims=True)
-    return tuple(
-        SiteWorth(path, worth_of(accuracy, loss), 0.0 if exhaustive else sampling_error(accuracy))
-        for path, accuracy, loss in zip(paths, by_accuracy, by_loss, strict=True)
-    )
+    found = []
+    for path, accuracy, loss in zip(paths, by_accuracy, by_loss, strict=True):
+        value = worth_of(accuracy, loss)
+        found.append(SiteWorth(path, value.accuracy, value.loss, 0.0 if exhaustive else sampling_error(accuracy)))
+    return tuple(found)
 
 
 def interactions_of(
@@ -84,23 +90,20 @@ def interactions_of(
 ) -> tuple[Interaction, ...]:
     """Interactions of pairs of sites, given by their positions among the paths."""
     accuracy = _worths(worth)[0]
+    effects = [crossed_effect(interaction(accuracy, len(paths), *pair)[None], limit=2.0) for pair in pairs]
     return tuple(
-        Interaction(
-            paths[first],
-            paths[second],
-            crossed_effect(interaction(accuracy, len(paths), first, second)[None], limit=2.0),
-        )
-        for first, second in pairs
+        Interaction(paths[first], paths[second], effect.mean, effect.low, effect.high)
+        for (first, second), effect in zip(pairs, effects, strict=True)
     )
 
 
-def _worths(scores: Mapping[int, Scores]) -> tuple[dict[int, NDArray[np.float64]], dict[int, NDArray[np.float64]]]:
+def _worths(scores: Mapping[int, Scores]) -> tuple[dict[int, Floats], dict[int, Floats]]:
     """The worth of each coalition, image by image, in accuracy and in log likelihood."""
     accuracy = {who: found.correct.astype(np.float64) for who, found in scores.items()}
     return accuracy, {who: -found.loss.astype(np.float64) for who, found in scores.items()}
 
 
-def _shares(values: NDArray[np.float64], seed: int) -> list[Interval | None]:
+def _shares(values: Floats, seed: int) -> list[Interval | None]:
     """(players, N) -> each player's part of the sum; nothing where the sum may be 0."""
     total = values.sum(0)
     effect = crossed_effect(total[None], limit=math.inf)
@@ -126,5 +129,5 @@ def _calibration_changes(intact: Scores, cells: Sequence[Scores], seed: int) -> 
     return found
 
 
-def _gain(new: NDArray[Any], old: NDArray[Any]) -> NDArray[np.float64]:
+def _gain(new: NDArray[Any], old: NDArray[Any]) -> Floats:
     return new.astype(np.float64) - old.astype(np.float64)

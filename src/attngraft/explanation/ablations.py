@@ -15,6 +15,7 @@ from torch import Tensor
 from ..attention import Attention, Gates
 from ..errors import TrainingError
 from ..surgery.gate_hooks import Compute
+from .explanation_record import Quality
 from .partial_forward import Changes
 
 EVERYWHERE = "everywhere"
@@ -181,7 +182,7 @@ class Scores:
         """
         probabilities = logits.float().softmax(1).cpu().numpy()
         if not np.isfinite(probabilities).all():
-            raise TrainingError("the model's answers are not finite, so there is nothing to take apart: train it anew.")
+            raise TrainingError("the model's outputs are not finite, so there is nothing to take apart: train it anew.")
         rows = np.arange(len(labels))
         self.correct[positions] = probabilities.argmax(1) == labels
         self.loss[positions] = -np.log(np.clip(probabilities[rows, labels], SMALLEST, None))
@@ -207,9 +208,9 @@ class Scores:
         gaps[np.arange(len(which)), which] = self.correct - self.confidence
         return gaps
 
-    def take(self, positions: NDArray[np.int64]) -> Scores:
-        """The scores of these images."""
-        return Scores(self.correct[positions], self.loss[positions], self.confidence[positions])
+    @property
+    def quality(self) -> Quality:
+        return Quality(self.top1, self.mean_loss, self.calibration_error)
 
 
 def _parts(gates: Gates) -> dict[str, Tensor]:

@@ -25,7 +25,7 @@ from .ablation_effects import (
     halves_of,
     interactions_of,
     sites_of,
-    worth_of,
+    total_of,
 )
 from .ablations import (
     EVERYWHERE,
@@ -38,7 +38,7 @@ from .ablations import (
     fixed,
     shuffled,
 )
-from .decoupling_result import Decoupling, SpeedUp
+from .explanation_record import Decoupling, SpeedUp
 from .image_source import Source, View, view_of
 from .partial_forward import PartialForward
 
@@ -58,7 +58,7 @@ def decouple(
     batch_size: int = BATCH,
     progress: Progress | None = None,
 ) -> Decoupling:
-    """Take a trained model's attention apart: what each part, site and order is worth to its answers.
+    """Take a trained model's attention apart: what each part, site and order is worth to its predictions.
 
     Nothing is trained, so this says what the trained model rests on, not what it could have learned without. The model
     is the same afterwards. Memory: one batch with some of its feature maps, and 9 bytes per image and cell.
@@ -77,7 +77,7 @@ def decouple(
         GraftError: the model has no grafts, or some are not live.
         DataError: the images have no labels, or other ones than the model's classes.
         ConfigError: an option is out of range.
-        TrainingError: the model's answers are not finite.
+        TrainingError: the model's outputs are not finite.
     """
     _check_options(permutations, subset, batch_size)
     check_live(model)
@@ -96,15 +96,11 @@ def decouple(
         coalitions = _needed(len(paths), [order for pair in orders for order in pair], pairs)
         positions = evenly_spread(len(view), subset)
         by_sites = bench.measure_coalitions(positions, coalitions)
-    nothing = by_parts[0]
     return Decoupling(
         images=len(view),
-        intact=intact,
+        intact=intact.quality,
         cells=cell_effects(intact, cells, seed),
-        total=worth_of(
-            (intact.correct.astype(np.float64) - nothing.correct)[None],
-            (nothing.loss.astype(np.float64) - intact.loss)[None],
-        ),
+        total=total_of(intact, by_parts[0]),
         halves=halves_of(parts, by_parts, seed),
         sites=sites_of(paths, by_sites, orders),
         permutations=2 * len(orders),
@@ -134,7 +130,8 @@ class _Bench:
     @property
     def speed_up(self) -> SpeedUp:
         cells = len(self.switches.site_by_site())
-        return SpeedUp(self._shared_s, cells * len(self._view) * float(np.mean(self._naive_s_per_image)))
+        naive_s = cells * len(self._view) * float(np.mean(self._naive_s_per_image))
+        return SpeedUp(naive_s / self._shared_s, self._shared_s, naive_s)
 
     def measure_cells(self) -> tuple[Scores, dict[tuple[str, str], Scores]]:
         """The intact model and every change to it, on all images."""
@@ -224,7 +221,7 @@ def _check_labels(view: View, logits: Any) -> None:
     if len(shape) != 2 or view.labels.max() >= shape[1]:
         got = f"of shape {shape}" if shape else f"a {type(logits).__name__}"
         raise DataError(
-            f"the model's answers are {got}, and labels go up to {view.labels.max()}: expected a classifier that returns "
+            f"the model returns {got}, and labels go up to {view.labels.max()}: expected a classifier that returns "
             "logits (images, classes), and images of its classes."
         )
 

@@ -15,9 +15,10 @@ from torch import nn
 
 from ..data import UNLABELLED
 from ..surgery import grafts, uncompiled
+from .explanation_record import Example, ExampleFiles, Prediction
 from .image_source import View
 from .model_outputs import Floats, answers, inputs_of
-from .overlays import displayed, enlarged, overlay, write_picture
+from .overlays import displayed, enlarged, overlay, write_image
 from .saliency_maps import cam_maps, combined_gate_map, gate_maps
 
 _NAME = re.compile(r"example-\d{2,}(-gate|-cam|-plain-cam|-site-\d+)?\.png")
@@ -63,8 +64,8 @@ def examples(
     folder: Path,
     *,
     with_cam: bool = True,
-) -> list[dict[str, Any]]:
-    """Draw images with their maps; pictures of an earlier call are removed from the folder.
+) -> tuple[Example, ...]:
+    """Draw images with their maps; files of an earlier call are removed from the folder.
 
     Args:
         model: the model.
@@ -73,16 +74,12 @@ def examples(
         positions: which of them.
         folder: where the PNG files go.
         with_cam: draw Grad-CAM too (see `cam_maps`).
-
-    Returns:
-        For each "id", "label" (a name or None), "prediction" and "plain_prediction" ("class", "probability"), and
-        "files": names in the folder for "image", "gate", "cam" and "plain_cam" (or None) and for each of the "sites".
     """
     for old in folder.iterdir() if folder.is_dir() else ():
         if _NAME.fullmatch(old.name):
             old.unlink()
     if not positions:
-        return []
+        return ()
     chosen = view.select(positions)
     inputs = inputs_of(model, chosen)
     size = (int(inputs.shape[2]), int(inputs.shape[3]))
@@ -90,22 +87,21 @@ def examples(
     drawn: dict[str, Floats | None] = {"gate": combined_gate_map(sites, size)}
     drawn["cam"] = cam_maps(model, inputs) if with_cam else None
     drawn["plain-cam"] = cam_maps(plain, inputs) if with_cam and plain is not None else None
-    said = answers(model, inputs)
+    predicted = answers(model, inputs)
     plainly = None if plain is None else answers(plain, inputs)
     found = []
     for row, image_id in enumerate(chosen.ids):
         label = int(chosen.labels[row])
-        files = _draw(row, inputs[row], chosen, drawn, sites, folder)
         found.append(
-            {
-                "id": image_id,
-                "label": None if label == UNLABELLED else _class_name(view.classes, label),
-                "prediction": _prediction(said[row], view.classes),
-                "plain_prediction": None if plainly is None else _prediction(plainly[row], view.classes),
-                "files": files,
-            }
+            Example(
+                id=image_id,
+                label=None if label == UNLABELLED else _class_name(view.classes, label),
+                prediction=_prediction(predicted[row], view.classes),
+                plain_prediction=None if plainly is None else _prediction(plainly[row], view.classes),
+                files=_draw(row, inputs[row], chosen, drawn, sites, folder),
+            )
         )
-    return found
+    return tuple(found)
 
 
 def _draw(
@@ -115,23 +111,25 @@ def _draw(
     drawn: Mapping[str, Floats | None],
     sites: Mapping[str, Floats],
     folder: Path,
-) -> dict[str, Any]:
+) -> ExampleFiles:
     """Files are numbered: an id may hold anything that a file name must not."""
-    picture, stem = displayed(image, view.preprocessing), f"example-{row:02d}"
-    files: dict[str, Any] = {"image": write_picture(folder / f"{stem}.png", enlarged(picture))}
-    for kind, maps in drawn.items():
-        path = folder / f"{stem}-{kind}.png"
-        files[kind.replace("-", "_")] = None if maps is None else write_picture(path, overlay(picture, maps[row]))
-    files["sites"] = {
-        path: write_picture(folder / f"{stem}-site-{number}.png", overlay(picture, maps[row]))
-        for number, (path, maps) in enumerate(sites.items())
-    }
-    return files
+    shown, stem = displayed(image, view.preprocessing), f"example-{row:02d}"
+
+    def written(kind: str, maps: Floats | None) -> str | None:
+        return None if maps is None else write_image(folder / f"{stem}-{kind}.png", overlay(shown, maps[row]))
+
+    return ExampleFiles(
+        image=write_image(folder / f"{stem}.png", enlarged(shown)),
+        gate=written("gate", drawn["gate"]),
+        cam=written("cam", drawn["cam"]),
+        plain_cam=written("plain-cam", drawn["plain-cam"]),
+        sites={path: str(written(f"site-{number}", maps)) for number, (path, maps) in enumerate(sites.items())},
+    )
 
 
-def _prediction(probabilities: Floats, classes: tuple[str, ...]) -> dict[str, Any]:
+def _prediction(probabilities: Floats, classes: tuple[str, ...]) -> Prediction:
     best = int(probabilities.argmax())
-    return {"class": _class_name(classes, best), "probability": float(probabilities[best])}
+    return Prediction(_class_name(classes, best), float(probabilities[best]))
 
 
 def _class_name(classes: tuple[str, ...], index: int) -> str:

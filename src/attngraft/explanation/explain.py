@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
+from ..config import from_dict, to_dict
 from ..environment import hardware, versions
 from ..errors import ConfigError, RunError
 from ..files import read_json, write_json
@@ -17,15 +17,15 @@ from ..surgery import graft_plan, grafts
 from ..timestamp import timestamp
 from ..training import FitResult, MachineSettings
 from .decouple import decouple
+from .explanation_record import EpochGates, ExplanationRecord
 from .folding import Step, check_tolerance, fold, silent
 from .gates import gates
 from .image_source import Source
 from .inputs import Subject, open_subject
-from .saliency_report import known_boxes, looks
+from .saliency_report import known_boxes, saliency_report
 from .summary_sentences import sentences
 
 EXPLANATION_FILE = "explanation.json"
-EXPLANATION_FORMAT = 1
 FOLDER = "explanation"  # inside the run folder, where no other one is given
 
 
@@ -34,17 +34,22 @@ class Explanation:
     """What was found.
 
     Attributes:
-        folder: it holds `explanation.json` and the pictures; `attngraft.report(folder)` makes a page of it.
-        document: the content of `explanation.json`.
+        folder: it holds `explanation.json` and images; `attngraft.report(folder)` makes a page of it.
+        record: the content of `explanation.json`.
     """
 
     folder: Path
-    document: Mapping[str, Any]
+    record: ExplanationRecord
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The record as JSON values."""
+        return to_dict(self.record)
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """What matters, most important first."""
-        return tuple(self.document["sentences"])
+        return self.record.sentences
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)
@@ -101,57 +106,50 @@ def explain(
     subject = open_subject(run, images, device=where, limit=limit, **options)
     known_boxes(subject.view, boxes)  # refuse what cannot be used before anything is measured
     folder = _folder(subject, out)
-    document = _document(subject, command)
-    has_grafts, labelled = bool(grafts(subject.model)), subject.view.is_labelled
-    if has_grafts:
+    record, model, view = _empty_record(subject, command), subject.model, subject.view
+    if grafts(model):
         say("gates")
-        document["gates"] = gates(subject.model, subject.view).to_json()
-        document["gate_history"] = _gate_history(subject)
-    if has_grafts and labelled:
+        record = replace(record, gates=gates(model, view).record(), gate_history=_gate_history(subject))
+    if grafts(model) and view.is_labelled:
         say("decoupling")
-        document["decoupling"] = decouple(subject.model, subject.view, seed=seed).to_json()
-    if has_grafts and labelled and len(subject.view) > 1:  # one image does not tell whether gates depend on it
+        record = replace(record, decoupling=decouple(model, view, seed=seed))
+    if grafts(model) and view.is_labelled and len(view) > 1:  # one image does not tell whether gates depend on it
         say("folding")
-        document["folding"] = fold(subject.model, subject.view, tolerance=tolerance).to_json()
+        record = replace(record, folding=fold(model, view, tolerance=tolerance).record())
     say("maps")
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / EXPLANATION_FILE, {**document, "status": "partial"})  # the pictures that follow belong to it
-    document["looks"] = looks(subject, folder, boxes=boxes, examples=examples, seed=seed)
-    document["sentences"] = sentences(document)
-    write_json(folder / EXPLANATION_FILE, document)
-    return Explanation(folder, document)
+    write_json(folder / EXPLANATION_FILE, to_dict(replace(record, status="partial")))  # the images belong to it
+    record = replace(record, looks=saliency_report(subject, folder, boxes=boxes, examples=examples, seed=seed))
+    record = replace(record, sentences=tuple(sentences(record)))
+    write_json(folder / EXPLANATION_FILE, to_dict(record))
+    return Explanation(folder, record)
 
 
-def _document(subject: Subject, command: str | None) -> dict[str, Any]:
+def _empty_record(subject: Subject, command: str | None) -> ExplanationRecord:
     plan, view = graft_plan(subject.model), subject.view
-    return {
-        "format": EXPLANATION_FORMAT,
-        "kind": "explanation",
-        "status": "finished",
-        "created": timestamp(),
-        "command": command,
-        "name": subject.name,
-        "attention": plan.attention if plan else None,
-        "classes": list(view.classes),
-        "images": len(view),
-        "labelled": view.is_labelled,
-        "class_counts": np.bincount(view.labels, minlength=len(view.classes)).tolist() if view.is_labelled else None,
-        "plain": subject.plain_is,
-        "gates": None,
-        "gate_history": None,
-        "decoupling": None,
-        "folding": None,
-        "looks": None,
-        "sentences": [],
-        "hardware": hardware(),
-        "versions": versions(),
-    }
+    counts = np.bincount(view.labels, minlength=len(view.classes)).tolist() if view.is_labelled else None
+    return ExplanationRecord(
+        created=timestamp(),
+        command=command,
+        name=subject.name,
+        attention=plan.attention if plan else None,
+        classes=view.classes,
+        images=len(view),
+        labelled=view.is_labelled,
+        class_counts=None if counts is None else tuple(counts),
+        plain=subject.plain_is,
+        hardware=hardware(),
+        versions=versions(),
+    )
 
 
-def _gate_history(subject: Subject) -> list[dict[str, Any]] | None:
-    """The gates after each epoch, as `fit` recorded them."""
+def _gate_history(subject: Subject) -> tuple[EpochGates, ...] | None:
+    """The gates after each epoch, as `fit` recorded them; None where they cannot be read, as nothing rests on them."""
     rows = [{"epoch": row["epoch"], "gates": row["gates"]} for row in subject.history if row.get("gates")]
-    return rows or None
+    try:
+        return tuple(from_dict(EpochGates, row) for row in rows) or None
+    except ConfigError:
+        return None
 
 
 def _folder(subject: Subject, out: str | Path | None) -> Path:

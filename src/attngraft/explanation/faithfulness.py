@@ -10,8 +10,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 from ..errors import ConfigError
+from ..statistics.bootstrap import Interval
 from ..statistics.effects import crossed_effect
 from .baseline_maps import centre_maps, random_maps
+from .explanation_record import Faithfulness, MapCurve, MapFaithfulness, MapRoad
 from .image_source import Source, View
 from .model_outputs import answers, inputs_of
 from .perturbation import BLUR, ROAD_FRACTIONS, Curves, perturb
@@ -28,7 +30,7 @@ def faithfulness(
     *,
     steps: int = 16,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Faithfulness:
     """Deletion, insertion and ROAD of each map, beside a random map and a prior for the centre.
 
     - deletion: the most important pixels are replaced by the blurred image, more and more of them. The area under
@@ -46,15 +48,12 @@ def faithfulness(
         model: a classifier.
         images: N images.
         maps: name -> (N, H, W), large where important.
-        targets: (N,), the class whose probability counts; the answer of the model where not given.
+        targets: (N,), the class whose probability counts; the model's prediction where not given.
         steps: how many steps from no pixel to all of them.
         seed: of the random map, of the order of equally important pixels and of the imputation's noise.
 
     Returns:
-        Plain values: "n", "fractions", "blur" (in sides of the image), "road_fractions", "maps" and "sentence". For
-        each map "map", "deletion" and "insertion" ("curve", "auc", "against_random", "against_centre"), "road" ("mean",
-        "low", "high", "against_random") and "verdict". The baselines come last and are not compared with themselves,
-        nor the random map with the centre.
+        The maps in order, then the baselines, which are not compared with themselves, nor the random map with the centre.
 
     Raises:
         ConfigError: fewer than 2 steps; a map of another shape, or one that is not finite, or named as a baseline.
@@ -75,35 +74,28 @@ def faithfulness(
     }
     fractions = np.linspace(0, 1, steps + 1)
     found = perturb(model, inputs, {**maps, **baselines}, wanted, fractions, seed=seed)
-    rows = [_row(name, found, fractions) for name in found]
-    return {
-        "n": count,
-        "fractions": fractions.tolist(),
-        "blur": BLUR,
-        "road_fractions": list(ROAD_FRACTIONS),
-        "maps": rows,
-        "sentence": summary(rows, count),
-    }
+    rows = tuple(_row(name, found, fractions) for name in found)
+    return Faithfulness(count, tuple(fractions.tolist()), BLUR, ROAD_FRACTIONS, rows, summary(rows, count))
 
 
-def summary(rows: Sequence[Mapping[str, Any]], count: int) -> str:
+def summary(rows: Sequence[MapFaithfulness], count: int) -> str:
     """One sentence on which maps are faithful; empty where there are baselines only."""
     named: dict[str, list[str]] = {"faithful": [], "not shown": [], "worse than random": []}
     for row in rows:
-        if row["map"] not in (RANDOM, CENTRE):
-            beyond = _is_better(row, "against_centre")
-            note = "" if row["verdict"] != "faithful" or beyond else " (not shown to be better than the centre)"
-            named[row["verdict"]].append(row["map"] + note)
+        if row.map not in (RANDOM, CENTRE) and row.verdict is not None:
+            beyond = _is_better(row.deletion.against_centre, row.insertion.against_centre)
+            note = "" if row.verdict != "faithful" or beyond else " (not shown to be better than the centre)"
+            named[row.verdict].append(row.map + note)
     if not any(named.values()):
         return ""
     rest = "".join(f"; {verdict}: {', '.join(named[verdict])}" for verdict in list(named)[1:] if named[verdict])
     return (
-        "Maps that mark what the answer rests on, better than a random map in deletion and in insertion "
+        "Maps that mark what the prediction rests on, better than a random map in deletion and in insertion "
         f"(95 % intervals, n = {count:,} images): {', '.join(named['faithful']) or 'none'}{rest}."
     )
 
 
-def interval(values: ArrayLike, *, least: float = 0.0, most: float = 1.0) -> dict[str, float]:
+def interval(values: ArrayLike, *, least: float = 0.0, most: float = 1.0) -> Interval:
     """Mean over images with its 95 % interval, cut at what is possible.
 
     Args:
@@ -111,10 +103,10 @@ def interval(values: ArrayLike, *, least: float = 0.0, most: float = 1.0) -> dic
         least, most: the smallest and the largest possible value.
     """
     effect = crossed_effect(np.asarray(values, dtype=np.float64)[None], limit=np.inf)
-    return {"mean": effect.mean, "low": max(effect.low, least), "high": min(effect.high, most)}
+    return Interval(effect.mean, max(effect.low, least), min(effect.high, most))
 
 
-def paired(values: ArrayLike, others: ArrayLike) -> dict[str, float]:
+def paired(values: ArrayLike, others: ArrayLike) -> Interval:
     """Mean difference over images with its 95 % interval; both (N,) of values from 0 to 1."""
     difference = np.asarray(values, dtype=np.float64) - np.asarray(others, dtype=np.float64)
     return interval(difference, least=-1.0)
@@ -126,32 +118,34 @@ def area(curves: Floats, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(((curves[:, 1:] + curves[:, :-1]) / 2 * widths).sum(1), dtype=np.float64)
 
 
-def _row(name: str, found: Mapping[str, Curves], fractions: NDArray[np.float64]) -> dict[str, Any]:
-    row: dict[str, Any] = {"map": name}
+def _row(name: str, found: Mapping[str, Curves], fractions: NDArray[np.float64]) -> MapFaithfulness:
     with_random, with_centre = name != RANDOM, name not in (RANDOM, CENTRE)
+    curves = []
     for kind in ("deletion", "insertion"):
         areas = {one: area(getattr(found[one], kind), fractions) for one in (name, RANDOM, CENTRE)}
-        row[kind] = {
-            "curve": getattr(found[name], kind).mean(0, dtype=np.float64).tolist(),
-            "auc": interval(areas[name]),
-            "against_random": paired(areas[name], areas[RANDOM]) if with_random else None,
-            "against_centre": paired(areas[name], areas[CENTRE]) if with_centre else None,
-        }
-    road = found[name].road
-    row["road"] = {
-        **interval(road, least=-0.5, most=0.5),
-        "against_random": paired(road, found[RANDOM].road) if with_random else None,
-    }
-    row["verdict"] = _verdict(row) if with_random else None
-    return row
+        curves.append(
+            MapCurve(
+                tuple(getattr(found[name], kind).mean(0, dtype=np.float64).tolist()),
+                interval(areas[name]),
+                paired(areas[name], areas[RANDOM]) if with_random else None,
+                paired(areas[name], areas[CENTRE]) if with_centre else None,
+            )
+        )
+    deletion, insertion = curves
+    road = interval(found[name].road, least=-0.5, most=0.5)
+    beyond = paired(found[name].road, found[RANDOM].road) if with_random else None
+    verdict = _verdict(deletion.against_random, insertion.against_random)
+    return MapFaithfulness(name, deletion, insertion, MapRoad(road.mean, road.low, road.high, beyond), verdict)
 
 
-def _verdict(row: Mapping[str, Any]) -> str:
-    if _is_better(row, "against_random"):
+def _verdict(deletion: Interval | None, insertion: Interval | None) -> str | None:
+    if deletion is None or insertion is None:
+        return None
+    if _is_better(deletion, insertion):
         return "faithful"
-    deletion, insertion = row["deletion"]["against_random"], row["insertion"]["against_random"]
-    return "worse than random" if insertion["high"] < 0 < deletion["low"] else "not shown"
+    return "worse than random" if insertion.high < 0 < deletion.low else "not shown"
 
 
-def _is_better(row: Mapping[str, Any], against: str) -> bool:
-    return bool(row["deletion"][against]["high"] < 0 < row["insertion"][against]["low"])
+def _is_better(deletion: Interval | None, insertion: Interval | None) -> bool:
+    """Whether both areas are better than those of a baseline."""
+    return deletion is not None and insertion is not None and deletion.high < 0 < insertion.low

@@ -16,7 +16,8 @@ from ..surgery import FoldNote, PartFold, check_live, fold_grafts, fold_note, gr
 from ..surgery.fold import KEPT
 from ..tasks import Classification, require, task_of
 from ..training.evaluate import Evaluation, in_eval_mode
-from .folding_result import FoldedPart, Folding
+from .explanation_record import FoldedPart
+from .folding_result import Folding
 from .image_source import (
     BATCH,
     Source,

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
+from ..checksums import file_hash
+from ..config import to_dict
 from ..costs import Latency
 from ..errors import RunError
 from ..files import write_json
 from ..statistics.effects import Effect
 from ..surgery import fold_note, note_fold_, save
-from ..surgery.fold import KEPT, PartFold
+from ..surgery.fold import KEPT
 from ..surgery.serialization import MODEL_FILE
 from ..training.evaluate import Evaluation
+from .explanation_record import Accuracy, FoldedPart, FoldingRecord, Latencies
 
 FOLD_FILE = "fold.json"
-
-
-@dataclass(frozen=True)
-class FoldedPart(PartFold):
-    """What became of one part of one graft, and what it did before.
-
-    Attributes:
-        dynamic: how much of the gate's variation depended on the image, 0 to 1.
-        swing: standard deviation of an element of the gate between images.
-        change: norm of what a constant changes in the graft's output, as a fraction of the norm of that output.
-    """
-
-    dynamic: float
-    swing: float
-    change: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,8 +31,8 @@ class Folding:
     Attributes:
         model: the folded one, in eval mode; a plain network where every site is gone.
         sites: every part of every graft, in forward order.
-        before: what the model answered.
-        after: what the folded one answers.
+        before: predictions of the model.
+        after: predictions of the folded one.
         effect: paired difference in accuracy, after minus before, over the images.
         largest_output_change: largest difference between two logits, on the first batch.
         latency_before_ms: of one image, measured side by side with that after.
@@ -73,20 +60,24 @@ class Folding:
         return len(self.before.labels)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, finite or None; without the model."""
-        effect = self.effect
-        return {
-            "sites": [_finite(asdict(part)) for part in self.sites],
-            "before": {"top1": self.before.score},
-            "after": {"top1": self.after.score},
-            "effect": {"mean": effect.mean, "low": effect.low, "high": effect.high},
-            "largest_output_change": _finite({"it": self.largest_output_change})["it"],
-            "latency_ms": {"before": asdict(self.latency_before_ms), "after": asdict(self.latency_after_ms)},
-            "tolerance": self.tolerance,
-            "images": self.images,
-            "sites_in_all": self.sites_in_all,
-            "sites_gone": self.sites_gone,
-        }
+        """Plain values; without the model."""
+        return to_dict(self.record())
+
+    def record(self) -> FoldingRecord:
+        """All but the model and its predictions."""
+        change = self.largest_output_change
+        return FoldingRecord(
+            self.sites,
+            Accuracy(self.before.score),
+            Accuracy(self.after.score),
+            self.effect.interval,
+            change if math.isfinite(change) else None,
+            Latencies(self.latency_before_ms, self.latency_after_ms),
+            self.tolerance,
+            self.images,
+            self.sites_in_all,
+            self.sites_gone,
+        )
 
     def write(self, folder: str | Path, *, source: str | Path | None = None) -> Path:
         """Write the folded model and `fold.json` into a folder.
@@ -105,7 +96,7 @@ class Folding:
         note = fold_note(self.model)
         if source is not None and note is not None:
             file = Path(source) if Path(source).suffix == ".safetensors" else Path(source) / MODEL_FILE
-            note_fold_(self.model, replace(note, source=str(source), sha256=_sha256(file)))
+            note_fold_(self.model, replace(note, source=str(source), sha256=file_hash(file)))
         path = save(self.model, Path(folder) / MODEL_FILE)
         write_json(path.parent / FOLD_FILE, self.to_json())
         return path
@@ -139,15 +130,3 @@ def check_free(folder: str | Path) -> None:
 
 def _timed(latency: Latency) -> str:
     return f"{latency.median:.2f} ms ({latency.q1:.2f} to {latency.q3:.2f})"
-
-
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        for block in iter(lambda: opened.read(1 << 20), b""):
-            digest.update(block)
-    return digest.hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..attention import Gates
+from ..config import to_dict
 from ..errors import (
     ConfigError,
     DataError,
@@ -18,6 +19,7 @@ from ..errors import (
     nearest,
 )
 from ..surgery.gate_statistics import PartStatistics
+from .explanation_record import GatesRecord, SiteGatesRecord
 
 MOST_CLASSES = 100  # a matrix of more classes than this is not written to JSON
 NO_DEVIATION = 1e-6  # root mean square; what remains of equal gates in fp32
@@ -116,29 +118,36 @@ class GateSurvey(Mapping[str, SiteGates]):
 
     def to_json(self) -> dict[str, Any]:
         """All but the raw gates; None for what is not finite, and for similarities of more than 100 classes."""
-        return {"images": self.images, "sites": [self._site_to_json(path) for path in self.sites]}
+        found = to_dict(self.record())
+        for site in found["sites"]:
+            site["parts"] = {part: numbers.to_json() for part, numbers in self.sites[site["path"]].statistics.items()}
+        return found
 
-    def _site_to_json(self, path: str) -> dict[str, Any]:
-        site, labelled = self.sites[path], self.sites[path].by_class is not None
+    def record(self) -> GatesRecord:
+        """All but the raw gates."""
+        return GatesRecord(self.images, tuple(self._site_record(site) for site in self.sites.values()))
+
+    def _site_record(self, site: SiteGates) -> SiteGatesRecord:
+        labelled = site.by_class is not None
         few = site.by_class is not None and len(site.by_class) <= MOST_CLASSES
-        return {
-            "path": site.path,
-            "attention": site.attention,
-            "depth": site.depth,
-            "channels": site.channels,
-            "height": site.height,
-            "width": site.width,
-            "parts": {part: statistics.to_json() for part, statistics in site.statistics.items()},
-            "class_similarity": _rounded(self.class_similarity(path)) if few else None,
-            "leaning": self._all_leanings(path) if labelled else None,
-        }
+        return SiteGatesRecord(
+            site.path,
+            site.attention,
+            site.depth,
+            site.channels,
+            site.height,
+            site.width,
+            parts=site.statistics,
+            class_similarity=_rounded(self.class_similarity(site.path)) if few else None,
+            leaning=self._all_leanings(site.path) if labelled else None,
+        )
 
-    def _all_leanings(self, path: str) -> dict[str, list[list[Any]]]:
+    def _all_leanings(self, path: str) -> dict[str, tuple[tuple[int, float], ...]]:
         """By class; those without images are left out."""
         present = np.flatnonzero(~np.isnan(self._by_class(path)).any(1))
         names = dict(enumerate(self.classes))
         return {
-            names.get(index, str(index)): [[i, float(f"{d:.6g}")] for i, d in self.leaning(path, index)]
+            names.get(index, str(index)): tuple((i, float(f"{d:.6g}")) for i, d in self.leaning(path, index))
             for index in present.tolist()
         }
 
@@ -162,5 +171,5 @@ class GateSurvey(Mapping[str, SiteGates]):
         return int(name_or_index)
 
 
-def _rounded(matrix: NDArray[np.float64]) -> list[list[float | None]]:
-    return [[None if math.isnan(value) else round(value, 4) for value in row] for row in matrix.tolist()]
+def _rounded(matrix: NDArray[np.float64]) -> tuple[tuple[float | None, ...], ...]:
+    return tuple(tuple(None if math.isnan(value) else round(value, 4) for value in row) for row in matrix.tolist())

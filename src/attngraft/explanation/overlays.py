@@ -14,12 +14,12 @@ from ..config import Preprocessing
 from ..files import write_atomically
 from .saliency_maps import scaled_to
 
-Picture = NDArray[np.uint8]
+Pixels = NDArray[np.uint8]
 LEGIBLE = 160  # pixels: smaller images are enlarged, by whole factors
 OPACITY = 0.5
 
 
-def displayed(image: Tensor, preprocessing: Preprocessing) -> Picture:
+def displayed(image: Tensor, preprocessing: Preprocessing) -> Pixels:
     """An input (C, H, W) as people see it: (H, W, 3), its normalisation taken back.
 
     Inputs without three channels become grey, from the smallest value to the largest.
@@ -34,7 +34,7 @@ def displayed(image: Tensor, preprocessing: Preprocessing) -> Picture:
     return np.ascontiguousarray(scaled.permute(1, 2, 0).numpy().astype(np.uint8))
 
 
-def enlarged(image: Picture) -> Picture:
+def enlarged(image: Pixels) -> Pixels:
     """(H, W, 3), each pixel repeated until the image is legible."""
     factor = enlargement(image.shape[0], image.shape[1])
     return np.asarray(image.repeat(factor, 0).repeat(factor, 1))
@@ -45,7 +45,7 @@ def enlargement(height: int, width: int) -> int:
     return max(1, -(-LEGIBLE // min(height, width)))
 
 
-def overlay(image: Picture, importance: ArrayLike, *, opacity: float = OPACITY) -> Picture:
+def overlay(image: Pixels, importance: ArrayLike, *, opacity: float = OPACITY) -> Pixels:
     """Lay a map over an image, from dark (its smallest value) to bright (its largest).
 
     Args:
@@ -62,17 +62,17 @@ def overlay(image: Picture, importance: ArrayLike, *, opacity: float = OPACITY) 
     height, width = large.shape[:2]
     smooth = scaled_to(np.asarray(importance, dtype=np.float32)[None], (height, width))[0]
     colours = colormaps["inferno"](_unit(smooth))[..., :3] * 255
-    # Grey below the colours: the colours of the picture are none of the map's.
+    # Grey below the colours: the image's own colours must not be taken for those of the map.
     grey = large.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
     mixed = (1 - opacity) * grey[..., None] + opacity * colours
     return np.asarray(np.clip(np.rint(mixed), 0, 255).astype(np.uint8))
 
 
-def write_picture(path: Path, picture: Picture) -> str:
+def write_image(path: Path, pixels: Pixels) -> str:
     """Write a PNG atomically; its name is returned."""
     from PIL import Image
 
-    write_atomically(path, lambda temporary: Image.fromarray(picture).save(temporary, format="PNG"))
+    write_atomically(path, lambda temporary: Image.fromarray(pixels).save(temporary, format="PNG"))
     return path.name
 
 

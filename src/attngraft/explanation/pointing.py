@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,13 +10,14 @@ from numpy.typing import NDArray
 from ..data.boxes import Boxes
 from ..errors import ConfigError
 from .baseline_maps import centre_maps, random_maps, uniform_maps
+from .explanation_record import MapPointing, Pointing
 from .faithfulness import CENTRE, RANDOM, interval, paired
 
 Floats = NDArray[np.float32]
 UNIFORM = "uniform"
 
 
-def pointing(maps: Mapping[str, Floats], boxes: Boxes, *, seed: int = 0) -> dict[str, Any] | None:
+def pointing(maps: Mapping[str, Floats], boxes: Boxes, *, seed: int = 0) -> Pointing | None:
     """Hits and energy of each map, beside a uniform map, a prior for the centre and a random map.
 
     - hits: 1 where the largest value of the map lies in a box, without tolerance; where several places share it,
@@ -31,8 +31,7 @@ def pointing(maps: Mapping[str, Floats], boxes: Boxes, *, seed: int = 0) -> dict
         seed: of the random map.
 
     Returns:
-        Plain values: "n", "left_out" and "maps", each with "map", "hits", "energy" ("mean", "low", "high") and the
-        differences "hits_against_centre" and "energy_against_uniform"; None where no image has a box.
+        The maps in order, then the baselines; None where no image has a box.
 
     Raises:
         ConfigError: a map of another shape, or one that is not finite, or named as a baseline.
@@ -55,17 +54,17 @@ def pointing(maps: Mapping[str, Floats], boxes: Boxes, *, seed: int = 0) -> dict
     everything = {name: found[known] for name, found in maps.items()} | baselines
     hit = {name: hits(found, centres) for name, found in everything.items()}
     inside = {name: energy(found, cover) for name, found in everything.items()}
-    rows = [
-        {
-            "map": name,
-            "hits": interval(hit[name]),
-            "energy": interval(inside[name]),
-            "hits_against_centre": None if name == CENTRE else paired(hit[name], hit[CENTRE]),
-            "energy_against_uniform": None if name == UNIFORM else paired(inside[name], inside[UNIFORM]),
-        }
+    rows = tuple(
+        MapPointing(
+            name,
+            interval(hit[name]),
+            interval(inside[name]),
+            None if name == CENTRE else paired(hit[name], hit[CENTRE]),
+            None if name == UNIFORM else paired(inside[name], inside[UNIFORM]),
+        )
         for name in everything
-    ]
-    return {"n": count, "left_out": len(boxes) - count, "maps": rows}
+    )
+    return Pointing(count, len(boxes) - count, rows)
 
 
 def hits(maps: Floats, inside: NDArray[np.bool_]) -> NDArray[np.float64]:

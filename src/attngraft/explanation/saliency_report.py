@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..data.boxes import (
 )
 from ..errors import ConfigError, DataError, GraftError
 from .examples import choose_examples, examples
+from .explanation_record import Example, Faithfulness, Saliency
 from .faithfulness import faithfulness, summary
 from .image_source import View
 from .inputs import Subject
@@ -35,9 +37,9 @@ STEPS = 8
 GATE, CAM, PLAIN_CAM = "spatial gate", "grad-cam", "plain grad-cam"
 
 
-def looks(
+def saliency_report(
     subject: Subject, folder: Path, *, boxes: str | Path | None = None, examples: int = 8, seed: int = 0
-) -> dict[str, Any]:
+) -> Saliency:
     """Maps of the model and of the plain network, measured and drawn.
 
     At most 200 images are measured, evenly spread over those with boxes where boxes are known. Faithfulness is
@@ -45,13 +47,10 @@ def looks(
 
     Args:
         subject: the model, the plain network, the images.
-        folder: where the pictures go.
+        folder: where the images go.
         boxes: CSV file (see `read_boxes`); the data set's own boxes where not given.
         examples: images to draw.
         seed: of random maps and noise.
-
-    Returns:
-        Plain values: "notes", "faithfulness" (see there, or None), "pointing" (see there, or None), "examples".
 
     Raises:
         DataError: the boxes cannot be read, or are about other images.
@@ -60,21 +59,19 @@ def looks(
     known = known_boxes(view, boxes)
     if view.tensor is not None and view.tensor.dim() != 4:
         note = f"The inputs are {tuple(view.tensor.shape)}, not images, so nothing is said about where the model looks."
-        return {"notes": [note], "faithfulness": None, "pointing": None, "examples": []}
+        return Saliency((note,))
     chosen = _spread(view, known)
     inputs = inputs_of(model, view.select(chosen))
     notes: list[str] = []
     maps, plain_maps = _maps(subject, inputs, notes)
-    found = {
-        "faithfulness": _faithfulness(subject, inputs, maps, plain_maps, seed),
-        "pointing": None if known is None else pointing(maps | plain_maps, tuple(known[i] for i in chosen), seed=seed),
-    }
-    if found["pointing"] is None:
+    faithful = _faithfulness(subject, inputs, maps, plain_maps, seed)
+    pointed = None if known is None else pointing(maps | plain_maps, tuple(known[i] for i in chosen), seed=seed)
+    if pointed is None:
         notes.append("Nothing is said about whether the maps point at the object: no boxes are known.")
-    if found["faithfulness"] is not None and view.is_labelled:
-        _doubt_(found["faithfulness"], answers(model, inputs), view.labels[chosen])
-    has_cam = CAM in maps
-    return {"notes": notes, **found, "examples": _examples(subject, folder, examples, has_cam)}
+    if faithful is not None and view.is_labelled:
+        faithful = _doubted(faithful, answers(model, inputs), view.labels[chosen])
+    drawn = _examples(subject, folder, examples, has_cam=CAM in maps)
+    return Saliency(tuple(notes), faithful, pointed, drawn)
 
 
 def known_boxes(view: View, csv: str | Path | None) -> Boxes | None:
@@ -119,41 +116,39 @@ def _maps(subject: Subject, inputs: Tensor, notes: list[str]) -> tuple[dict[str,
 
 def _faithfulness(
     subject: Subject, inputs: Tensor, maps: dict[str, Floats], plain_maps: dict[str, Floats], seed: int
-) -> dict[str, Any] | None:
+) -> Faithfulness | None:
     """The plain network's maps are measured on the plain network, against a random map there."""
     if not maps:
         return None
     measured = len(maps) + 2 + (len(plain_maps) + 2 if plain_maps else 0)  # with two baselines for each network
     passes = measured * 2 * (STEPS - 1 + len(ROAD_FRACTIONS))
-    count = affordable(subject.model, inputs, passes)
-    chosen = evenly_spread(len(inputs), count)
+    chosen = evenly_spread(len(inputs), affordable(subject.model, inputs, passes))
     some = inputs[chosen.tolist()]
     found = faithfulness(subject.model, some, _part(maps, chosen), steps=STEPS, seed=seed)
-    if plain_maps and subject.plain is not None:
-        plainly = faithfulness(subject.plain, some, _part(plain_maps, chosen), steps=STEPS, seed=seed)
-        rows = plainly["maps"][: len(plain_maps)]
-        found["maps"] = [*found["maps"][: len(maps)], *rows, *found["maps"][len(maps) :]]
-        found["sentence"] = summary(found["maps"], count)
-    return found
+    if not plain_maps or subject.plain is None:
+        return found
+    plainly = faithfulness(subject.plain, some, _part(plain_maps, chosen), steps=STEPS, seed=seed)
+    rows = (*found.maps[: len(maps)], *plainly.maps[: len(plain_maps)], *found.maps[len(maps) :])
+    return replace(found, maps=rows, sentence=summary(rows, found.n))
 
 
-def _doubt_(found: dict[str, Any], probabilities: Floats, labels: NDArray[np.int64]) -> None:
+def _doubted(found: Faithfulness, probabilities: Floats, labels: NDArray[np.int64]) -> Faithfulness:
     """Call no map faithful where the model knows no more than which class is most frequent.
 
-    A map can mark what such a model's answers rest on, but then it says nothing about the images' classes.
+    A map can mark what such a model's predictions rest on, but then it says nothing about the images' classes.
     """
     from scipy.stats import binomtest
 
     correct, largest = probabilities.argmax(1) == labels, float(np.bincount(labels).max() / len(labels))
     chance = largest if largest < 1 else 1 / probabilities.shape[1]  # images of one class: a guess among all classes
     if binomtest(int(correct.sum()), len(correct), chance, alternative="greater").pvalue < 0.05:
-        return
-    for row in found["maps"]:
-        row["verdict"] = "not shown" if row["verdict"] == "faithful" else row["verdict"]
-    found["sentence"] = (
-        f"No map is called faithful, as the model's answers are not shown to be better than chance: {correct.mean():.0%} "
-        f"of {len(correct)} images are right, and guessing gets {chance:.0%}."
+        return found
+    rows = tuple(replace(row, verdict="not shown") if row.verdict == "faithful" else row for row in found.maps)
+    sentence = (
+        f"No map is called faithful, as the model's predictions are not shown to be better than chance: "
+        f"{correct.mean():.0%} of {len(correct)} images are right, and guessing gets {chance:.0%}."
     )
+    return replace(found, maps=rows, sentence=sentence)
 
 
 def affordable(model: nn.Module, inputs: Tensor, passes: int) -> int:
@@ -166,7 +161,7 @@ def _part(maps: dict[str, Floats], positions: Any) -> dict[str, Floats]:
     return {name: found[positions] for name, found in maps.items()}
 
 
-def _examples(subject: Subject, folder: Path, count: int, has_cam: bool) -> list[dict[str, Any]]:
+def _examples(subject: Subject, folder: Path, count: int, *, has_cam: bool) -> tuple[Example, ...]:
     """Chosen among at most so many images as were measured."""
     view = subject.view.some(MOST_IMAGES)
     inputs = inputs_of(subject.model, view)

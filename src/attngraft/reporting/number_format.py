@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 from .read_folder import finite
@@ -83,11 +82,6 @@ def format_interval(entry: Any, unit: str) -> str:
         return f"{points(low, decimals)} to {points(high, decimals)}"
     decimals = significant_decimals(high - low)
     return f"{low:+.{decimals}f} to {high:+.{decimals}f}".replace("-", MINUS)
-
-
-def interval(entry: Mapping[str, Any]) -> str:
-    """The interval of a difference in points."""
-    return format_interval(SimpleNamespace(low=entry.get("low"), high=entry.get("high")), POINTS)
 
 
 def mean_and_spread(values: Sequence[float], unit: str = POINTS) -> str:

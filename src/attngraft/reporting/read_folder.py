@@ -26,14 +26,13 @@ from ..checksums import (
 from ..comparison.comparison_record import ComparisonRecord
 from ..config import from_dict, to_dict
 from ..errors import ConfigError, RunError
+from ..explanation.explanation_record import EXPLANATION_FORMAT, ExplanationRecord
 from ..files import MOST_JSON_BYTES
 from ..formats import check_format
 from ..tasks import task_from
 from ..training import RunFolder, RunRecord
 from .schema import (
-    EXPLANATION,
     ITERATION,
-    OPTIONAL_EXPLANATION,
     OPTIONAL_ITERATION,
     OPTIONAL_STORE,
     STORE,
@@ -115,9 +114,9 @@ def read_bench(run_dir: Path) -> BenchResult:
     return _read(BenchResult, run_dir / "bench.json", "bench", BENCH_FORMAT)
 
 
-def read_explanation(run_dir: Path) -> dict[str, Any]:
-    """explanation.json, checked."""
-    return check_explanation(_document(run_dir / "explanation.json"), str(run_dir / "explanation.json"))
+def read_explanation(run_dir: Path) -> ExplanationRecord:
+    """explanation.json."""
+    return _read(ExplanationRecord, run_dir / "explanation.json", "explanation", EXPLANATION_FORMAT)
 
 
 def read_iteration(run_dir: Path) -> dict[str, Any]:
@@ -128,14 +127,6 @@ def read_iteration(run_dir: Path) -> dict[str, Any]:
 def read_store(run_dir: Path) -> dict[str, Any]:
     """history.json, checked."""
     return check_store(_document(run_dir / "history.json"), str(run_dir / "history.json"))
-
-
-def check_explanation(document: Any, where: str = "explanation.json") -> dict[str, Any]:
-    """The document itself where it has all that a report needs; a RunError where not."""
-    require(document, EXPLANATION, where)
-    require(document, OPTIONAL_EXPLANATION, where, optional=True)
-    _require_kind(document, where, "explanation", "an explanation")
-    return document
 
 
 def check_iteration(document: Any, where: str = "iterate.json") -> dict[str, Any]:

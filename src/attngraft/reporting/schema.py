@@ -20,51 +20,6 @@ class Whole:
 
 
 OPTIONAL_DATA = {"classes": [str], "notes": [str], "skipped": [list], "leaks": [list], "near_leaks": [list]}
-INTERVAL = {"mean": NUMBER, "low": NUMBER, "high": NUMBER}
-EXPLANATION = {
-    "kind": str,
-    "status": str,
-    "name": str,
-    "classes": [str],
-    "images": NUMBER,
-    "plain": str,
-    "sentences": [str],
-}
-PART = {"mean": NUMBER, "spread": NUMBER, "low": NUMBER, "high": NUMBER, "distance": NUMBER, "dynamic": NUMBER}
-GATED_SITE = {"path": str, "attention": str, "depth": NUMBER, "channels": NUMBER, "parts": {}}
-CELL = {"where": str, "change": str, "top1": NUMBER, "loss": NUMBER, "ece": NUMBER, "effect": INTERVAL}
-HALF = {"part": str, "accuracy": INTERVAL, "loss": INTERVAL}
-SITE_VALUE = {"path": str, "accuracy": INTERVAL, "loss": INTERVAL, "sampling_error": NUMBER}
-DECOUPLING = {
-    "images": NUMBER,
-    "intact": {"top1": NUMBER, "loss": NUMBER, "ece": NUMBER},
-    "cells": [CELL],
-    "total": {"accuracy": INTERVAL, "loss": INTERVAL},
-    "halves": [HALF],
-    "sites": [SITE_VALUE],
-    "interactions": [{"first": str, "second": str, **INTERVAL}],
-}
-FOLDED = {"path": str, "part": str, "action": str, "reason": str, "dynamic": NUMBER, "swing": NUMBER}
-FOLDING = {"sites": [FOLDED], "before": {"top1": NUMBER}, "after": {"top1": NUMBER}, "effect": INTERVAL}
-CURVE = {"curve": [NUMBER], "auc": INTERVAL}
-FAITHFULNESS = {"n": NUMBER, "fractions": [NUMBER], "maps": [{"map": str, "deletion": CURVE, "insertion": CURVE}]}
-POINTING = {"n": NUMBER, "maps": [{"map": str, "hits": INTERVAL, "energy": INTERVAL}]}
-EXAMPLE = {"id": str, "prediction": {"class": str, "probability": NUMBER}, "files": {}}
-OPTIONAL_EXPLANATION = {
-    "gates": Whole({"images": NUMBER, "sites": [GATED_SITE]}),
-    "gate_history": [Whole({"epoch": NUMBER, "gates": {}})],
-    "decoupling": Whole(DECOUPLING),
-    "folding": Whole(FOLDING),
-    "looks": {
-        "notes": [str],
-        "faithfulness": Whole(FAITHFULNESS),
-        "pointing": Whole(POINTING),
-        "examples": [Whole(EXAMPLE)],
-    },
-    "hardware": {},
-    "versions": {},
-}
-
 TRIAL = {
     "number": NUMBER, "status": str, "variant": str, "recipe": str, "params": dict, "curve": [NUMBER],
 }  # fmt: skip

@@ -13,14 +13,11 @@ MOST_COUNTS = 4_000_000  # numbers held at once
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its 95 % percentile interval over resampled images (Efron 1979)."""
+    """An estimate with its 95 % interval."""
 
     mean: float
     low: float
     high: float
-
-    def to_json(self) -> dict[str, float]:
-        return {"mean": self.mean, "low": self.low, "high": self.high}
 
 
 def resampled_means(columns: NDArray[np.float32], seed: int, resamples: int = RESAMPLES) -> NDArray[np.float64]:
@@ -45,6 +42,6 @@ def resampled_means(columns: NDArray[np.float32], seed: int, resamples: int = RE
 
 
 def interval(estimate: float, resampled: NDArray[np.float64]) -> Interval:
-    """The estimate between the 2.5 % and the 97.5 % quantile of its resampled values; those that are NaN do not count."""
+    """The estimate with its percentile interval (Efron 1979); resampled values that are NaN do not count."""
     low, high = np.nanquantile(resampled, (0.025, 0.975))
     return Interval(estimate, float(low), float(high))

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError
+from .bootstrap import Interval
 from .multiplicity import holm
 
 Floats = NDArray[np.float64]
@@ -62,6 +63,11 @@ class Effect:
     def to_json(self) -> dict[str, Any]:
         """Plain values, all of them finite."""
         return asdict(self)
+
+    @property
+    def interval(self) -> Interval:
+        """The mean with its interval."""
+        return Interval(self.mean, self.low, self.high)
 
 
 @dataclass(frozen=True)
