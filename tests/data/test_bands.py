@@ -382,3 +382,12 @@ def test_the_transform_of_a_set_with_bands_can_be_pickled(satellite: Path):
     data = load_data(satellite, image_size=8, channels=12)
     copy = pickle.loads(pickle.dumps(replace(data.train)))
     assert torch.equal(copy.image(3), data.train.image(3))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "float32"])
+def test_what_is_read_can_be_predicted_without_a_copy_that_warns(tmp_path: Path, dtype: str):
+    for channels in (1, 4, 6):
+        pixels = read_image(npy(tmp_path / "x.npy", bands(channels, dtype)), channels=channels)
+        assert as_tensor(pixels).dtype in (torch.uint8, torch.float32)
+    Image.fromarray(bands(1, "uint8")[..., 0]).save(tmp_path / "x.png")
+    assert as_tensor(read_image(tmp_path / "x.png", channels=1)).shape == (10, 14, 1)

@@ -95,7 +95,7 @@ class Comparison:
 
 
 def compare(
-    data: str | Path | Dataset,
+    data: str | Path | Dataset | Any,
     *,
     backbone: str,
     attentions: str | Sequence[str],

@@ -184,10 +184,16 @@ class PixelWriter:
         if self._file is not None or self._held_bytes > self._memory_bytes:
             self._spill()
 
-    def finish(self) -> torch.Tensor | Path:
-        """The flat buffer or the file that holds it."""
+    def finish(self, key: str | None = None) -> torch.Tensor | Path:
+        """The flat buffer or the file that holds it.
+
+        Args:
+            key: of the file, where it is known only now.
+        """
         if self._file is None:
             return torch.from_numpy(self._flat())
+        if key is not None:
+            self._cache = CacheFile(self._cache.folder, key)
         try:
             self._file.close()
             self._cache.install(Path(self._file.name), self._cache.pixels)

@@ -6,7 +6,7 @@ import functools
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -118,7 +118,9 @@ def empty_store() -> PixelStore:
 
 def as_tensor(pixels: np.ndarray) -> torch.Tensor:
     """Decoded values as transforms take them: uint8 and float32 as they are, uint16 as 0 to 1."""
-    return torch.from_numpy(pixels / np.float32(65535) if pixels.dtype == np.uint16 else pixels)
+    if pixels.dtype == np.uint16:
+        return torch.from_numpy(pixels / np.float32(65535))
+    return torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,22 @@ def decode_files(
         read = functools.partial(_read, limit=limit, pixel_cap=pixel_cap, channels=channels)
         _decode_into(writer, paths, read, pixel_cap, progress)
         return _decoded(writer.index, writer.finish())
+
+
+def keep_images(
+    images: Iterable[np.ndarray | str],
+    *,
+    limit: int,
+    cache_dir: Path,
+    channels: int,
+    memory_bytes: int = IN_MEMORY_BYTES,
+) -> Decoded:
+    """Hash, shrink and keep arrays (H, W, C) that come one by one; a text is the reason why one cannot be read."""
+    with PixelWriter(CacheFile(cache_dir, "pending"), memory_bytes, channels) as writer:
+        for position, image in enumerate(images):
+            writer.add(position, image if isinstance(image, str) else (shrink(image, limit), pixel_hash(image)))
+        key = blake2b(f"samples:{limit}:{channels}:{','.join(writer.index.digests)}".encode(), digest_size=16)
+        return _decoded(writer.index, writer.finish(key.hexdigest()))
 
 
 def _decoded(index: StoreIndex, buffer: torch.Tensor | Path) -> Decoded:

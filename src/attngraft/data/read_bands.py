@@ -86,6 +86,40 @@ def from_pillow(image: Image.Image, channels: int) -> np.ndarray:
     return values.astype(np.uint16)[:, :, None]
 
 
+def from_array(values: np.ndarray, channels: int, *, channels_first: bool) -> np.ndarray:
+    """An array in memory as (H, W, C).
+
+    Grey becomes RGB where three channels are wanted. Floats that are 8-bit values over 255 become uint8 again, so that
+    their images are equal to those from files.
+
+    Args:
+        values: (H, W), (H, W, C) or (C, H, W).
+        channels: that are wanted.
+        channels_first: which order counts where both fit.
+
+    Raises:
+        ValueError: another number of channels, another type, or floats that were normalised already.
+    """
+    if values.ndim == 3 and channels_first and channels == values.shape[0]:
+        values = np.moveaxis(values, 0, -1)
+    ends = {values.shape[0], values.shape[-1]} if values.ndim == 3 else {1}
+    if channels == 3 and 1 in ends and 3 not in ends:
+        grey = from_array(values, 1, channels_first=channels_first)
+        return np.repeat(grey, 3, axis=2)
+    axes, kind = _axes(values.shape, channels), _kind(values.dtype)
+    found = _checked(values[:, :, None] if values.ndim == 2 else values.transpose(axes), kind)
+    if found.dtype != np.float32:
+        return found
+    low, high = float(found.min()), float(found.max())
+    if channels in (1, 3) and not (low >= 0 and high <= 1):
+        raise ValueError(
+            f"its values run from {low:g} to {high:g}, expected 0 to 1: give images before they are normalised"
+        )
+    levels = np.rint(found * 255)
+    is_8_bit = low >= 0 and high <= 1 and float(np.abs(found * 255 - levels).max()) < 1e-3
+    return levels.astype(np.uint8) if is_8_bit else found
+
+
 def _axes(shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
     """The order of axes that makes an array (H, W, C); where both ends have as many entries, the channels are last.
 

@@ -126,11 +126,26 @@ def _decode_with_pillow(
             _check_scans(file, image, pixel_cap, path)
         image.load()
         _turn_upright(image)
-        if channels == 3:
-            return _to_rgb(image, path)
-        if channels == 1 and (image.mode not in GREY_MODES or _is_transparent(image)):
-            return np.asarray(Image.fromarray(_to_rgb(image, path)).convert("L"))[:, :, None]
-        return from_pillow(image, channels)
+        return _values(image, channels, path)
+
+
+def pillow_pixels(image: Image.Image, channels: int, name: str) -> np.ndarray:
+    """An image that somebody else has opened as (H, W, C), with the same values as from a file; it is not changed.
+
+    Raises:
+        UnreadableImageError, ValueError: it has another number of channels, or values without a meaning.
+    """
+    image = image.copy()
+    _turn_upright(image)
+    return _values(image, channels, name)
+
+
+def _values(image: Image.Image, channels: int, path: str | Path) -> np.ndarray:
+    if channels == 3:
+        return _to_rgb(image, path)
+    if channels == 1 and (image.mode not in GREY_MODES or _is_transparent(image)):
+        return np.asarray(Image.fromarray(_to_rgb(image, path)).convert("L"))[:, :, None]
+    return from_pillow(image, channels)
 
 
 def _decode_bands(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -31,6 +32,7 @@ from .pixel_store import (
     decode_files,
     short_side_limit,
 )
+from .python_datasets import is_python_dataset, load_samples
 from .read_image import PIXEL_CAP, extensions_of, printable
 from .targets import ClassLabels
 from .torchvision_sets import (
@@ -53,7 +55,7 @@ SOURCES: Registry[Source] = Registry("data source")
 
 
 def load_data(
-    source: str | Path,
+    source: str | Path | Any,
     *,
     image_size: ImageSize,
     split_seed: int = 0,
@@ -76,7 +78,8 @@ def load_data(
     Args:
         source: a folder of class folders (with or without train, val and test folders above them); a CSV file with the
             columns path,label or path,labels or path and numeric targets, or a folder with train.csv and others; or
-            the name of a built-in source. "./name" is always a path.
+            the name of a built-in source ("./name" is always a path). Or a map-style data set of (image, target), as of
+            torch or Hugging Face; a tuple (train, test) or (train, val, test) of them, or a mapping by split.
         image_size: S in pixels that training and evaluation will use at most; larger images are stored shrunk.
         split_seed: decides the splits that the data does not bring along, and what `cluttered-digits` looks like.
         val_fraction: part of the training images of each class to set aside for validation, 0 for none.
@@ -89,7 +92,8 @@ def load_data(
         limit: at most so many images in each split, one per class at least.
         fix_leaks: keep pictures that are equal, or saved again, on one side: together where a split is made by chance,
             moved to the first of train, val and test elsewhere.
-        task: "classification", "multilabel" or "regression" for a CSV file, by its columns where not given.
+        task: "classification", "multilabel" or "regression" for a CSV file or a data set in Python; by its columns or
+            targets where not given.
         channels: 3 for 8-bit RGB; others, see `read_image`.
         resize: how images will be brought to the input; "crop" notes how much is cut off where that is much.
         progress: called with (images done, images in all).
@@ -116,6 +120,8 @@ def load_data(
         resize=resize,
         progress=progress,
     )
+    if is_python_dataset(source):
+        return assemble(load_samples(source, options), options)
     if not str(source):
         raise DataError("the data source is empty: give a folder, a CSV file or the name of a built-in data set.")
     builtin = isinstance(source, str) and source in SOURCES

@@ -83,7 +83,7 @@ class FitResult:
 
 def fit(
     model: nn.Module,
-    data: str | Path | Dataset,
+    data: str | Path | Dataset | Any,
     *,
     recipe: str | Path | Recipe | Settings = "three-phase",
     run_dir: str | Path,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from ..backbones import has_pretrained
 from ..config import Preprocessing
@@ -27,7 +28,7 @@ def starts_pretrained(asked: bool | None, backbone: str, recipe: Recipe, weights
 
 
 def open_data(
-    source: str | Path | Dataset,
+    source: str | Path | Dataset | Any,
     settings: Settings,
     *,
     preprocessing: Preprocessing,

@@ -56,7 +56,7 @@ CLOCK_FILE = "clock.json"
 
 
 def iterate(
-    data: str | Path | Dataset,
+    data: str | Path | Dataset | Any,
     *,
     until: str,
     budget: str | float,
