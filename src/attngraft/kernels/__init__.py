@@ -1,4 +1,4 @@
-"""Primitives that every attention is built from."""
+"""Primitives that every attention is built from; attentions call them through this package only."""
 
 from .buffer_pool import empty_cache
 from .convolution import convolve_maps

@@ -1,4 +1,4 @@
-"""The two uses of a feature map, pooling and scaling, with hand-written gradients in terms of the passes."""
+"""Autograd functions of the two uses of a feature map, pooling and scaling."""
 
 from __future__ import annotations
 

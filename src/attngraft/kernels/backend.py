@@ -1,4 +1,4 @@
-"""What a backend has to offer: passes over a feature map that is read as a batch of matrices.
+"""The interface of a backend: passes over a feature map as a batch of matrices.
 
 A map (B, C, *) is a batch of matrices (B, R, L) of rows and lanes, where lanes lie side by side in memory:
 contiguous maps have channels as rows and positions as lanes, channels_last maps have positions as rows and

@@ -1,4 +1,4 @@
-"""Memory for outputs of a map's size, used again from step to step.
+"""Pool of memory for large outputs, reused from step to step.
 
 PyTorch gives large CPU memory back to the system when a tensor is freed, and the first write to new memory takes a
 page fault per 4 KiB: measured, two thirds of the time of a pass that writes one. So the outputs of these kernels are

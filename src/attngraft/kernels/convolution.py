@@ -1,4 +1,4 @@
-"""The convolution from a few pooled maps to one, as spatial attention has it.
+"""The small convolution of spatial attention, from a few pooled maps to one.
 
 Libraries are tuned for many channels: from two channels to one, the backward pass of PyTorch's own convolution takes
 as long as all passes over a feature map of 64 channels.

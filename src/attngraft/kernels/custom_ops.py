@@ -1,4 +1,4 @@
-"""The two uses as custom operators: opaque nodes for torch.compile, on any device.
+"""Pooling and scaling as torch.library operators, for torch.compile.
 
 In a compiled graph every use writes a gradient of its own, since a graph has no place to wait in; what an entrance
 collects in eager mode (gradient_collection.py), the compiler adds up.

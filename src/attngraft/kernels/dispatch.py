@@ -1,4 +1,4 @@
-"""Which kernels run for a map: decided once per attention call, and by the user where they want the reference."""
+"""Decide which kernels run, once per attention call; `using` forces the reference."""
 
 from __future__ import annotations
 

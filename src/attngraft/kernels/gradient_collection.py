@@ -1,4 +1,4 @@
-"""Autograd for the passes: whatever flows back to a map is collected first and written once.
+"""Collect the gradients of all uses of a map, and write them in one pass.
 
 An attention uses its input x several times, to pool it and to scale it. Left to itself, autograd would write a
 gradient of x's size for each use and add them up. Here x goes through an entrance. In the backward pass every use

@@ -1,4 +1,4 @@
-"""How a feature map lies in memory, and how it is read as a batch of matrices for the passes."""
+"""The memory layout of a feature map, and its view as a batch of matrices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The passes on processors, compiled by Numba on first use and cached on disk; see backend.py for the contract."""
+"""The Numba backend for CPUs: loops compiled on first use and cached on disk."""
 
 from __future__ import annotations
 
@@ -165,10 +165,10 @@ def _compiled(loop: str, dtype: str, kind: str) -> Any:
 def _compile(loop: str, dtype: str, kind: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
-    from . import numba_convolution, numba_gradients, numba_inference, numba_pools
+    from . import numba_convolution, numba_gradients, numba_inference, numba_pooling
     from .numba_intrinsics import Arguments
 
-    modules = (numba_pools, numba_gradients, numba_convolution, numba_inference)
+    modules = (numba_pooling, numba_gradients, numba_convolution, numba_inference)
     function = next(getattr(module, loop) for module in modules if hasattr(module, loop))
     signature = types.void(Arguments(dtype, kind))
     return cfunc(signature, cache=cache, error_model="numpy")(_renamed(function, f"{loop}_{dtype}_{kind}"))

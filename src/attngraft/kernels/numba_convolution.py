@@ -1,4 +1,4 @@
-"""Convolutions of a few maps as Numba loops; see numba_pools for how loops are started.
+"""Convolutions of a few maps as Numba loops; see numba_pooling for how loops are started.
 
 An image is convolved as one long row: with the padding left in place, a tap of the kernel is a shift. What is
 computed in the padding's columns is dropped when the result is copied.
@@ -9,8 +9,8 @@ computed in the padding's columns is dropped when the result is copied.
 from __future__ import annotations
 
 from .numba_intrinsics import fp32, integers, lines, load, next_number, peek, poke
-from .numba_pools import FLOAT, ZERO, plain, reducing, reload_total, store_total
-from .numba_pools import fill_total as fill
+from .numba_pooling import FLOAT, ZERO, plain, reducing, reload_total, store_total
+from .numba_pooling import fill_total as fill
 
 
 def convolve(a):

@@ -1,4 +1,4 @@
-"""Scaling and gradients as Numba loops; see numba_pools for how they are started and why rows go by fours."""
+"""Scaling and gradients as Numba loops; see numba_pooling for how they are started and why rows go by fours."""
 
 # mypy: ignore-errors
 
@@ -10,10 +10,10 @@ from numba import types
 from numba.extending import overload
 
 from .numba_intrinsics import integers, lines, load, maps, next_number, recomputed
-from .numba_pools import ZERO, next_rows, plain, reducing
-from .numba_pools import fill_total as fill
-from .numba_pools import reload_total as reload
-from .numba_pools import store_total as store
+from .numba_pooling import ZERO, next_rows, plain, reducing
+from .numba_pooling import fill_total as fill
+from .numba_pooling import reload_total as reload
+from .numba_pooling import store_total as store
 
 
 class ByRow(NamedTuple):
@@ -91,7 +91,7 @@ def gate_sums(a):
     part, image, row, last = next_split(a, batch, rows, splits)
     while image < batch:
         gates, to = image * lanes, part * pitch
-        wide = pitch if image < batch - 1 else lanes  # as in numba_pools: nothing follows the last image
+        wide = pitch if image < batch - 1 else lanes  # as in numba_pooling: nothing follows the last image
         if with_lanes:
             fill(by_lane, to, pitch, ZERO)
         while with_lanes and row + 4 <= last:

@@ -1,4 +1,4 @@
-"""Whole attentions as one Numba loop over images, for inference; see numba_pools for how loops are started.
+"""Whole attentions as one Numba loop over images, for inference; see numba_pooling for how loops are started.
 
 An image stays in the core's cache while its channels are pooled, weighed, pooled across and scaled. What is written
 and read again within a task is read untagged (`peek`): tagged loads promise that nobody writes there.
@@ -15,7 +15,7 @@ import numpy as np
 from .numba_convolution import add_row_of_taps, padded_size
 from .numba_gradients import scale_row
 from .numba_intrinsics import fp32, integers, lines, load, maps, next_number, peek, poke
-from .numba_pools import FLOAT, ONE, ZERO, fill_total, plain, pool_across, pool_along, reducing
+from .numba_pooling import FLOAT, ONE, ZERO, fill_total, plain, pool_across, pool_along, reducing
 
 BOTTLENECK = 1  # the kind of a channel gate, as in fused_inference
 

@@ -1,4 +1,4 @@
-"""The primitives as attentions call them: each runs on the fastest backend that takes its input, else as the reference.
+"""The primitives that attentions call, each on the fastest backend that supports its input.
 
 Shapes and meanings are those of reference.py.
 """

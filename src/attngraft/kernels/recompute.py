@@ -1,4 +1,4 @@
-"""Maps that need not be stored for the backward pass, because what they were computed from is stored anyway.
+"""Recompute maps in the backward pass from what is kept anyway.
 
 Most sites follow a batch normalisation, which stores its input. Its output is that input times a slope plus an
 offset per channel, so the backward pass of an attention can recompute it while reading, bit for bit: a graft then

@@ -1,4 +1,4 @@
-"""The primitives in plain PyTorch: the definition that every other backend must match, and what export traces.
+"""The primitives in plain PyTorch: the definition that every backend must match.
 
 A gate is cast to the dtype of x before it multiplies x, so the dtype and the memory format of x are kept.
 Statistics that square x are computed and returned in at least fp32: squares of fp16 activations overflow.

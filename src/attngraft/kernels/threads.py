@@ -1,4 +1,4 @@
-"""Run a compiled loop on as many threads as PyTorch uses, and on PyTorch's own threads where they can be had.
+"""Run a compiled loop on PyTorch's threads.
 
 PyTorch's OpenMP threads spin for a while after each of its operations; a second pool would fight them for the
 cores. So loops are handed to the OpenMP runtime that PyTorch has loaded. Where it cannot be found (builds

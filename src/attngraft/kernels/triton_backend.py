@@ -1,4 +1,4 @@
-"""The passes on GPUs, in Triton: how the work is cut up, and the launches. The kernels are in triton_kernels.py.
+"""The Triton backend for GPUs: launches of the kernels in triton_kernels.py.
 
 Tiles and chunks depend on the shape alone, and nothing is tuned at run time: equal input gives equal bits.
 """

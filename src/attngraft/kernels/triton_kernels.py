@@ -1,4 +1,4 @@
-"""The Triton kernels behind triton_backend.py, which imports this module when it first launches one.
+"""The Triton kernels.
 
 Reductions call the axis of a matrix (R, L) that survives `kept` and the other one `reduced`, so that one kernel
 serves rows and lanes. A program walks along the reduced axis in tiles (kept_tile, reduced_tile), accumulates them
