@@ -33,7 +33,16 @@ from attngraft.errors import ConfigError
 from attngraft.surgery import graft, grafts
 from attngraft.training import FitResult, Phase, Recipe, load_recipe
 from attngraft.training.checkpoint import read_newest
-from attngraft.training.dynamic_attention import CLEAR, RATES, STRENGTHS, WINDOW, Pace, logit_parameters, possible, trend
+from attngraft.training.dynamic_attention import (
+    CLEAR,
+    RATES,
+    STRENGTHS,
+    WINDOW,
+    Pace,
+    logit_parameters,
+    possible,
+    trend,
+)
 
 KINDS = ("rate", "strength", "both")
 FALLING, RISING, STALLED = (3.0, 2.0, 1.0), (1.0, 2.0, 3.0), (1.0, 1.2, 1.0)
