@@ -27,7 +27,6 @@ EXCEPTIONS = {
     "reporting/read_folder.py": "counts confusions of classes",
     "reporting/schema.py": "knows the documents of stores of classifiers",
     "reporting/iterate_page.py": "searches of version 0.1.0 do not say their metric",
-    "reporting/terminal_tables.py": "searches of version 0.1.0 do not say their metric",
     "continual/search/search_record.py": "searches of version 0.1.0 do not say their metric",
     "training/distillation.py": "teaches class probabilities (supports 'teacher')",
     "training/fit.py": "FitResult.top1, the accuracy by its usual name",

@@ -41,10 +41,14 @@ def search(**changes: Any) -> dict[str, Any]:
         "budget_s": 7200.0,
         "used_s": 7260.0,
         "search_s": 6000.0,
+        "trials_asked": 5,
         "seeds": 2,
         "seed": 0,
         "backbone": "small-cnn",
-        "data": {"name": EVIL, "classes": ["a", EVIL], "train_images": 100, "val_images": 20, "test_images": 40},
+        "pretrained": False,
+        "weights": None,
+        "preprocessing": {"image_size": 32},
+        "data": {"name": EVIL, "origin": None, "fingerprint": "0", "classes": ["a", EVIL], "train_images": 100, "val_images": 20, "test_images": 40},
         "space": {"choices": {"augment": ["none"]}, "scales": {"lr_scale": [0.25, 4]}, "attentions": ["none"]},
         "trials": [
             trial(1, "finished", 0.8),
@@ -57,7 +61,7 @@ def search(**changes: Any) -> dict[str, Any]:
         "primary": "top1",
         "importances": {"lr_scale": 0.7, "augment": 0.3},
         "finalist": {
-            "trial": 5, "variant": "cbam@stage", "recipe": "one-cycle", "status": "tested",
+            "trial": 5, "variant": "cbam@stage", "recipe": "one-cycle", "params": {}, "status": "tested",
             "runs": [run, {"seed": 2, "run": "final/seed-2", "status": "failed", "reason": "the loss is inf"}],
         },
         "measured": {},
@@ -95,7 +99,8 @@ def test_nothing_from_outside_reaches_the_page_as_markup(tmp_path: Path) -> None
 
 def test_a_search_that_goes_on_has_a_page_too(tmp_path: Path) -> None:
     clauses = [{"metric": "top1", "operator": ">=", "number": 0.9}]
-    missing = dict.fromkeys(("verdict", "sentence", "finalist", "measured", "importances", "best_so_far", "primary"))
+    missing = dict.fromkeys(("verdict", "sentence", "finalist", "measured", "primary"))
+    missing |= {"importances": {}, "best_so_far": []}
     page = page_of(tmp_path, search(status="searching", clauses=clauses, notes=[], used_s=None, **missing))
     assert "This search is not finished" in page
     assert "The finalist" not in page

@@ -75,7 +75,7 @@ def run(
 def _print(result: Iteration, page: Path) -> None:
     from ..reporting import best_trials_table, data_notes
 
-    console().print(best_trials_table(result.document))
+    console().print(best_trials_table(result.record))
     say_notes([*data_notes(result.document["data"]), *result.document["notes"]])
     say(result.sentence, wrap=True, style="bold")
     if result.model is not None:

@@ -2,44 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
+from ..continual.search.search_record import ClauseRecord, SearchRecord, Trial
+from .charts import bar_chart, named_rows, whole_numbers
 from .number_format import percent
 from .read_folder import finite
-from .svg import (
-    INK,
-    MUTED,
-    WORSE,
-    Chart,
-    draw,
-    named_rows,
-    series_color,
-)
+from .svg import INK, MUTED, WORSE, Chart, draw, series_color
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Document = Mapping[str, Any]
 STOPPED = ("pruned", "cut")
 MOST_BARS = 12
 
 
-def trials_chart(document: Document, metric: str, words: str, number: float | None, scale: float) -> Chart | None:
+def measured_value(trial: Trial, metric: str) -> float | None:
+    """What a trial reached on the validation images."""
+    found = (trial.measured or {}).get(metric)
+    return finite(found.get("value")) if isinstance(found, dict) else None
+
+
+def trials_chart(record: SearchRecord, metric: str, label: str, number: float | None, scale: float) -> Chart | None:
     """Every trial's validation value in the order of the trials, the best until then, and what is asked for.
 
     Args:
-        document: a checked iterate.json.
+        record: of the search.
         metric: that the trials are shown by.
-        words: its name and unit.
+        label: its name and unit.
         number: that is asked for; None where it is not about this metric.
-        scale: 100 for fractions, which are drawn in percent, else 1.
+        scale: what values are multiplied with to be shown.
     """
-    points = [(row["number"], scale * value, row["status"]) for row, value in _values(document["trials"], metric)]
+    known = [(trial, measured_value(trial, metric)) for trial in record.trials]
+    points = [(trial.number, scale * value, trial.status) for trial, value in known if value is not None]
     if not points:
         return None
-    best = [finite(value) for value in document.get("best_so_far") or []]
-    steps = [(count + 1, scale * value) for count, value in enumerate(best) if value is not None]
+    steps = [(number + 1, scale * value) for number, value in enumerate(record.best_so_far) if value is not None]
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
@@ -55,62 +54,54 @@ def trials_chart(document: Document, metric: str, words: str, number: float | No
                 "asked for", (1, scale * number), (0, 3), xycoords=("axes fraction", "data"),
                 textcoords="offset points", ha="right", color=MUTED, fontsize=8.5,
             )  # fmt: skip
-        from matplotlib.ticker import MaxNLocator
-
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        axes.set_xlabel("trial")
-        axes.set_ylabel(words)
+        whole_numbers(axes, "trial")
+        axes.set_ylabel(label)
 
     told = "; ".join(f"trial {n}: {value:.3g}, {status}" for n, value, status in points[:30])
     note = "Validation images. Dots: trained to the end; crosses: stopped early. Line: the best so far."
     return Chart(draw(paint, 3.3), "Trial by trial", told, note)
 
 
-def importance_chart(importances: Mapping[str, Any]) -> Chart | None:
+def importance_chart(importances: Mapping[str, float]) -> Chart | None:
     """How much of the variation between trials each parameter explains."""
-    known = [(name, finite(value)) for name, value in importances.items()]
-    shares = sorted(((name, v) for name, v in known if v is not None), key=lambda item: -item[1])[:MOST_BARS]
-    if not shares:
-        return None
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.barh(range(len(shares)), [100 * share for _, share in shares], 0.66, color=series_color(1))
-        named_rows(axes, [name.removesuffix("_scale").replace("_", " ") for name, _ in shares])
-        axes.set_xlabel("share of what varies between good and other trials (%)")
-
-    told = "; ".join(f"{name}: {percent(share, 0)}" for name, share in shares)
-    note = "PED-ANOVA over all trials, among parameters that every trial has. With few trials it is a hint, no finding."
-    return Chart(draw(paint, 0.9 + 0.3 * len(shares)), "What mattered in the search", told, note)
+    shares = sorted(importances.items(), key=lambda item: -item[1])[:MOST_BARS]
+    return bar_chart(
+        [name.removesuffix("_scale").replace("_", " ") for name, _ in shares],
+        [100 * share for _, share in shares],
+        "What mattered in the search",
+        "; ".join(f"{name}: {percent(share, 0)}" for name, share in shares),
+        label="share of what varies between good and other trials (%)",
+        note="PED-ANOVA over all trials, among parameters that every trial has. With few trials it is a hint, no finding.",
+    )
 
 
-def answer_chart(clauses: Sequence[Document]) -> Chart | None:
-    """What the finalist answered on the test images, with its interval, against what is asked for.
+def requirement_chart(clauses: Sequence[ClauseRecord], label: Callable[[str], str]) -> Chart | None:
+    """What the finalist reached on the test images, with its interval, against what is asked for.
 
     Args:
-        clauses: name, number, value, low, high of those that are fractions.
+        clauses: those that are fractions and were measured.
+        label: what a metric is called.
     """
-    if not clauses:
+    measured = [(c, c.value, c.low, c.high) for c in clauses]
+    known = [
+        (c, v, low, high) for c, v, low, high in measured if v is not None and low is not None and high is not None
+    ]
+    if not known:
         return None
 
     def paint(figure: Figure) -> None:
         axes = figure.subplots()
-        for row, clause in enumerate(clauses):
-            color = series_color(1) if clause["met"] else WORSE
-            axes.plot([100 * clause["low"], 100 * clause["high"]], [row, row], color=color, linewidth=2.2)
-            axes.plot(100 * clause["value"], row, "o", color=color, markersize=6)
-            axes.plot([100 * clause["number"]] * 2, [row - 0.32, row + 0.32], color=INK, linewidth=1.6)
-        named_rows(axes, [clause["name"] for clause in clauses])
+        for row, (clause, value, low, high) in enumerate(known):
+            color = series_color(1) if clause.met else WORSE
+            axes.plot([100 * low, 100 * high], [row, row], color=color, linewidth=2.2)
+            axes.plot(100 * value, row, "o", color=color, markersize=6)
+            axes.plot([100 * clause.number] * 2, [row - 0.32, row + 0.32], color=INK, linewidth=1.6)
+        named_rows(axes, [label(clause.metric) for clause, *_ in known])
         axes.set_xlabel("%")
 
     told = "; ".join(
-        f"{c['name']}: {percent(c['value'])} ({percent(c['low'])} to {percent(c['high'])}), asked {percent(c['number'])}"
-        for c in clauses
+        f"{label(clause.metric)}: {percent(value)} ({percent(low)} to {percent(high)}), asked {percent(clause.number)}"
+        for clause, value, low, high in known
     )
     note = "Test images. Dot and line: mean over seeds and 95 % interval. Upright stroke: what was asked for."
-    return Chart(draw(paint, 0.9 + 0.42 * len(clauses)), "The answer", told, note)
-
-
-def _values(trials: Sequence[Document], metric: str) -> list[tuple[Document, float]]:
-    found = [(row, finite(((row.get("measured") or {}).get(metric) or {}).get("value"))) for row in trials]
-    return [(row, value) for row, value in found if value is not None]
+    return Chart(draw(paint, 0.9 + 0.42 * len(known)), "The answer", told, note)

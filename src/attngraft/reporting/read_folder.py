@@ -25,6 +25,7 @@ from ..checksums import (
 )
 from ..comparison.comparison_record import ComparisonRecord
 from ..config import from_dict, to_dict
+from ..continual.search.search_record import ITERATION_FORMAT, SearchRecord
 from ..errors import ConfigError, RunError
 from ..explanation.explanation_record import EXPLANATION_FORMAT, ExplanationRecord
 from ..files import MOST_JSON_BYTES
@@ -32,8 +33,6 @@ from ..formats import check_format
 from ..tasks import task_from
 from ..training import RunFolder, RunRecord
 from .schema import (
-    ITERATION,
-    OPTIONAL_ITERATION,
     OPTIONAL_STORE,
     STORE,
     require,
@@ -119,38 +118,23 @@ def read_explanation(run_dir: Path) -> ExplanationRecord:
     return _read(ExplanationRecord, run_dir / "explanation.json", "explanation", EXPLANATION_FORMAT)
 
 
-def read_iteration(run_dir: Path) -> dict[str, Any]:
-    """iterate.json, checked."""
-    return check_iteration(_document(run_dir / "iterate.json"), str(run_dir / "iterate.json"))
+def read_iteration(run_dir: Path) -> SearchRecord:
+    """iterate.json."""
+    return _read(SearchRecord, run_dir / "iterate.json", "iteration", ITERATION_FORMAT)
 
 
 def read_store(run_dir: Path) -> dict[str, Any]:
     """history.json, checked."""
-    return check_store(_document(run_dir / "history.json"), str(run_dir / "history.json"))
-
-
-def check_iteration(document: Any, where: str = "iterate.json") -> dict[str, Any]:
-    """The document itself where it has all that a report needs; a RunError where not."""
-    require(document, ITERATION, where)
-    require(document, OPTIONAL_ITERATION, where, optional=True)
-    _require_kind(document, where, "iteration", "a search")
-    return document
-
-
-def check_store(document: Any, where: str = "history.json") -> dict[str, Any]:
-    """The document itself where it has all that a report needs; a RunError where not."""
-    require(document, STORE, where)
-    require(document, OPTIONAL_STORE, where, optional=True)
-    _require_kind(document, where, "store", "a store")
+    path = run_dir / "history.json"
+    document = read_sealed_json(path)[0]
+    require(document, STORE, path.name)
+    require(document, OPTIONAL_STORE, path.name, optional=True)
+    if document["kind"] != "store":
+        raise RunError(f"{path} is of the kind '{document['kind'][:40]}': expected a store.")
     matrix, domains = document.get("matrix") or [], document.get("domains") or []
     if matrix and (len(matrix) != len(document["versions"]) or any(len(row) != len(domains) for row in matrix)):
-        raise RunError(f"{where}: matrix does not have a row a version and a column a domain: adapt or watch again.")
+        raise RunError(f"{path}: matrix does not have a row a version and a column a domain: adapt or watch again.")
     return document
-
-
-def _require_kind(document: dict[str, Any], where: str, kind: Kind, words: str) -> None:
-    if document["kind"] != kind:
-        raise RunError(f"{where} is of the kind '{document['kind'][:40]}': expected {words}.")
 
 
 def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
@@ -269,7 +253,3 @@ def _check_numbers(value: Any, where: str) -> None:
         _check_numbers(item, f"{where}[{str(key)[:40]}]")
     if isinstance(value, float) and not math.isfinite(value):
         raise ConfigError(f"{where} is {value}: expected a finite number")
-
-
-def _document(path: Path) -> Any:
-    return read_sealed_json(path)[0]

@@ -19,33 +19,6 @@ class Whole:
     shape: Any
 
 
-OPTIONAL_DATA = {"classes": [str], "notes": [str], "skipped": [list], "leaks": [list], "near_leaks": [list]}
-TRIAL = {
-    "number": NUMBER, "status": str, "variant": str, "recipe": str, "params": dict, "curve": [NUMBER],
-}  # fmt: skip
-ITERATION = {
-    "kind": str, "status": str, "until": str, "backbone": str, "budget_s": NUMBER, "seeds": NUMBER,
-    "clauses": [{"metric": str, "operator": str, "number": NUMBER}], "trials": [TRIAL],
-}  # fmt: skip
-FINALIST = {"variant": str, "recipe": str, "runs": [{"seed": NUMBER, "status": str}]}
-OPTIONAL_ITERATION = {
-    "verdict": str,
-    "sentence": str,
-    "notes": [str],
-    "primary": str,
-    "quantities": {},
-    "trials": [{"measured": {}, "costs": {}, "time_s": NUMBER, "reason": str}],
-    "finalist": Whole(FINALIST),
-    "measured": {},
-    "clauses": [{"value": NUMBER, "low": NUMBER, "high": NUMBER, "met": bool}],
-    "importances": {},
-    "best_so_far": [MAYBE_NUMBER],
-    "data": OPTIONAL_DATA,
-    "space": {"choices": {}, "scales": {}, "recipes": {}, "attentions": [str], "placements": [str]},
-    "hardware": {},
-    "versions": {},
-}
-
 STORE = {"kind": str, "served": str, "base": str, "classes": [str], "versions": [{"id": str, "status": str}]}
 ADAPTED = {"name": str, "new_top1": MAYBE_NUMBER, "old_top1": MAYBE_NUMBER}
 ROLES = {"learn": NUMBER, "tune": NUMBER, "guard": NUMBER, "final": NUMBER}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
+from .charts import Line, line_chart, named_rows, whole_numbers
 from .number_format import percent, shortened
 from .read_folder import finite
 from .svg import (
@@ -17,7 +18,6 @@ from .svg import (
     Chart,
     LegendItem,
     draw,
-    named_rows,
     series_color,
 )
 
@@ -75,7 +75,7 @@ def timeline_chart(
         if kinds:
             _event_rows(panels[-1], shown, kinds)
         panels[-1].set_xlim(0.4, len(shown) + 0.8)
-        _whole_numbers(panels[-1], "event, in the order of time")
+        whole_numbers(panels[-1], "event, in the order of time")
 
     told = "; ".join(f"{number}: {_kind(event)}" for number, event in enumerate(shown, start=1))
     note = "Top-1 of the served version on the tune images of each domain. " if lines else ""
@@ -145,7 +145,7 @@ def drift_chart(windows: Rows) -> Chart | None:
             )
         axes.set_ylabel("evidence of drift (-log10 p)")
         axes.set_ylim(bottom=0)
-        _whole_numbers(axes, "window")
+        whole_numbers(axes, "window")
 
     alarms = [window for window in shown if window["drift"]]
     told = f"{len(alarms)} of {len(shown)} windows drifted" + "".join(
@@ -162,19 +162,19 @@ def stream_accuracy_chart(windows: Rows) -> Chart | None:
     if len(shown) < 2:
         return None
     changes = [after["number"] for before, after in pairwise(shown) if before.get("version") != after.get("version")]
-
-    def paint(figure: Figure) -> None:
-        axes = figure.subplots()
-        axes.plot([window["number"] for window in shown], [100 * window["accuracy"] for window in shown], "o-",
-                  color=series_color(1), markersize=4, linewidth=1.3)  # fmt: skip
-        for number in changes:
-            axes.axvline(number - 0.5, color=MUTED, linewidth=0.9, linestyle=":")
-        axes.set_ylabel("top-1 (%)")
-        _whole_numbers(axes, "window")
-
+    points = [(window["number"], 100 * window["accuracy"]) for window in shown]
     told = "; ".join(f"window {window['number']}: {percent(window['accuracy'])}" for window in shown[-20:])
-    note = "Windows whose labels arrived. Dotted: another version is served from here on."
-    return Chart(draw(paint, 2.6), "Accuracy on the stream", told, note)
+    return line_chart(
+        [Line(LegendItem("accuracy", 1), points)],
+        "Accuracy on the stream",
+        told,
+        ylabel="top-1 (%)",
+        xlabel="window",
+        note="Windows whose labels arrived. Dotted: another version is served from here on.",
+        height=2.6,
+        marks=[number - 0.5 for number in changes],
+        legend=False,
+    )
 
 
 def _served(events: Rows, base: str) -> list[str]:
@@ -208,13 +208,6 @@ def _event_rows(axes: Axes, events: Rows, kinds: Sequence[str]) -> None:
         places = [number for number, event in enumerate(events, start=1) if event["event"] == kind]
         axes.plot(places, [row] * len(places), sign, color=color, markersize=7)
     named_rows(axes, [MARKS[kind][0] for kind in kinds])
-
-
-def _whole_numbers(axes: Axes, label: str) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel(label)
 
 
 def _exponent(window: Mapping[str, Any]) -> float:

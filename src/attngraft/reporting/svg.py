@@ -5,14 +5,13 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 # Colours nobody would choose stand for CSS variables; _as_markup puts the variables in.
@@ -97,35 +96,6 @@ def _draw_as_svg(paint: Callable[[Figure], None], size: tuple[float, float]) -> 
         paint(figure)
         figure.savefig(buffer, format="svg", metadata=nothing, transparent=True)
     return buffer.getvalue()
-
-
-def points_axis(axes: Axes, label: str, *, vertical: bool = False) -> None:
-    """Label an axis of differences in points and mark zero."""
-    zero = axes.axhline if vertical else axes.axvline
-    zero(0, color=INK, linewidth=1.0, zorder=1.5)
-    (axes.set_ylabel if vertical else axes.set_xlabel)(label)
-
-
-def interval_bar(axes: Axes, row: int, entry: Mapping[str, Any], color: str) -> None:
-    """A mean and its interval in points, on a row of its own."""
-    axes.plot([100 * entry["low"], 100 * entry["high"]], [row, row], color=color, linewidth=2.2)
-    axes.plot(100 * entry["mean"], row, "o", color=color, markersize=6)
-
-
-def named_rows(axes: Axes, names: Sequence[str]) -> None:
-    """Rows from top to bottom with their names."""
-    axes.set_yticks(range(len(names)), names)
-    axes.set_ylim(len(names) - 0.4, -0.6)
-    axes.grid(False, axis="y")
-    axes.tick_params(axis="y", length=0)
-
-
-def epoch_axis(axes: Axes) -> None:
-    """Whole epochs only."""
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.set_xlabel("epoch")
 
 
 def _as_markup(svg: str) -> Markup:

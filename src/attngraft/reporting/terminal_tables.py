@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..benchmarking.bench_result import BenchResult
 from ..comparison.comparison_record import ComparisonRecord
+from ..continual.search.search_record import SearchRecord
 from ..data import printable
 from ..training import RunRecord
 from .bench_tables import all_tables
@@ -33,13 +33,12 @@ def adaptation_table(document: Mapping[str, Any]) -> Table | None:
     return rich_table(table) if table else None
 
 
-def best_trials_table(document: Mapping[str, Any], most: int = 5) -> Table:
+def best_trials_table(record: SearchRecord, most: int = 5) -> Table:
     """The best finished trials of a search."""
-    finished = [row for row in document["trials"] if row["status"] == "finished"]
-    best = sorted(finished, key=lambda row: -row["score"])[:most]
-    table = trial_table({**document, "trials": best}, document.get("primary") or "top1")
-    caption = f"best of {len(document['trials'])} trials, on the validation images"
-    return rich_table(replace(table, caption=caption))
+    finished = [trial for trial in record.trials if trial.status == "finished"]
+    best = sorted(finished, key=lambda trial: -(trial.score or 0.0))[:most]
+    caption = f"best of {len(record.trials)} trials, on the validation images"
+    return rich_table(trial_table(record, best, caption))
 
 
 def comparison_table(comparison: Mapping[str, Any]) -> Table:
