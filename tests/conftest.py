@@ -38,6 +38,6 @@ if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).
 
 
 def pytest_collection_modifyitems(items: list) -> None:
-    """Tests of faults come first: they train in forks of this process, and once anything here has made autograd start
-    threads (torch.compile does), a fork of it cannot go backward any more."""
-    items.sort(key=lambda item: "faults" not in item.path.parts)
+    """Tests that train in forks of this process, as those of faults do, come first: once anything here has made
+    autograd start threads (torch.compile does), a fork of it cannot go backward any more."""
+    items.sort(key=lambda item: "faults" not in item.path.parts and not item.get_closest_marker("forks"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -111,6 +112,7 @@ def test_memory_that_the_system_does_not_tell_or_a_failed_process_is_no_number()
 
 def test_a_process_that_dies_is_a_reason(monkeypatch):
     def die(command, **options):
+        assert find_spec(command[2]), "what is started is there"
         return subprocess.CompletedProcess(command, -9, "", "")
 
     monkeypatch.setattr(memory.subprocess, "run", die)
@@ -118,6 +120,7 @@ def test_a_process_that_dies_is_a_reason(monkeypatch):
     assert memory._ask(case, "plain", CPU) == {"reason": "the process that measures failed (exit code -9)"}
 
 
+@pytest.mark.slow
 def test_a_fresh_process_answers():
     case = MemoryCase("small-cnn", "se", PLAIN, 4, 32)
     assert memory._ask(case, "timm", CPU) == {"reason": "does not make small-cnn"}

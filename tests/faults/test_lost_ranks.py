@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ranks import be_rank, free_port
 from safetensors.numpy import load_file
 from signal_children import (
     HANG_S,
@@ -88,16 +88,6 @@ def in_step(stays: int, step: int = 5) -> Prepare:
             )
 
     return prepare
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def be_rank(rank: int, port: int) -> None:
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
 
 
 @contextmanager

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from training_children import fit_partly_used, partly_used, plain_network, taught_and_watched
+from ranks import in_two_processes
+from training_children import fit_partly_used, partly_used, plain_network, taught_and_watched, train_together
 from training_helpers import (
     classes_context,
     coloured_squares,
@@ -21,29 +19,23 @@ from training_helpers import (
 )
 
 from attngraft.surgery import load
-from attngraft.training import evaluate
+from attngraft.training import FitResult, evaluate
 from attngraft.training.evaluate import Evaluation
 
-HERE = Path(__file__).parent
-
-
-def run_child(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join((str(HERE), os.environ["PYTHONPATH"])),
-    }
-    command = [sys.executable, *launcher, str(HERE / "training_children.py"), *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+pytestmark = pytest.mark.forks
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder in which two processes have trained."""
+def alone(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    """What one process makes of a teacher and dynamic grafts."""
+    return taught_and_watched(tmp_path_factory.mktemp("alone") / "run")
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory, alone: FitResult) -> Path:
+    """The folder in which two processes have trained; what all need was imported and compiled before they were forked."""
     folder = tmp_path_factory.mktemp("together")
-    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
-    child = run_child("together", str(folder), launcher=launcher)
-    assert child.returncode == 0, child.stderr
+    in_two_processes(lambda: train_together(folder))
     return folder
 
 
@@ -78,8 +70,7 @@ def test_two_processes_learn_what_one_learns(together: Path, tmp_path: Path):
     assert np.allclose(alone.evaluation.probabilities, found["plain/probabilities"], atol=1e-5)
 
 
-def test_two_processes_with_a_teacher_and_dynamic_grafts_end_where_one_ends(together: Path, tmp_path: Path):
-    alone = taught_and_watched(tmp_path / "run")
+def test_two_processes_with_a_teacher_and_dynamic_grafts_end_where_one_ends(together: Path, alone: FitResult):
     assert len({(row["dynamic"]["rate"], row["dynamic"]["strength"]) for row in alone.history}) > 1
     for rank in (0, 1):
         found = of_rank(together, rank)

@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ranks import in_two_processes
 from torch import nn
 from training_helpers import (
     PREPROCESSING,
@@ -33,7 +32,7 @@ import attngraft.training.validation as examiner
 from attngraft.data import Dataset, ImageSet, build_transform
 from attngraft.reporting import write_report
 from attngraft.surgery import graft, grafts, watching
-from attngraft.training import FitResult, Phase, Recipe
+from attngraft.training import FitResult, Phase, Recipe, join_world
 from attngraft.training.gate_metrics import record_gates
 
 NUMBERS = {"mean", "spread", "distance", "dynamic"}
@@ -274,31 +273,14 @@ def test_a_finished_run_comes_back_with_its_records(data: Dataset, trained: FitR
 
 
 @pytest.mark.slow
+@pytest.mark.forks
 def test_two_processes_record_the_same(tmp_path: Path):
-    script = tmp_path / "child.py"
-    script.write_text(
-        "import json, sys, torch\n"
-        "from pathlib import Path\n"
-        "from test_gate_metrics import grafted_model\n"
-        "from training_helpers import coloured_squares, run_fit, short_recipe\n"
-        "from attngraft.training import join_world\n"
-        "torch.set_num_threads(1)\n"
-        "world, folder = join_world(), Path(sys.argv[1])\n"
-        "result = run_fit(grafted_model(), coloured_squares(test=70), folder / 'run', recipe=short_recipe())\n"
-        "(folder / f'{world.rank}.json').write_text(json.dumps([row['gates'] for row in result.history]))\n"
-    )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    here = str(Path(__file__).parent)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((here, os.environ["PYTHONPATH"]))}
-    child = subprocess.run(
-        [*command, str(script), str(tmp_path)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert child.returncode == 0, child.stderr
+    def work() -> None:
+        world = join_world()
+        result = run_fit(grafted_model(), coloured_squares(test=70), tmp_path / "run", recipe=short_recipe())
+        (tmp_path / f"{world.rank}.json").write_text(json.dumps([row["gates"] for row in result.history]))
+
+    in_two_processes(work)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1))
     assert first == second == [row["gates"] for row in metrics(tmp_path / "run")]
     assert len(first) == 2
@@ -318,7 +300,7 @@ def test_the_board_shows_the_other_numbers(tmp_path: Path, squares: Dataset):
 
 def test_a_report_of_the_run_is_made(trained: FitResult, tmp_path: Path):
     folder = shutil.copytree(trained.run_dir, tmp_path / "run")
-    assert "Accuracy per epoch" in write_report(folder).read_text(encoding="utf-8")
+    assert "Top-1 per epoch" in write_report(folder).read_text(encoding="utf-8")
 
 
 def test_the_rows_are_readable_as_json_by_anyone(trained: FitResult):

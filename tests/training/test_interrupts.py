@@ -158,7 +158,7 @@ def test_a_fork_can_be_terminated_and_leaves_ctrl_c_to_its_parent():
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
 
 
-def test_a_backward_pass_is_broken_off_where_a_gradient_is_complete():
+def test_a_backward_pass_is_broken_off_where_a_gradient_is_complete(impatient: None):
     """It is one call for Python: without the hooks the signal would be heard after its end, however often it is tried.
 
     On a busy machine the thread that sends the signals can come too late for one backward pass.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +67,7 @@ def fails(rows: Rows) -> bool:
     raise LookupError("no such row")
 
 
-def together(folder: Path) -> None:
+def train_together(folder: Path) -> None:
     """Several fits in two processes; each process writes down what it got."""
     world, data = join_world(), coloured_squares(test=70)
     told = {}
@@ -96,8 +95,3 @@ def together(folder: Path) -> None:
     except (LookupError, RunError) as error:
         (folder / f"mistake{world.rank}.txt").write_text(f"{type(error).__name__}: {error}")
     np.savez(folder / f"rank{world.rank}.npz", messages=np.array(messages), **told)
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    {"together": together}[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
