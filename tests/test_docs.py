@@ -7,19 +7,45 @@ import re
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 import attngraft as ag
 from attngraft.attention import ATTENTIONS
-from attngraft.cli import VERBS
+from attngraft.cli import VERBS, app
 from attngraft.tasks import TASKS
 from attngraft.training import load_recipe
+from test_import_layers import LAYERS
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+MOST_COLUMNS = 120
+RETIRED = (
+    "pictures?", "spoilt", "sittings?", "likeness", "dear", "lessons?", "workshops?", "deeds?", "so-manieth", "cards?"
+)  # fmt: skip
+
+
+def prose(text: str) -> str:
+    """A page without its blocks of code and without comments."""
+    return re.sub(r"^```.*?^```$|<!--.*?-->", "", text, flags=re.DOTALL | re.MULTILINE)
+
+
+def paragraphs(text: str) -> list[list[str]]:
+    """The lines of every paragraph: what is no heading, list, quotation or table."""
+    blocks = [block.strip("\n").split("\n") for block in re.split(r"\n\s*\n", prose(text))]
+    return [lines for lines in blocks if lines[0] and not re.match(r"[#|>]|\s*(-|\d+\.)\s", lines[0])]
+
+
+def anchors(text: str) -> set[str]:
+    """The names by which the headings of a page are linked to, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", prose(text), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def tables():
@@ -44,8 +70,64 @@ def test_links_between_pages_lead_somewhere(page):
             assert (page.parent / target).exists(), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_to_sections_lead_to_headings(page):
+    for target, section in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text(encoding="utf-8")):
+        found = page.parent / target if target else page
+        assert section in anchors(found.read_text(encoding="utf-8")), f"{target}#{section}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_paragraphs_are_short(page):
+    for paragraph in paragraphs(page.read_text(encoding="utf-8")):
+        assert len(paragraph) <= 6, " ".join(paragraph)
+        assert max(map(len, paragraph)) <= MOST_COLUMNS or any("](" in line for line in paragraph), paragraph
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_pages_use_the_words_of_the_field(page):
+    text = re.sub(r"`[^`\n]*`", "", prose(page.read_text(encoding="utf-8")))
+    assert not re.findall(rf"\b(?:{'|'.join(RETIRED)})\b", text, re.IGNORECASE)
+
+
 def test_every_verb_has_a_page():
     assert all((ROOT / f"docs/{verb}.md").is_file() for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_page_says_what_the_verb_is_for_shows_an_example_and_lists_the_options(verb):
+    text = (ROOT / f"docs/{verb}.md").read_text(encoding="utf-8")
+    title, purpose, *_ = text.split("\n\n")
+    assert title == f"# attngraft {verb}"
+    assert re.match(r"[A-Z]", purpose)
+    assert f"attngraft {verb}" in text.partition("```")[2].partition("```")[0]
+    assert "\n| option |" in text
+
+
+def test_every_option_of_a_verb_is_on_its_page():
+    everywhere = (ROOT / "docs/fit.md").read_text(encoding="utf-8")  # other pages refer to it
+    commands: dict[str, Any] = typer.main.get_command(app).commands
+    for verb in VERBS:
+        text = (ROOT / f"docs/{verb}.md").read_text(encoding="utf-8") + everywhere
+        for parameter in commands[verb].params:
+            options = [option for option in parameter.opts if option.startswith("--")]
+            assert not options or any(option in text for option in options), (verb, options)
+
+
+def test_the_layers_of_the_design_are_those_that_are_kept():
+    text = (ROOT / "docs/design.md").read_text(encoding="utf-8")
+    table = text.partition("<!-- layers")[2].partition("<!-- end of layers")[0]
+    rows = re.findall(r"^\| (\d+) \| ([^|]+) \|", table, re.MULTILINE)
+    written = {name: int(layer) for layer, names in rows for name in re.findall(r"`(\w+)`", names)}
+    assert written == {name: layer for name, layer in LAYERS.items() if not name.startswith("__")}
+
+
+def test_paths_in_the_design_exist():
+    text = prose((ROOT / "docs/design.md").read_text(encoding="utf-8"))
+    paths = [path for path in re.findall(r"`([\w/.]+)`", text) if path.endswith((".py", "/"))]
+    assert len(paths) > 10
+    for path in paths:
+        assert any((root / path).exists() for root in (ROOT, ROOT / "src/attngraft")), path
 
 
 def test_the_changelog_and_the_licence_are_there():

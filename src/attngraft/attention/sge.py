@@ -12,7 +12,7 @@ EPS = 1e-5
 
 
 class SGE(Attention):
-    """Weigh positions, per group of channels, by their likeness to the group's mean.
+    """Weigh positions, per group of channels, by their similarity to the group's mean.
 
     Its `Gates` hold the group gates repeated over the channels of each group, as the part `full`.
     init="identity" starts with weight 0 and bias 0 and uses the gate 2*sigmoid.
@@ -43,28 +43,28 @@ class SGE(Attention):
             nn.init.ones_(self.bias)
 
     def gates(self, x: Tensor) -> Gates:
-        likeness = self._standardise(self._likeness(x))
-        gate = self.sigmoid_gate(likeness * self.weight + self.bias).to(x.dtype)
+        similarity = self._standardise(self._similarity(x))
+        gate = self.sigmoid_gate(similarity * self.weight + self.bias).to(x.dtype)
         return Gates(full=gate.repeat_interleave(self.channels // self.groups, 1))
 
-    def _likeness(self, x: Tensor) -> Tensor:
+    def _similarity(self, x: Tensor) -> Tensor:
         """Inner product of every position with its group's mean: (B, groups, H, W), in at least fp32."""
         mean, _ = kernels.channel_moments(x)
         return (x * mean[..., None, None]).unflatten(1, (self.groups, -1)).sum(2)
 
     @staticmethod
-    def _standardise(likeness: Tensor) -> Tensor:
-        mean, variance = kernels.channel_moments(likeness)
+    def _standardise(similarity: Tensor) -> Tensor:
+        mean, variance = kernels.channel_moments(similarity)
         # A constant map has variance 0, where the square root has no gradient: stay just above it.
         deviation = variance.clamp_min(torch.finfo(variance.dtype).tiny).sqrt() + EPS
-        return (likeness - mean[..., None, None]) / deviation[..., None, None]
+        return (similarity - mean[..., None, None]) / deviation[..., None, None]
 
 
 register(
     AttentionEntry(
         name="sge",
         build=SGE,
-        summary="spatial gate per group of channels, from the likeness to the group's mean",
+        summary="spatial gate per group of channels, from the similarity to the group's mean",
         source="Li et al., 2019, arXiv:1905.09646; implus/PytorchInsight@2864528",
     )
 )

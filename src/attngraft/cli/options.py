@@ -36,7 +36,8 @@ def switch(names: str, description: str) -> Any:
 Data = Annotated[
     str,
     argument(
-        "DATA", "A folder of class folders, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet."
+        "DATA",
+        "A folder of class folders, a CSV file, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet.",
     ),
 ]
 LabelledData = Annotated[str, argument("DATA", "Labelled images: a folder of class folders, or a built-in data set.")]
