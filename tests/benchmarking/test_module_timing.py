@@ -11,13 +11,7 @@ from attngraft.benchmarking import module_timing as modules
 from attngraft.benchmarking import timm_equivalents as peers
 from attngraft.benchmarking.bench_settings import BenchSettings
 from attngraft.benchmarking.clock import Spread, nothing
-from attngraft.benchmarking.module_timing import (
-    ModuleCase,
-    measure_module,
-    module_cases,
-    module_row,
-    summarise,
-)
+from attngraft.benchmarking.module_timing import ModuleCase, measure_module, module_cases, module_row, summarise
 from attngraft.training import Precision
 
 CPU = torch.device("cpu")

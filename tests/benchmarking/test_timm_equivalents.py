@@ -11,14 +11,7 @@ import torch
 from attngraft.attention import create_attention
 from attngraft.benchmarking import timm_equivalents as peers
 from attngraft.benchmarking.network_timing import build_grafted, build_networks, build_plain
-from attngraft.benchmarking.timm_equivalents import (
-    PEERS,
-    NoPeer,
-    disagreement,
-    objection,
-    timm_network,
-    timm_twin,
-)
+from attngraft.benchmarking.timm_equivalents import PEERS, NoPeer, disagreement, objection, timm_network, timm_twin
 from attngraft.surgery import graft
 
 CPU = torch.device("cpu")

@@ -14,12 +14,7 @@ from torch.nn import functional as F
 import attngraft as ag
 from attngraft.errors import ConfigError, GraftError
 from attngraft.explanation.image_source import view_of
-from attngraft.explanation.saliency_maps import (
-    cam_maps,
-    combined_gate_map,
-    gate_maps,
-    last_stage,
-)
+from attngraft.explanation.saliency_maps import cam_maps, combined_gate_map, gate_maps, last_stage
 from attngraft.surgery import watching
 
 POSITIONAL = {"spatial", "rows", "columns", "full"}

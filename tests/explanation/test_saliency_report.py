@@ -18,12 +18,7 @@ from attngraft.config import to_dict
 from attngraft.errors import DataError
 from attngraft.explanation.image_source import Source, view_of
 from attngraft.explanation.inputs import Subject
-from attngraft.explanation.saliency_report import (
-    FEWEST_IMAGES,
-    MOST_IMAGES,
-    affordable,
-    saliency_report,
-)
+from attngraft.explanation.saliency_report import FEWEST_IMAGES, MOST_IMAGES, affordable, saliency_report
 
 
 def subject(model: nn.Module, source: Source, *, with_plain: bool = True) -> Subject:

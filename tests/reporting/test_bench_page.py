@@ -14,12 +14,7 @@ from rich.console import Console
 from attngraft.benchmarking.bench_result import BenchResult
 from attngraft.benchmarking.bench_settings import LoopCase
 from attngraft.benchmarking.clock import Spread
-from attngraft.benchmarking.module_timing import (
-    DIRECTIONS,
-    ModuleCase,
-    module_row,
-    summarise,
-)
+from attngraft.benchmarking.module_timing import DIRECTIONS, ModuleCase, module_row, summarise
 from attngraft.benchmarking.network_timing import MODES, ModelCase, model_row
 from attngraft.benchmarking.peak_memory import MemoryCase, memory_row
 from attngraft.benchmarking.training_throughput import loop_row

@@ -13,30 +13,10 @@ from torch import Tensor, nn
 from .. import kernels
 from ..attention import Attention, create_attention
 from ..training import Precision, Progress
-from .bench_result import (
-    OURS,
-    Direction,
-    MeanRatio,
-    ModuleEntry,
-    ModuleRow,
-    ModuleSummary,
-)
+from .bench_result import OURS, Direction, MeanRatio, ModuleEntry, ModuleRow, ModuleSummary
 from .bench_settings import BenchSettings
-from .clock import (
-    Samples,
-    Task,
-    geometric_mean,
-    paired_ratio,
-    spread,
-    time_interleaved,
-)
-from .timm_equivalents import (
-    NoPeer,
-    disagreement,
-    first_line,
-    objection,
-    timm_twin,
-)
+from .clock import Samples, Task, geometric_mean, paired_ratio, spread, time_interleaved
+from .timm_equivalents import NoPeer, disagreement, first_line, objection, timm_twin
 
 TIMM, COMPILED, REFERENCE, LIMIT, COPY = "timm", "torch.compile", "reference", "traffic limit", "copy"
 DIRECTIONS: tuple[Direction, ...] = ("forward", "forward+backward")

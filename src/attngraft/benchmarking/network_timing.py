@@ -13,28 +13,11 @@ from ..backbones import create_backbone, preprocessing_of
 from ..errors import ConfigError
 from ..surgery import graft, grafts
 from ..training import Precision, Progress
-from .bench_result import (
-    OURS,
-    PLAIN,
-    Mode,
-    ModelEntry,
-    ModelRow,
-)
+from .bench_result import OURS, PLAIN, Mode, ModelEntry, ModelRow
 from .bench_settings import BenchSettings
-from .clock import (
-    Samples,
-    Task,
-    paired_ratio,
-    spread,
-    time_interleaved,
-)
+from .clock import Samples, Task, paired_ratio, spread, time_interleaved
 from .timed_steps import inference, random_batch, training_step
-from .timm_equivalents import (
-    NoPeer,
-    network_disagreement,
-    objection,
-    timm_network,
-)
+from .timm_equivalents import NoPeer, network_disagreement, objection, timm_network
 
 TIMM = "timm"
 MODES: tuple[Mode, ...] = ("training step", "inference")

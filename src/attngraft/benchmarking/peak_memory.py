@@ -14,12 +14,7 @@ import torch
 
 from ..backbones import preprocessing_of
 from ..training import Precision, Progress
-from .bench_result import (
-    OURS,
-    PLAIN,
-    MemoryEntry,
-    MemoryRow,
-)
+from .bench_result import OURS, PLAIN, MemoryEntry, MemoryRow
 from .bench_settings import BenchSettings
 from .clock import spread
 from .network_timing import TIMM, build_plain

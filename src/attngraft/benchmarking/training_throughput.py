@@ -15,29 +15,11 @@ from torch import nn
 
 from ..backbones import create_backbone, preprocessing_of
 from ..config import Preprocessing
-from ..data import (
-    Dataset,
-    build_transform,
-    load_data,
-    make_loader,
-)
-from ..training import (
-    MachineSettings,
-    Phase,
-    Precision,
-    Progress,
-    Recipe,
-    Silent,
-    fit,
-)
+from ..data import Dataset, build_transform, load_data, make_loader
+from ..training import MachineSettings, Phase, Precision, Progress, Recipe, Silent, fit
 from .bench_result import LoopRow
 from .bench_settings import BenchSettings, LoopCase
-from .clock import (
-    Samples,
-    paired_ratio,
-    spread,
-    synchronise,
-)
+from .clock import Samples, paired_ratio, spread, synchronise
 from .timed_steps import random_batch, training_step
 
 CLASSES = 2

@@ -12,14 +12,7 @@ from numpy.typing import NDArray
 
 from ..statistics.bootstrap import Interval, interval, resampled_means
 from ..statistics.effects import crossed_effect
-from ..statistics.shapley import (
-    Order,
-    exact_values,
-    interaction,
-    is_exhaustive,
-    sampling_error,
-    values_along,
-)
+from ..statistics.shapley import Order, exact_values, interaction, is_exhaustive, sampling_error, values_along
 from .ablations import BINS, Scores
 from .explanation_record import CellEffect, Half, Interaction, SiteWorth, Worth
 

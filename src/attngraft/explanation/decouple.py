@@ -20,24 +20,8 @@ from ..surgery import check_live, grafts, uncompiled
 from ..tasks import require, task_of
 from ..training import Progress, Silent
 from ..training.evaluate import in_eval_mode
-from .ablation_effects import (
-    cell_effects,
-    halves_of,
-    interactions_of,
-    sites_of,
-    total_of,
-)
-from .ablations import (
-    EVERYWHERE,
-    MEAN,
-    SHUFFLED,
-    Cell,
-    MeanGates,
-    Scores,
-    Switches,
-    fixed,
-    shuffled,
-)
+from .ablation_effects import cell_effects, halves_of, interactions_of, sites_of, total_of
+from .ablations import EVERYWHERE, MEAN, SHUFFLED, Cell, MeanGates, Scores, Switches, fixed, shuffled
 from .explanation_record import Decoupling, SpeedUp
 from .image_source import Source, View, view_of
 from .partial_forward import PartialForward

@@ -18,12 +18,7 @@ from ..tasks import Classification, require, task_of
 from ..training.evaluate import Evaluation, in_eval_mode
 from .explanation_record import FoldedPart
 from .folding_result import Folding
-from .image_source import (
-    BATCH,
-    Source,
-    View,
-    view_of,
-)
+from .image_source import BATCH, Source, View, view_of
 from .model_outputs import answers
 from .static_gates import Candidate, as_constants, candidates
 

@@ -12,12 +12,7 @@ from numpy.typing import NDArray
 
 from ..attention import Gates
 from ..config import to_dict
-from ..errors import (
-    ConfigError,
-    DataError,
-    GraftError,
-    nearest,
-)
+from ..errors import ConfigError, DataError, GraftError, nearest
 from ..surgery.gate_statistics import PartStatistics
 from .explanation_record import GatesRecord, SiteGatesRecord
 

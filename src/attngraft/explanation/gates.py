@@ -17,12 +17,7 @@ from ..surgery import check_live, grafts, uncompiled, watching
 from ..surgery.gate_statistics import GateMoments
 from ..training.evaluate import in_eval_mode
 from .gate_report import GateSurvey, SiteGates
-from .image_source import (
-    BATCH,
-    Source,
-    View,
-    view_of,
-)
+from .image_source import BATCH, Source, View, view_of
 
 PARTS = tuple(field.name for field in fields(Gates))
 

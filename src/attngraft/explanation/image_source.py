@@ -14,16 +14,7 @@ from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
 from ..config import ImageSize, Preprocessing
-from ..data import (
-    UNLABELLED,
-    Dataset,
-    ImageSet,
-    build_transform,
-    evenly_spread,
-    load_pictures,
-    make_loader,
-    relabelled,
-)
+from ..data import UNLABELLED, Dataset, ImageSet, build_transform, evenly_spread, load_pictures, make_loader, relabelled
 from ..errors import ConfigError, DataError
 from ..surgery import classes_of
 

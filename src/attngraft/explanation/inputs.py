@@ -12,24 +12,9 @@ from torch import nn
 
 from ..backbones import preprocessing_of
 from ..config import Preprocessing, from_dict
-from ..data import (
-    Dataset,
-    Origin,
-    class_changes,
-    load_data,
-)
-from ..errors import (
-    AttngraftError,
-    ConfigError,
-    DataError,
-    RunError,
-)
-from ..surgery import (
-    classes_of,
-    grafts,
-    load,
-    ungraft,
-)
+from ..data import Dataset, Origin, class_changes, load_data
+from ..errors import AttngraftError, ConfigError, DataError, RunError
+from ..surgery import classes_of, grafts, load, ungraft
 from ..tasks import require, task_of
 from ..training import FitResult, RunFolder
 from .image_source import Source, View, view_of

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 from ..errors import TrainingError
 from ..surgery import uncompiled
 from ..training.evaluate import in_eval_mode
-from .image_source import (
-    BATCH,
-    Source,
-    View,
-    view_of,
-)
+from .image_source import BATCH, Source, View, view_of
 
 Floats = NDArray[np.float32]
 

@@ -15,12 +15,7 @@ from torch.nn import functional as F
 
 from ..attention import Attention, Gates
 from ..errors import ConfigError, GraftError
-from ..surgery import (
-    find_sites,
-    grafts,
-    uncompiled,
-    watching,
-)
+from ..surgery import find_sites, grafts, uncompiled, watching
 from ..training.evaluate import in_eval_mode
 from .image_source import Source, View
 from .model_outputs import answers, inputs_of, prepared

@@ -12,12 +12,7 @@ from torch import Tensor, nn
 
 from ..costs import count_macs
 from ..data import evenly_spread
-from ..data.boxes import (
-    Boxes,
-    input_boxes,
-    own_boxes,
-    read_boxes,
-)
+from ..data.boxes import Boxes, input_boxes, own_boxes, read_boxes
 from ..errors import ConfigError, DataError, GraftError
 from .examples import choose_examples, examples
 from .explanation_record import Example, Faithfulness, Saliency

@@ -16,16 +16,7 @@ from .comparison_charts import baseline_first, class_chart, cost_chart, curve_ch
 from .comparison_tables import class_table, effect_table, sample_size, square_tables, variant_table
 from .confusion import confusion_change
 from .number_format import shortened, titled
-from .page_parts import (
-    Warned,
-    data_facts,
-    data_warnings,
-    hardware_facts,
-    pair_table,
-    phase_table,
-    plain,
-    recipe_facts,
-)
+from .page_parts import Warned, data_facts, data_warnings, hardware_facts, pair_table, phase_table, plain, recipe_facts
 from .read_folder import Predictions, finite, inside, read_metrics, read_predictions, thumbnail
 from .render import render
 from .run_charts import phases_of

@@ -17,12 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..benchmarking.bench_result import BENCH_FORMAT, BenchResult
-from ..checksums import (
-    MOST_NAMES_BYTES,
-    is_own,
-    read_record,
-    read_sealed_json,
-)
+from ..checksums import MOST_NAMES_BYTES, is_own, read_record, read_sealed_json
 from ..comparison.comparison_record import ComparisonRecord
 from ..config import from_dict, to_dict
 from ..continual.search.search_record import ITERATION_FORMAT, SearchRecord
@@ -32,11 +27,7 @@ from ..files import MOST_JSON_BYTES
 from ..formats import check_format
 from ..tasks import task_from
 from ..training import RunFolder, RunRecord
-from .schema import (
-    OPTIONAL_STORE,
-    STORE,
-    require,
-)
+from .schema import OPTIONAL_STORE, STORE, require
 
 Record = TypeVar("Record")
 THUMBNAIL_SIZE = 176  # pixels of the longer side: 8 KB each as JPEG

@@ -11,16 +11,7 @@ from ..tasks import Task, primary, task_from
 from ..training import RunRecord
 from .confusion import confusion_of
 from .number_format import POINTS, axis_label, decimal, format_value, percent, scale_of, words_for
-from .page_parts import (
-    Warned,
-    data_facts,
-    data_warnings,
-    hardware_facts,
-    pair_table,
-    phase_table,
-    plain,
-    recipe_facts,
-)
+from .page_parts import Warned, data_facts, data_warnings, hardware_facts, pair_table, phase_table, plain, recipe_facts
 from .read_folder import finite, read_metrics, read_predictions
 from .render import render
 from .run_charts import class_bars, history_chart, pace_chart

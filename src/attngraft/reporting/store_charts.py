@@ -10,16 +10,7 @@ from typing import TYPE_CHECKING, Any
 from .charts import Line, line_chart, named_rows, whole_numbers
 from .number_format import percent, shortened
 from .read_folder import finite
-from .svg import (
-    BETTER,
-    INK,
-    MUTED,
-    WORSE,
-    Chart,
-    LegendItem,
-    draw,
-    series_color,
-)
+from .svg import BETTER, INK, MUTED, WORSE, Chart, LegendItem, draw, series_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

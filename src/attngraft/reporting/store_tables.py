@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .number_format import (
-    MISSING,
-    count,
-    duration,
-    percent,
-    share,
-)
+from .number_format import MISSING, count, duration, percent, share
 from .read_folder import finite
 from .tables import Table
 
