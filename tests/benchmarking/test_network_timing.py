@@ -15,8 +15,8 @@ import attngraft as ag
 from attngraft.benchmarking import peak_memory as memory
 from attngraft.benchmarking.bench_settings import LoopCase
 from attngraft.benchmarking.clock import Spread
-from attngraft.benchmarking.network_timing import ModelCase, build_plain, model_row
-from attngraft.benchmarking.peak_memory import MemoryCase, memory_row
+from attngraft.benchmarking.network_timing import NetworkCase, build_plain, model_row
+from attngraft.benchmarking.peak_memory import memory_row
 from attngraft.benchmarking.peak_memory_child import saved_bytes
 from attngraft.benchmarking.timed_steps import random_batch, training_step
 from attngraft.benchmarking.training_throughput import loop_row, write_images
@@ -29,7 +29,7 @@ CPU, PLAIN = torch.device("cpu"), Precision()
 
 def test_a_network_is_put_beside_the_plain_one_of_the_same_round():
     samples = {"plain": (100.0, 200.0), "attngraft": (120.0, 240.0)}
-    row = model_row(ModelCase("b", "se", PLAIN, 16, 64), "inference", samples, {"timm": "has none"}, sites=3)
+    row = model_row(NetworkCase("b", "se", PLAIN, 16, 64), "inference", samples, {"timm": "has none"}, sites=3)
     plain, ours, timm = row.entries
     assert plain.over_plain == Spread(1.0, 1.0, 1.0, 2)
     assert ours.over_plain == Spread(1.2, 1.2, 1.2, 2)
@@ -87,7 +87,7 @@ def test_extra_memory_is_over_the_plain_network():
     def reply(peak, saved):
         return {"peak_bytes": peak, "saved_bytes": saved, "method": "counted"}
 
-    case = MemoryCase("b", "se", PLAIN, 8, 32)
+    case = NetworkCase("b", "se", PLAIN, 8, 32)
     replies = {"plain": [reply(1000, 400), reply(1200, 400)], "attngraft": [reply(1210, 500)]}
     plain, ours, timm = memory_row(case, {**replies, "timm": [{"reason": "has none"}]}).entries
     assert plain.peak_bytes == Spread(1100, 1050, 1150, 2)
@@ -98,7 +98,7 @@ def test_extra_memory_is_over_the_plain_network():
 
 
 def test_memory_that_the_system_does_not_tell_or_a_failed_process_is_no_number():
-    case = MemoryCase("b", "se", PLAIN, 8, 32)
+    case = NetworkCase("b", "se", PLAIN, 8, 32)
     silent = {"peak_bytes": None, "saved_bytes": 7, "method": "not measured"}
     row = memory_row(case, {"plain": [silent], "attngraft": [silent]})
     assert row.entries[1].peak_bytes is None
@@ -116,13 +116,13 @@ def test_a_process_that_dies_is_a_reason(monkeypatch):
         return subprocess.CompletedProcess(command, -9, "", "")
 
     monkeypatch.setattr(memory.subprocess, "run", die)
-    case = MemoryCase("small-cnn", "se", PLAIN, 8, 32)
+    case = NetworkCase("small-cnn", "se", PLAIN, 8, 32)
     assert memory._ask(case, "plain", CPU) == {"reason": "the process that measures failed (exit code -9)"}
 
 
 @pytest.mark.slow
 def test_a_fresh_process_answers():
-    case = MemoryCase("small-cnn", "se", PLAIN, 4, 32)
+    case = NetworkCase("small-cnn", "se", PLAIN, 4, 32)
     assert memory._ask(case, "timm", CPU) == {"reason": "does not make small-cnn"}
 
 

@@ -15,8 +15,8 @@ from attngraft.benchmarking.bench_result import BenchResult
 from attngraft.benchmarking.bench_settings import LoopCase
 from attngraft.benchmarking.clock import Spread
 from attngraft.benchmarking.module_timing import DIRECTIONS, ModuleCase, module_row, summarise
-from attngraft.benchmarking.network_timing import MODES, ModelCase, model_row
-from attngraft.benchmarking.peak_memory import MemoryCase, memory_row
+from attngraft.benchmarking.network_timing import MODES, NetworkCase, model_row
+from attngraft.benchmarking.peak_memory import memory_row
 from attngraft.benchmarking.training_throughput import loop_row
 from attngraft.errors import RunError
 from attngraft.reporting import bench_notes, bench_tables, write_report
@@ -40,9 +40,9 @@ def document(attention="cbam", status="finished"):
         for direction in DIRECTIONS
         for channels in (64, 256)
     )
-    case = ModelCase("timm:resnet50", attention, FP32, 32, 224)
+    case = NetworkCase("timm:resnet50", attention, FP32, 32, 224)
     times = {"plain": (1000.0, 1100.0), "attngraft": (1100.0, 1210.0), "timm": (1500.0, 1800.0)}
-    lite = ModelCase("timm:tf_efficientnet_lite0", attention, FP32, 32, 224)
+    lite = NetworkCase("timm:tf_efficientnet_lite0", attention, FP32, 32, 224)
     models = [model_row(case, mode, times, {}, sites=16) for mode in MODES]
     models += [
         model_row(lite, mode, {name: times[name] for name in ("plain", "attngraft")}, {"timm": "has none"}, sites=9)
@@ -52,7 +52,7 @@ def document(attention="cbam", status="finished"):
     loop = loop_row(LoopCase("timm:resnet18", 160, "jpeg", 240, 320), FP32, rates, 32, 16, 0)
     held = [{"peak_bytes": 3.0e9 * k, "saved_bytes": int(2.7e9 * k), "method": "counted"} for k in (1, 1.2, 1.5)]
     memory = memory_row(
-        MemoryCase("timm:resnet50", attention, FP32, 32, 224),
+        NetworkCase("timm:resnet50", attention, FP32, 32, 224),
         {"plain": held[:1], "attngraft": held[1:2], "timm": held[2:]},
     )
     result = BenchResult(

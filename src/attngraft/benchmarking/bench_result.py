@@ -121,21 +121,21 @@ class ModelRow:
 
     Attributes:
         backbone, attention: their names.
-        mode: "training step" (forward, loss, backward, optimiser) or "inference" (eval mode, no gradients).
         dtype: "fp32", or "bf16" for autocast with weights in fp32.
         layout: of images and weights.
         batch_size, image_size: of the input.
+        mode: "training step" (forward, loss, backward, optimiser) or "inference" (eval mode, no gradients).
         sites: how many attentions.
         entries: plain, attngraft, timm.
     """
 
     backbone: str
     attention: str
-    mode: Mode
     dtype: str
     layout: str
     batch_size: int
     image_size: int
+    mode: Mode
     sites: int
     entries: tuple[ModelEntry, ...]
 
@@ -227,7 +227,7 @@ class BenchResult:
         created: UTC time of the start.
         device: where it ran.
         threads: threads of PyTorch on the CPU.
-        settings: as they were asked for.
+        settings: as they were given.
         modules, summaries, models, loop, memory: what was measured.
         hardware, versions: where.
         command: the command line, where there was one.

@@ -33,7 +33,7 @@ class Spread:
 
 
 def nothing() -> None:
-    """Nothing to prepare."""
+    """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def geometric_mean(values: Sequence[float]) -> float:
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait until the device has done all that it was asked for."""
+    """Wait until the device has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -27,7 +27,7 @@ CHECK_IMAGES, CHECK_PIXELS = 4, 96
 
 
 @dataclass(frozen=True)
-class ModelCase:
+class NetworkCase:
     """One network and one attention in one precision."""
 
     backbone: str
@@ -35,6 +35,12 @@ class ModelCase:
     precision: Precision
     batch_size: int
     image_size: int
+
+    @property
+    def columns(self) -> tuple[str, str, str, str, int, int]:
+        """Backbone, attention, dtype, layout, batch size and image size, as rows of results begin."""
+        precision = self.precision
+        return self.backbone, self.attention, precision.dtype, precision.layout, self.batch_size, self.image_size
 
     def __str__(self) -> str:
         return f"{self.backbone} {self.attention} {self.precision}"
@@ -63,7 +69,7 @@ def model_rows(settings: BenchSettings, device: torch.device, progress: Progress
     for backbone, attention in pairs:
         networks, image_size = build_networks(backbone, attention, settings.image_size, device)
         for precision in settings.precisions:
-            case = ModelCase(backbone, attention, precision, settings.images, image_size)
+            case = NetworkCase(backbone, attention, precision, settings.images, image_size)
             progress.note({"case": str(case)})
             for mode in MODES:
                 yield measure_models(case, networks, mode, device, repeats=repeats, on_round=progress.advance)
@@ -117,7 +123,7 @@ def build_grafted(plain: nn.Module, attention: str, image_size: int) -> nn.Modul
 
 
 def measure_models(
-    case: ModelCase,
+    case: NetworkCase,
     networks: Networks,
     mode: Mode,
     device: torch.device,
@@ -134,24 +140,14 @@ def measure_models(
     return model_row(case, mode, samples, networks.reasons, sites=networks.sites)
 
 
-def model_row(case: ModelCase, mode: Mode, samples: Samples, reasons: dict[str, str], *, sites: int) -> ModelRow:
+def model_row(case: NetworkCase, mode: Mode, samples: Samples, reasons: dict[str, str], *, sites: int) -> ModelRow:
     """From times in milliseconds to medians and paired ratios."""
     entries = tuple(
         _entry(name, samples, case.batch_size) if name in samples else ModelEntry(name, reason=reasons[name])
         for name in (PLAIN, OURS, TIMM)
         if name in samples or name in reasons
     )
-    return ModelRow(
-        case.backbone,
-        case.attention,
-        mode,
-        case.precision.dtype,
-        case.precision.layout,
-        case.batch_size,
-        case.image_size,
-        sites,
-        entries,
-    )
+    return ModelRow(*case.columns, mode, sites, entries)
 
 
 def _entry(name: str, samples: Samples, batch_size: int) -> ModelEntry:

@@ -7,32 +7,21 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from ..backbones import preprocessing_of
-from ..training import Precision, Progress
+from ..training import Progress
 from .bench_result import OURS, PLAIN, MemoryEntry, MemoryRow
 from .bench_settings import BenchSettings
 from .clock import spread
-from .network_timing import TIMM, build_plain
+from .network_timing import TIMM, NetworkCase, build_plain
 
 # Blocks of this size go back to the system when they are freed, so that the peak is that of what is in use.
 CHILD_ENVIRONMENT = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
 Reply = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class MemoryCase:
-    """One network and one attention in one precision."""
-
-    backbone: str
-    attention: str
-    precision: Precision
-    batch_size: int
-    image_size: int
 
 
 def memory_rows(settings: BenchSettings, device: torch.device, progress: Progress) -> Iterator[MemoryRow]:
@@ -45,14 +34,14 @@ def memory_rows(settings: BenchSettings, device: torch.device, progress: Progres
         for precision in precisions:
             plain: list[Reply] = []
             for attention in settings.attentions:
-                case = MemoryCase(backbone, attention, precision, settings.images, size)
-                progress.note({"case": f"{backbone} {attention} {precision}"})
+                case = NetworkCase(backbone, attention, precision, settings.images, size)
+                progress.note({"case": str(case)})
                 plain = plain or _ask_often(case, PLAIN, device, repeats, progress)
                 others = {name: _ask_often(case, name, device, repeats, progress) for name in (OURS, TIMM)}
                 yield memory_row(case, {PLAIN: plain, **others})
 
 
-def memory_row(case: MemoryCase, replies: Mapping[str, Sequence[Reply]]) -> MemoryRow:
+def memory_row(case: NetworkCase, replies: Mapping[str, Sequence[Reply]]) -> MemoryRow:
     """From the replies of the processes to medians and what is extra.
 
     Args:
@@ -62,16 +51,8 @@ def memory_row(case: MemoryCase, replies: Mapping[str, Sequence[Reply]]) -> Memo
     plain = _entry(PLAIN, replies[PLAIN], None)
     entries = [plain if name == PLAIN else _entry(name, found, plain) for name, found in replies.items()]
     methods = [str(reply["method"]) for found in replies.values() for reply in found if "method" in reply]
-    return MemoryRow(
-        case.backbone,
-        case.attention,
-        case.precision.dtype,
-        case.precision.layout,
-        case.batch_size,
-        case.image_size,
-        methods[0] if methods else "not measured",
-        tuple(entries),
-    )
+    method = methods[0] if methods else "not measured"
+    return MemoryRow(*case.columns, method, tuple(entries))
 
 
 def _entry(name: str, replies: Sequence[Reply], plain: MemoryEntry | None) -> MemoryEntry:
@@ -90,7 +71,7 @@ def _entry(name: str, replies: Sequence[Reply], plain: MemoryEntry | None) -> Me
     )
 
 
-def _ask_often(case: MemoryCase, name: str, device: torch.device, repeats: int, progress: Progress) -> list[Reply]:
+def _ask_often(case: NetworkCase, name: str, device: torch.device, repeats: int, progress: Progress) -> list[Reply]:
     """The replies of several processes; one that gives a reason is not asked again."""
     replies: list[Reply] = []
     for _ in range(repeats):
@@ -100,7 +81,7 @@ def _ask_often(case: MemoryCase, name: str, device: torch.device, repeats: int, 
     return replies
 
 
-def _ask(case: MemoryCase, name: str, device: torch.device) -> Reply:
+def _ask(case: NetworkCase, name: str, device: torch.device) -> Reply:
     """What a fresh process finds for one network; its failure is a reason."""
     wanted = {**asdict(case), **asdict(case.precision), "name": name, "device": str(device)}
     wanted |= {"threads": torch.get_num_threads()}

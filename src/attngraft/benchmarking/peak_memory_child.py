@@ -23,7 +23,7 @@ STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
-    """Build the network that is asked for and measure it.
+    """Build the requested network and measure it.
 
     Args:
         request: name, backbone, attention, batch_size, image_size, dtype, layout, device, threads.

@@ -139,7 +139,7 @@ class MeanGates:
         self._like: dict[str, Tensor] = {}
 
     def add(self, gates: Mapping[str, Gates], count: int) -> None:
-        """The gates of a batch of so many images."""
+        """The gates of a batch of `count` images."""
         self._images += count
         for path, given in gates.items():
             summed = _each(given, lambda part: part.float().mean(0, keepdim=True).cpu().double() * count)

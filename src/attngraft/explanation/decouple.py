@@ -14,16 +14,15 @@ from torch import Tensor, nn
 
 from ..attention import Gates
 from ..data import evenly_spread
-from ..errors import ConfigError, DataError, GraftError
+from ..errors import ConfigError, DataError
 from ..statistics.shapley import coalitions_of, everyone, sampled_orders
-from ..surgery import check_live, grafts, uncompiled
-from ..tasks import require, task_of
+from ..surgery import grafts
 from ..training import Progress, Silent
 from ..training.evaluate import in_eval_mode
 from .ablation_effects import cell_effects, halves_of, interactions_of, sites_of, total_of
 from .ablations import EVERYWHERE, MEAN, SHUFFLED, Cell, MeanGates, Scores, Switches, fixed, shuffled
 from .explanation_record import Decoupling, SpeedUp
-from .image_source import Source, View, view_of
+from .image_source import Source, View, grafted_view
 from .partial_forward import PartialForward
 
 BATCH = 128  # small maps are computed faster in large batches
@@ -52,7 +51,7 @@ def decouple(
         data: labelled images, as `view_of` takes them.
         permutations: orders in which sites are switched on one after another, each second the reverse of the one
             before; an even number. Where there are no more orders than that, all are taken.
-        subset: at most so many images, evenly spread, for the worth and interactions of sites.
+        subset: most images, evenly spread, for the worth and interactions of sites.
         seed: of the shuffles, the orders and the bootstraps.
         batch_size: images at once; fewer where the feature maps to be held are large.
         progress: where to show progress.
@@ -64,14 +63,10 @@ def decouple(
         TrainingError: the model's outputs are not finite.
     """
     _check_options(permutations, subset, batch_size)
-    check_live(model)
-    require(task_of(model), "explain", "decouple")
-    if not grafts(uncompiled(model)):
-        raise GraftError("the model has no grafts: there is no attention to take apart, so graft some and train it.")
-    view = data if isinstance(data, View) else view_of(model, data)
+    model, view = grafted_view(model, data, "there is no attention to take apart", ("explain", "decouple"))
     view.require_labels("decoupling")
-    with in_eval_mode(uncompiled(model)), torch.no_grad(), torch.inference_mode(False):
-        bench = _Bench(uncompiled(model), view, batch_size, seed, progress or Silent())
+    with in_eval_mode(model), torch.no_grad(), torch.inference_mode(False):
+        bench = _Bench(model, view, batch_size, seed, progress or Silent())
         intact, cells = bench.measure_cells()
         paths, parts = bench.passes.sites, bench.switches.parts
         by_parts = _by_parts_on(parts, intact, cells, bench.switches)
@@ -153,18 +148,21 @@ class _Bench:
         network is computed twice with the same sites before it.
         """
         paths, off = self.passes.sites, self.switches.without(self.switches.parts)
-        ordered = sorted(coalitions, key=lambda who: [not who >> site & 1 for site in range(len(paths))])
-        table = {who: Scores.empty(len(positions)) for who in ordered}
+        ordered = sorted(coalitions, key=lambda one: [not one >> site & 1 for site in range(len(paths))])
+        table = {coalition: Scores.empty(len(positions)) for coalition in ordered}
         changes = {
-            who: {path: self.switches.intact[path] if who >> site & 1 else off[path] for site, path in enumerate(paths)}
-            for who in ordered
+            coalition: {
+                path: self.switches.intact[path] if coalition >> site & 1 else off[path]
+                for site, path in enumerate(paths)
+            }
+            for coalition in ordered
         }
         for x, at, _ in self._batches(positions, "switching sites on and off"):
             local = np.searchsorted(positions, at)
             recording = self.passes.record(x, self.switches.intact)
-            for who in ordered:
-                recording = self.passes.rerun(recording, changes[who], keep=True)
-                table[who].note(local, recording.logits, self._view.labels[at])
+            for coalition in ordered:
+                recording = self.passes.rerun(recording, changes[coalition], keep=True)
+                table[coalition].note(local, recording.logits, self._view.labels[at])
         return table
 
     def _batches(self, order: NDArray[np.int64], title: str) -> Iterator[tuple[Tensor, NDArray[np.int64], float]]:

@@ -17,7 +17,7 @@ from ..data import UNLABELLED
 from ..surgery import grafts, uncompiled
 from .explanation_record import Example, ExampleFiles, Prediction
 from .image_source import View
-from .model_outputs import Floats, answers, inputs_of
+from .model_outputs import Floats, inputs_of, predict_probabilities
 from .overlays import displayed, enlarged, overlay, write_image
 from .saliency_maps import cam_maps, combined_gate_map, gate_maps
 
@@ -87,8 +87,8 @@ def examples(
     drawn: dict[str, Floats | None] = {"gate": combined_gate_map(sites, size)}
     drawn["cam"] = cam_maps(model, inputs) if with_cam else None
     drawn["plain-cam"] = cam_maps(plain, inputs) if with_cam and plain is not None else None
-    predicted = answers(model, inputs)
-    plainly = None if plain is None else answers(plain, inputs)
+    predicted = predict_probabilities(model, inputs)
+    plainly = None if plain is None else predict_probabilities(plain, inputs)
     found = []
     for row, image_id in enumerate(chosen.ids):
         label = int(chosen.labels[row])

@@ -72,7 +72,7 @@ def explain(
     command: str | None = None,
     progress: Step | None = None,
 ) -> Explanation:
-    """See the gates, take them apart, look where the model looks, and see what could be folded away.
+    """Examine the gates, what each part is worth, the saliency maps, and what could be folded away.
 
     Args:
         run: a run folder, a saved model, the result of a fit, or a classifier.
@@ -83,7 +83,7 @@ def explain(
         boxes: CSV file with the columns image, x0, y0, x1, y1, in pixels of the image files.
         tolerance: accuracy (as a fraction) that folding may lose.
         examples: images to show.
-        limit: use at most so many images, evenly spread.
+        limit: most images to use, evenly spread.
         skip_broken: leave out images that cannot be read, instead of an error.
         root: folder of the published data sets.
         download: allow their download.

@@ -347,7 +347,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ExampleFiles:
-    """Names of an example's pictures in the folder; None for maps that there are not."""
+    """Names of an example's images in the folder; None for maps that there are not."""
 
     image: str
     gate: str | None = None

@@ -15,7 +15,7 @@ from ..statistics.effects import crossed_effect
 from .baseline_maps import centre_maps, random_maps
 from .explanation_record import Faithfulness, MapCurve, MapFaithfulness, MapRoad
 from .image_source import Source, View
-from .model_outputs import answers, inputs_of
+from .model_outputs import inputs_of, predict_probabilities
 from .perturbation import BLUR, ROAD_FRACTIONS, Curves, perturb
 
 Floats = NDArray[np.float32]
@@ -66,7 +66,7 @@ def faithfulness(
     if taken is not None:
         raise ConfigError(f"a map is called '{taken}', as one of the baselines is: choose another name.")
     inputs = inputs_of(model, images)
-    wanted = answers(model, inputs).argmax(1) if targets is None else np.asarray(targets, dtype=np.int64)
+    wanted = predict_probabilities(model, inputs).argmax(1) if targets is None else np.asarray(targets, dtype=np.int64)
     count, _, height, width = inputs.shape
     baselines = {
         CENTRE: centre_maps(count, height, width),

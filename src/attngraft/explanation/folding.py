@@ -10,16 +10,16 @@ import torch
 from torch import nn
 
 from ..costs import measure_latency
-from ..errors import ConfigError, DataError, GraftError
+from ..errors import ConfigError, DataError
 from ..statistics.effects import crossed_effect
-from ..surgery import FoldNote, PartFold, check_live, fold_grafts, fold_note, grafts, note_fold_, uncompiled
+from ..surgery import FoldNote, PartFold, fold_grafts, fold_note, grafts, note_fold_
 from ..surgery.fold import KEPT
-from ..tasks import Classification, require, task_of
+from ..tasks import Classification
 from ..training.evaluate import Evaluation, in_eval_mode
 from .explanation_record import FoldedPart
 from .folding_result import Folding
-from .image_source import BATCH, Source, View, view_of
-from .model_outputs import answers
+from .image_source import BATCH, Source, View, grafted_view
+from .model_outputs import predict_probabilities
 from .static_gates import Candidate, as_constants, candidates
 
 CHECKED_ON = 2  # images that every change of weights is checked on
@@ -56,12 +56,7 @@ def fold(
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}: expected 1 or more.")
     say = progress or silent
-    model = uncompiled(model)
-    check_live(model)
-    require(task_of(model), "fold", "fold")
-    if not grafts(model):
-        raise GraftError("the model has no grafts, so nothing can be folded: graft it first.")
-    view = data if isinstance(data, View) else view_of(model, data)
+    model, view = grafted_view(model, data, "nothing can be folded", ("fold", "fold"))
     view.require_labels("folding")
     if len(view) < 2:
         raise DataError("got one image: folding needs at least two to see whether a gate depends on them.")
@@ -107,7 +102,7 @@ class _Attempts:
         return best or self.untouched()
 
     def attempt(self, count: int) -> _Attempt | None:
-        """The model with the first so many parts folded; None where that loses too much."""
+        """The model with the first `count` parts folded; None where that loses too much."""
         self.say(f"folding {count} of {len(self.ranking)} gates")
         chosen = tuple(self.ranking[:count])
         folded, parts = fold_grafts(self.model, as_constants(chosen), self._example())
@@ -164,7 +159,7 @@ def _parts(attempt: _Attempt, ranking: Sequence[Candidate], tolerance: float) ->
 
 
 def _evaluation(model: nn.Module, view: View, batch_size: int) -> Evaluation:
-    found = [answers(model, inputs) for inputs, _ in view.inputs(model, size=batch_size)]
+    found = [predict_probabilities(model, inputs) for inputs, _ in view.inputs(model, size=batch_size)]
     return Evaluation(
         {"probabilities": np.concatenate(found), "labels": view.labels}, view.ids, Classification(view.classes)
     )
@@ -185,4 +180,4 @@ def check_tolerance(tolerance: float) -> None:
 
 
 def silent(step: str) -> None:
-    """Nobody wants to know."""
+    """Show no progress."""

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..attention import ATTENTIONS, Attention, Gates
-from ..errors import AttngraftError, ConfigError, DataError, GraftError
-from ..surgery import check_live, grafts, uncompiled, watching
+from ..errors import AttngraftError, ConfigError, DataError
+from ..surgery import grafts, watching
 from ..surgery.gate_statistics import GateMoments
 from ..training.evaluate import in_eval_mode
 from .gate_report import GateSurvey, SiteGates
-from .image_source import BATCH, Source, View, view_of
+from .image_source import BATCH, Source, View, grafted_view
 
 PARTS = tuple(field.name for field in fields(Gates))
 
@@ -38,11 +38,7 @@ def gates(model: nn.Module, images: View | Source, *, keep: int = 64, batch_size
     """
     if keep < 0 or batch_size < 1:
         raise ConfigError(f"keep is {keep} and batch_size {batch_size}: expected keep >= 0 and batch_size >= 1.")
-    model = uncompiled(model)
-    check_live(model)
-    if not grafts(model):
-        raise GraftError("the model has no grafts, so it has no gates to look at: graft it first.")
-    view = images if isinstance(images, View) else view_of(model, images)
+    model, view = grafted_view(model, images, "it has no gates to look at")
     return _survey(model, view, keep, batch_size)
 
 

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from ..backbones import preprocessing_of
 from ..config import ImageSize, Preprocessing
 from ..data import UNLABELLED, Dataset, ImageSet, build_transform, evenly_spread, load_pictures, make_loader, relabelled
-from ..errors import ConfigError, DataError
-from ..surgery import classes_of
+from ..errors import ConfigError, DataError, GraftError
+from ..surgery import check_live, classes_of, grafts, uncompiled
+from ..tasks import Capability, require, task_of
 
 BATCH = 64
 Source = str | Path | Iterable[str | Path] | Dataset | ImageSet | Tensor
@@ -83,7 +84,7 @@ class View:
         )
 
     def some(self, count: int) -> View:
-        """At most so many images, evenly spread.
+        """At most `count` images, evenly spread.
 
         Raises:
             ConfigError: count < 1.
@@ -144,3 +145,28 @@ def _root(source: Source) -> Path | None:
         source = source.origin.source if source.origin else ""
     folder = Path(source) if isinstance(source, (str, Path)) and source != "" else None
     return folder if folder is not None and folder.is_dir() else None
+
+
+def grafted_view(
+    model: nn.Module, source: Source | View, consequence: str, needs: tuple[Capability, str] | None = None
+) -> tuple[nn.Module, View]:
+    """The model that a compiled one wraps, and the images, for what looks into attention.
+
+    Args:
+        model: with live grafts.
+        source: as for `view_of`, or a view.
+        consequence: the rest of "the model has no grafts, so ...".
+        needs: what the model's task must support, and what to call that in an error.
+
+    Raises:
+        GraftError: the model has no grafts, or one is not live.
+        ConfigError: the task does not support this.
+        DataError: the images cannot be had.
+    """
+    model = uncompiled(model)
+    check_live(model)
+    if needs is not None:
+        require(task_of(model), *needs)
+    if not grafts(model):
+        raise GraftError(f"the model has no grafts, so {consequence}: graft it first.")
+    return model, source if isinstance(source, View) else view_of(model, source)

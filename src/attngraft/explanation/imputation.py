@@ -20,7 +20,7 @@ def impute(images: Tensor, known: Tensor, *, seed: int, noise: float = NOISE, it
     """Images with their unknown pixels filled.
 
     Args:
-        images: (B, C, H, W); what stands at unknown pixels does not matter.
+        images: (B, C, H, W); the values of unknown pixels do not matter.
         known: (B, H, W), bool; at least one pixel of each image.
         seed: of the noise.
         noise: standard deviation.

@@ -58,7 +58,7 @@ def open_subject(
         run: a run folder, a saved model, the result of a fit, or a classifier.
         images: as for `view_of`; the run's own test images where not given.
         device: where to compute.
-        limit: at most so many images, evenly spread.
+        limit: most images, evenly spread.
         **options: of `load_pictures`.
 
     Raises:

@@ -17,7 +17,7 @@ from .image_source import BATCH, Source, View, view_of
 Floats = NDArray[np.float32]
 
 
-def answers(model: nn.Module, inputs: Tensor) -> Floats:
+def predict_probabilities(model: nn.Module, inputs: Tensor) -> Floats:
     """(N, C, H, W) -> probabilities (N, K); modes are as before afterwards.
 
     Raises:
@@ -29,7 +29,7 @@ def answers(model: nn.Module, inputs: Tensor) -> Floats:
     found = np.concatenate(parts)
     if not np.isfinite(found).all():
         raise TrainingError(
-            "the model's answers are not finite, so it has diverged: lower the learning rate (lr_scale)."
+            "the model's outputs are not finite, so it has diverged: lower the learning rate (lr_scale)."
         )
     return found
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from ..errors import ConfigError
 from .imputation import impute
-from .model_outputs import answers
+from .model_outputs import predict_probabilities
 
 Floats = NDArray[np.float32]
 BLUR = 1 / 12  # standard deviation of the blur, in sides of the image
@@ -68,7 +68,7 @@ def perturb(
         chosen = slice(start, start + IMAGES_AT_ONCE)
         images, goals = inputs[chosen].to(device, torch.float32), targets[chosen]
         blurred = blur(images)
-        ends = _target_answers(model, torch.stack([images, blurred]), goals)  # shared by all maps
+        ends = _target_probabilities(model, torch.stack([images, blurred]), goals)  # shared by all maps
         for name, found in maps.items():
             ranks = importance_ranks(found[chosen], seed=seed + start).to(device)
             parts[name].append(_one_map(model, images, blurred, ranks, goals, ends, fractions, seed + start))
@@ -117,7 +117,7 @@ def _one_map(
     deleted = torch.where(important, blurred, images)
     inserted = torch.where(important, images, blurred)
     imputed = torch.stack([impute(images, known, seed=seed) for known in _road_masks(ranks)])
-    found = _target_answers(model, torch.cat([deleted, inserted, imputed]), targets)
+    found = _target_probabilities(model, torch.cat([deleted, inserted, imputed]), targets)
     steps, pairs = len(deleted), len(ROAD_FRACTIONS)
     least, most = found[2 * steps : 2 * steps + pairs], found[2 * steps + pairs :]
     whole, gone = ends[:1], ends[1:]
@@ -134,9 +134,9 @@ def _road_masks(ranks: Tensor) -> list[Tensor]:
     return without_least + [ranks >= fraction for fraction in ROAD_FRACTIONS]
 
 
-def _target_answers(model: nn.Module, variants: Tensor, targets: NDArray[np.int64]) -> Floats:
+def _target_probabilities(model: nn.Module, variants: Tensor, targets: NDArray[np.int64]) -> Floats:
     """(V, B, C, H, W) -> probabilities (V, B) of each image's target."""
-    found = answers(model, variants.flatten(0, 1)).reshape(*variants.shape[:2], -1)
+    found = predict_probabilities(model, variants.flatten(0, 1)).reshape(*variants.shape[:2], -1)
     return np.take_along_axis(found, targets[None, :, None], 2)[..., 0]
 
 

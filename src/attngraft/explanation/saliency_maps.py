@@ -18,7 +18,7 @@ from ..errors import ConfigError, GraftError
 from ..surgery import find_sites, grafts, uncompiled, watching
 from ..training.evaluate import in_eval_mode
 from .image_source import Source, View
-from .model_outputs import answers, inputs_of, prepared
+from .model_outputs import inputs_of, predict_probabilities, prepared
 
 Floats = NDArray[np.float32]
 POSITIONAL = ("spatial", "rows", "columns", "full")
@@ -106,7 +106,7 @@ def cam_maps(model: nn.Module, images: View | Source, targets: Sequence[int] | N
             f"Grad-CAM needs the package grad-cam ({error}): install it with pip install 'attngraft[explain]'."
         ) from None
     inputs = inputs_of(model, images)
-    wanted = answers(model, inputs).argmax(1) if targets is None else np.asarray(targets)
+    wanted = predict_probabilities(model, inputs).argmax(1) if targets is None else np.asarray(targets)
     copied = copy.deepcopy(uncompiled(model)).float().eval()
     layer = copied.get_submodule(last_stage(copied, inputs))
     layer.register_forward_hook(_begin_graph)

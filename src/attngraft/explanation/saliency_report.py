@@ -19,7 +19,7 @@ from .explanation_record import Example, Faithfulness, Saliency
 from .faithfulness import faithfulness, summary
 from .image_source import View
 from .inputs import Subject
-from .model_outputs import Floats, answers, inputs_of
+from .model_outputs import Floats, inputs_of, predict_probabilities
 from .perturbation import ROAD_FRACTIONS
 from .pointing import pointing
 from .saliency_maps import cam_maps, combined_gate_map, gate_maps
@@ -64,7 +64,7 @@ def saliency_report(
     if pointed is None:
         notes.append("Nothing is said about whether the maps point at the object: no boxes are known.")
     if faithful is not None and view.is_labelled:
-        faithful = _doubted(faithful, answers(model, inputs), view.labels[chosen])
+        faithful = _doubted(faithful, predict_probabilities(model, inputs), view.labels[chosen])
     drawn = _examples(subject, folder, examples, has_cam=CAM in maps)
     return Saliency(tuple(notes), faithful, pointed, drawn)
 
@@ -147,7 +147,7 @@ def _doubted(found: Faithfulness, probabilities: Floats, labels: NDArray[np.int6
 
 
 def affordable(model: nn.Module, inputs: Tensor, passes: int) -> int:
-    """How many of the inputs can be measured with so many forward passes each; the same on every machine."""
+    """How many of the inputs can be measured with that many forward passes each; the same on every machine."""
     macs = max(count_macs(model, tuple(inputs.shape[1:])), 1)
     return min(len(inputs), max(FEWEST_IMAGES, int(MOST_MACS / (macs * passes))))
 
@@ -157,9 +157,9 @@ def _part(maps: dict[str, Floats], positions: Any) -> dict[str, Floats]:
 
 
 def _examples(subject: Subject, folder: Path, count: int, *, has_cam: bool) -> tuple[Example, ...]:
-    """Chosen among at most so many images as were measured."""
+    """Chosen among at most MOST_IMAGES images."""
     view = subject.view.some(MOST_IMAGES)
     inputs = inputs_of(subject.model, view)
-    plainly = None if subject.plain is None else answers(subject.plain, inputs)
-    positions = choose_examples(answers(subject.model, inputs), view.labels, count, plain=plainly)
+    plainly = None if subject.plain is None else predict_probabilities(subject.plain, inputs)
+    positions = choose_examples(predict_probabilities(subject.model, inputs), view.labels, count, plain=plainly)
     return examples(subject.model, subject.plain, view, positions, folder, with_cam=has_cam)

@@ -42,6 +42,7 @@ def gate_atlas(gates: GatesRecord, part: str) -> Chart | None:
             shares.barh(row, 100 * numbers.dynamic, 0.55, color=series_color(1))
         named_rows(values, [shortened(path, LONGEST_PATH) for path in shown])
         values.set_xlabel("gate")
+        values.locator_params(axis="x", nbins=4)
         shares.tick_params(axis="y", length=0)
         shares.grid(False, axis="y")
         shares.set_xlim(0, 100)

@@ -25,13 +25,13 @@ def measured_value(trial: Trial, metric: str) -> float | None:
 
 
 def trials_chart(record: SearchRecord, metric: str, label: str, number: float | None, scale: float) -> Chart | None:
-    """Every trial's validation value in the order of the trials, the best until then, and what is asked for.
+    """Every trial's validation value in the order of the trials, the best until then, and the requirement.
 
     Args:
         record: of the search.
         metric: that the trials are shown by.
         label: its name and unit.
-        number: that is asked for; None where it is not about this metric.
+        number: that is required; None where the requirement is not about this metric.
         scale: what values are multiplied with to be shown.
     """
     known = [(trial, measured_value(trial, metric)) for trial in record.trials]
@@ -51,7 +51,7 @@ def trials_chart(record: SearchRecord, metric: str, label: str, number: float | 
         if number is not None:
             axes.axhline(scale * number, color=INK, linewidth=1.0, linestyle="--")
             axes.annotate(
-                "asked for", (1, scale * number), (0, 3), xycoords=("axes fraction", "data"),
+                "required", (1, scale * number), (0, 3), xycoords=("axes fraction", "data"),
                 textcoords="offset points", ha="right", color=MUTED, fontsize=8.5,
             )  # fmt: skip
         whole_numbers(axes, "trial")
@@ -76,7 +76,7 @@ def importance_chart(importances: Mapping[str, float]) -> Chart | None:
 
 
 def requirement_chart(clauses: Sequence[ClauseRecord], label: Callable[[str], str]) -> Chart | None:
-    """What the finalist reached on the test images, with its interval, against what is asked for.
+    """What the finalist reached on the test images, with its interval, against the requirement.
 
     Args:
         clauses: those that are fractions and were measured.
@@ -100,8 +100,8 @@ def requirement_chart(clauses: Sequence[ClauseRecord], label: Callable[[str], st
         axes.set_xlabel("%")
 
     told = "; ".join(
-        f"{label(clause.metric)}: {percent(value)} ({percent(low)} to {percent(high)}), asked {percent(clause.number)}"
+        f"{label(clause.metric)}: {percent(value)} ({percent(low)} to {percent(high)}), required {percent(clause.number)}"
         for clause, value, low, high in known
     )
-    note = "Test images. Dot and line: mean over seeds and 95 % interval. Upright stroke: what was asked for."
+    note = "Test images. Dot and line: mean over seeds and 95 % interval. Upright stroke: the requirement."
     return Chart(draw(paint, 0.9 + 0.42 * len(known)), "The answer", told, note)

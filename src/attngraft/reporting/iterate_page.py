@@ -57,7 +57,7 @@ class Quantities:
         return f"{decimal(value, 2)} ms" if self.unit(name) == "ms" else decimal(value)
 
     def exact(self, name: str, number: float) -> str:
-        """A number that was asked for, not rounded."""
+        """A required number, not rounded."""
         if self.unit(name) == POINTS:
             return f"{round(100 * number, 6):g} %"
         return f"{number:,g} ms" if self.unit(name) == "ms" else f"{number:,.10g}"
@@ -210,7 +210,13 @@ def _budget(record: SearchRecord) -> list[tuple[str, str]]:
 def _protocol(record: SearchRecord) -> list[tuple[str, str]]:
     space = record.space
     facts = [("choices: " + key, plain(value)) for key, value in _table(space, "choices").items()]
-    facts += [("factor: " + key.removesuffix("_scale"), plain(ends)) for key, ends in _table(space, "scales").items()]
+    facts += [
+        (
+            "factor: " + key.removesuffix("_scale"),
+            " to ".join(map(plain, ends)) if isinstance(ends, list) else plain(ends),
+        )
+        for key, ends in _table(space, "scales").items()
+    ]
     listed = [(key, plain(space[key])) for key in ("attentions", "placements") if space.get(key)]
     recipes = [("recipes", ", ".join(_table(space, "recipes")))]
     seeds = [("seed of the search", str(record.seed)), ("seeds of the finalist", str(record.seeds))]

@@ -202,7 +202,7 @@ def titled(text: str) -> str:
 
 
 def shortened(text: Any, most: int = 28) -> str:
-    """One line of at most so many characters, for labels in a chart.
+    """One line of at most `most` characters, for labels in a chart.
 
     >>> shortened("ants"), shortened("a very long class name of somebody", 12), shortened("two\\nlines")
     ('ants', 'a very long…', 'two lines')

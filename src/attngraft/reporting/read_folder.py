@@ -36,7 +36,7 @@ MOST_PIXELS = 50_000_000
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one run answered on the test images: probabilities (N, K) and labels (N,)."""
+    """Class probabilities (N, K) of one run on the test images, and their labels (N,)."""
 
     probabilities: NDArray[np.float32]
     labels: NDArray[np.int64]

@@ -59,7 +59,7 @@ def controls_table(entry: Document) -> Table | None:
 
 def ledger_table(document: Document, names: Mapping[str, str]) -> Table | None:
     """Every attempt at the guard and what it cost."""
-    answers = {True: "passed", False: "failed", None: "no answer"}
+    verdicts = {True: "passed", False: "failed", None: "no answer"}
     by_number = {entry.get("number"): entry.get("guard") or {} for entry in document.get("adaptations") or []}
     rows = tuple(
         (
@@ -70,7 +70,7 @@ def ledger_table(document: Document, names: Mapping[str, str]) -> Table | None:
             f"{row['spent']:.6g}",
             _whole(by_number.get(row.get("adaptation"), {}).get("new_images")),
             _whole(by_number.get(row.get("adaptation"), {}).get("old_images")),
-            answers.get(row.get("passed"), MISSING),
+            verdicts.get(row.get("passed"), MISSING),
         )
         for row in document.get("ledger") or []
     )
