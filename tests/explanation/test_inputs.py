@@ -17,7 +17,7 @@ from attngraft.checksums import write_sealed_json
 from attngraft.errors import ConfigError, DataError
 from attngraft.explanation.inputs import open_subject
 from attngraft.surgery import grafts
-from attngraft.training import evaluate
+from attngraft.training import EvaluationContext, evaluate
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -57,8 +57,8 @@ def test_a_run_knows_its_own_test_images(trained: tuple[Path, Path]) -> None:
     assert subject.view.classes == ("green", "red")
     assert subject.view.preprocessing.image_size == SIZE
     assert stored["data"]["origin"]["split_seed"] == 3
-    found = evaluate(subject.model, subject.view.images, subject.view.preprocessing)  # type: ignore[arg-type]
-    assert found.top1 == pytest.approx(stored["results"]["test"]["top1"])
+    found = evaluate(subject.model, subject.view.images, EvaluationContext.of(subject.model))  # type: ignore[arg-type]
+    assert found.score == pytest.approx(stored["results"]["test"]["top1"])
 
 
 def test_changed_or_missing_images_are_refused(trained: tuple[Path, Path], tmp_path: Path) -> None:

@@ -364,7 +364,7 @@ def test_memory_that_fails_elsewhere_is_a_sentence(tmp_path: Path, data: Dataset
     def failing(*_: Any) -> None:
         raise ERRORS["cpu"]()
 
-    monkeypatch.setattr("attngraft.training.trainer.dissect", failing)
+    monkeypatch.setattr("attngraft.training.preflight.dissect", failing)
     with pytest.raises(TrainingError, match=r"memory does not suffice to train this network \(.*can't allocate"):
         run_fit(plain_model(), data, tmp_path / "run", recipe=SGD)
 
