@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from grafting_helpers import stir_grafts_
 from PIL import Image
 from torch import Tensor, nn
 
@@ -33,16 +34,6 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def stirred(model: nn.Module) -> nn.Module:
-    """Move the parameters of the grafts, as training would."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for attention in grafts(model).values():
-            for parameter in attention.parameters():
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return model
-
-
 @pytest.fixture(scope="module")
 def backbone() -> nn.Module:
     torch.manual_seed(0)
@@ -51,7 +42,7 @@ def backbone() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def pristine(backbone: nn.Module) -> nn.Module:
-    return stirred(ag.graft(backbone, "cbam", input_size=SIZE))
+    return stir_grafts_(ag.graft(backbone, "cbam", input_size=SIZE))
 
 
 @pytest.fixture
@@ -101,7 +92,7 @@ def footprint(model: nn.Module) -> list[object]:
 @pytest.mark.parametrize("name", attentions())
 @every_init
 def test_every_attention_is_surveyed_and_its_mean_gates_can_be_applied(backbone, images, name, init):
-    model = stirred(ag.graft(backbone, name, init=init, input_size=SIZE))
+    model = stir_grafts_(ag.graft(backbone, name, init=init, input_size=SIZE))
     live, expected = grafts(model), watched(model, images)
     survey = gates(model, images, keep=3, batch_size=4)
     assert list(survey) == list(expected) == list(live)
@@ -158,7 +149,7 @@ def test_a_fresh_graft_changes_nothing_and_says_so(backbone, images):
 
 
 def test_a_scale_that_does_not_look_is_fixed_and_never_dynamic(backbone, images):
-    survey = gates(stirred(ag.graft(backbone, "static", input_size=SIZE)), images, batch_size=3)
+    survey = gates(stir_grafts_(ag.graft(backbone, "static", input_size=SIZE)), images, batch_size=3)
     for site in survey.values():
         assert site.statistics["channel"].dynamic == site.statistics["channel"].between == 0
         assert site.statistics["channel"].fixed > 0.01
@@ -212,7 +203,7 @@ def test_maps_of_any_rank(name, shape):
     network = nn.Sequential(conv(3, 8, 1), nn.ReLU(), nn.Flatten(2), nn.AdaptiveAvgPool1d(1), nn.Flatten())
     inputs = torch.randn(5, *shape, generator=torch.Generator().manual_seed(0))
     plan = ag.GraftPlan(name, (ag.Site("1", 8, 1, 1, "by hand"),))
-    model = stirred(ag.graft_(network, plan, example_input=inputs[:2]))
+    model = stir_grafts_(ag.graft_(network, plan, example_input=inputs[:2]))
     site = gates(model, inputs, batch_size=2)["1"]
     assert (site.channels, site.height * site.width, site.width) == (8, math.prod(shape[1:]), shape[-1])
     (part,) = site.statistics
@@ -290,7 +281,7 @@ class _Scripted:
 
 
 def test_classes_that_do_not_deviate_are_similar_to_none(backbone):
-    model = stirred(ag.graft(backbone, "static", input_size=SIZE))
+    model = stir_grafts_(ag.graft(backbone, "static", input_size=SIZE))
     survey = gates(model, view_of(model, labelled(LABELS), image_size=32))
     for path in survey:
         assert (survey.class_similarity(path)[:3, :3] == 0).all()
@@ -484,7 +475,7 @@ def test_a_real_network_and_image_files(spec, tmp_path: Path):
         noise = np.random.default_rng(i).integers(0, 256, (70, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / name / "0.png")
     network = note_classes_(ag.create_backbone(spec, num_classes=2), ("cat", "dog"))
-    model = stirred(ag.graft(network, "cbam", input_size=(3, 64, 64)))
+    model = stir_grafts_(ag.graft(network, "cbam", input_size=(3, 64, 64)))
     survey = gates(model, view_of(model, tmp_path, image_size=64))
     assert len(survey) == 8
     assert [site.depth for site in survey.values()] == list(range(8))

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torchvision
 from cases import few_of, slow
+from grafting_helpers import settle_, stir_grafts_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,17 +33,8 @@ def batch(seed: int = 0, images: int = BATCH) -> Tensor:
 
 def stirred(model: nn.Module, attention: str, where: str = "auto", **options: Any) -> nn.Module:
     """Grafted, in eval mode, with statistics and attention that do something."""
-    generator = torch.Generator().manual_seed(1)
-    grown = ag.graft(model, attention, where=where, input_size=(3, SIZE, SIZE), **options).eval()
-    with torch.no_grad():
-        for module in grown.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.copy_(0.1 * torch.randn(module.num_features, generator=generator))
-                module.running_var.copy_(0.5 + torch.rand(module.num_features, generator=generator))
-        for graft in grafts(grown).values():
-            for parameter in graft.parameters():
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return grown
+    grown = ag.graft(settle_(model), attention, where=where, input_size=(3, SIZE, SIZE), **options)
+    return stir_grafts_(grown.eval(), 0.3)
 
 
 def packaged(name: str, **options: Any) -> Callable[[], nn.Module]:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from grafting_helpers import stir_grafts_
 from ranks import in_two_processes
 from torch import nn
 from training_helpers import (
@@ -51,13 +52,7 @@ def grafted_model(attention: str = "cbam") -> nn.Module:
 
 
 def stirred_model(attention: str = "cbam") -> nn.Module:
-    model = grafted_model(attention)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for module in grafts(model).values():
-            for parameter in module.parameters():
-                parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
-    return model
+    return stir_grafts_(grafted_model(attention), 0.3)
 
 
 @pytest.fixture(scope="module")

@@ -35,13 +35,13 @@ def settle_(model: nn.Module, seed: int = 0) -> nn.Module:
     return model
 
 
-def stir_grafts_(model: nn.Module, seed: int = 1) -> nn.Module:
+def stir_grafts_(model: nn.Module, strength: float = 0.5) -> nn.Module:
     """Move every parameter of every graft, as training would, so that the attention is not the identity."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for attention in grafts(model).values():
             for parameter in attention.parameters():
-                parameter += 0.5 * torch.randn(parameter.shape, generator=generator).to(parameter)
+                parameter += strength * torch.randn(parameter.shape, generator=generator).to(parameter)
     return model
 
 
