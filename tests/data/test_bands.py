@@ -24,7 +24,7 @@ from attngraft.data import (
     joined,
     list_images,
     load_data,
-    load_pictures,
+    load_images,
     make_loader,
     read_image,
     rgb_preview,
@@ -334,7 +334,7 @@ def test_images_of_other_channels_are_refused_by_name(satellite: Path):
 
 
 def test_images_without_labels_have_the_channels_of_the_model(satellite: Path):
-    images = load_pictures(satellite, ("fields", "lakes"), image_size=8, channels=12)
+    images = load_images(satellite, ("fields", "lakes"), image_size=8, channels=12)
     assert len(images) == 16
     assert images.store.channels == 12
 

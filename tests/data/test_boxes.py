@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from attngraft.config import Preprocessing
-from attngraft.data import ImageSet, build_transform, load_data, load_pictures
+from attngraft.data import ImageSet, build_transform, load_data, load_images
 from attngraft.data.boxes import input_boxes, own_boxes, read_boxes, upright_size
 from attngraft.data.geometry import boxes_in_input
 from attngraft.errors import DataError
@@ -115,7 +115,7 @@ def photos(tmp_path) -> Path:
 
 @pytest.fixture
 def images(photos) -> ImageSet:
-    found = load_pictures(photos, ("ants", "bees"), image_size=32)
+    found = load_images(photos, ("ants", "bees"), image_size=32)
     assert min(found.store.shapes[0]) == 46  # smaller than the files
     return found
 
@@ -152,7 +152,7 @@ def test_rows_about_other_images_are_passed_over(tmp_path, photos, images):
 
 
 def test_paths_as_ids_need_no_folder(tmp_path, photos):
-    images = load_pictures([photos / "bees" / "1.png"], ("ants", "bees"), image_size=32)
+    images = load_images([photos / "bees" / "1.png"], ("ants", "bees"), image_size=32)
     found = boxes_of(f"{HEADER}1.png,0,0,200,100\n", images, None, tmp_path)
     assert list(found.values()) == [[pytest.approx([0, 0, 92, 46])]]
 
@@ -165,7 +165,7 @@ def test_hostile_names(tmp_path, name):
         Image.new("RGB", (10, 10)).save(folder / name)
     except (OSError, UnicodeError):
         pytest.skip("the file system does not take this name")
-    images = load_pictures(folder, ("ants", "bees"), image_size=32)
+    images = load_images(folder, ("ants", "bees"), image_size=32)
     quoted = '"' + name.replace('"', '""') + '"'
     assert boxes_of(f"{HEADER}{quoted},1,2,3,4\n", images, folder, tmp_path) == {name: [[1, 2, 3, 4]]}
 

@@ -12,14 +12,14 @@ import pytest
 import torch
 from image_folders import MakeFolder, write_noise
 
-from attngraft.data import UNLABELLED, ImageSet, load_data, load_pictures, read_image, relabelled
+from attngraft.data import UNLABELLED, ImageSet, load_data, load_images, read_image, relabelled
 from attngraft.errors import ConfigError, DataError
 
 CLASSES = ("wasps", "ants", "bees")  # the order of the logits need not be alphabetical
 
 
 def pictures(source, classes=CLASSES, **options) -> ImageSet:
-    return load_pictures(source, classes, image_size=32, **options)
+    return load_images(source, classes, image_size=32, **options)
 
 
 # --- class folders -----------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from attngraft.comparison import compare
 from attngraft.comparison.build_model import ModelSource
 from attngraft.config import Preprocessing
 from attngraft.continual.adaptation.create_store import create_store
-from attngraft.data import Dataset, class_changes, load_data, load_labelled, load_pictures
+from attngraft.data import Dataset, class_changes, load_data, load_images, load_labelled
 from attngraft.deployment import predict
 from attngraft.errors import AttngraftError, DataError, RunError
 from attngraft.explanation.image_source import view_of
@@ -188,7 +188,7 @@ def test_labels_count_the_classes_of_the_model_in_its_order(root: Path) -> None:
         named = [("wasps", "ants", "bees")[label] for label in view.labels]
         assert named == [name.split("/")[-2] for name in view.ids]
     remove(root, "ants")
-    assert set(load_pictures(root / "test", ("wasps", "ants", "bees"), image_size=16).labels.tolist()) == {0, 2}
+    assert set(load_images(root / "test", ("wasps", "ants", "bees"), image_size=16).labels.tolist()) == {0, 2}
 
 
 def test_a_store_is_not_made_with_images_of_other_classes(root: Path, tmp_path: Path) -> None:

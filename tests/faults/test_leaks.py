@@ -180,7 +180,7 @@ def test_a_search_that_would_take_too_long_is_left_out_and_said(
     for options in ({}, {"fix_leaks": True}):
         report = load(root, **options).report
         assert report.near_leaks == ()
-        assert any(note.startswith("pictures that are nearly equal were not looked for: ") for note in report.notes)
+        assert any(note.startswith("images that are nearly equal were not looked for: ") for note in report.notes)
 
 
 # what is changed
@@ -211,9 +211,9 @@ def test_copies_move_to_the_side_of_training(tmp_path: Path) -> None:
     assert len(data.train) + len(data.val) + len(data.test) == 18
     assert (data.report.leaks, data.report.near_leaks) == ((), ())
     assert [note for note in data.report.notes if "moved there" in note] == [
-        "1 val images repeat pictures of train and were moved there, so that no picture is in both.",
-        "1 test images repeat pictures of train and were moved there, so that no picture is in both.",
-        "1 test images repeat pictures of val and were moved there, so that no picture is in both.",
+        "1 val images repeat images of train and were moved there, so that no image is in both.",
+        "1 test images repeat images of train and were moved there, so that no image is in both.",
+        "1 test images repeat images of val and were moved there, so that no image is in both.",
     ]
     assert data.fingerprint != before.fingerprint
     assert data.train.labels[list(data.train.ids).index("val/b/0.png")] == 1
@@ -300,4 +300,4 @@ def test_the_option_of_the_command_line(tmp_path: Path, verb: str) -> None:
     command = [verb, str(root), "--backbone", "small-cnn", "--recipe", "scratch", *fixed]
     result = CliRunner().invoke(app, [*command, "--fix-leaks", "--run-dir", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
-    assert "1 test images repeat pictures of train" in " ".join(result.stdout.split())
+    assert "1 test images repeat images of train" in " ".join(result.stdout.split())

@@ -12,7 +12,7 @@ from .dataset import (
     Origin,
 )
 from .domain_folders import Domains, load_domains
-from .inference_images import UNLABELLED, load_pictures, relabelled
+from .inference_images import UNLABELLED, load_images, relabelled
 from .labelled_images import load_labelled
 from .listing import list_images
 from .loader import Batch, Loader, make_loader
@@ -55,8 +55,8 @@ __all__ = [
     "list_images",
     "load_data",
     "load_domains",
+    "load_images",
     "load_labelled",
-    "load_pictures",
     "make_loader",
     "mix_batch",
     "printable",

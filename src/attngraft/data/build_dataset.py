@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from .class_names import quoted
 from .dataset import DataReport, Dataset, ImageSet
 from .geometry import part_cut_off
-from .leaks import find_leaks, picture_families, without_leaks
+from .leaks import find_leaks, image_families, without_leaks
 from .pixel_store import PixelStore, Progress, empty_store
 from .read_image import PIXEL_CAP
 from .splits import carve, carve_loosely, thin
@@ -105,7 +105,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         DataError: a class has no image in a split, too few to be split, or none without a copy in an earlier split.
     """
     everything = pool.images
-    families, notes = picture_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
+    families, notes = image_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
     splits, made = _complete_splits(pool, options, families or pool.pixel_hashes)
     check_classes(pool, splits)
     for name in ("train", "test"):

@@ -180,16 +180,16 @@ def _brightness(image: NDArray[np.float64], added: float, chance: np.random.Gene
 
 def _pixelate(image: NDArray[np.float64], factor: float, chance: np.random.Generator) -> NDArray[np.float64]:
     height, width = image.shape[:2]
-    picture = Image.fromarray(np.rint(image * 255).astype(np.uint8))
-    small = picture.resize((max(1, int(width * factor)), max(1, int(height * factor))), Image.Resampling.BOX)
+    original = Image.fromarray(np.rint(image * 255).astype(np.uint8))
+    small = original.resize((max(1, int(width * factor)), max(1, int(height * factor))), Image.Resampling.BOX)
     return np.asarray(small.resize((width, height), Image.Resampling.BOX)) / 255.0
 
 
 def _jpeg(image: NDArray[np.float64], quality: float, chance: np.random.Generator) -> NDArray[np.float64]:
     file = io.BytesIO()
     Image.fromarray(np.rint(image * 255).astype(np.uint8)).save(file, "JPEG", quality=int(quality))
-    with Image.open(file) as picture:
-        return np.asarray(picture) / 255.0
+    with Image.open(file) as compressed:
+        return np.asarray(compressed) / 255.0
 
 
 def _register() -> None:

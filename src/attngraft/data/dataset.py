@@ -78,7 +78,7 @@ class DataReport:
         leaks: (id, id) of images with equal pixels in two splits: train and val, train and test, val and test.
         duplicates: how many images repeat an earlier one of their own split.
         notes: sentences, for example where the test split came from.
-        near_leaks: as `leaks`, of pictures that are alike but not equal: saved again, resized, a little cropped.
+        near_leaks: as `leaks`, of images that are alike but not equal: saved again, resized, a little cropped.
     """
 
     skipped: tuple[tuple[str, str], ...] = ()

@@ -23,7 +23,7 @@ from .targets import ClassLabels
 UNLABELLED = -1
 
 
-def load_pictures(
+def load_images(
     source: str | Path | Iterable[str | Path],
     classes: Sequence[str],
     *,
@@ -48,7 +48,7 @@ def load_pictures(
         channels: see `read_image`.
         split_seed: for built-in data sets that are split by chance.
         skip_broken: leave out files that cannot be read, instead of an error.
-        limit: at most so many images, evenly spread over the source.
+        limit: at most this many images, evenly spread over the source.
         cache_dir: where decoded images go when they are too many for memory.
         root: where published data sets lie.
         download: fetch one that is not there.
@@ -80,7 +80,7 @@ def load_pictures(
     chosen = evenly_spread(len(paths), len(paths) if limit is None else limit)
     paths, names = tuple(paths[i] for i in chosen), [names[i] for i in chosen]
     labels = _labels_by_folder(names, classes, folder) if folder else _unlabelled(len(names))
-    return decode_pictures(
+    return decode_images(
         paths,
         names,
         labels,
@@ -92,7 +92,7 @@ def load_pictures(
     )
 
 
-def decode_pictures(
+def decode_images(
     paths: Sequence[Path],
     names: Sequence[str],
     labels: np.ndarray,

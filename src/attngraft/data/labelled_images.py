@@ -14,7 +14,7 @@ from .class_names import likely_cause
 from .dataset import ImageSet
 from .folders import scan_labelled
 from .image_table import read_labels
-from .inference_images import decode_pictures, relabelled
+from .inference_images import decode_images, relabelled
 from .pixel_store import Progress
 from .read_image import extensions_of, printable
 from .sources import SOURCES, data_root, unknown_source
@@ -48,7 +48,7 @@ def load_labelled(
         extend: append the names that are not known, sorted, instead of an error.
         partly: leave out the images of a CSV file that have no label as yet, instead of an error.
         skip_broken: leave out files that cannot be read, instead of an error.
-        limit: at most so many images, with the classes in proportion and at least one of each.
+        limit: at most this many images, with the classes in proportion and at least one of each.
         cache_dir: where decoded images go when they are too many for memory.
         root: where published data sets lie.
         download: fetch one that is not there.
@@ -81,7 +81,7 @@ def load_labelled(
     known = _known_classes(labels, classes, extend, printable(place))
     numbers = _numbers(labels, known)
     kept = np.arange(len(names)) if limit is None else thin(numbers, names, limit=limit, seed=0)
-    images = decode_pictures(
+    images = decode_images(
         [base / names[i] for i in kept],
         [names[i] for i in kept],
         numbers[kept],

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .class_names import quoted
 from .dataset import ImageSet
+from .near_duplicates.groups import first_of_group
 from .near_duplicates.search import (
     Pairs,
     Sketches,
@@ -20,14 +21,14 @@ from .near_duplicates.search import (
 )
 from .targets import Targets
 
-SPLITS = ("train", "val", "test")  # a picture in two splits belongs to the first of them
-MOST_PAIRS = 4_000_000_000  # of pictures to compare: about a minute on one core
+SPLITS = ("train", "val", "test")  # an image in two splits belongs to the first of them
+MOST_PAIRS = 4_000_000_000  # of images to compare: about a minute on one core
 Leaks = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True)
 class FoundLeaks:
-    """(id, id) of pictures in two splits, and a note where not all were looked for."""
+    """(id, id) of images in two splits, and a note where not all were looked for."""
 
     exact: Leaks
     near: Leaks
@@ -35,7 +36,7 @@ class FoundLeaks:
 
 
 def find_leaks(sets: Mapping[str, ImageSet]) -> FoundLeaks:
-    """Every image of a later split with a picture of an earlier one that it repeats, for each two splits.
+    """Every image of a later split with an image of an earlier one that it repeats, for each two splits.
 
     Args:
         sets: the splits that there are, by name.
@@ -50,8 +51,8 @@ def find_leaks(sets: Mapping[str, ImageSet]) -> FoundLeaks:
     return FoundLeaks(exact, near)
 
 
-def picture_families(images: ImageSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """For each image a text that is the same for all pictures that are equal or alike, over any number of steps.
+def image_families(images: ImageSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """For each image a text that is the same for all images that are equal or alike, over any number of steps.
 
     Returns:
         the texts, which do not depend on the order of the images; and a note where only equal pixels were looked for.
@@ -60,24 +61,18 @@ def picture_families(images: ImageSet) -> tuple[tuple[str, ...], tuple[str, ...]
     digests = [images.pixel_hashes[i] for i in first]
     if len(first) ** 2 > MOST_PAIRS:
         return tuple(images.pixel_hashes), (_left_out(len(first) ** 2),)
-    family = {digest: digest for digest in digests}
-
-    def head(digest: str) -> str:
-        while family[digest] != digest:
-            family[digest] = family[family[digest]]
-            digest = family[digest]
-        return digest
-
-    for one, other in near_pairs(sketches(images.select(first))).tolist():
-        low, high = sorted((head(digests[one]), head(digests[other])))
-        family[high] = low
-    return tuple(head(digest) for digest in images.pixel_hashes), ()
+    by_name = np.argsort(digests)  # so that the first of a family is the same in any order of the images
+    place = np.empty_like(by_name)
+    place[by_name] = np.arange(len(digests))
+    family = first_of_group(len(digests), place[near_pairs(sketches(images.select(first)))])
+    name = {digest: digests[by_name[family[place[i]]]] for i, digest in enumerate(digests)}
+    return tuple(name[digest] for digest in images.pixel_hashes), ()
 
 
 def without_leaks(
     images: ImageSet, splits: NDArray[np.str_], classes: Sequence[str]
 ) -> tuple[NDArray[np.str_], tuple[str, ...]]:
-    """Splits in which every picture stands on one side: copies join the earliest split that has one of them.
+    """Splits in which every image stands on one side: copies join the earliest split that has one of them.
 
     Args:
         images: of all splits.
@@ -93,20 +88,20 @@ def without_leaks(
     before = np.array([SPLITS.index(name) for name in splits.tolist()])
     first = _first_of_each(images.pixel_hashes)
     number = {images.pixel_hashes[i]: k for k, i in enumerate(first)}
-    picture = np.array([number[digest] for digest in images.pixel_hashes])
+    member = np.array([number[digest] for digest in images.pixel_hashes])
     ranks = np.full(len(first), len(SPLITS))
-    np.minimum.at(ranks, picture, before)
+    np.minimum.at(ranks, member, before)
     comparisons = sum(int((ranks < rank).sum()) * int((ranks == rank).sum()) for rank in range(1, len(SPLITS)))
     notes = (_left_out(comparisons),) if comparisons > MOST_PAIRS else ()
     if not notes:
         ranks = _lowered(sketches(images.select(first)), ranks)
-    after = ranks[picture]
+    after = ranks[member]
     _check_splits(images.targets, before, after, classes)
     return np.array(SPLITS)[after], (*notes, *_moves(before, after))
 
 
 def _lowered(drawn: Sketches, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The lowest rank among all pictures that are alike, over any number of steps."""
+    """The lowest rank among all images that are alike, over any number of steps."""
     ranks = ranks.copy()
     changed = np.ones(len(ranks), dtype=bool)  # their neighbours of higher rank are still to be found
     while changed.any():
@@ -140,7 +135,7 @@ def _near(some: ImageSet, others: ImageSet, mine: Sketches, theirs: Sketches) ->
 
 
 def _first_of_each(digests: Sequence[str]) -> Pairs:
-    """Positions at which a picture is met for the first time."""
+    """Positions at which an image is met for the first time."""
     first: dict[str, int] = {}
     for position, digest in enumerate(digests):
         first.setdefault(digest, position)
@@ -165,13 +160,13 @@ def _moves(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterator[str]
         count = int(((before == of) & (after == to)).sum())
         if count:
             yield (
-                f"{count} {SPLITS[of]} images repeat pictures of {SPLITS[to]} and were moved there, so that no picture "
+                f"{count} {SPLITS[of]} images repeat images of {SPLITS[to]} and were moved there, so that no image "
                 "is in both."
             )
 
 
 def _left_out(comparisons: int) -> str:
     return (
-        f"pictures that are nearly equal were not looked for: {comparisons:,} comparisons are more than {MOST_PAIRS:,}; "
+        f"images that are nearly equal were not looked for: {comparisons:,} comparisons are more than {MOST_PAIRS:,}; "
         "equal ones were."
     )

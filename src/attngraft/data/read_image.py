@@ -200,7 +200,7 @@ def _check_scans(file: IO[bytes], image: Image.Image, pixel_cap: int, path: str 
 
 
 def _count_scans(file: IO[bytes]) -> int:
-    """Scans of the first picture of a JPEG file. What follows it does not count: telephones put a film there."""
+    """Scans of the first image of a JPEG file. What follows it does not count: telephones put a film there."""
     file.seek(2)
     scans, rest = 0, b""
     while chunk := file.read(_CHUNK):

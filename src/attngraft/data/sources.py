@@ -89,8 +89,8 @@ def load_data(
         cache_dir: where decoded images go when they are too many for memory.
         root: where published data sets lie; by default $ATTNGRAFT_DATA or ~/.cache/attngraft.
         download: fetch a published data set that is not there.
-        limit: at most so many images in each split, one per class at least.
-        fix_leaks: keep pictures that are equal, or saved again, on one side: together where a split is made by chance,
+        limit: at most this many images in each split, one per class at least.
+        fix_leaks: keep images that are equal, or saved again, on one side: together where a split is made by chance,
             moved to the first of train, val and test elsewhere.
         task: "classification", "multilabel" or "regression" for a CSV file or a data set in Python; by its columns or
             targets where not given.

@@ -177,7 +177,7 @@ def _quotas(labels: np.ndarray, limit: int) -> dict[int, int]:
 
 
 def evenly_spread(count: int, most: int) -> np.ndarray:
-    """At most so many of `count` positions, from the first to the last: int64, ascending.
+    """At most this many of `count` positions, from the first to the last: int64, ascending.
 
     >>> evenly_spread(9, 3).tolist(), evenly_spread(2, 5).tolist()
     ([0, 4, 8], [0, 1])

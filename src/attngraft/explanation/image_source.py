@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
 from ..config import ImageSize, Preprocessing
-from ..data import UNLABELLED, Dataset, ImageSet, build_transform, evenly_spread, load_pictures, make_loader, relabelled
+from ..data import UNLABELLED, Dataset, ImageSet, build_transform, evenly_spread, load_images, make_loader, relabelled
 from ..errors import ConfigError, DataError, GraftError
 from ..surgery import check_live, classes_of, grafts, uncompiled
 from ..tasks import Capability, require, task_of
@@ -110,9 +110,9 @@ def view_of(model: nn.Module, source: Source, *, image_size: ImageSize | None = 
 
     Args:
         model: a classifier that attngraft trained, or any other one.
-        source: see `load_pictures`; or a data set (its test images), one split, or prepared inputs (N, C, H, W).
+        source: see `load_images`; or a data set (its test images), one split, or prepared inputs (N, C, H, W).
         image_size: side of the input in pixels; that of the model's training where not given.
-        **options: of `load_pictures`.
+        **options: of `load_images`.
 
     Raises:
         DataError: no images, one that cannot be read, or classes that the model does not know.
@@ -132,7 +132,7 @@ def view_of(model: nn.Module, source: Source, *, image_size: ImageSize | None = 
     elif isinstance(source, ImageSet):
         images = source
     else:
-        images = load_pictures(source, classes, **preprocessing.read_options, **options)
+        images = load_images(source, classes, **preprocessing.read_options, **options)
     labels = np.asarray(images.labels, dtype=np.int64)
     if not len(images) or (classes and labels.max() >= len(classes)):
         got = f"labels up to {labels.max()} for a model of {len(classes)} classes" if len(images) else "no images"

@@ -59,7 +59,7 @@ def open_subject(
         images: as for `view_of`; the run's own test images where not given.
         device: where to compute.
         limit: most images, evenly spread.
-        **options: of `load_pictures`.
+        **options: of `load_images`.
 
     Raises:
         RunError: no such run, or damaged.

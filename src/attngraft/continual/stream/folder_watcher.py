@@ -10,7 +10,7 @@ import numpy as np
 
 from ...config import Preprocessing
 from ...data import UNLABELLED, ImageSet, list_images
-from ...data.inference_images import decode_pictures
+from ...data.inference_images import decode_images
 from ...errors import DataError
 
 UNREADABLE = "it cannot be read"
@@ -70,7 +70,7 @@ class FolderWatcher:
             DataError: files that cannot be read and may not be left out.
         """
         try:
-            images = decode_pictures(
+            images = decode_images(
                 [self.folder / name for name in names],
                 names,
                 np.full(len(names), UNLABELLED, dtype=np.int64),

@@ -1,7 +1,7 @@
 """Agreement of two images after shifting and scaling one onto the other.
 
 Inverse compositional image alignment (Baker and Matthews, IJCV 56, 2004) with four numbers, shift and scale of each
-side, in batches of pairs; the pictures are sketches, small and square, so a crop of any shape is a shift and a scale.
+side, in batches of pairs; the images are sketches, small and square, so a crop of any shape is a shift and a scale.
 """
 
 from __future__ import annotations

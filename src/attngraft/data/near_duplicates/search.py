@@ -1,9 +1,9 @@
 """Find images that were saved twice: recompressed, resized, brightened or cropped.
 
-Every picture is drawn again as a sketch of 24 x 24 pixels. The lowest frequencies of the sketch and of its middle say
-which pictures could be alike, loosely and fast; these are then laid onto each other and compared (`alignment`).
-Pictures that resemble a great many others, such as strokes on black, are alike only where hardly anything differs, and
-pictures without structure, such as an empty sky that only grows lighter towards the ground, are never.
+Every image is drawn again as a sketch of 24 x 24 pixels. The lowest frequencies of the sketch and of its middle say
+which images could be alike, loosely and fast; these are then laid onto each other and compared (`alignment`).
+Images that resemble a great many others, such as strokes on black, are alike only where hardly anything differs, and
+images without structure, such as an empty sky that only grows lighter towards the ground, are never.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MIDDLE = 0.07  # is cut off each side: half way to the largest crop and a littl
 _LUMA_WAVES, _CHROMA_WAVES = 6, 3
 _FLAT = 30.0  # in units of the weighted waves: about two grey levels
 _RESEMBLING, _RESEMBLING_IN_CROWD = 0.87, 0.97
-_CLOSEST = 8  # of the pictures that resemble one
+_CLOSEST = 8  # of the images that resemble one
 _CROWD, _CROWD_SHARE = 20, 0.002
 _LEAST_CORRELATION, _MOST_RESIDUAL, _LEAST_CONTRAST = 0.96, 10.0, 0.7
 _LEAST_STRUCTURE, _MOST_OF_STRUCTURE = 4.0, 0.5
@@ -43,13 +43,13 @@ def sketches(images: ImageSet) -> Sketches:
     """(N, 24, 24, 3): every image shrunk to a square."""
     found = np.zeros((len(images), SIDE, SIDE, 3), dtype=np.uint8)
     for position in range(len(images)):
-        picture = Image.fromarray(rgb_preview(images.image(position)).permute(1, 2, 0).numpy())
-        found[position] = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+        image = Image.fromarray(rgb_preview(images.image(position)).permute(1, 2, 0).numpy())
+        found[position] = np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
     return found
 
 
 def near_pairs(some: Sketches, others: Sketches | None = None) -> Pairs:
-    """Pairs of pictures that are alike, by the second and then by the first.
+    """Pairs of images that are alike, by the second and then by the first.
 
     Args:
         some: (N, 24, 24, 3).
@@ -60,8 +60,8 @@ def near_pairs(some: Sketches, others: Sketches | None = None) -> Pairs:
     found = [np.empty((0, 2), dtype=np.int64)]
     for candidates in _candidates(theirs, mine, same=others is None):
         rows, columns = candidates.pairs.T
-        pictures = some[columns], (some if others is None else others)[rows]
-        close, structure = agreement(*pictures), np.minimum(*map(_structure, pictures))
+        pair = some[columns], (some if others is None else others)[rows]
+        close, structure = agreement(*pair), np.minimum(*map(_structure, pair))
         least = np.where(candidates.crowded, _LEAST_CORRELATION_IN_CROWD, _LEAST_CORRELATION)
         most = np.where(candidates.crowded, _MOST_RESIDUAL_IN_CROWD, _MOST_RESIDUAL)
         alike = (close.correlation >= least) & (close.residual <= most)
@@ -76,7 +76,7 @@ def near_pairs(some: Sketches, others: Sketches | None = None) -> Pairs:
 
 @dataclass(frozen=True)
 class _Described:
-    """Unit vectors (N, D), scalar products of which say how much pictures resemble each other."""
+    """Unit vectors (N, D), scalar products of which say how much images resemble each other."""
 
     whole: Tensor
     middle: Tensor
@@ -123,10 +123,10 @@ def _closest(rows: NDArray[np.int64], values: NDArray[np.float32]) -> NDArray[np
     return order[np.arange(len(order)) - starts < _CLOSEST]
 
 
-def _structure(pictures: Sketches) -> NDArray[np.float64]:
-    """(N,) standard deviation of what is left of a picture without its mean and its slopes, in grey levels."""
+def _structure(drawn: Sketches) -> NDArray[np.float64]:
+    """(N,) standard deviation of what is left of an image without its mean and its slopes, in grey levels."""
     waves = _waves(2)
-    values = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()
+    values = torch.from_numpy(drawn).permute(0, 3, 1, 2).float()
     lowest = waves @ values @ waves.T
     lowest[:, :, 1, 1] = 0
     return (values - waves.T @ lowest @ waves).square().mean((1, 2, 3)).sqrt().double().numpy()
@@ -147,17 +147,17 @@ def _leave_out_self_(resemblance: Tensor, offset: int) -> None:
     resemblance[rows[inside], columns[inside]] = -1
 
 
-def _described(pictures: Sketches) -> _Described:
+def _described(drawn: Sketches) -> _Described:
     waves = _waves(max(_LUMA_WAVES, _CHROMA_WAVES))
-    parts = [pictures[start : start + _COLUMNS] for start in range(0, len(pictures), _COLUMNS)] or [pictures]
+    parts = [drawn[start : start + _COLUMNS] for start in range(0, len(drawn), _COLUMNS)] or [drawn]
     return _Described(
         *(torch.cat([_low_frequencies(part, waves @ cut) for part in parts]) for cut in (torch.eye(SIDE), _middle()))
     )
 
 
-def _low_frequencies(pictures: Sketches, waves: Tensor) -> Tensor:
+def _low_frequencies(drawn: Sketches, waves: Tensor) -> Tensor:
     """(N, D): cosine waves of brightness and colour, weighted so that the lowest do not drown the others."""
-    colours = torch.tensor(_TO_LUMA_CHROMA) @ torch.from_numpy(pictures).float().flatten(1, 2).transpose(1, 2)
+    colours = torch.tensor(_TO_LUMA_CHROMA) @ torch.from_numpy(drawn).float().flatten(1, 2).transpose(1, 2)
     amplitudes = waves @ colours.unflatten(2, (SIDE, SIDE)) @ waves.T  # (N, 3, K, K)
     counts = torch.arange(len(waves))
     frequency = (counts[:, None] ** 2 + counts[None] ** 2).float().sqrt()

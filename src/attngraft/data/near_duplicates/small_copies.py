@@ -1,6 +1,6 @@
 """Find near-duplicates by thumbnails of 8 x 8 pixels.
 
-A picture is shrunk to 8 x 8 pixels in colour. Two are alike where the distance of these thumbnails is at most a fifth of
+An image is shrunk to 8 x 8 pixels in colour. Two are alike where the distance of these thumbnails is at most a fifth of
 the detail in them, or half a grey level in the mean. That finds copies that were recompressed, resized, given a little
 noise or light, and neighbouring frames of a video; not those that were cropped much, mirrored or recoloured.
 """
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ..dataset import ImageSet
 from ..preview import rgb_preview
+from .groups import first_of_group
 
 SIDE = 8
 NUMBERS = 3 * SIDE * SIDE
@@ -33,7 +34,7 @@ def thumbnails(images: ImageSet) -> Thumbnails:
 
 
 def resembling(some: Thumbnails, others: Thumbnails) -> NDArray[np.bool_]:
-    """(N,) whether a picture is alike to any of the others."""
+    """(N,) whether an image is alike to any of the others."""
     found = np.zeros(len(some), dtype=bool)
     for start in range(0, len(some), _BLOCK):
         for first in range(0, len(others), _BLOCK):
@@ -43,23 +44,15 @@ def resembling(some: Thumbnails, others: Thumbnails) -> NDArray[np.bool_]:
 
 
 def families(some: Thumbnails) -> NDArray[np.int64]:
-    """(N,) for every picture the position of the first one that it is alike to, over any number of steps."""
-    parent = np.arange(len(some))
-
-    def root(position: int) -> int:
-        while parent[position] != position:
-            parent[position] = parent[parent[position]]
-            position = int(parent[position])
-        return position
-
+    """(N,) for every image the position of the first one that it is alike to, over any number of steps."""
+    edges = [np.empty((0, 2), dtype=np.int64)]
     for start in range(0, len(some), _BLOCK):
         for first in range(0, start + 1, _BLOCK):
             rows, columns = np.nonzero(_alike(some[start : start + _BLOCK], some[first : first + _BLOCK]))
-            for one, other in zip((rows + start).tolist(), (columns + first).tolist(), strict=True):
-                if one > other:
-                    low, high = sorted((root(one), root(other)))
-                    parent[high] = low
-    return np.array([root(position) for position in range(len(some))], dtype=np.int64)
+            met, pairs = np.unique(np.stack([rows + start, columns + first], axis=1), return_inverse=True)
+            # one edge for each image of the block, however many are alike
+            edges.append(np.stack([met, met[first_of_group(len(met), pairs.reshape(-1, 2))]], axis=1))
+    return first_of_group(len(some), np.concatenate(edges))
 
 
 def _alike(some: Thumbnails, others: Thumbnails) -> NDArray[np.bool_]:
@@ -71,5 +64,5 @@ def _alike(some: Thumbnails, others: Thumbnails) -> NDArray[np.bool_]:
 
 
 def _detail(thumbs: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(N,) sum of squares about the picture's own mean."""
+    """(N,) sum of squares about the image's own mean."""
     return np.asarray(((thumbs - thumbs.mean(1, keepdims=True)) ** 2).sum(1))
