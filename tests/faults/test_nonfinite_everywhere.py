@@ -215,7 +215,7 @@ def test_training_stops_says_why_and_writes_no_such_number(
 def expected_words(fault: Fault, minutes: float) -> str:
     epoch_end = math.ceil(fault.step / PER_EPOCH) * PER_EPOCH
     if fault.place == "average" and minutes:
-        return f"after step {epoch_end} the model's answers are not finite"
+        return f"after step {epoch_end} the model's outputs are not finite"
     words = WORDS[fault.place]
     if "moment" in fault.place and (minutes == 0 or fault.step == epoch_end):
         words = f"optimizer/head.weight//{MOMENTS[fault.place]} is not finite at step {fault.step}"

@@ -83,7 +83,7 @@ def test_everything_that_was_found_is_on_the_page(tmp_path: Path) -> None:
     for text in (
         "not met: 91.2 %", "all 5 trials were made", "at least 93.125 %", "89.9 % to 92.5 %", "less than 5 ms",
         "4.20 ms", "91.5 %", "the loss is inf", "Trial 4: it does not keep latency_ms&lt;5", "pruned", "2 h 0 min",
-        "21 min 0 s", "Trial by trial", "What mattered in the search", "The answer",
+        "21 min 0 s", "Trial by trial", "What mattered in the search", "The result",
     ):  # fmt: skip
         assert text in page, text
     assert page.count("<svg") == 3

@@ -45,7 +45,7 @@ def test_everything_that_happened_is_on_the_page(tmp_path: Path) -> None:
     assert "1.5 windows after the drift" in words
     assert "4 of 14 windows drifted" in words
     assert "21.5 k (0.2 %)" in words
-    assert "no answer" in words
+    assert "no verdict" in words
 
 
 def test_nothing_from_outside_reaches_the_page_as_markup(tmp_path: Path) -> None:

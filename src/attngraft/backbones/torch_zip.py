@@ -51,9 +51,9 @@ def _check(path: Path) -> None:
             entries = archive.infolist()
             pickle = _pickle_of(entries, path)
             check_pickle(archive.read(pickle), path.name)
-            spoilt = archive.testzip()  # torch does not look at the checksums
-            if spoilt is not None:
-                raise BackboneError(f"{path.name} is damaged (the checksum of {spoilt} differs): get it again.")
+            damaged = archive.testzip()  # torch does not look at the checksums
+            if damaged is not None:
+                raise BackboneError(f"{path.name} is damaged (the checksum of {damaged} differs): get it again.")
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
         raise BackboneError(f"{path.name} is damaged ({error}): get it again.") from None
 

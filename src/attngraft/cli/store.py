@@ -170,7 +170,7 @@ def _row(version: Version) -> tuple[str, ...]:
 def in_words(entry: Mapping[str, Any]) -> str:
     """Describe one line of the journal; an event that is not known here is shown as it is, a missing field as "?"."""
     if entry["event"] == "verdict":
-        return f"the guard's answer to attempt {entry.get('attempt')}: {'pass' if entry.get('passed') else 'fail'}"
+        return f"the guard's verdict on attempt {entry.get('attempt')}: {'pass' if entry.get('passed') else 'fail'}"
     sentence = _SENTENCES.get(entry["event"])
     if sentence is None:
         fields = [f"{key}={value}" for key, value in entry.items() if key not in ("seq", "time", "event", "previous")]

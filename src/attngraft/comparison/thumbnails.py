@@ -44,6 +44,6 @@ def _write_thumbnail(path: Path, image: torch.Tensor) -> None:
     """Write a stored image as PNG with at most THUMBNAIL pixels a side."""
     from PIL import Image
 
-    picture = Image.fromarray(rgb_preview(image).permute(1, 2, 0).contiguous().numpy())
-    picture.thumbnail((THUMBNAIL, THUMBNAIL))
-    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+    thumbnail = Image.fromarray(rgb_preview(image).permute(1, 2, 0).contiguous().numpy())
+    thumbnail.thumbnail((THUMBNAIL, THUMBNAIL))
+    write_atomically(path, lambda temporary: thumbnail.save(temporary, format="PNG"))

@@ -87,7 +87,7 @@ def cam_maps(model: nn.Module, images: View | Source, targets: Sequence[int] | N
     Args:
         model: a classifier, grafted or not.
         images: N images.
-        targets: (N,), the class to explain in each image; the answer of the model where not given.
+        targets: (N,), the class to explain in each image; the predicted class by default.
 
     Returns:
         (N, H, W), not negative; each map is scaled for itself, to about 1.

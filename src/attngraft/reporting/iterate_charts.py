@@ -104,4 +104,4 @@ def requirement_chart(clauses: Sequence[ClauseRecord], label: Callable[[str], st
         for clause, value, low, high in known
     )
     note = "Test images. Dot and line: mean over seeds and 95 % interval. Upright stroke: the requirement."
-    return Chart(draw(paint, 0.9 + 0.42 * len(known)), "The answer", told, note)
+    return Chart(draw(paint, 0.9 + 0.42 * len(known)), "The result", told, note)

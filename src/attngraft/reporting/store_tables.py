@@ -59,7 +59,7 @@ def controls_table(entry: Document) -> Table | None:
 
 def ledger_table(document: Document, names: Mapping[str, str]) -> Table | None:
     """Every attempt at the guard and what it cost."""
-    verdicts = {True: "passed", False: "failed", None: "no answer"}
+    verdicts = {True: "passed", False: "failed", None: "no verdict"}
     by_number = {entry.get("number"): entry.get("guard") or {} for entry in document.get("adaptations") or []}
     rows = tuple(
         (
@@ -74,7 +74,7 @@ def ledger_table(document: Document, names: Mapping[str, str]) -> Table | None:
         )
         for row in document.get("ledger") or []
     )
-    columns = ("attempt", "adaptation", "candidate", "alpha", "spent so far", "new images", "old images", "answer")
+    columns = ("attempt", "adaptation", "candidate", "alpha", "spent so far", "new images", "old images", "verdict")
     return Table("Attempts at the guard", columns, rows, frozenset({2, 7})) if rows else None
 
 

@@ -92,10 +92,10 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
         NotFiniteError: a weight is not finite; nothing is written.
         RunError: the disk is full; older checkpoints are intact.
     """
-    at, spoilt = checkpoint.position, first_not_finite(checkpoint.tensors)
-    if spoilt is not None:
+    at, found = checkpoint.position, first_not_finite(checkpoint.tensors)
+    if found is not None:
         raise NotFiniteError(
-            f"{spoilt} is not finite at step {at.global_step}: "
+            f"{found} is not finite at step {at.global_step}: "
             "lower the learning rate (lr_scale) or clip gradients (clip_norm)"
         )
     path = _path(folder, at.global_step)

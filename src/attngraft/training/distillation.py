@@ -28,7 +28,7 @@ from .run_context import RunContext
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """A model whose answers are part of the loss.
+    """A model whose outputs are part of the loss.
 
     The loss of an image gets the term weight * T^2 * KL(softmax(teacher / T) || softmax(student / T)). Where the
     student has more classes than the teacher, it is taken over the teacher's classes alone.
@@ -80,7 +80,7 @@ def check_teacher(teacher: Teacher, model: nn.Module, context: RunContext) -> No
     if recipe.mixup or recipe.cutmix:
         raise ConfigError(
             f"recipe '{recipe.name}' mixes images (mixup {recipe.mixup}, cutmix {recipe.cutmix}) and there is a "
-            "teacher, who answers for whole images: set mixup and cutmix to 0."
+            "teacher, whose outputs are for whole images: set mixup and cutmix to 0."
         )
     if teacher.images is not None and len(teacher.images) != len(dataset.train):
         raise ConfigError(

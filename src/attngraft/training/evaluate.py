@@ -209,7 +209,7 @@ def evaluate(
     for values in rows.values():
         if not np.isfinite(values).all():
             raise NotFiniteError(
-                "the model's answers are not finite, so it has diverged: lower the learning rate (lr_scale)."
+                "the model's outputs are not finite, so it has diverged: lower the learning rate (lr_scale)."
             )
     return Evaluation({**rows, **context.task.target_rows(images.targets)}, images.ids, context.task)
 

@@ -106,7 +106,7 @@ def fit(
         resume: "auto" continues the same run, "never" refuses an existing one, "must" refuses a new one.
         variant: a name for the run in reports; the attention's name where not given.
         progress: where to show progress; a bar on a terminal where not given.
-        teacher: a model whose answers are part of the loss.
+        teacher: a model whose outputs are part of the loss.
         on_epoch: called after every epoch with the rows so far, as in `metrics.jsonl`; True ends the training, as
             early stopping does. Of several processes only the main one calls it. An error in it ends the call, and the
             same call goes on after the epoch. After a sudden death it may see an epoch a second time.
