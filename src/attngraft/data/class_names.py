@@ -45,6 +45,16 @@ def likely_cause(gone: Sequence[str], new: Sequence[str]) -> str:
     return ""
 
 
+def unknown_classes(where: str, strange: Sequence[str], known: Sequence[str], advice: str) -> str:
+    """The sentence for images of classes that a model does not know."""
+    shown, have = (", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3) for names in (strange, known))
+    cause = likely_cause(known, strange)
+    return (
+        f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not know ({shown}): "
+        f"it knows {len(known)} ({have}); {f'{cause}; ' if cause else ''}{advice}."
+    )
+
+
 def quoted(names: Sequence[str]) -> str:
     """The first names, for a message."""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

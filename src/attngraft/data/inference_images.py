@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import ImageSize
 from ..errors import ConfigError, DataError
-from .class_names import likely_cause
+from .class_names import unknown_classes
 from .dataset import ImageSet
 from .folders import training_folders
 from .listing import list_images
@@ -197,13 +197,7 @@ def _check_known(found: Collection[str], known: Sequence[str], where: str) -> No
         )
     strange = sorted(set(found) - set(known))
     if strange:
-        shown, have = (", ".join(repr(name) for name in names[:3]) for names in (strange, list(known)))
-        cause = likely_cause(known, strange)
-        raise DataError(
-            f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not "
-            f"know ({shown}): it knows {len(known)} ({have}{', ...' if len(known) > 3 else ''}); "
-            f"{f'{cause}; ' if cause else ''}give images of these."
-        )
+        raise DataError(unknown_classes(where, strange, known, "give images of these"))
 
 
 def _thinned(images: ImageSet, limit: int | None) -> ImageSet:

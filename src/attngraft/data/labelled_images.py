@@ -10,7 +10,7 @@ import numpy as np
 from ..config import ImageSize
 from ..errors import DataError
 from .build_dataset import LoadOptions, check_at_least_1
-from .class_names import likely_cause
+from .class_names import unknown_classes
 from .dataset import ImageSet
 from .folders import scan_labelled
 from .image_table import read_labels
@@ -138,15 +138,8 @@ def _known_classes(found: Sequence[str], classes: Sequence[str], extend: bool, w
     """
     strange = sorted(set(found) - set(classes))
     if strange and not extend:
-        shown, have = (", ".join(repr(name) for name in names[:3]) for names in (strange, list(classes)))
-        more = ", ..." if len(classes) > 3 else ""
-        cause = likely_cause(classes, strange)
-        raise DataError(
-            f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not "
-            f"know ({shown}{', ...' if len(strange) > 3 else ''}): it knows {len(classes)} ({have}{more}); "
-            f"{f'{cause}; ' if cause else ''}give images of these, or let it learn new ones with --classes extend "
-            "(extend=True)."
-        )
+        advice = "give images of these, or let it learn new ones with --classes extend (extend=True)"
+        raise DataError(unknown_classes(where, strange, list(classes), advice))
     return (*classes, *strange)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -180,8 +181,7 @@ class _Augmented:
 
         fill, bilinear = _mean_colour(image, self.preprocessing), v2.InterpolationMode.BILINEAR
         if image.dtype == torch.uint8 and len(image) in (1, 3):
-            augmented: torch.Tensor = v2.TrivialAugmentWide(interpolation=bilinear, fill=fill)(image)
-            return augmented
+            return _trivial_augment(tuple(fill))(image)
         kind, strength = torch.randint(6, ()).item(), 2 * torch.rand(()).item() - 1
         shear = math.degrees(math.atan(0.99 * strength))
         return v2.functional.affine(
@@ -202,11 +202,25 @@ class _Erased:
     preprocessing: Preprocessing
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
-        from torchvision.transforms import v2
+        return _random_erasing(tuple(_mean_colour(image, self.preprocessing)))(image)
 
-        erase = v2.RandomErasing(p=0.25, scale=(0.02, 0.25), value=_mean_colour(image, self.preprocessing))
-        erased: torch.Tensor = erase(image)
-        return erased
+
+@functools.cache
+def _trivial_augment(fill: tuple[float, ...]) -> Callable[[torch.Tensor], torch.Tensor]:
+    from torchvision.transforms import v2
+
+    augment: Callable[[torch.Tensor], torch.Tensor] = v2.TrivialAugmentWide(
+        interpolation=v2.InterpolationMode.BILINEAR, fill=list(fill)
+    )
+    return augment
+
+
+@functools.cache
+def _random_erasing(colour: tuple[float, ...]) -> Callable[[torch.Tensor], torch.Tensor]:
+    from torchvision.transforms import v2
+
+    erase: Callable[[torch.Tensor], torch.Tensor] = v2.RandomErasing(p=0.25, scale=(0.02, 0.25), value=list(colour))
+    return erase
 
 
 def _mirror_at_random(image: torch.Tensor) -> torch.Tensor:
