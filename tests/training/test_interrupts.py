@@ -190,7 +190,8 @@ def broken_off_(model: nn.Sequential) -> None:
 
     def backward() -> None:
         loss.backward()
-        thread.join()
+        while thread.is_alive():  # a signal that comes as `join` begins to wait would be heard when that ends
+            time.sleep(0.001)
 
     thread = threading.Thread(target=interrupt)
     with Interrupts() as interrupts, signals_heard_in_backward(model):
