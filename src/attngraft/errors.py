@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 LONGEST = 2000  # characters of a message; names from files can be of any length
 _BREAKS = re.compile(r"\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
@@ -109,3 +109,13 @@ def first_line(error: BaseException) -> str:
     'shapes differ'
     """
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def listed(names: Collection[str], most: int = 3) -> str:
+    """The first few of some names, quoted and sorted.
+
+    >>> listed(["b", "a", "c", "d"])
+    "'a', 'b', 'c' and 1 more"
+    """
+    shown = ", ".join(f"'{name[:100]}'" for name in sorted(names)[:most])
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

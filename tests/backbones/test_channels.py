@@ -101,7 +101,7 @@ def test_preprocessing_comes_from_the_configuration_of_a_timm_model_that_was_bui
     model = timm.create_model("vit_tiny_patch16_224", num_classes=2)
     found = preprocessing_of(model)
     assert (found.mean, found.std, found.crop_pct) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.9)
-    assert preprocessing_source(model) == "its pretrained_cfg"
+    assert "pretrained_cfg" in preprocessing_source(model)
     assert preprocessing_of(timm.create_model("test_resnet", in_chans=1)).mean == (0.5,)
 
 
@@ -109,9 +109,9 @@ def test_a_model_that_says_nothing_has_imagenets_values_for_its_channels():
     model = nn.Sequential(nn.Conv2d(5, 8, 3), nn.Conv2d(8, 8, 1))
     assert input_channels(model) == 5
     assert preprocessing_of(model) == Preprocessing().with_channels(5)
-    assert preprocessing_source(model).startswith("ImageNet's usual values")
+    assert "ImageNet" in preprocessing_source(model)
     assert input_channels(nn.Sequential(nn.Linear(2, 2))) == 3
     head_first = nn.ModuleDict({"head": nn.Conv2d(64, 10, 1), "body": nn.Conv2d(3, 64, 3)})
     assert input_channels(head_first) == 3
     noted = ag.create_backbone("small-cnn")
-    assert preprocessing_source(noted) == "noted on the model"
+    assert preprocessing_source(noted) is None

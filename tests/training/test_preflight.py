@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -100,6 +101,8 @@ def test_networks_with_wrapped_outputs_are_trained_evaluated_and_used(tmp_path, 
     model = Wrapped(kind, train_only=train_only)
     result = ag.fit(model, squares, recipe="one-cycle", epochs=2, run_dir=tmp_path / "run", image_size=16, **PLAIN)
     assert len(result.evaluation.labels) == len(squares.test)
+    events = json.loads((tmp_path / "run" / "run.json").read_text())["events"]
+    assert ["ImageNet" in event["text"] for event in events] == [True]
     loaded = ag.load(tmp_path / "run", backbone=Wrapped(kind, train_only=train_only))
     images = torch.rand(2, 3, 16, 16)
     assert torch.equal(main_output(loaded(images)), main_output(result.model(images)))

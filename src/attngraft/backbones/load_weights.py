@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..checksums import file_hash
-from ..errors import BackboneError
+from ..errors import BackboneError, listed
 from ..safetensors_files import open_tensors
 from .channels import adapted_weight, differs_in_channels, input_layer
 from .classifier_layers import published_heads
@@ -121,9 +121,7 @@ def _check(model: nn.Module, source: Mapping[str, Any], names: Mapping[str, str]
     extra = found.keys() - wanted.keys()
     for word, lacking in (("lacks", missing), ("has in addition", extra)):
         if lacking:
-            shown = ", ".join(f"'{name[:100]}'" for name in sorted(lacking)[:3])
-            more = f" and {len(lacking) - 3} more" if len(lacking) > 3 else ""
-            raise BackboneError(f"{file} {word} {shown}{more}: give the weights of this backbone.")
+            raise BackboneError(f"{file} {word} {listed(lacking)}: give the weights of this backbone.")
     first = input_layer(model)
     for name, tensor in found.items():
         is_adapted = name == f"{first}.weight" and differs_in_channels(_shape(tensor), tuple(wanted[name].shape))

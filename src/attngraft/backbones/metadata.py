@@ -55,11 +55,13 @@ def preprocessing_of(model: nn.Module, image_size: ImageSize | None = None) -> P
     return replace(found, image_size=image_size) if image_size else found
 
 
-def preprocessing_source(model: nn.Module) -> str:
-    """Where `preprocessing_of` has it from, for people."""
+def preprocessing_source(model: nn.Module) -> str | None:
+    """Where `preprocessing_of` finds the values, as a sentence; None where they are noted on the model."""
     if noted_preprocessing(model) is not None:
-        return "noted on the model"
-    return "its pretrained_cfg" if _configured(model) is not None else "ImageNet's usual values: the model names none"
+        return None
+    if _configured(model) is not None:
+        return "the preprocessing is that of the model's pretrained_cfg"
+    return "the model says nothing of its preprocessing: images are normalised with the mean and deviation of ImageNet"
 
 
 def _configured(model: nn.Module) -> Preprocessing | None:

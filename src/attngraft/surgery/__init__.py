@@ -3,24 +3,11 @@
 from .fold import PartFold, fold_grafts
 from .gate_hooks import computing, watching
 from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, uncompiled, ungraft, ungraft_
-from .heads import Head, find_head, replace_head_
+from .heads import Head, find_head, renew_head_, replace_head_
 from .model_output import main_output
+from .notes import FoldNote, classes_of, fold_note, note_classes_, note_fold_, note_task_, task_note
 from .plan import GraftPlan, Override, plan_graft
-from .serialization import (
-    FoldNote,
-    SavedModel,
-    classes_of,
-    describe,
-    fold_note,
-    load,
-    note_classes_,
-    note_fold_,
-    note_task_,
-    renew_head_,
-    save,
-    saved_classes,
-    task_note,
-)
+from .serialization import SavedModel, describe, load, save, saved_classes
 from .sites import Site, find_sites, search_sites
 
 __all__ = [

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from ..attention import Attention, Gates
 from ..errors import GraftError, first_line
 from .gate_hooks import computing
 from .graft import grafts
+from .trace import Call, Trace, trace
 
 TOLERANCE = 1e-5  # of the largest output: what a merged layer may differ by, in single precision
 ROUNDINGS = 4  # the same in units of the last place, for narrower types
@@ -30,27 +30,16 @@ _HOMOGENEOUS = (
 _HOMOGENEOUS_NAMES = {"DropPath", "StochasticDepth", "Permute"}
 
 
-@dataclass(frozen=True)
-class _Call:
-    """One run of one module; the numbers count beginnings and ends in the order in which they happened."""
-
-    path: str
-    begin: int
-    end: int
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
-
-
 @dataclass
 class Passage:
-    """One forward pass of a model: which module ran when, and with what."""
+    """One forward pass of a model: which module ran when, and what the hosts and the modules around them were given."""
 
     model: nn.Module
-    calls: list[_Call] = field(default_factory=list)
-    uses: Counter[str] = field(default_factory=Counter)
+    record: Trace
+    given: dict[str, tuple[Any, Any]]
 
-    def call(self, path: str) -> _Call:
-        return next(call for call in self.calls if call.path == path)
+    def call(self, path: str) -> Call:
+        return next(call for call in self.record.calls if call.path == path)
 
 
 @torch.no_grad()
@@ -60,36 +49,25 @@ def observe(model: nn.Module, example: Any, hosts: list[str]) -> Passage:
     Raises:
         GraftError: the model cannot process the example.
     """
-    kept = {*hosts, *(_parent(path) for path in hosts)}
-    passage, clock, open_calls = Passage(model), iter(range(1 << 62)), []  # type: ignore[var-annotated]
+    given: dict[str, tuple[Any, Any]] = {}
 
-    def enter(path: str) -> Any:
+    def keep(path: str) -> Any:
         def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            passage.uses[path] += 1
-            given = _copied((args, kwargs)) if path in kept else ((), {})
-            open_calls.append((path, next(clock), *given))
+            given.setdefault(path, _copied((args, kwargs)))
 
         return hook
 
-    def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        path, begin, arguments, options = open_calls.pop()
-        passage.calls.append(_Call(path, begin, next(clock), arguments, options))
-
-    arguments = example if isinstance(example, tuple) else (example,)
     with ExitStack() as stack:
-        for path, module in model.named_modules():
-            if "graft" not in path.split("."):
-                for handle in (
-                    module.register_forward_pre_hook(enter(path), with_kwargs=True),
-                    module.register_forward_hook(leave),
-                ):
-                    stack.callback(handle.remove)
+        for path in {*hosts, *(_parent(path) for path in hosts)}:
+            handle = model.get_submodule(path).register_forward_pre_hook(keep(path), with_kwargs=True)
+            stack.callback(handle.remove)
         try:
-            model(*arguments)
+            model(*(example if isinstance(example, tuple) else (example,)))
         except Exception as error:  # a network's own reasons are of any kind
-            reason = first_line(error)
-            raise GraftError(f"the model cannot process the example ({reason}): give images that it takes.") from error
-    return passage
+            raise GraftError(
+                f"the model cannot process the example ({first_line(error)}): give images that it takes."
+            ) from error
+    return Passage(model, trace(model, example), given)
 
 
 @torch.no_grad()
@@ -107,14 +85,14 @@ def merge_(passage: Passage, host: str, scale: Tensor) -> str | None:
     found = _layer_for(passage, host, len(scale))
     if found is None:
         return None
-    module, call = passage.model.get_submodule(host), passage.call(found.scope)
+    module, given = passage.model.get_submodule(host), passage.given[found.scope]
     before = [tensor.detach().clone() for tensor, _ in found.weights]
     with computing(passage.model, dict.fromkeys(grafts(passage.model), _no_gates)):  # they would magnify rounding
         with _scaled_output(module, scale):
-            expected = _outputs(passage.model, found.scope, module, call)
+            expected = _outputs(passage.model, found.scope, module, given)
         for tensor, dim in found.weights:
             _scale_(tensor, scale, dim)
-        if _agree(_outputs(passage.model, found.scope, module, call), expected):
+        if _agree(_outputs(passage.model, found.scope, module, given), expected):
             return found.layer
     for (tensor, _), old in zip(found.weights, before, strict=True):
         tensor.data.copy_(old)
@@ -137,20 +115,20 @@ class _Found:
 def _layer_for(passage: Passage, host: str, channels: int) -> _Found | None:
     """The last layer before the host's output; between them is only what a scale passes through."""
     own = passage.call(host)
-    inside = [call for call in passage.calls if own.begin <= call.begin and call.end <= own.end]
+    inside = [call for call in passage.record.calls if own.begin <= call.begin and call.end <= own.end]
     found = _walk(passage, inside, channels, host)
     if not isinstance(found, bool):
         return found
     around = _parent(host)
-    if not found or passage.uses[around] != 1:
+    if not found or passage.record.uses[around] != 1:
         return None
     outer = passage.call(around)
-    earlier = [call for call in passage.calls if outer.begin < call.begin and call.end < own.begin]
+    earlier = [call for call in passage.record.calls if outer.begin < call.begin and call.end < own.begin]
     found = _walk(passage, earlier, channels, around)
     return None if isinstance(found, bool) else found
 
 
-def _walk(passage: Passage, calls: list[_Call], channels: int, scope: str) -> _Found | bool:
+def _walk(passage: Passage, calls: list[Call], channels: int, scope: str) -> _Found | bool:
     """Back from the last call: the layer, or whether there was nothing in the way."""
     containing = {_parent(call.path) for call in calls}
     modules = {call.path: passage.model.get_submodule(call.path) for call in calls}
@@ -162,7 +140,7 @@ def _walk(passage: Passage, calls: list[_Call], channels: int, scope: str) -> _F
         if weights:
             inner = [m for path, m in modules.items() if path.startswith(f"{call.path}.")]
             free = all(_is_homogeneous(m) for m in inner)
-            if not free or passage.uses[call.path] != 1 or _is_shared(passage.model, weights):
+            if not free or passage.record.uses[call.path] != 1 or _is_shared(passage.model, weights):
                 return False
             return _Found(call.path, weights, scope)
         if call.path not in containing:
@@ -215,7 +193,7 @@ def _scaled_output(host: nn.Module, scale: Tensor) -> Iterator[None]:
         handle.remove()
 
 
-def _outputs(model: nn.Module, scope: str, host: nn.Module, call: _Call) -> list[list[Tensor]]:
+def _outputs(model: nn.Module, scope: str, host: nn.Module, given: tuple[Any, Any]) -> list[list[Tensor]]:
     """What the scope and the host return, for what the scope was called with and for a wilder input."""
     found: list[list[Tensor]] = []
     module = model.get_submodule(scope)
@@ -223,7 +201,7 @@ def _outputs(model: nn.Module, scope: str, host: nn.Module, call: _Call) -> list
         seen: list[Any] = []
         handle = host.register_forward_hook(lambda m, args, output, seen=seen: seen.append(output.clone()))  # type: ignore[misc]
         try:
-            arguments, options = _copied((call.arguments, call.options), factor)
+            arguments, options = _copied(given, factor)
             with _exact_convolutions(model):
                 seen.append(module(*arguments, **options))
         finally:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
+from ..backbones import backbone_info, note_backbone_
 from ..backbones.classifier_layers import named_classifiers, replace_layer_
 from ..errors import BackboneError
 from .model_output import main_output
+from .notes import classes_of, note_classes_
 from .sites import resolve_input
 from .trace import Key, Step, Trace, trace
 
@@ -100,6 +102,26 @@ def replace_head_(
     for path in layers:
         replace_layer_(model, path, outputs)
     return layers
+
+
+def renew_head_(model: nn.Module, classes: Sequence[str]) -> bool:
+    """Give the model a new head, unless its logits are called exactly this, in this order, or nobody knows how.
+
+    Returns:
+        whether it has a new one.
+
+    Raises:
+        BackboneError: its head cannot be found.
+    """
+    known = classes_of(model)
+    if not known or known == tuple(classes):
+        return False
+    replace_head_(model, len(classes))
+    info = backbone_info(model)
+    if info is not None:
+        note_backbone_(model, replace(info, num_classes=len(classes)))
+    note_classes_(model, ())
+    return True
 
 
 def _reached(record: Trace, keys: Iterable[Key], *, through_layers: bool = False) -> tuple[set[Key], set[Key]]:

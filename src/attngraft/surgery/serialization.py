@@ -33,21 +33,12 @@ from ..checksums import (
     write_sealed,
 )
 from ..config import Preprocessing, from_dict, to_dict
-from ..errors import (
-    BackboneError,
-    ConfigError,
-    GraftError,
-    RunError,
-)
+from ..errors import BackboneError, ConfigError, GraftError, RunError
 from ..formats import MODEL_FORMAT, own_version
 from ..safetensors_files import Shapes, open_tensors, shapes_of
-from .graft import (
-    check_live,
-    graft_,
-    graft_plan,
-    uncompiled,
-)
+from .graft import check_live, graft_, graft_plan, uncompiled
 from .heads import replace_head_
+from .notes import FoldNote, classes_of, fold_note, note_classes_, note_fold_, note_task_, task_note
 from .plan import GraftPlan
 from .version_store.delta import apply_delta_, read_delta
 from .version_store.store_files import is_store, served_version
@@ -55,28 +46,6 @@ from .version_store.version import Version
 from .weightless_init import ForWeights, misfit
 
 MODEL_FILE = "model.safetensors"
-CLASSES_ATTRIBUTE = "attngraft_classes"
-FOLD_ATTRIBUTE = "attngraft_fold"
-TASK_ATTRIBUTE = "attngraft_task"
-
-
-@dataclass(frozen=True)
-class FoldNote:
-    """What was folded away, and from which model: loading that one again undoes it.
-
-    Attributes:
-        parts: (site, part, what became of it) of every part that changed.
-        tolerance: how much accuracy was allowed to be lost, as a fraction.
-        images: how many images the loss was measured on.
-        source: path of the model that was folded; None for one in memory.
-        sha256: of that file.
-    """
-
-    parts: tuple[tuple[str, str, str], ...]
-    tolerance: float
-    images: int
-    source: str | None = None
-    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -199,64 +168,9 @@ def describe_version(version: Version) -> SavedModel:
     return replace(base, backbone=backbone, classes=version.classes, preprocessing=known)
 
 
-def note_classes_(model: nn.Module, classes: Sequence[str]) -> nn.Module:
-    """Note on the model what its logits are called."""
-    setattr(model, CLASSES_ATTRIBUTE, tuple(classes))
-    return model
-
-
-def renew_head_(model: nn.Module, classes: Sequence[str]) -> bool:
-    """Give the model a new head, unless its logits are called exactly this, in this order, or nobody knows how.
-
-    Returns:
-        whether it has a new one.
-
-    Raises:
-        BackboneError: its head cannot be found.
-    """
-    known = classes_of(model)
-    if not known or known == tuple(classes):
-        return False
-    replace_head_(model, len(classes))
-    info = backbone_info(model)
-    if info is not None:
-        note_backbone_(model, replace(info, num_classes=len(classes)))
-    note_classes_(model, ())
-    return True
-
-
 def saved_classes(spec: str) -> tuple[str, ...]:
     """Class names of the run or model file that a backbone's spec names; empty for all others."""
     return describe(spec).classes if _is_saved_model(spec) else ()
-
-
-def classes_of(model: nn.Module) -> tuple[str, ...]:
-    """What the model's logits are called; empty where unknown."""
-    return tuple(getattr(model, CLASSES_ATTRIBUTE, ()))
-
-
-def note_task_(model: nn.Module, task: Mapping[str, Any] | None) -> nn.Module:
-    """Note on the model what it is trained for: the name and the fields of a task, None for classification."""
-    setattr(model, TASK_ATTRIBUTE, None if task is None else dict(task))
-    return model
-
-
-def task_note(model: nn.Module) -> dict[str, Any] | None:
-    """Name and fields of the task that the model is trained for; None for classification."""
-    note = getattr(uncompiled(model), TASK_ATTRIBUTE, None)
-    return note if isinstance(note, dict) else None
-
-
-def note_fold_(model: nn.Module, note: FoldNote) -> nn.Module:
-    """Note on the model what was folded away."""
-    setattr(model, FOLD_ATTRIBUTE, note)
-    return model
-
-
-def fold_note(model: nn.Module) -> FoldNote | None:
-    """What was folded away; None for a model that was not folded."""
-    note = getattr(uncompiled(model), FOLD_ATTRIBUTE, None)
-    return note if isinstance(note, FoldNote) else None
 
 
 def describe(path: str | Path) -> SavedModel:

@@ -7,6 +7,7 @@ few hundredths of a second. A tensor is named by its identity and its version, b
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,10 +36,15 @@ _POINTWISE = {
 
 @dataclass
 class Call:
-    """One call of one module: where in the nesting, from which feature map to which."""
+    """One call of one module: where in the nesting, from which feature map to which.
+
+    `begin` and `end` count the beginnings and ends of all calls in the order in which they happened.
+    """
 
     path: str
     parent: Call | None
+    begin: int = 0
+    end: int = 0
     source: Key | None = None
     source_shape: torch.Size | None = None
     result: Key | None = None
@@ -190,6 +196,7 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.model = model
         self.stack: list[Call] = []
+        self.clock = itertools.count()
         self.depth: dict[Key, int] = {}
         self.alive: list[Tensor] = []  # a freed tensor's id could be used again
         self.fed: set[Key] = set()  # tensors that depend on the input
@@ -228,6 +235,7 @@ class _Recorder(TorchFunctionMode):
                 call.source, call.source_shape = self._key(source), source.shape
             if parent:
                 parent.children.append(call)
+            call.begin = next(self.clock)
             self.trace.uses[path] += 1
             self.stack.append(call)
 
@@ -235,6 +243,7 @@ class _Recorder(TorchFunctionMode):
 
     def _leave(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         call = self.stack.pop()
+        call.end = next(self.clock)
         self._note_opaque(call, module, (args, kwargs), output)
         if _is_map(output):
             call.result, call.shape = self._key(output), output.shape

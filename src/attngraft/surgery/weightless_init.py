@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import RunError
+from ..errors import RunError, listed
 from ..safetensors_files import Shapes
 
 SLACK = 1 << 24  # elements beyond those of the file: heads that are replaced, and other passing things
@@ -58,16 +58,6 @@ def misfit(model: nn.Module, shapes: Shapes) -> str | None:
         if shapes[name] != shape:
             return f"'{name}' has the shape {shapes[name]}, expected {shape}"
     return None
-
-
-def listed(names: Collection[str], most: int = 3) -> str:
-    """The first few of some names.
-
-    >>> listed(["b", "a", "c", "d"])
-    "'a', 'b', 'c' and 1 more"
-    """
-    shown = ", ".join(f"'{name[:100]}'" for name in sorted(names)[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _elements(args: tuple[Any, ...], options: Mapping[str, Any]) -> int:

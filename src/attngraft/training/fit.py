@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import backbone_info, note_preprocessing_, preprocessing_of
+from ..backbones import backbone_info, note_preprocessing_, preprocessing_of, preprocessing_source
 from ..data import Dataset
 from ..environment import hardware, versions
 from ..errors import NotFiniteError, RunError, TrainingError
@@ -140,6 +140,7 @@ def fit(
         wanted = describe_run(model, context, variant=variant, teacher=teacher)
         needed = kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
         record = world.in_main(lambda: run.open(wanted, resume, claim, needed))
+        source = preprocessing_source(model)
         # what is saved can be used without the run's settings
         note_task_of_(note_preprocessing_(model, preprocessing), task)
         model.to(device)
@@ -148,6 +149,8 @@ def fit(
                 remove_checkpoints(run.checkpoints)  # a process that was killed as it finished may have left some
             return _finished(run, model, record)
         log = RunLog(run, record, world.is_main)
+        if source is not None and not record.events:
+            log(source)
         if record.precision is None:
             log.update(precision=world.in_main(lambda: _choose_precision(model, context)))
         precision = log.record.precision or Precision()
