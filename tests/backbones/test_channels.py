@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -115,3 +116,26 @@ def test_a_model_that_says_nothing_has_imagenets_values_for_its_channels():
     assert input_channels(head_first) == 3
     noted = ag.create_backbone("small-cnn")
     assert preprocessing_source(noted) is None
+
+
+@each_count
+def test_images_of_other_channels_are_trained_on_saved_and_predicted(tmp_path, channels):
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 6)):
+        for name, level in (("dark", 40), ("light", 200)):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                image = rng.integers(level - 30, level + 30, (32, 32, channels)).astype(np.uint8)
+                np.save(folder / f"{number}.npy", image)
+    torch.manual_seed(0)
+    model = ag.graft(ag.create_backbone("small-cnn", num_classes=2, in_channels=channels), "se")
+    result = ag.fit(
+        model, tmp_path / "data", recipe="one-cycle", epochs=1, batch_size=8, run_dir=tmp_path / "run", device="cpu",
+        precision="fp32+contiguous", workers=0, augment="none",
+    )  # fmt: skip
+    assert len(result.evaluation.labels) == 12
+    images = torch.rand(2, channels, 32, 32)
+    assert torch.equal(ag.load(tmp_path / "run")(images), result.model(images))
+    predicted = ag.predict(tmp_path / "run", tmp_path / "data" / "test" / "dark")
+    assert len(predicted.rows["probabilities"]) == 6
