@@ -180,39 +180,6 @@ def maps_at_the_end_of_memory() -> str:
     return "read"
 
 
-@task
-def fork_while_memory_is_lent() -> int:
-    """Fork while a thread holds the lock of the memory that is used again; the child's exit status, -1 if it hangs."""
-    import threading
-
-    import torch
-
-    from attngraft import kernels
-    from attngraft.kernels import buffer_pool
-
-    x, gate = torch.randn(2, 64, 64, 64), torch.ones(2, 64)
-    kernels.apply_gates(x, channel=gate)
-    held, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with buffer_pool.BLOCKS.lock:
-            held.set()
-            done.wait()
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    held.wait()
-    child = os.fork()
-    if child == 0:
-        signal.alarm(20)
-        kernels.apply_gates(x, channel=gate)
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    done.set()
-    thread.join()
-    return status
-
-
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
     json.dump(TASKS[sys.argv[1]](*sys.argv[2:]), sys.stdout)

@@ -3,55 +3,16 @@
 from __future__ import annotations
 
 import copy
-import json
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
 import torch
-from fused_helpers import awakened, run_child
+from fused_helpers import awakened
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from attngraft import kernels
 from attngraft.attention import ATTENTIONS
-from attngraft.kernels import buffer_pool
-from attngraft.kernels.buffer_pool import Blocks
-
-needs_numba = pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not installed")
-LARGE = 2**20  # bytes
-
-
-# --- memory that is used again -------------------------------------------------------------------------------------
-
-
-def test_idle_memory_behind_memory_in_use_is_given_back() -> None:
-    blocks = Blocks()
-    kept, gone = blocks.lend(LARGE), blocks.lend(LARGE)
-    kept[:] = 7
-    del gone
-    assert blocks.idle_bytes() == LARGE
-    blocks.drop_idle()
-    assert blocks.idle_bytes() == 0
-    assert bool((kept == 7).all())
-    assert len(blocks.by_size[LARGE]) == 1
-
-
-def test_too_much_idle_memory_is_given_back_in_passing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer_pool, "MOST_IDLE", 3 * LARGE)
-    blocks = Blocks()
-    lent = [blocks.lend(LARGE) for _ in range(6)]
-    kept = lent[0]
-    lent.clear()
-    other = blocks.lend(2 * LARGE)
-    assert blocks.idle_bytes() <= 3 * LARGE
-    assert kept.nbytes + other.nbytes == 3 * LARGE
-
-
-@needs_numba
-def test_a_fork_while_another_thread_asks_for_memory() -> None:
-    assert json.loads(run_child("fork_while_memory_is_lent", timeout_s=60).stdout) == 0
-
 
 # --- tensors that have no address ------------------------------------------------------------------------------------
 

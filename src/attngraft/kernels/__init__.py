@@ -1,17 +1,7 @@
 """Primitives that every attention is built from; attentions call them through this package only."""
 
-from .buffer_pool import empty_cache
 from .convolution import convolve_maps
 from .dispatch import using
-from .fused_inference import (
-    Bottleneck,
-    ChannelGate,
-    GateProgram,
-    SpatialGate,
-    normalisation,
-    program_route,
-    run_program,
-)
 from .primitives import (
     apply_gates,
     channel_max,
@@ -27,10 +17,6 @@ from .primitives import (
 from .reference import broadcast_gates
 
 __all__ = [
-    "Bottleneck",
-    "ChannelGate",
-    "GateProgram",
-    "SpatialGate",
     "apply_gates",
     "broadcast_gates",
     "channel_max",
@@ -39,11 +25,7 @@ __all__ = [
     "channel_norm",
     "channel_pool",
     "convolve_maps",
-    "empty_cache",
     "enter",
-    "normalisation",
-    "program_route",
-    "run_program",
     "spatial_pool",
     "strip_max",
     "strip_pool",

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .backend import GradientTerms, Over, Pooled, PoolGradient, Recomputed, Squares
-from .buffer_pool import empty_like
 from .threads import run_loop
 
 RECOMPUTES = True
@@ -60,7 +59,7 @@ def _pool_rows(x: Tensor, gate: Tensor | None, squares: bool, switches: tuple[bo
 
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
     batch, rows, lanes = x.shape
-    y = empty_like(x)
+    y = torch.empty_like(x)
     run("scale", x, y, _gate(row_gate, batch * rows), _gate(lane_gate, batch * lanes), batch, rows, lanes)
     return y
 
@@ -97,7 +96,7 @@ def pool_gate_gradient(x: Tensor | Recomputed, pooled: PoolGradient, over: Over)
 def input_gradient(like: Tensor, terms: GradientTerms) -> Tensor:
     batch, rows, lanes = like.shape
     n_rows, n_lanes = batch * rows, batch * lanes
-    out = empty_like(like)
+    out = torch.empty_like(like)
     parts = (
         *(_gate(terms.row_gate, n_rows), _gate(terms.lane_gate, n_lanes)),
         *_gradient_parts(terms.over_rows, n_rows, n_lanes),
@@ -165,10 +164,10 @@ def _compiled(loop: str, dtype: str, kind: str) -> Any:
 def _compile(loop: str, dtype: str, kind: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
-    from . import numba_convolution, numba_gradients, numba_inference, numba_pooling
+    from . import numba_convolution, numba_gradients, numba_pooling
     from .numba_intrinsics import Arguments
 
-    modules = (numba_pooling, numba_gradients, numba_convolution, numba_inference)
+    modules = (numba_pooling, numba_gradients, numba_convolution)
     function = next(getattr(module, loop) for module in modules if hasattr(module, loop))
     signature = types.void(Arguments(dtype, kind))
     return cfunc(signature, cache=cache, error_model="numpy")(_renamed(function, f"{loop}_{dtype}_{kind}"))
