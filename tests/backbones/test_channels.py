@@ -12,7 +12,7 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.backbones import backbone_info, preprocessing_of, preprocessing_source
-from attngraft.backbones.channels import adapted_weight, input_channels
+from attngraft.backbones.channels import adapt_input_, adapted_weight, input_channels
 from attngraft.config import Preprocessing
 from attngraft.errors import BackboneError
 
@@ -116,6 +116,31 @@ def test_a_model_that_says_nothing_has_imagenets_values_for_its_channels():
     assert input_channels(head_first) == 3
     noted = ag.create_backbone("small-cnn")
     assert preprocessing_source(noted) is None
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4, 48])
+@pytest.mark.parametrize("fold", [1, 2, 4])
+def test_stems_that_fold_pixels_into_channels_are_seen_through(channels, fold):
+    stem = [nn.PixelUnshuffle(fold)] if fold > 1 else []
+    inputs = channels * fold**2
+    model = nn.Sequential(*stem, nn.Conv2d(inputs, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    expected = 3 if (fold, channels) == (1, 48) else channels  # RGB folded by a function looks the same
+    assert input_channels(model) == expected
+    assert adapt_input_(model, channels) is model
+    if fold > 1:
+        with pytest.raises(BackboneError, match="cannot be given 5 channels"):
+            adapt_input_(model, 5)
+    else:
+        assert adapt_input_(model, 5)[0].weight.shape == (8, 5, 3, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_the_folding_stem_of_timm_is_seen_through(channels):
+    import timm
+
+    with torch.device("meta"):
+        model = timm.create_model("tresnet_m", in_chans=channels)
+    assert input_channels(model) == preprocessing_of(model).channels == channels
 
 
 @each_count

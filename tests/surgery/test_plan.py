@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 import attngraft as ag
 from attngraft.errors import AttngraftError, ConfigError
 from attngraft.surgery import GraftPlan, Site
+from attngraft.surgery.sites import resolve_input
+from attngraft.surgery.trace import trace
 
 SITE = Site("block1.2", 32, 32, 32, "named")
 PLAN = GraftPlan(
@@ -32,6 +34,13 @@ def test_a_planned_plan_survives_json():
     again = GraftPlan.from_json(plan.to_json())
     assert again == plan
     assert list(ag.grafts(ag.graft(model, again))) == [site.path for site in plan.sites]
+
+
+def test_a_model_that_was_traced_already_is_not_traced_again(monkeypatch):
+    model = ag.create_backbone("small-cnn")
+    expected, record = ag.plan_graft(model, "se"), trace(model, resolve_input(model, None, None))
+    monkeypatch.setattr("attngraft.surgery.sites.trace", None)
+    assert ag.plan_graft(model, "se", record=record) == expected
 
 
 texts = st.text(max_size=8)

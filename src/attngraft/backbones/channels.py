@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import BackboneError
 
-SPACE_TO_DEPTH_RGB = 48  # what stems that fold 4 x 4 pixels into channels make of RGB (TResNet)
+FOLDED_RGB = 48  # what stems that fold 4 x 4 pixels into channels make of RGB, where no layer says that they do
 
 
 def input_channels(model: nn.Module) -> int:
@@ -18,7 +18,23 @@ def input_channels(model: nn.Module) -> int:
     A guess for networks that do not say; the check before training finds where it is wrong.
     """
     taken = [module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
-    return 3 if not taken or 3 in taken or taken[0] == SPACE_TO_DEPTH_RGB else taken[0]
+    if not taken or 3 in taken:
+        return 3
+    folded = folded_pixels(model)
+    return 3 if folded == 1 and taken[0] == FOLDED_RGB else taken[0] // folded
+
+
+def folded_pixels(model: nn.Module) -> int:
+    """How many pixels the first convolution gets as channels of one: 16 in TResNet, 1 in most networks."""
+    count = 1
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            break
+        if isinstance(module, nn.PixelUnshuffle):
+            count *= module.downscale_factor**2
+        elif type(module).__name__ == "SpaceToDepth":  # timm's
+            count *= int(getattr(module, "bs", 4)) ** 2
+    return count
 
 
 def input_layer(model: nn.Module) -> str | None:
@@ -30,17 +46,18 @@ def adapt_input_(model: nn.Module, channels: int) -> nn.Module:
     """Give a published network an input of another number of channels, in place, and return it.
 
     Raises:
-        BackboneError: it does not begin with a convolution of all channels.
+        BackboneError: it does not begin with a convolution of all channels, or folds pixels into channels before that.
     """
     path = input_layer(model)
     conv: Any = None if path is None else model.get_submodule(path)
-    if conv is None or conv.groups != 1:
+    if conv is not None and channels * folded_pixels(model) == conv.in_channels:
+        return model
+    if conv is None or conv.groups != 1 or folded_pixels(model) > 1:
         raise BackboneError(f"the input of {type(model).__name__} cannot be given {channels} channels: choose another.")
-    if channels != conv.in_channels:
-        conv.weight = nn.Parameter(adapted_weight(conv.weight.detach(), channels), conv.weight.requires_grad)
-        conv.in_channels = channels
-        if hasattr(model, "transform_input"):  # torchvision's Inception and GoogLeNet convert colours themselves
-            model.transform_input = False  # type: ignore[assignment]
+    conv.weight = nn.Parameter(adapted_weight(conv.weight.detach(), channels), conv.weight.requires_grad)
+    conv.in_channels = channels
+    if hasattr(model, "transform_input"):  # torchvision's Inception and GoogLeNet convert colours themselves
+        model.transform_input = False  # type: ignore[assignment]
     return model
 
 

@@ -15,6 +15,7 @@ from ..attention.contract import Init
 from ..config import from_dict
 from ..errors import ConfigError, GraftError, nearest
 from .sites import Site, Where, resolve_input_size, search_sites
+from .trace import Trace
 
 PLAN_FORMAT = 1
 OVERRIDES_FORMAT = 2  # of a plan in which some sites differ
@@ -133,6 +134,7 @@ def plan_graft(
     init: Init = "identity",
     input_size: tuple[int, int, int] | None = None,
     example_input: Any = None,
+    record: Trace | None = None,
     **options: Any,
 ) -> GraftPlan:
     """Decide which attention goes where; the model is not changed.
@@ -144,6 +146,7 @@ def plan_graft(
         init: "identity" or "paper".
         input_size: (channels, height, width); the backbone's own where known, else (3, 224, 224).
         example_input: for models that take something other than one image batch.
+        record: the trace of the model at this input size, where there is one already.
         **options: options of the attention.
 
     Raises:
@@ -155,7 +158,7 @@ def plan_graft(
         create_attention(attention, 8, init=init, **options)
     if any(isinstance(module, Attention) for module in model.modules()):
         raise GraftError("the model has grafts already: ungraft it first.")
-    search = search_sites(model, where, input_size=input_size, example_input=example_input)
+    search = search_sites(model, where, input_size=input_size, example_input=example_input, record=record)
     return GraftPlan(
         attention,
         search.sites,

@@ -76,9 +76,10 @@ def search_sites(
     *,
     input_size: tuple[int, int, int] | None = None,
     example_input: Any = None,
+    record: Trace | None = None,
 ) -> SiteSearch:
-    """Like `find_sites`, and also tells what was passed over and why."""
-    record = trace(model, resolve_input(model, input_size, example_input))
+    """Like `find_sites`, and also tells what was passed over and why; `record` is the trace, where there is one."""
+    record = record or trace(model, resolve_input(model, input_size, example_input))
     notes: list[str] = []
     found: dict[str, Site] = {}
     for part in split_where(where):
