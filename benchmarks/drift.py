@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 import attngraft as ag
 from attngraft.continual.drift.cusum import ErrorCusum, safe_error_rate
 from attngraft.continual.drift.detector import Detector, DriftPolicy, WindowTest, calibrate
-from attngraft.continual.drift.drift_reference import Reference
-from attngraft.continual.drift.image_statistics import input_statistics
+from attngraft.continual.drift.drift_reference import Reference, input_statistics
 from attngraft.data import CORRUPTIONS, SEVERITIES, ImageSet, corrupted, load_data, load_labelled
 from attngraft.environment import hardware, versions
 from attngraft.files import write_json

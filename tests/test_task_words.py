@@ -22,7 +22,7 @@ EXCEPTIONS = {
     "cli/compare.py": "lists metrics in its help",
     "cli/iterate.py": "gives an example in its help",
     "cli/store.py": "shows the releases of classifiers",
-    "reporting/store_tables.py": "shows stores of classifiers",
+    "reporting/store_page.py": "shows stores of classifiers",
     "reporting/explanation_page.py": "shows explanations of classifiers",
     "reporting/read_folder.py": "counts confusions of classes",
     "reporting/schema.py": "knows the documents of stores of classifiers",

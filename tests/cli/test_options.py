@@ -13,11 +13,9 @@ from attngraft import comparison
 from attngraft.cli import VERBS, options
 from attngraft.cli.options import takes
 from attngraft.config import setting
-from attngraft.continual import GuardPolicy, WatchOptions
+from attngraft.continual import AdaptOptions, GuardPolicy, WatchOptions
 from attngraft.continual.adaptation.adapt import Classes
-from attngraft.continual.adaptation.partial_update import DEFAULT_UPDATE
 from attngraft.continual.search.search_space import ATTENTIONS
-from attngraft.continual.stream.watch_options import AdaptOn
 from attngraft.errors import ConfigError
 from attngraft.settings import DataSettings, MachineSettings, Recipe
 from attngraft.training import Resume
@@ -70,6 +68,12 @@ def test_help_fits_in_80_columns_and_cuts_nothing_off(attngraft, verb):
     assert "…" not in out
 
 
+def test_the_options_of_adapt_and_watch_show_the_defaults_of_the_library():
+    for verb, kind in (("adapt", AdaptOptions), ("watch", WatchOptions)):
+        flagged = {field.name: field.default for field in fields(kind) if field.metadata["flag"]}
+        assert {name: default(verb, name) for name in flagged} == flagged
+
+
 def test_what_is_not_given_is_not_set(compare_settings):
     assert compare_settings() == {}
 
@@ -91,7 +95,7 @@ def test_an_assignment_reaches_every_field_and_wins_over_an_option(compare_setti
 
 
 def test_every_setting_has_a_description():
-    for kind in (Recipe, DataSettings, MachineSettings):
+    for kind in (Recipe, DataSettings, MachineSettings, AdaptOptions, WatchOptions):
         for field in fields(kind):
             if field.name not in ("name", "phases"):
                 assert field.metadata["description"].endswith("."), field.name
@@ -128,13 +132,8 @@ def choices(verb: str, name: str) -> tuple[str, ...]:
 
 
 def test_defaults_that_are_written_again_for_the_help_are_those_of_the_library():
-    assert default("adapt", "update") == DEFAULT_UPDATE
     assert default("iterate", "attention") == ",".join(ATTENTIONS)
-    watched = WatchOptions()
-    for field in fields(WatchOptions):
-        if field.name in inspect.signature(VERBS["watch"]).parameters and field.name != "skip_broken":
-            assert default("watch", field.name) == getattr(watched, field.name)
-    assert (choices("adapt", "classes"), choices("watch", "adapt_on")) == (get_args(Classes), get_args(AdaptOn))
+    assert choices("adapt", "classes") == get_args(Classes)
     assert choices("fit", "resume") == get_args(Resume)
 
 

@@ -21,9 +21,8 @@ import torch
 from attngraft.comparison.build_model import ModelSource
 from attngraft.config import InputSpec
 from attngraft.continual.search.iterate import iterate
-from attngraft.continual.search.proposals import propose
 from attngraft.continual.search.search_record import Iteration
-from attngraft.continual.search.search_space import build_space
+from attngraft.continual.search.search_space import build_space, propose
 from attngraft.data import Dataset, ImageSet, load_data
 from attngraft.training import load_recipe
 

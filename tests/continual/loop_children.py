@@ -22,9 +22,9 @@ from PIL import Image
 from attngraft.continual.drift import detector
 from attngraft.continual.guard.alpha_spending import AlphaLedger
 from attngraft.continual.stream.watch import watch
-from attngraft.continual.stream.watch_options import WatchOptions
 from attngraft.continual.stream_log import StreamLog
 from attngraft.data import ImageSet
+from attngraft.settings.serving import WatchOptions
 from attngraft.surgery.version_store.store import Store
 
 STEPS = ("replace", "fsync", "write")

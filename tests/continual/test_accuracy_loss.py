@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from attngraft.continual.stream.accuracy_loss import find_loss
+from attngraft.continual.stream.arrivals import find_loss
 
 
 def results(*rows: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:

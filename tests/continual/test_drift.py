@@ -11,11 +11,16 @@ from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
 from attngraft.backbones import create_backbone
-from attngraft.continual.drift.detector import Detector, DriftPolicy, calibrate
-from attngraft.continual.drift.drift_reference import Columns, Reference
-from attngraft.continual.drift.image_statistics import INPUT_STATISTICS, input_statistics
+from attngraft.continual.drift.detector import (
+    Detector,
+    DriftPolicy,
+    calibrate,
+    class_proportions,
+    effective_size,
+    image_weights,
+)
+from attngraft.continual.drift.drift_reference import INPUT_STATISTICS, Columns, Reference, input_statistics
 from attngraft.continual.drift.ks_test import CUTS, Grid, distances, p_values
-from attngraft.continual.drift.label_shift import class_proportions, effective_size, image_weights
 from attngraft.data import ImageSet, corrupted, load_labelled
 from attngraft.data.pixel_store import decode_array
 from attngraft.errors import ConfigError

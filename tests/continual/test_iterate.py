@@ -18,8 +18,8 @@ from iterate_children import OPTIONS, digits, watched, without_clocks
 
 import attngraft as ag
 from attngraft.continual.search.iterate import iterate
+from attngraft.continual.search.search_loop import is_hopeless
 from attngraft.continual.search.search_record import Iteration
-from attngraft.continual.search.trials import is_hopeless
 from attngraft.data import Dataset
 from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
 from attngraft.files import read_json

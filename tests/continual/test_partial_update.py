@@ -8,17 +8,10 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.backbones import preprocessing_of
-from attngraft.continual.adaptation.partial_update import (
-    AdaptOptions,
-    blended,
-    check_update,
-    parse_update,
-    refresh_statistics_,
-    update_recipe,
-    with_whole_head,
-)
+from attngraft.continual.adaptation.partial_update import blended, check_update, refresh_statistics_, with_whole_head
 from attngraft.data import build_transform, load_data
 from attngraft.errors import ConfigError
+from attngraft.settings.serving import AdaptOptions, parse_update, update_recipe
 
 
 @pytest.fixture

@@ -9,8 +9,7 @@ import pytest
 
 from attngraft.comparison.build_model import ModelSource
 from attngraft.config import InputSpec
-from attngraft.continual.search.proposals import importances, propose, require_optuna
-from attngraft.continual.search.search_space import ATTENTIONS, Space, build_space
+from attngraft.continual.search.search_space import ATTENTIONS, Space, build_space, importances, propose, require_optuna
 from attngraft.errors import ConfigError, GraftError
 from attngraft.training import Phase, Recipe, load_recipe
 
@@ -144,7 +143,7 @@ def test_what_does_not_fit_is_refused_before_the_first_trial(attentions, recipes
 
 
 def test_a_missing_optuna_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attngraft.continual.search.proposals.find_spec", lambda name: None)
+    monkeypatch.setattr("attngraft.continual.search.search_space.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install attngraft\[search\]"):
         require_optuna()
 

@@ -8,9 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from attngraft.continual.images.image_archive import PIXELS_FILE, Packed, pack, unpack
 from attngraft.continual.images.split_assignment import Shares
-from attngraft.continual.images.stored_domains import Domains, add_base, add_batch, fingerprint
+from attngraft.continual.images.stored_domains import (
+    PIXELS_FILE,
+    Domains,
+    Packed,
+    add_base,
+    add_batch,
+    fingerprint,
+    pack,
+    unpack,
+)
 from attngraft.data import ImageSet, load_data
 from attngraft.data.pixel_store import decode_array
 from attngraft.errors import DataError, RunError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attngraft.continual.stream.folder_watcher import FolderWatcher
+from attngraft.continual.stream.arrivals import FolderWatcher
 from attngraft.continual.stream_log import StreamLog, StreamState, advance, stream_summary
 from attngraft.errors import DataError, RunError
 

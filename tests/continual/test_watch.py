@@ -22,11 +22,11 @@ from attngraft.continual.adaptation.adaptation_record import GIVEN_UP, adaptatio
 from attngraft.continual.drift import detector
 from attngraft.continual.images.stored_domains import Domains, learned_numbers
 from attngraft.continual.stream.watch import Watch, watch
-from attngraft.continual.stream.watch_options import WatchOptions
 from attngraft.continual.stream_log import StreamLog
 from attngraft.data import ImageSet
 from attngraft.errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from attngraft.locking import only_one
+from attngraft.settings.serving import WatchOptions
 from attngraft.surgery import note_classes_
 from attngraft.surgery.version_store.store import Store
 

@@ -21,8 +21,7 @@ import attngraft as ag
 from attngraft.attention import Attention, Gates
 from attngraft.config import Preprocessing
 from attngraft.errors import ConfigError, DataError, GraftError, TrainingError
-from attngraft.explanation.ablation_effects import cell_effects, halves_of
-from attngraft.explanation.ablations import Scores
+from attngraft.explanation.ablations import Scores, cell_effects, halves_of
 from attngraft.explanation.decouple import _batch_size, _derangement, decouple
 from attngraft.explanation.explanation_record import Decoupling
 from attngraft.explanation.image_source import View, view_of

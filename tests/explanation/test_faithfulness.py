@@ -14,13 +14,11 @@ from torch.nn import functional as F
 import attngraft as ag
 from attngraft.config import from_dict, to_dict
 from attngraft.errors import ConfigError, TrainingError
-from attngraft.explanation.baseline_maps import random_maps
 from attngraft.explanation.explanation_record import Faithfulness
-from attngraft.explanation.faithfulness import area, faithfulness, interval, paired
 from attngraft.explanation.image_source import view_of
-from attngraft.explanation.imputation import impute
-from attngraft.explanation.perturbation import blur, importance_ranks, perturb
-from attngraft.explanation.saliency_maps import cam_maps, gate_maps
+from attngraft.explanation.perturbation import blur, importance_ranks, impute, perturb
+from attngraft.explanation.saliency_maps import cam_maps, gate_maps, random_maps
+from attngraft.explanation.saliency_measures import area, faithfulness, interval, paired
 
 
 def by_name(found: dict) -> dict:

@@ -16,9 +16,8 @@ import attngraft as ag
 from attngraft.attention import attentions
 from attngraft.costs import count_parameters
 from attngraft.errors import ConfigError, DataError, GraftError, RunError
-from attngraft.explanation.folding import fold
+from attngraft.explanation.folding import as_constants, candidates, fold
 from attngraft.explanation.image_source import View, view_of
-from attngraft.explanation.static_gates import as_constants, candidates
 from attngraft.surgery import FoldNote, find_head, fold_note, graft_plan, note_fold_
 from attngraft.surgery.serialization import MODEL_FILE
 

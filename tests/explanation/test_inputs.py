@@ -15,7 +15,7 @@ from sealed import read_plain
 import attngraft as ag
 from attngraft.checksums import write_sealed_json
 from attngraft.errors import ConfigError, DataError
-from attngraft.explanation.inputs import open_subject
+from attngraft.explanation.image_source import open_subject
 from attngraft.surgery import grafts
 from attngraft.training import EvaluationContext, evaluate
 

@@ -12,9 +12,8 @@ from planted import PREPROCESSING, planted_images, planted_model
 import attngraft as ag
 from attngraft.config import Preprocessing, to_dict
 from attngraft.data import ImageSet, build_transform, read_image
-from attngraft.explanation.examples import choose_examples, examples
+from attngraft.explanation.examples import LEGIBLE, choose_examples, displayed, enlarged, examples, overlay
 from attngraft.explanation.image_source import view_of
-from attngraft.explanation.overlays import LEGIBLE, displayed, enlarged, overlay
 
 RNG = np.random.default_rng
 

@@ -11,10 +11,9 @@ from planted import planted_images, planted_model
 from attngraft.config import from_dict, to_dict
 from attngraft.data.boxes import own_boxes
 from attngraft.errors import ConfigError
-from attngraft.explanation.baseline_maps import centre_maps, random_maps, uniform_maps
 from attngraft.explanation.explanation_record import Pointing
-from attngraft.explanation.pointing import coverage, energy, hits, holds_centre, pointing
-from attngraft.explanation.saliency_maps import gate_maps
+from attngraft.explanation.saliency_maps import centre_maps, gate_maps, random_maps, uniform_maps
+from attngraft.explanation.saliency_measures import coverage, energy, hits, holds_centre, pointing
 
 
 def box(*corners: float) -> np.ndarray:

@@ -16,8 +16,7 @@ from torch import nn
 import attngraft as ag
 from attngraft.config import to_dict
 from attngraft.errors import DataError
-from attngraft.explanation.image_source import Source, view_of
-from attngraft.explanation.inputs import Subject
+from attngraft.explanation.image_source import Source, Subject, view_of
 from attngraft.explanation.saliency_report import FEWEST_IMAGES, MOST_IMAGES, affordable, saliency_report
 
 

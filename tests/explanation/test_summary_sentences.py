@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attngraft.config import from_dict
 from attngraft.costs import Latency
+from attngraft.explanation.explain import sentences
 from attngraft.explanation.explanation_record import (
     Decoupling,
     ExplanationRecord,
@@ -20,7 +21,6 @@ from attngraft.explanation.explanation_record import (
     Saliency,
     Worth,
 )
-from attngraft.explanation.summary_sentences import sentences
 from attngraft.statistics.bootstrap import Interval
 
 sys.path.append(str(Path(__file__).parents[1] / "reporting"))

@@ -24,8 +24,7 @@ from attngraft.continual.adaptation.create_store import create_store
 from attngraft.data import Dataset, class_changes, load_data, load_images, load_labelled
 from attngraft.deployment import predict
 from attngraft.errors import AttngraftError, DataError, RunError
-from attngraft.explanation.image_source import view_of
-from attngraft.explanation.inputs import own_test_images
+from attngraft.explanation.image_source import own_test_images, view_of
 from attngraft.surgery import classes_of, load, note_classes_, renew_head_
 
 Edit = Callable[[Path], object]

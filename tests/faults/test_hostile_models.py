@@ -20,7 +20,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 import attngraft as ag
-from attngraft.continual.images.image_archive import unpack
+from attngraft.continual.images.stored_domains import unpack
 from attngraft.explanation import explain
 from attngraft.files import read_json
 from attngraft.reporting import write_report

@@ -21,7 +21,7 @@ from attngraft.data import Dataset, load_data
 from attngraft.data.digits import load_digits
 from attngraft.data.near_duplicates.search import SIDE, near_pairs
 from attngraft.errors import DataError, RunError
-from attngraft.explanation.inputs import own_test_images
+from attngraft.explanation.image_source import own_test_images
 from attngraft.reporting import data_notes
 from attngraft.reporting.page_parts import data_warnings
 from attngraft.training import DataRecord

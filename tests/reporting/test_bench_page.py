@@ -20,7 +20,7 @@ from attngraft.benchmarking.peak_memory import memory_row
 from attngraft.benchmarking.training_throughput import loop_row
 from attngraft.errors import RunError
 from attngraft.reporting import bench_notes, bench_tables, write_report
-from attngraft.reporting.read_folder import read_bench
+from attngraft.reporting.read_folder import read_record_as
 from attngraft.training import Precision
 
 FP32, BF16 = Precision("fp32", "contiguous"), Precision("bf16", "channels_last")
@@ -174,7 +174,7 @@ def removable(value, path=()):
 
 @pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.slow)])
 def test_any_entry_may_be_damaged(tmp_path, monkeypatch, every):
-    monkeypatch.setattr("attngraft.reporting.svg._draw_as_svg", lambda paint, size: "<svg></svg>")
+    monkeypatch.setattr("attngraft.reporting.charts._draw_as_svg", lambda paint, size: "<svg></svg>")
     original = document().to_dict()
     cases = [(p, d) for p in removable(original) for d in (None, "gone", "text", 7, -0.5, math.nan, [], {}, [None])]
     assert len(cases) > 900
@@ -189,7 +189,7 @@ def test_any_entry_may_be_damaged(tmp_path, monkeypatch, every):
             parent[path[-1]] = damage
         with contextlib.suppress(RunError):
             report(tmp_path, found)
-            result = read_bench(tmp_path)
+            result = read_record_as(BenchResult, tmp_path, "bench")
             shown(result)
             bench_notes(result)
 
@@ -201,7 +201,7 @@ def test_a_competitor_without_a_ratio_is_no_number(tmp_path):
         if "over_plain" in entry:
             entry["over_plain"] = None
     assert "n/a" in report(tmp_path, found)[1]
-    assert "n/a" in shown(read_bench(tmp_path))
+    assert "n/a" in shown(read_record_as(BenchResult, tmp_path, "bench"))
 
 
 def test_the_spread_of_a_file_is_the_spread_of_the_bench():

@@ -295,7 +295,7 @@ def quick_charts(monkeypatch):
         paint(Figure(size))
         return "<svg></svg>"
 
-    monkeypatch.setattr("attngraft.reporting.svg._draw_as_svg", paint_only)
+    monkeypatch.setattr("attngraft.reporting.charts._draw_as_svg", paint_only)
 
 
 @pytest.mark.parametrize("every", [59, pytest.param(1, marks=pytest.mark.slow)])

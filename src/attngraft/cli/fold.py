@@ -29,7 +29,7 @@ def run(
     Accuracy is measured on the images that are given; as much is folded as the tolerance allows.
     """
     from ..explanation import fold, view_of
-    from ..explanation.folding_result import check_free
+    from ..explanation.folding import check_free
     from ..settings import MachineSettings
     from ..surgery import load
 

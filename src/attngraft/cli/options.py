@@ -82,24 +82,32 @@ def _flag(field: Field[Any], hint: Any) -> tuple[Any, bool]:
     return Annotated[kind | None, made], kind is str and not is_choice and str not in members
 
 
-_FLAGS = {
-    field.name: _flag(field, get_type_hints(kind)[field.name])
-    for kind in (Recipe, DataSettings, MachineSettings)
-    for field in fields(kind)
-    if field.metadata.get("flag")
-}
+def _flags_of(*kinds: type) -> dict[str, tuple[Any, bool]]:
+    return {
+        field.name: _flag(field, get_type_hints(kind)[field.name])
+        for kind in kinds
+        for field in fields(kind)
+        if field.metadata.get("flag")
+    }
+
+
+_FLAGS = _flags_of(Recipe, DataSettings, MachineSettings)
 TRAINING = ("epochs", *_FLAGS)
 READING = ("skip_broken", "limit", "root", "download")
 
 
-def takes(*names: str, assignments: bool = False) -> Callable[[Verb], Verb]:
+def takes(*names: str, of: type | None = None, assignments: bool = False) -> Callable[[Verb], Verb]:
     """Give a verb the options of these settings; it receives those that were given as its argument `settings`.
 
     Args:
         *names: fields of the recipe and the settings that are declared with `flag=True`, and `epochs`.
+        of: all such fields of this dataclass too; their defaults are shown, and given.
         assignments: also take `--set KEY=VALUE`.
     """
-    options = {name: Epochs if name == "epochs" else _FLAGS[name][0] for name in names}
+    own_flags = _flags_of(of) if of else {}
+    defaults = {name: getattr(of, name) for name in own_flags}
+    options = {name: kind for name, (kind, _) in own_flags.items()}
+    options |= {name: Epochs if name == "epochs" else _FLAGS[name][0] for name in names}
     if assignments:
         options["set_"] = Set
 
@@ -118,7 +126,7 @@ def takes(*names: str, assignments: bool = False) -> Callable[[Verb], Verb]:
             if name != "settings"
         ]
         made = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name), annotation=option)
             for name, option in options.items()
         ]
         parameters = [*own[:-1], *made, own[-1]]  # the last one is --json

@@ -40,14 +40,9 @@ class SafeConsole(Console):
             yield segment if segment.control else segment._replace(text=shown(segment.text))
 
 
-def console() -> Console:
-    """Standard output."""
-    return SafeConsole(highlight=False, markup=False, emoji=False)
-
-
-def error_console() -> Console:
-    """Standard error."""
-    return SafeConsole(stderr=True, highlight=False, markup=False, emoji=False)
+def console(*, stderr: bool = False) -> Console:
+    """Standard output, or standard error."""
+    return SafeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
 def say(text: object, *, wrap: bool = False, style: str | None = None) -> None:
@@ -57,7 +52,7 @@ def say(text: object, *, wrap: bool = False, style: str | None = None) -> None:
 
 def say_error(text: str) -> None:
     """Print a line to standard error."""
-    error_console().print(text, soft_wrap=True)
+    console(stderr=True).print(text, soft_wrap=True)
 
 
 def say_step(step: str) -> None:

@@ -47,11 +47,7 @@ class StreamState:
 
 
 class StreamLog:
-    """The log of one watch, below the store.
-
-    Args:
-        store: folder of the store.
-    """
+    """The log of one watch, below the store."""
 
     def __init__(self, store: Path) -> None:
         self.folder = store / WATCH_FOLDER

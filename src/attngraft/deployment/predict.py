@@ -108,7 +108,8 @@ def predict(
     names: list[str] = []
     parts: list[Rows] = []
     skipped: list[tuple[str, str]] = []
-    for batch in _batches(_read(paths, preprocessing, skip_broken, skipped), batch_size):
+    read = _read(paths, preprocessing, skip_broken, skipped)
+    while batch := list(islice(read, batch_size)):
         names += [name for name, _ in batch]
         with torch.no_grad():
             parts.append(task.rows(forward, torch.stack([image for _, image in batch]).to(where)))
@@ -162,8 +163,3 @@ def _read(
             skipped.append((str(path), error.reason))
             continue
         yield str(path), transform(as_tensor(pixels).permute(2, 0, 1))
-
-
-def _batches(items: Iterator[tuple[str, torch.Tensor]], size: int) -> Iterator[list[tuple[str, torch.Tensor]]]:
-    while batch := list(islice(items, size)):
-        yield batch

@@ -5,10 +5,8 @@ from __future__ import annotations
 from .decouple import decouple
 from .explain import Explanation, explain
 from .explanation_record import Decoupling
-from .folding import fold
-from .folding_result import Folding
-from .gate_report import GateSurvey, SiteGates
-from .gates import gates
+from .folding import Folding, fold
+from .gates import GateSurvey, SiteGates, gates
 from .image_source import View, view_of
 
 __all__ = [

@@ -12,15 +12,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..attention import Gates
 from ..data import evenly_spread
 from ..errors import ConfigError, DataError
 from ..statistics.shapley import coalitions_of, everyone, sampled_orders
 from ..surgery import grafts
 from ..training import Progress, Silent
 from ..training.evaluate import in_eval_mode
-from .ablation_effects import cell_effects, halves_of, interactions_of, sites_of, total_of
-from .ablations import EVERYWHERE, MEAN, SHUFFLED, Cell, MeanGates, Scores, Switches, fixed, shuffled
+from .ablations import (
+    EVERYWHERE,
+    MEAN,
+    SHUFFLED,
+    Cell,
+    MeanGates,
+    Scores,
+    Switches,
+    cell_effects,
+    fixed,
+    halves_of,
+    interactions_of,
+    shuffled,
+    sites_of,
+    total_of,
+)
 from .explanation_record import Decoupling, SpeedUp
 from .image_source import Source, View, grafted_view
 from .partial_forward import PartialForward
@@ -126,7 +139,7 @@ class _Bench:
             labels, began = view.labels[positions], time.perf_counter()
             recording = self.passes.record(x, self.switches.intact)
             intact.note(positions, recording.logits, labels)
-            gates = self._gates()
+            gates = {path: seen.last for path, seen in self.switches.intact.items() if seen.last is not None}
             for cell in by_site:
                 table[cell[:2]].note(positions, self.passes.rerun(recording, cell.changes).logits, labels)
             self._shared_s += load_s + time.perf_counter() - began
@@ -180,9 +193,6 @@ class _Bench:
 
     def _count(self, images: int) -> int:
         return -(-images // self._size)
-
-    def _gates(self) -> dict[str, Gates]:
-        return {path: compute.last for path, compute in self.switches.intact.items() if compute.last is not None}
 
     def _time_whole_pass(self, x: Tensor, cell: Cell, labels: NDArray[np.int64], load_s: float) -> None:
         began = time.perf_counter()

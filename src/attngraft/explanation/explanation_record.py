@@ -129,7 +129,6 @@ class SiteWorth:
     """The Shapley value of one site, all its parts together.
 
     Attributes:
-        path: of the site.
         accuracy, loss: its value, see `Worth`, with intervals that account for images and for sampled orders.
         sampling_error: standard error, in accuracy, that comes from sampling orders alone; 0 where all orders were
             taken, None where there was one pair of orders.
@@ -176,7 +175,6 @@ class Decoupling:
 
     Attributes:
         images: number of images that the cells were measured on.
-        intact: the model as it is.
         cells: every change, those everywhere first.
         total: what all attention adds, as the model is trained.
         halves: how the parts share that.
@@ -302,11 +300,9 @@ class Faithfulness:
     """Faithfulness of several maps on the same images, baselines last.
 
     Attributes:
-        n: number of images.
         fractions: of the pixels, from 0 to 1.
         blur: standard deviation of the blur, in sides of the image.
         road_fractions: of the pixels that ROAD imputes.
-        sentence: what it comes to.
     """
 
     n: int
@@ -383,9 +379,7 @@ class ExplanationRecord:
 
     Attributes:
         status: "partial" while images are written.
-        name: for headings.
         attention: of the grafts; None for a model without.
-        images: number of images.
         class_counts: images of each class, where they have labels.
         plain: which network the model is compared with, in words.
         looks: where the model looks.

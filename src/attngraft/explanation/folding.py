@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from ..costs import measure_latency
-from ..errors import ConfigError, DataError
-from ..statistics.effects import crossed_effect
-from ..surgery import FoldNote, PartFold, fold_grafts, fold_note, grafts, note_fold_
-from ..surgery.fold import KEPT
+from ..attention import Gates
+from ..checksums import file_hash
+from ..config import to_dict
+from ..costs import Latency, measure_latency
+from ..errors import ConfigError, DataError, RunError
+from ..files import write_json
+from ..statistics.effects import Effect, crossed_effect
+from ..surgery import FoldNote, PartFold, fold_grafts, fold_note, grafts, note_fold_, save, watching
+from ..surgery.fold import KEPT, constant_gates
+from ..surgery.serialization import MODEL_FILE
 from ..tasks import Classification
 from ..training.evaluate import Evaluation, in_eval_mode
-from .explanation_record import FoldedPart
-from .folding_result import Folding
-from .image_source import BATCH, Source, View, grafted_view
-from .model_outputs import predict_probabilities
-from .static_gates import Candidate, as_constants, candidates
+from .explanation_record import Accuracy, FoldedPart, FoldingRecord, Latencies
+from .gates import gates, run
+from .image_source import BATCH, Source, View, grafted_view, predict_probabilities
 
 CHECKED_ON = 2  # images that every change of weights is checked on
 Step = Callable[[str], None]
+LOOKED_AT = 256  # images that the changes are measured on
+EXACT = 1e-6  # a smaller change is rounding
+FOLD_FILE = "fold.json"
 
 
 def fold(
@@ -181,3 +191,194 @@ def check_tolerance(tolerance: float) -> None:
 
 def silent(step: str) -> None:
     """Show no progress."""
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One part of one graft, and the constant that could replace it.
+
+    Attributes:
+        part: a field of `Gates`.
+        constant: (C,) or one number: the mean over images and positions; 0 for an offset.
+        change: norm of what the constant changes in the graft's output, as a fraction of the norm of that output.
+        dynamic: how much of the gate's variation depends on the image, 0 to 1.
+        swing: standard deviation of an element between images.
+    """
+
+    path: str
+    part: str
+    constant: Tensor
+    change: float
+    dynamic: float
+    swing: float
+
+    @property
+    def is_exact(self) -> bool:
+        return self.change <= EXACT
+
+
+def candidates(model: nn.Module, view: View, *, batch_size: int = BATCH) -> tuple[Candidate, ...]:
+    """All parts of all grafts, least change first."""
+    survey = gates(model, view, keep=0, batch_size=batch_size)
+    constants: dict[str, dict[str, Tensor]] = {
+        path: {part: _constant(part, getattr(site.mean, part)) for part in site.statistics}
+        for path, site in survey.items()
+    }
+    changes = _changes(model, view.some(LOOKED_AT), constants, batch_size)
+    found = [
+        Candidate(path, part, constants[path][part], changes[path, part], numbers.dynamic, numbers.swing)
+        for path, site in survey.items()
+        for part, numbers in site.statistics.items()
+    ]
+    return tuple(sorted(found, key=lambda candidate: candidate.change))
+
+
+def as_constants(chosen: Sequence[Candidate]) -> dict[str, dict[str, Tensor]]:
+    """Site path -> part -> constant."""
+    found: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for candidate in chosen:
+        found[candidate.path][candidate.part] = candidate.constant
+    return dict(found)
+
+
+def _constant(part: str, mean: Tensor) -> Tensor:
+    """One number for a spatial gate, one per channel for every other one; an offset can only be left out."""
+    if part == "offset":
+        return torch.zeros(1)
+    if part == "spatial":
+        return mean.double().mean().reshape(1).float()
+    return mean.double().flatten(2).mean(2).flatten().float() if mean.dim() > 2 else mean.flatten()
+
+
+def _changes(
+    model: nn.Module, view: View, constants: Mapping[str, Mapping[str, Tensor]], batch_size: int
+) -> dict[tuple[str, str], float]:
+    live = grafts(model)
+    output: dict[str, float] = defaultdict(float)
+    change: dict[tuple[str, str], float] = defaultdict(float)
+
+    def see(path: str, x: Tensor, found: Gates) -> None:
+        y = live[path].apply_gates(x, found)
+        output[path] += _energy(y)
+        for part, value in constants[path].items():
+            fixed = replace(found, **{part: getattr(constant_gates({part: value}, x), part)})
+            change[path, part] += _energy(live[path].apply_gates(x, fixed).sub_(y))
+
+    with torch.no_grad(), in_eval_mode(model), watching(model, see):
+        for inputs, _ in view.inputs(model, size=batch_size):
+            run(model, inputs)
+    return {
+        (path, part): (change[path, part] / output[path]) ** 0.5 if output[path] else 0.0
+        for path, parts in constants.items()
+        for part in parts
+    }
+
+
+def _energy(values: Tensor) -> float:
+    return float(values.float().square().sum(dtype=torch.float64 if values.device.type != "mps" else None))
+
+
+@dataclass(frozen=True, eq=False)
+class Folding:
+    """A model with its static gates folded away, and what that did.
+
+    Attributes:
+        model: the folded one, in eval mode; a plain network where every site is gone.
+        sites: every part of every graft, in forward order.
+        effect: paired difference in accuracy, after minus before, over the images.
+        largest_output_change: largest difference between two logits, on the first batch.
+        latency_before_ms: of one image, measured side by side with that after.
+        latency_after_ms: of one image.
+        tolerance: accuracy that was allowed to be lost, as a fraction.
+        sites_in_all: number of grafts before.
+        sites_gone: how many of them left nothing to compute.
+    """
+
+    model: nn.Module
+    sites: tuple[FoldedPart, ...]
+    before: Evaluation
+    after: Evaluation
+    effect: Effect
+    largest_output_change: float
+    latency_before_ms: Latency
+    latency_after_ms: Latency
+    tolerance: float
+    sites_in_all: int
+    sites_gone: int
+
+    @property
+    def images(self) -> int:
+        """On how many images the accuracy was measured."""
+        return len(self.before.labels)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; without the model."""
+        return to_dict(self.record())
+
+    def record(self) -> FoldingRecord:
+        """All but the model and its predictions."""
+        change = self.largest_output_change
+        return FoldingRecord(
+            self.sites,
+            Accuracy(self.before.score),
+            Accuracy(self.after.score),
+            self.effect.interval,
+            change if math.isfinite(change) else None,
+            Latencies(self.latency_before_ms, self.latency_after_ms),
+            self.tolerance,
+            self.images,
+            self.sites_in_all,
+            self.sites_gone,
+        )
+
+    def write(self, folder: str | Path, *, source: str | Path | None = None) -> Path:
+        """Write the folded model and `fold.json` into a folder.
+
+        Args:
+            folder: without a saved model.
+            source: the run folder or file of the model that was folded, to be noted in the new one.
+
+        Returns:
+            The path of the model.
+
+        Raises:
+            RunError: there is a model already, or the folder cannot be written.
+        """
+        check_free(folder)
+        note = fold_note(self.model)
+        if source is not None and note is not None:
+            file = Path(source) if Path(source).suffix == ".safetensors" else Path(source) / MODEL_FILE
+            note_fold_(self.model, replace(note, source=str(source), sha256=file_hash(file)))
+        path = save(self.model, Path(folder) / MODEL_FILE)
+        write_json(path.parent / FOLD_FILE, self.to_json())
+        return path
+
+    def __str__(self) -> str:
+        changed = {part.path for part in self.sites if part.action != KEPT}
+        cheaper = len(changed) - self.sites_gone
+        more = f" and {cheaper} {'becomes' if cheaper == 1 else 'become'} cheaper" if cheaper else ""
+        before, after, effect = self.latency_before_ms, self.latency_after_ms, self.effect
+        return (
+            f"{self.sites_gone} of {self.sites_in_all} sites fold away{more}: "
+            f"accuracy {100 * self.before.score:.1f} % before and {100 * self.after.score:.1f} % after on {self.images} "
+            f"images ({100 * effect.mean:+.1f} points, 95 % interval {100 * effect.low:+.1f} to "
+            f"{100 * effect.high:+.1f}; {100 * self.tolerance:.1f} were allowed to be lost), "
+            f"latency of one image {_timed(before)} before and {_timed(after)} after (medians of {after.n}, quartiles)."
+        )
+
+
+def check_free(folder: str | Path) -> None:
+    """Raise RunError unless the folder is new or empty."""
+    path = Path(folder)
+    if (path / MODEL_FILE).exists():
+        raise RunError(
+            f"{path / MODEL_FILE} is there already, and folding does not replace a model: choose another folder."
+        )
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RunError(
+            f"{path} is {'not empty' if path.is_dir() else 'a file'}: choose a new folder for the folded model."
+        )
+
+
+def _timed(latency: Latency) -> str:
+    return f"{latency.median:.2f} ms ({latency.q1:.2f} to {latency.q3:.2f})"

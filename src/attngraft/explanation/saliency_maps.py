@@ -1,4 +1,4 @@
-"""Saliency maps from gates and from Grad-CAM."""
+"""Saliency maps: from gates, from Grad-CAM, and those without content that they are compared with."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ from ..attention import Attention, Gates
 from ..errors import ConfigError, GraftError
 from ..surgery import find_sites, grafts, uncompiled, watching
 from ..training.evaluate import in_eval_mode
-from .image_source import Source, View
-from .model_outputs import inputs_of, predict_probabilities, prepared
+from .image_source import BATCH, Source, View, inputs_of, predict_probabilities, prepared
 
 Floats = NDArray[np.float32]
 POSITIONAL = ("spatial", "rows", "columns", "full")
+CELLS = 8  # along the longer side: a random map is about as smooth as the map of a late layer
+CENTRE_WIDTH = 0.25  # standard deviation of the centre prior, in sides of the image
 
 
 def gate_maps(model: nn.Module, images: View | Source) -> dict[str, Floats]:
@@ -114,7 +115,7 @@ def cam_maps(model: nn.Module, images: View | Source, targets: Sequence[int] | N
     layer.register_forward_hook(_shield)
     parts = []
     with torch.enable_grad(), torch.inference_mode(False):
-        for start, batch in _numbered(prepared(copied, inputs)):
+        for start, batch in zip(range(0, len(inputs), BATCH), prepared(copied, inputs), strict=True):
             chosen = [ClassifierOutputTarget(int(target)) for target in wanted[start : start + len(batch)]]
             parts.append(cam(input_tensor=batch, targets=chosen))
     return np.concatenate(parts).astype(np.float32, copy=False)
@@ -157,8 +158,22 @@ def _shield(module: nn.Module, args: Any, output: Tensor) -> Tensor:
     return output.clone()
 
 
-def _numbered(batches: Any) -> Any:
-    start = 0
-    for batch in batches:
-        yield start, batch
-        start += len(batch)
+def random_maps(count: int, height: int, width: int, *, seed: int) -> Floats:
+    """(N, H, W): smooth noise, another one for each image."""
+    longer = max(height, width)
+    rows, columns = (max(2, round(CELLS * side / longer)) for side in (height, width))
+    noise = np.random.default_rng(seed).standard_normal((count, 1, rows, columns), dtype=np.float32)
+    smooth = F.interpolate(torch.from_numpy(noise), (height, width), mode="bilinear", align_corners=False)
+    return np.ascontiguousarray(smooth[:, 0].numpy())
+
+
+def centre_maps(count: int, height: int, width: int) -> Floats:
+    """(N, H, W): a Gaussian about the centre, the same for every image."""
+    y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in (height, width))
+    distance = np.square(y)[:, None] + np.square(x)[None]
+    return np.repeat(np.exp(-distance / (2 * CENTRE_WIDTH**2))[None].astype(np.float32), count, axis=0)
+
+
+def uniform_maps(count: int, height: int, width: int) -> Floats:
+    """(N, H, W) of ones."""
+    return np.ones((count, height, width), dtype=np.float32)

@@ -16,13 +16,10 @@ from ..data.boxes import Boxes, input_boxes, own_boxes, read_boxes
 from ..errors import ConfigError, DataError, GraftError
 from .examples import choose_examples, examples
 from .explanation_record import Example, Faithfulness, Saliency
-from .faithfulness import faithfulness, summary
-from .image_source import View
-from .inputs import Subject
-from .model_outputs import Floats, inputs_of, predict_probabilities
+from .image_source import Floats, Subject, View, inputs_of, predict_probabilities
 from .perturbation import ROAD_FRACTIONS
-from .pointing import pointing
 from .saliency_maps import cam_maps, combined_gate_map, gate_maps
+from .saliency_measures import faithfulness, pointing, summary
 
 MOST_IMAGES = 200
 FEWEST_IMAGES = 24

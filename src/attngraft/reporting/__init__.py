@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+from ..benchmarking.bench_result import BenchResult
+from ..continual.search.search_record import SearchRecord
+from ..explanation.explanation_record import ExplanationRecord
 from ..files import write_text
-from .bench_page import bench_page
-from .bench_tables import bench_notes
+from .bench_page import bench_notes, bench_page
 from .comparison_page import comparison_page
 from .explanation_page import explanation_page
 from .iterate_page import iterate_page
-from .read_folder import (
-    folder_kind,
-    read_bench,
-    read_comparison,
-    read_explanation,
-    read_iteration,
-    read_run,
-    read_store,
-)
+from .read_folder import Kind, folder_kind, read_comparison, read_record_as, read_run, read_store
 from .run_page import run_page
 from .store_page import store_page
 from .terminal_tables import (
@@ -41,6 +36,15 @@ __all__ = [
     "write_report",
 ]
 
+PAGES: dict[Kind, Callable[[Path], str]] = {
+    "comparison": lambda folder: comparison_page(folder, read_comparison(folder)),
+    "run": lambda folder: run_page(folder, read_run(folder)),
+    "bench": lambda folder: bench_page(read_record_as(BenchResult, folder, "bench")),
+    "explanation": lambda folder: explanation_page(folder, read_record_as(ExplanationRecord, folder, "explanation")),
+    "store": lambda folder: store_page(read_store(folder)),
+    "iteration": lambda folder: iterate_page(read_record_as(SearchRecord, folder, "iteration")),
+}
+
 
 def write_report(run_dir: str | Path) -> Path:
     """Write ``report.html`` into a folder and return its path: of a run, a comparison, a bench, an explanation, a store
@@ -52,19 +56,6 @@ def write_report(run_dir: str | Path) -> Path:
         RunError: the folder is none of these, its main document is damaged, or the page cannot be written.
     """
     folder = Path(run_dir)
-    kind = folder_kind(folder)
-    if kind == "comparison":
-        page = comparison_page(folder, read_comparison(folder))
-    elif kind == "bench":
-        page = bench_page(read_bench(folder))
-    elif kind == "explanation":
-        page = explanation_page(folder, read_explanation(folder))
-    elif kind == "store":
-        page = store_page(read_store(folder))
-    elif kind == "iteration":
-        page = iterate_page(read_iteration(folder))
-    else:
-        page = run_page(folder, read_run(folder))
     path = folder / "report.html"
-    write_text(path, page)
+    write_text(path, PAGES[folder_kind(folder)](folder))
     return path

@@ -6,7 +6,6 @@ import statistics
 
 from ..comparison.comparison_record import ComparisonRecord, SquareRecord, VariantRecord
 from ..costs import Latency
-from .comparison_charts import baseline_first
 from .number_format import (
     MISSING,
     count,
@@ -27,6 +26,11 @@ EFFECTS = {"channel": "channel gates", "spatial": "spatial gates", "interaction"
 def sample_size(comparison: ComparisonRecord) -> str:
     """How many seeds and test images the numbers rest on."""
     return f"{_seeds(comparison)} x {comparison.data.test_images:,} test images"
+
+
+def baseline_first(comparison: ComparisonRecord) -> list[VariantRecord]:
+    """The variants in the order of their colours."""
+    return sorted(comparison.variants, key=lambda variant: variant.name != comparison.baseline)
 
 
 def variant_table(comparison: ComparisonRecord) -> Table:

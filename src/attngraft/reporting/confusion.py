@@ -23,24 +23,15 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A true class, what it was taken for, and the images per seed before and after."""
-
-    true: str
-    predicted: str
-    before: str
-    after: str
-    change: str
-
-
-@dataclass(frozen=True)
 class Confusion:
-    """A matrix for few classes, a list of pairs for many."""
+    """A matrix for few classes; for many a list of pairs: true class, what it was taken for, and the images per seed,
+    or before, after and their change.
+    """
 
     title: str
     classes: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[tuple[str, ...], ...]
     seeds: int
     images: int
 
@@ -48,13 +39,7 @@ class Confusion:
 def confusion_change(
     name: str, pairs: Sequence[tuple[Predictions, Predictions]], classes: Sequence[str]
 ) -> Confusion | None:
-    """Mean over seeds of the variant's counts minus the baseline's.
-
-    Args:
-        name: the variant, for the title.
-        pairs: per seed, the baseline's and the variant's predictions.
-        classes: the class names.
-    """
+    """Mean over seeds of the variant's counts minus the baseline's."""
     if not pairs:
         return None
     before = np.mean([one.confusion(len(classes)) for one, _ in pairs], axis=0)
@@ -63,7 +48,7 @@ def confusion_change(
     images = len(pairs[0][0].labels)
     small = len(classes) <= MOST_CELLS_WIDE
     rows = _matrix(change, signed=True) if small else ()
-    listed = () if small else _changed_pairs(before, after, classes)
+    listed = () if small else _mistakes((before, after, change), classes)
     return Confusion(name, tuple(classes), rows, listed, len(pairs), images)
 
 
@@ -72,7 +57,7 @@ def confusion_of(predictions: Predictions, classes: Sequence[str]) -> Confusion:
     counts = predictions.confusion(len(classes))
     small = len(classes) <= MOST_CELLS_WIDE
     rows = _matrix(counts, signed=False) if small else ()
-    listed = () if small else _mistakes(counts, classes)
+    listed = () if small else _mistakes((counts,), classes)
     return Confusion("confusion", tuple(classes), rows, listed, 1, len(predictions.labels))
 
 
@@ -90,22 +75,12 @@ def _matrix(counts: NDArray[np.float64], *, signed: bool) -> tuple[tuple[Cell, .
     )
 
 
-def _changed_pairs(before: NDArray[np.float64], after: NDArray[np.float64], classes: Sequence[str]) -> tuple[Pair, ...]:
-    change = after - before
-    rows, columns = _largest_mistakes(change)
-    words = (_texts(part[rows, columns][None], signed=part is change)[0] for part in (before, after, change))
+def _mistakes(counts: Sequence[NDArray[np.float64]], classes: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Where the last of the counts are largest, with the numbers of all; a change, which comes after two, has a sign."""
+    rows, columns = _largest_mistakes(counts[-1])
+    words = (_texts(part[rows, columns][None], signed=index == 2)[0] for index, part in enumerate(counts))
     return tuple(
-        Pair(classes[true], classes[taken], *numbers)
-        for true, taken, *numbers in zip(rows, columns, *words, strict=True)
-    )
-
-
-def _mistakes(counts: NDArray[np.float64], classes: Sequence[str]) -> tuple[Pair, ...]:
-    rows, columns = _largest_mistakes(counts)
-    numbers = _texts(counts[rows, columns][None], signed=False)[0]
-    return tuple(
-        Pair(classes[true], classes[taken], "", number, "")
-        for true, taken, number in zip(rows, columns, numbers, strict=True)
+        (classes[true], classes[taken], *numbers) for true, taken, *numbers in zip(rows, columns, *words, strict=True)
     )
 
 

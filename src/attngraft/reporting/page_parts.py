@@ -1,16 +1,24 @@
-"""Sections that pages of comparisons and runs share."""
+"""What pages share: sections, and the way to HTML."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from .confusion import Confusion
-from .number_format import MISSING, decimal
+from .number_format import MISSING, decimal, shortened
 from .tables import Table
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 MOST_LISTED = 10
+# control characters, and those that turn the direction of all that follows: a name can hold them, a page may not
+CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -86,13 +94,9 @@ def hardware_facts(hardware: Mapping[str, Any] | None, versions: Mapping[str, An
     return [*facts, ("versions", listed or MISSING)]
 
 
-def pair_table(confusion: Confusion, caption: str, *, changed: bool) -> Table:
-    """The list of confused classes."""
-    if not changed:
-        rows = tuple((pair.true, pair.predicted, pair.after) for pair in confusion.pairs)
-        return Table(caption, ("true class", "taken for", "images"), rows, frozenset({1}))
-    rows_changed = tuple((p.true, p.predicted, p.before, p.after, p.change) for p in confusion.pairs)
-    return Table(caption, ("true class", "taken for", "baseline", "variant", "change"), rows_changed, frozenset({1}))
+def pair_table(confusion: Confusion, caption: str, *numbers: str) -> Table:
+    """The list of confused classes, and what its numbers are called."""
+    return Table(caption, ("true class", "taken for", *numbers), confusion.pairs, frozenset({1}))
 
 
 def plain(value: Any) -> str:
@@ -122,3 +126,25 @@ def _first(items: tuple[str, ...]) -> tuple[str, ...]:
 
 def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}"
+
+
+def render(template: str, title: str, page: Mapping[str, Any]) -> str:
+    """Fill a template of this package; every text is escaped."""
+    html = _environment().get_template(template).render(title=title, page=page)
+    html = CONTROLS.sub("\ufffd", html)
+    return html.encode("utf-8", "replace").decode("utf-8")  # a name can hold what no encoding can
+
+
+@cache
+def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["short"] = shortened
+    return environment

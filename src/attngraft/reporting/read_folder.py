@@ -9,20 +9,17 @@ import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..benchmarking.bench_result import BENCH_FORMAT, BenchResult
 from ..checksums import MOST_NAMES_BYTES, is_own, read_record, read_sealed_json
 from ..comparison.comparison_record import ComparisonRecord
 from ..config import from_dict, to_dict
-from ..continual.search.search_record import ITERATION_FORMAT, SearchRecord
 from ..errors import ConfigError, RunError
-from ..explanation.explanation_record import EXPLANATION_FORMAT, ExplanationRecord
 from ..files import MOST_JSON_BYTES
 from ..formats import check_format
 from ..tasks import task_from
@@ -99,19 +96,21 @@ def read_run(run_dir: Path) -> RunRecord:
         return record
 
 
-def read_bench(run_dir: Path) -> BenchResult:
-    """bench.json."""
-    return _read(BenchResult, run_dir / "bench.json", "bench", BENCH_FORMAT)
+def read_record_as(record: type[Record], run_dir: Path, kind: Kind) -> Record:
+    """The document of this kind, whose latest format is the default of its record's entry `format`.
 
-
-def read_explanation(run_dir: Path) -> ExplanationRecord:
-    """explanation.json."""
-    return _read(ExplanationRecord, run_dir / "explanation.json", "explanation", EXPLANATION_FORMAT)
-
-
-def read_iteration(run_dir: Path) -> SearchRecord:
-    """iterate.json."""
-    return _read(SearchRecord, run_dir / "iterate.json", "iteration", ITERATION_FORMAT)
+    Raises:
+        RunError: the file is missing, damaged, of another kind or of a later format.
+    """
+    path = run_dir / DOCUMENTS[kind]
+    document, _ = read_sealed_json(path)
+    if not isinstance(document, dict) or document.get("kind") != kind:
+        raise RunError(f"{path} does not describe a {kind}: choose another folder.")
+    latest: Any = next(field.default for field in fields(record) if field.name == "format")  # type: ignore[arg-type]
+    check_format(path, document.get("format"), range(1, latest + 1))
+    with _as_run_error(path):
+        _check_numbers(document, path.name)
+        return from_dict(record, document, where=path.name)
 
 
 def read_store(run_dir: Path) -> dict[str, Any]:
@@ -211,21 +210,6 @@ def finite(value: Any) -> float | None:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return float(value)
     return None
-
-
-def _read(record: type[Record], path: Path, kind: Kind, latest: int) -> Record:
-    """The record that a file holds.
-
-    Raises:
-        RunError: the file is missing, damaged, of another kind or of a later format.
-    """
-    document, _ = read_sealed_json(path)
-    if not isinstance(document, dict) or document.get("kind") != kind:
-        raise RunError(f"{path} does not describe a {kind}: choose another folder.")
-    check_format(path, document.get("format"), range(1, latest + 1))
-    with _as_run_error(path):
-        _check_numbers(document, path.name)
-        return from_dict(record, document, where=path.name)
 
 
 @contextmanager

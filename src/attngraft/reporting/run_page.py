@@ -1,4 +1,4 @@
-"""The page of a single run, and its results for the terminal."""
+"""The page of a single run, its charts, and its results for the terminal."""
 
 from __future__ import annotations
 
@@ -9,15 +9,26 @@ from typing import Any
 from ..config import to_dict
 from ..tasks import Task, primary, task_from
 from ..training import RunRecord
+from .charts import Chart, LegendItem, Line, bar_chart, line_chart
 from .confusion import confusion_of
-from .number_format import POINTS, axis_label, decimal, format_value, percent, scale_of, words_for
-from .page_parts import Warned, data_facts, data_warnings, hardware_facts, pair_table, phase_table, plain, recipe_facts
+from .number_format import POINTS, axis_label, decimal, format_value, percent, scale_of, shortened, titled, words_for
+from .page_parts import (
+    Warned,
+    data_facts,
+    data_warnings,
+    hardware_facts,
+    pair_table,
+    phase_table,
+    plain,
+    recipe_facts,
+    render,
+)
 from .read_folder import finite, read_metrics, read_predictions
-from .render import render
-from .run_charts import class_bars, history_chart, pace_chart
 from .tables import Table
 
 CLASS, OUTPUT = "per_class", "per_output"  # what a task says of each class, label or target
+MOST_BARS = 30
+Rows = Sequence[Mapping[str, Any]]
 
 
 def run_page(run_dir: Path, run: RunRecord) -> str:
@@ -81,9 +92,14 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
         "charts": [chart for chart in charts if chart],
         "confusion": confusion,
         "confusion_caption": f"Images by true class (rows) and predicted class (columns), {images}",
-        "mistakes": pair_table(confusion, mistakes, changed=False) if confusion else None,
+        "mistakes": pair_table(confusion, mistakes, "images") if confusion else None,
         "sites": _sites(run.plan or {}),
-        "protocol": [*data_facts(data, "outputs" if run.task else "classes"), *_setting(run), *recipe_facts(recipe)],
+        "protocol": [
+            *data_facts(data, "outputs" if run.task else "classes"),
+            *(("backbone", run.backbone), ("seed", str(run.seed))),
+            ("preprocessing", plain(to_dict(run.preprocessing))),
+            *recipe_facts(recipe),
+        ],
         "phases": phase_table(recipe),
         "hardware": hardware_facts(run.hardware, run.versions),
         "command": None,
@@ -122,11 +138,6 @@ def _rows(run: RunRecord, key: str) -> list[Mapping[str, Any]]:
     return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
 
-def _setting(run: RunRecord) -> list[tuple[str, str]]:
-    preprocessing = ("preprocessing", plain(to_dict(run.preprocessing)))
-    return [("backbone", run.backbone), ("seed", str(run.seed)), preprocessing]
-
-
 def _sites(plan: Mapping[str, Any]) -> Table:
     sites = plan.get("sites")
     rows = tuple(
@@ -140,3 +151,56 @@ def _sites(plan: Mapping[str, Any]) -> Table:
     )
     caption = f"{plan.get('attention', '')} after these {len(rows)} modules (size for one image of the training size)"
     return Table(caption, ("module", "channels", "height x width"), rows)
+
+
+def phases_of(metrics: Rows) -> list[tuple[int, str]]:
+    """First epoch and name of each phase, in order."""
+    phases: list[tuple[int, str]] = []
+    for entry in metrics:
+        name = str(entry.get("phase") or "")
+        if name and (not phases or phases[-1][1] != name):
+            phases.append((entry["epoch"], name))
+    return phases
+
+
+def history_chart(metrics: Rows, name: str, label: str, unit: str) -> Chart | None:
+    """Training and evaluation values of a metric, or of the loss, per epoch."""
+    split = next((str(entry["eval_split"]) for entry in metrics if entry.get("eval_split")), "eval")
+    series = ((f"train_{name}", "training"), (f"eval_{name}", "validation" if split == "val" else split))
+    lines = [
+        Line(LegendItem(words, index, dashed=index == 0), _values(metrics, key, scale_of(unit)))
+        for index, (key, words) in enumerate(series)
+    ]
+    lines = [line for line in lines if line.points]
+    told = "; ".join(f"{line.item.label}: {line.points[-1][1]:.3g} in the last epoch" for line in lines)
+    title, phases = f"{titled(label)} per epoch", phases_of(metrics)
+    return line_chart(lines, title, told, ylabel=axis_label(label, unit), phases=phases)
+
+
+def pace_chart(metrics: Rows) -> Chart | None:
+    """What a dynamic recipe did to the grafts' learning rate and to the strength of the gates; None for a fixed one."""
+    rows = [{"epoch": row["epoch"], **row["dynamic"]} for row in metrics if isinstance(row.get("dynamic"), dict)]
+    series = (("rate", "learning rate of the grafts"), ("strength", "strength of the gates"))
+    lines = [Line(LegendItem(words, index), _values(rows, key, 1.0)) for index, (key, words) in enumerate(series)]
+    lines = [line for line in lines if line.points]
+    told = "; ".join(f"{line.item.label}: x {line.points[-1][1]:.3g} in the last epoch" for line in lines)
+    title, phases = "What followed the trend of the loss", phases_of(metrics)
+    return line_chart(lines, title, told, ylabel="factor", height=2.4, phases=phases, level=1, step=True)
+
+
+def class_bars(values: Mapping[str, tuple[float, int]], label: str, *, higher_is_better: bool) -> Chart | None:
+    """A metric that is a fraction by class, or of the worst classes."""
+    shown = sorted(values, key=lambda name: values[name][0] * (1 if higher_is_better else -1))[:MOST_BARS]
+    told = "; ".join(f"{name}: {format_value(values[name][0], 'points')} of {values[name][1]}" for name in shown)
+    note = "Worst first; in brackets: test images of the class."
+    if len(shown) < len(values):
+        note = f"The worst {len(shown)} of {len(values)} classes. {note}"
+    names = [f"{shortened(name, 22)} ({values[name][1]})" for name in shown]
+    heights = [100 * values[name][0] for name in shown]
+    title, axis = f"{titled(label)} by class", axis_label(label, "points")
+    return bar_chart(names, heights, title, told, label=axis, note=note, numbers=True)
+
+
+def _values(rows: Rows, key: str, scale: float) -> list[tuple[float, float]]:
+    known = [(row["epoch"], finite(row.get(key))) for row in rows]
+    return [(epoch, scale * value) for epoch, value in known if value is not None]

@@ -7,10 +7,22 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from .charts import Line, line_chart, named_rows, whole_numbers
+from .charts import (
+    BETTER,
+    INK,
+    MUTED,
+    WORSE,
+    Chart,
+    LegendItem,
+    Line,
+    draw,
+    line_chart,
+    named_rows,
+    series_color,
+    whole_numbers,
+)
 from .number_format import percent, shortened
 from .read_folder import finite
-from .svg import BETTER, INK, MUTED, WORSE, Chart, LegendItem, draw, series_color
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,12 +10,12 @@ from ..comparison.comparison_record import ComparisonRecord
 from ..continual.search.search_record import SearchRecord
 from ..data import printable
 from ..training import RunRecord
-from .bench_tables import all_tables
+from .bench_page import all_tables
 from .comparison_tables import variant_table
 from .iterate_page import trial_table
 from .number_format import percent
 from .run_page import class_values, result_facts
-from .store_tables import controls_table
+from .store_page import controls_table
 from .tables import rich_table
 
 if TYPE_CHECKING:

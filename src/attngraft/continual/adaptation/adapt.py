@@ -14,6 +14,7 @@ from ...backbones import preprocessing_of
 from ...config import from_dict
 from ...data import ImageSet, load_labelled
 from ...errors import ConfigError, DataError, RunError, TrainingError, nearest
+from ...settings.serving import AdaptOptions
 from ...surgery import classes_of
 from ...surgery.version_store.store import Store
 from ...training import MachineSettings, Progress, Reading, parse_precision, watched
@@ -31,7 +32,7 @@ from .adaptation_record import (
     learned_domains,
 )
 from .candidate_training import ADAPTED, ALL, NONE, CandidateTraining, collect_images
-from .partial_update import AdaptOptions, check_update, with_classes, with_whole_head
+from .partial_update import check_update, with_classes, with_whole_head
 from .promotion import GuardContest, Verdict, policy_of
 from .store_history import update_history
 

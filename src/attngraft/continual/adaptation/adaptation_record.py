@@ -11,10 +11,10 @@ from typing import Any
 from ...config import from_dict, to_dict
 from ...errors import ConfigError, RunError
 from ...files import read_json, write_json
+from ...settings.serving import AdaptOptions
 from ...surgery.version_store.store import Store
 from ...timestamp import timestamp
 from ..images.stored_domains import Domain, Domains, learned_numbers
-from .partial_update import AdaptOptions
 
 ADAPTATIONS_FOLDER = "adaptations"
 ADAPTATION_FILE = "adaptation.json"
@@ -27,7 +27,6 @@ class NewImages:
     """The batch that is learned from.
 
     Attributes:
-        name: of its kind of images.
         images: number that was given.
         labels_used: number without duplicates and contradictions.
         roles: number of images of each role.
@@ -96,15 +95,9 @@ class AdaptationRecord:
         created, finished: ISO times, UTC.
         domain: number of the batch.
         served: id of the version that was served at the start.
-        options: how it was adapted.
-        data: about the batch.
         status: "running", "promoted", "rejected", "refused", or "given up" when superseded or diverged.
-        sentence: the outcome.
-        variants: the candidate and its controls.
-        blend: between the old and the new weights.
         new_images, old_images: number of tune images.
         recovery: (adapted - none) / (all - none) on the new tune images; None where fine-tuning all gains nothing.
-        minutes: of training.
         candidate: id of the version that was added.
         guard: None where it was not asked.
         refused: why it was not asked.

@@ -18,6 +18,7 @@ from ...backbones import preprocessing_of
 from ...config import to_dict
 from ...costs import count_parameters
 from ...data import DataReport, Dataset, ImageSet, evenly_spread, hash64, joined
+from ...settings.serving import AdaptOptions, update_recipe
 from ...surgery.version_store.delta import count_changed, difference
 from ...training import (
     Evaluation,
@@ -32,7 +33,7 @@ from ...training import (
 )
 from ..images.stored_domains import Domain, fingerprint
 from .adaptation_record import Blend, BlendPoint, VariantRow
-from .partial_update import AdaptOptions, blended, refresh_statistics_, update_recipe
+from .partial_update import blended, refresh_statistics_
 
 TRAINED, REFRESHED = "trained", "new"
 PRECISION = Precision("fp32", "channels_last")  # for all versions alike; faster than contiguous on most processors
@@ -116,11 +117,6 @@ class CandidateTraining:
     Attributes:
         served: the model that they may replace, in eval mode; it stays unchanged.
         start: the same, with logits for all classes of the images.
-        images: to learn from and to choose by.
-        options: how to adapt.
-        machine: where to train and evaluate.
-        folder: of the adaptation.
-        progress: where to show it.
     """
 
     served: nn.Module

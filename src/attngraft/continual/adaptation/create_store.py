@@ -66,7 +66,6 @@ def create_store(
             "the model's backbone was not built by attngraft, and a store has to build it again: take one that "
             "create_backbone knows (timm:, torchvision:, built in)."
         )
-    require(task_of(model), "store", "a store")
     classes = classes_of(model)
     if not classes:
         raise ConfigError("the model does not say what its classes are called: save it with save(..., classes=...).")
@@ -103,26 +102,18 @@ def _dataset(
             "the model does not say which images it was trained and tested on: give them, with the split that it was "
             "trained with (data=, --data)."
         )
-    dataset = data if isinstance(data, Dataset) else _loaded(data, origin, preprocessing, progress, options)
+    if isinstance(data, Dataset):
+        dataset = data
+    else:  # split as the origin says
+        split = {} if origin is None else {key: value for key, value in asdict(origin).items() if key != "source"}
+        source = data if data is not None else origin.source if origin is not None else ""
+        dataset = load_data(source, progress=Reading(progress), **{**preprocessing.read_options, **split, **options})
     if known.get("fingerprint") not in (None, dataset.fingerprint):
         raise DataError(
             f"{dataset.name} is not what the run in {run} was trained and tested on, or is split otherwise, so images "
             "that it has learned from could judge it: give the same images."
         )
     return dataset
-
-
-def _loaded(
-    data: str | Path | None,
-    origin: Origin | None,
-    preprocessing: Preprocessing,
-    progress: Progress,
-    options: Mapping[str, Any],
-) -> Dataset:
-    """The given data, else those of the origin; split as the origin says."""
-    split = {} if origin is None else {key: value for key, value in asdict(origin).items() if key != "source"}
-    source = data if data is not None else origin.source if origin is not None else ""
-    return load_data(source, progress=Reading(progress), **{**preprocessing.read_options, **split, **options})
 
 
 def _data_of(run: Path) -> dict[str, Any]:

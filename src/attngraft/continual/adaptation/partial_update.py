@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,78 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ...backbones import backbone_info, note_backbone_
 from ...config import Preprocessing
 from ...data import ImageSet, build_transform, make_loader
-from ...errors import ConfigError, nearest
+from ...errors import ConfigError
+from ...settings.serving import PARTS, parse_update
 from ...surgery import classes_of, grafts, note_classes_, replace_head_
 from ...tasks import require, task_of
-from ...training import Phase, Recipe
-
-Part = Literal["grafts", "bn", "head", "head-bias", "all"]
-PARTS: tuple[Part, ...] = ("grafts", "bn", "head", "head-bias", "all")
-DEFAULT_UPDATE = "grafts+bn+head-bias"
-
-
-@dataclass(frozen=True)
-class AdaptOptions:
-    """How a version is adapted.
-
-    Attributes:
-        update: what is trained: grafts, bn (BatchNorm: its weights and statistics), head, head-bias, all; joined
-            by "+".
-        epochs: over new and replayed images.
-        lr: highest learning rate of grafts, BatchNorm and head.
-        backbone_lr: highest learning rate where everything is trained.
-        batch_size: images per step.
-        augment: "none", "light" or "strong".
-        replay: number of old images that are learned from again.
-        distill: weight of the distillation loss from the served version on old images; 0 is off.
-        temperature: of that loss.
-        blends: points from the old (0) to the new weights (1) that are tried on the tune images.
-        controls: also train the controls: BatchNorm statistics, the head, everything.
-        seed: of order and augmentation.
-    """
-
-    update: str = DEFAULT_UPDATE
-    epochs: int = 10
-    lr: float = 3e-3
-    backbone_lr: float = 1e-3
-    batch_size: int = 32
-    augment: Literal["none", "light", "strong"] = "light"
-    replay: int = 500
-    distill: float = 1.0
-    temperature: float = 2.0
-    blends: tuple[float, ...] = (0.5, 0.75, 1.0)
-    controls: bool = True
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        parse_update(self.update)
-        _require(self.replay >= 0, f"replay is {self.replay}: expected 0 or more images.")
-        _require(self.distill >= 0, f"distill is {self.distill}: expected 0 (off) or more.")
-        _require(self.temperature > 0, f"temperature is {self.temperature}: expected more than 0.")
-        _require(
-            bool(self.blends) and all(0 < weight <= 1 for weight in self.blends),
-            f"blends are {list(self.blends)}: expected parts of the way, above 0 and to 1.",
-        )
-        update_recipe(self)  # epochs, rates and the rest are checked there
-
-
-def parse_update(text: str) -> tuple[Part, ...]:
-    """The parts that an update names, in the order of `PARTS`.
-
-    >>> parse_update("bn+grafts")
-    ('grafts', 'bn')
-
-    Raises:
-        ConfigError: an unknown part, or "all" beside others.
-    """
-    named = [part.strip() for part in text.split("+")]
-    for part in named:
-        if part not in PARTS:
-            raise ConfigError(f"update '{text}' has an unknown part '{part}': {nearest(part, PARTS)}")
-    found = tuple(part for part in PARTS if part in named)
-    if "all" in found and len(found) > 1:
-        raise ConfigError(f"update '{text}' names more than all: write all alone, or leave it out.")
-    return found
 
 
 def with_whole_head(update: str) -> str:
@@ -109,35 +41,6 @@ def check_update(model: nn.Module, update: str) -> None:
         raise ConfigError(f"update is '{update}', but the model has no grafts: update {rest}, or graft it first.")
     if "bn" in parts and not any(isinstance(module, _BatchNorm) for module in model.modules()):
         raise ConfigError(f"update is '{update}', but the model has no BatchNorm: leave out bn.")
-
-
-def update_recipe(options: AdaptOptions, update: str | None = None) -> Recipe:
-    """One short phase over the parts that are updated.
-
-    Args:
-        update: other parts than those of the options, for a control.
-
-    Raises:
-        ConfigError: an option out of range.
-    """
-    parts = parse_update(update or options.update)
-    phase = Phase(
-        "adapt",
-        train=parts,
-        epochs=options.epochs,
-        lr=options.backbone_lr if "all" in parts else options.lr,
-        schedule="cosine",
-        warmup=0.1,
-    )
-    return Recipe(
-        "adapt",
-        (phase,),
-        optimizer="adamw",
-        weight_decay=0.0,
-        batch_size=options.batch_size,
-        augment=options.augment,
-        clip_norm=1.0,
-    )
 
 
 def with_classes(served: nn.Module, classes: tuple[str, ...]) -> nn.Module:
@@ -210,8 +113,3 @@ def _between(old: Tensor | None, new: Tensor, weight: float) -> Tensor:
         return new.clone()
     assert old is not None
     return torch.lerp(old.to(new.dtype), new, weight) if weight else old.clone()
-
-
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise ConfigError(sentence)

@@ -52,12 +52,9 @@ class GuardContest:
 
     Attributes:
         store: open for writing.
-        candidate_id, served_id: ids of the versions.
         candidate, served, base: in eval mode; the last two are one object where the base is served.
         new: domains of the new kind of images.
         earlier: all other domains, the base's first.
-        classes: names of the label indices.
-        device: where to compute.
     """
 
     store: Store
@@ -97,7 +94,9 @@ class GuardContest:
 
     def correct(self, role: str, most: int | None = None) -> PairedCorrect:
         """Which images of one role are classified correctly, on at most `most` of each earlier domain."""
-        new, olds = images_of(self.new, role), [_thinned(one.of(role), most) for one in self.earlier]
+        new, olds = images_of(self.new, role), [one.of(role) for one in self.earlier]
+        if most is not None:
+            olds = [images.select(evenly_spread(len(images), most)) for images in olds]
         old, first = joined([images for images in olds if len(images)]), len(olds[0])
         served, base = self._correct(self.served, old), np.zeros(len(old), dtype=bool)
         # only the base's own images are compared with it, and often the base is what is served
@@ -169,10 +168,6 @@ def lost_attempts(store: Store) -> str | None:
 def policy_of(store: Store) -> GuardPolicy:
     """The guard's policy, fixed when the store was made."""
     return from_dict(GuardPolicy, store.settings.get("guard", {}), where="guard")
-
-
-def _thinned(images: ImageSet, most: int | None) -> ImageSet:
-    return images if most is None else images.select(evenly_spread(len(images), most))
 
 
 def _bytes(model: nn.Module) -> int:

@@ -54,7 +54,11 @@ def update_history(store: Store, device: torch.device | None = None) -> Path:
             "ledger": _ledger(entries, done),
             "adaptations": [_adaptation(one) for one in done],
             "stream": stream_summary(store.path),
-            "releases": [_release(entry) for entry in entries if entry["event"] == "release"],
+            "releases": [
+                {"created": entry["time"], **{key: entry[key] for key in ("version", "images", "top1", "per_domain")}}
+                for entry in entries
+                if entry["event"] == "release"
+            ],
             "events": [event for event in map(_event, entries) if event],
         },
     )
@@ -170,10 +174,6 @@ def _adaptation(found: Adaptation) -> dict[str, Any]:
     }
     document["data"] = {key: value for key, value in document["data"].items() if key != "classes"}
     return {**document, "update": found.record.options.update}
-
-
-def _release(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {"created": entry["time"], **{k: entry[k] for k in ("version", "images", "top1", "per_domain")}}
 
 
 def _event(entry: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""Test whether a window of images differs from the reference."""
+"""Test whether a window of images differs from the reference, and whether label shift alone explains it."""
 
 from __future__ import annotations
 
@@ -9,49 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...errors import ConfigError
+from ...settings.serving import LEAST_WINDOW, REFERENCE_WINDOWS, DriftPolicy
 from .drift_reference import Columns, Reference, check_predictions
 from .ks_test import Grid, Stack, distances, p_values
-from .label_shift import class_proportions, effective_size, image_weights
 
-LEAST_WINDOW = 50
-REFERENCE_WINDOWS = 2  # a smaller reference would decide more than the window does
-LEAST_FALSE_ALARMS = 0.001
 _REFERENCES, _WINDOWS, _ALARMS = 200, 4000, 10  # simulated in a calibration; false alarms among them at least
-
-
-@dataclass(frozen=True)
-class DriftPolicy:
-    """How a stream is tested.
-
-    Attributes:
-        window: images that are tested together; smaller windows are tested down to 50.
-        false_alarms: largest fraction of the windows of a clean stream that may raise an alarm.
-        confidence: fraction of references for which that holds; a reference is a sample and can be unlucky.
-        most_classes: number of classes that get a test of their own, the most frequently predicted first; the others
-            share one. Every further test makes all of them a little less sensitive, and a class that occurs only a
-            few times in a window shows nothing; the test of the confidence covers all classes.
-    """
-
-    window: int = 500
-    false_alarms: float = 0.01
-    confidence: float = 0.95
-    most_classes: int = 24
-
-    def __post_init__(self) -> None:
-        if self.window < LEAST_WINDOW:
-            raise ConfigError(f"window is {self.window}: expected at least {LEAST_WINDOW} images.")
-        for name in ("false_alarms", "confidence"):
-            if not 0 < getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}: expected more than 0 and less than 1.")
-        if self.false_alarms < LEAST_FALSE_ALARMS:
-            raise ConfigError(f"false_alarms is {self.false_alarms}: expected at least {LEAST_FALSE_ALARMS}.")
-        if self.most_classes < 1:
-            raise ConfigError(f"most_classes is {self.most_classes}: expected at least 1.")
-
-    @property
-    def reference(self) -> int:
-        """Smallest number of images of a reference."""
-        return REFERENCE_WINDOWS * self.window
+_STEPS = 100
+_LEAST = 1e-12
 
 
 @dataclass(frozen=True)
@@ -81,8 +45,6 @@ class Detector:
     """Tests windows against one reference.
 
     Attributes:
-        reference: the clean stream.
-        policy: how it is tested.
         threshold: of the corrected p-value.
     """
 
@@ -227,3 +189,37 @@ def calibrate(reference: Reference, policy: DriftPolicy | None = None, *, seed: 
 def _quantile(found: NDArray[np.float64], policy: DriftPolicy) -> float:
     """The largest distance of a window that all but `false_alarms` of the windows stay at or below."""
     return float(np.sort(found)[len(found) - 1 - int(policy.false_alarms * len(found))])
+
+
+def class_proportions(probabilities: NDArray[np.float32], usual: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Maximum likelihood estimate of the class proportions, if only these have changed.
+
+    Args:
+        probabilities: (n, K), the model's predictions.
+        usual: (K,) proportions that the predictions assume.
+
+    Returns:
+        (K,) float64, sums to 1.
+
+    Source: expectation maximisation of Saerens, Latinne and Decaestecker, Neural Computation 14(1), 2002.
+    """
+    relative = probabilities / np.maximum(usual, _LEAST)
+    found = usual / usual.sum()
+    for _ in range(_STEPS):
+        joint = relative * found
+        found = (joint / np.maximum(joint.sum(axis=1, keepdims=True), _LEAST)).mean(axis=0)
+        found /= found.sum()
+    return found
+
+
+def image_weights(
+    probabilities: NDArray[np.float32], usual: NDArray[np.float64], wanted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Importance weight of each image for the wanted class proportions: (N, K) -> (N,)."""
+    return np.asarray(probabilities @ (wanted / np.maximum(usual, _LEAST)), dtype=np.float64)
+
+
+def effective_size(weights: NDArray[np.float64]) -> float:
+    """Effective sample size of a weighted mean (Kish, Survey Sampling, 1965)."""
+    total = float(weights.sum())
+    return total**2 / float((weights**2).sum()) if total > 0 else 0.0

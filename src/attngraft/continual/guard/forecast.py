@@ -82,14 +82,7 @@ def forecast(tune: PairedCorrect, sizes: GuardSizes, policy: GuardPolicy, alpha:
     Rates of gains and losses are estimated with half an image added to each outcome, so that no disagreement on 50
     images is not taken for none, and those of a class are drawn towards all classes by 50 images of the average class.
     A gain on the old data is not counted on. Candidates that were chosen on the tune images look better there than they
-    are, so the forecast is rather too high than too low.
-
-    Args:
-        tune: which tune images each model classifies correctly.
-        sizes: of the guard set.
-        policy: of the guard.
-        alpha: of the attempt to come.
-    """
+    are, so the forecast is rather too high than too low."""
     new = tune.on_new()
     if new.gained <= new.lost:
         return Forecast(0.0, {NEW: 0.0}, False, _not_better(tune), {})
@@ -101,7 +94,9 @@ def forecast(tune: PairedCorrect, sizes: GuardSizes, policy: GuardPolicy, alpha:
     weak = sorted((test for test in tests if powers[test.name] < each), key=lambda test: powers[test.name])
     needed = {test.name: test.needed(alpha, each) for test in weak[:MOST_COUNTED]}
     decidable = power >= policy.least_power
-    sentence = _chance(power, alpha) if decidable else _too_small(weak, needed, policy, alpha)
+    sentence = f"the guard passes the candidate with a chance of about {100 * power:.0f} %, at alpha {alpha:.2g}."
+    if not decidable:
+        sentence = _too_small(weak, needed, policy, alpha)
     return Forecast(power, powers, decidable, sentence, needed)
 
 
@@ -144,10 +139,6 @@ def _not_better(tune: PairedCorrect) -> str:
         f"on {images:,} new tune images the candidate gets {candidate:.1f} % right and the served version {served:.1f} %: "
         "it is not better, so the guard is not asked and nothing is spent."
     )
-
-
-def _chance(power: float, alpha: float) -> str:
-    return f"the guard passes the candidate with a chance of about {100 * power:.0f} %, at alpha {alpha:.2g}."
 
 
 def _too_small(weak: list[_Test], needed: dict[str, int | None], policy: GuardPolicy, alpha: float) -> str:

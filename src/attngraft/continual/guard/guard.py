@@ -76,8 +76,6 @@ class GuardSizes:
     """How many images the guard has.
 
     Attributes:
-        new: new images.
-        old: old images.
         old_per_class: old images of each class, in the order of the classes.
         of_base: old images that are compared with the base; all where not given.
     """

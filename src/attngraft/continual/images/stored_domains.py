@@ -2,27 +2,37 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
+from ...checksums import MOST_NAMES_BYTES, changed, check_seal, file_hash, write_sealed
 from ...config import from_dict, to_dict
-from ...data import Dataset, ImageSet, joined
+from ...data import ClassLabels, Dataset, ImageSet, joined
 from ...data.near_duplicates.small_copies import NUMBERS, Thumbnails, thumbnails
+from ...data.pixel_cache import image_bytes
+from ...data.pixel_store import PixelStore
 from ...data.splits import thin
 from ...errors import ConfigError, DataError, RunError
-from ...files import new_folder, read_json, write_json
+from ...files import new_folder, read_json, write_atomically, write_json
+from ...safetensors_files import open_tensors
 from ...timestamp import timestamp
-from .image_archive import Packed, pack, unpack
 from .split_assignment import HELD_OUT, Shares, deduplicate, roles_of
 
 DOMAINS_FOLDER = "domains"
 DOMAIN_FILE = "domain.json"
 LEARN_POOL = 2000  # of the base's training images: enough for replay, little on the disk
+PIXELS_FILE = "pixels.u8"
+IMAGES_FILE = "images.safetensors"
+HEX_DIGITS = 32  # of a pixel hash
 
 
 @dataclass(frozen=True)
@@ -31,8 +41,6 @@ class DomainRecord:
 
     Attributes:
         number: 0 for the images of the base.
-        name: for people.
-        source: where the images came from.
         fingerprint: hash of the given images and their labels.
         given: number of labelled images before any was removed.
         known, repeated, contradictory: how many of them were removed, see `Deduplicated`.
@@ -247,3 +255,106 @@ def _read(folder: Path) -> Domain:
         return Domain(**vars(from_dict(DomainRecord, values, where=str(folder / DOMAIN_FILE))), folder=folder)
     except ConfigError as error:
         raise RunError(f"{error} Was the store written by a newer attngraft?") from None
+
+
+@dataclass(frozen=True, eq=False)
+class Packed:
+    """Images with the role of each.
+
+    Attributes:
+        images: labels are indices into the classes of the domain.
+        roles: (N,) of "learn", "tune", "guard" and "final".
+        learned: pixel hashes of further images that were learned from and are not kept.
+        thumbnails: (M, 192) uint8 of all of these, the images first; see `near_duplicates`.
+    """
+
+    images: ImageSet
+    roles: NDArray[np.str_]
+    learned: tuple[str, ...] = ()
+    thumbnails: Thumbnails = field(default_factory=lambda: np.zeros((0, NUMBERS), dtype=np.uint8))
+
+    def of(self, role: str) -> ImageSet:
+        """The images of one role."""
+        return self.images.select(np.flatnonzero(self.roles == role))
+
+    def counts(self) -> dict[str, int]:
+        """Number of images of each role."""
+        names, counts = np.unique(self.roles, return_counts=True)
+        return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def pack(packed: Packed, folder: Path) -> None:
+    """Write the images into a folder; the description comes last, and without it there are no images.
+
+    Raises:
+        RunError: the disk is full.
+    """
+    images = packed.images
+    shapes = np.array([images.store.shapes[row] for row in images.rows], dtype=np.int64).reshape(-1, 2)
+    kinds: list[str] = []  # types of values
+    write_atomically(folder / PIXELS_FILE, lambda temporary: _write_pixels(images, temporary, kinds))
+    tensors: dict[str, NDArray[Any]] = {
+        "shapes": shapes,
+        "labels": images.labels.astype(np.int64),
+        "thumbnails": np.ascontiguousarray(packed.thumbnails),
+        "learned": np.frombuffer(bytes.fromhex("".join(packed.learned)), dtype=np.uint8),
+        **({"boxes": images.boxes} if images.boxes is not None else {}),
+    }
+    metadata = {
+        "ids": json.dumps(images.ids),
+        "hashes": json.dumps(images.pixel_hashes),
+        "roles": json.dumps(packed.roles.tolist()),
+        "pixels": file_hash(folder / PIXELS_FILE),
+        **({"kinds": json.dumps(kinds)} if set(kinds) - {"uint8"} else {}),
+        **({"channels": str(images.store.channels)} if images.store.channels != 3 else {}),
+    }
+    write_sealed(folder / IMAGES_FILE, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
+
+
+def unpack(folder: Path) -> Packed:
+    """Read what `pack` has written; the pixels stay on the disk until they are used.
+
+    Raises:
+        RunError: missing, damaged, or cut short.
+    """
+    file = folder / IMAGES_FILE
+    try:
+        check_seal(file, MOST_NAMES_BYTES)
+        with open_tensors(file, "np", MOST_NAMES_BYTES) as tensors:
+            texts = tensors.metadata() or {}
+            ids, hashes, roles = (json.loads(texts[name]) for name in ("ids", "hashes", "roles"))
+            shapes, labels = tensors.get_tensor("shapes"), tensors.get_tensor("labels")
+            learned = tensors.get_tensor("learned").tobytes().hex()
+            small = tensors.get_tensor("thumbnails")
+            channels, kinds = json.loads(texts.get("channels", "3")), json.loads(texts.get("kinds", "[]"))
+            boxes = tensors.get_tensor("boxes") if "boxes" in tensors.keys() else None  # noqa: SIM118
+        size = (folder / PIXELS_FILE).stat().st_size
+        is_intact = texts.get("pixels") in (None, file_hash(folder / PIXELS_FILE))  # the first stores had no hash
+    except Exception as error:  # safetensors and NumPy raise many kinds for a damaged file
+        raise RunError(f"the images in {folder} cannot be read ({error}): restore the store from a copy.") from None
+    expected = int(image_bytes(shapes, channels, kinds).sum())
+    if size != expected or not len(ids) == len(hashes) == len(roles) == len(labels) == len(shapes):
+        raise RunError(
+            f"{folder / PIXELS_FILE} has {size} bytes where {expected} are expected: restore the store from a copy."
+        )
+    if not is_intact:
+        raise changed(folder / PIXELS_FILE)
+    images = ImageSet(
+        ids=tuple(ids),
+        targets=ClassLabels(labels),
+        pixel_hashes=tuple(hashes),
+        store=PixelStore(shapes, folder / PIXELS_FILE, channels, kinds),
+        rows=np.arange(len(ids)),
+        boxes=boxes,
+    )
+    digests = tuple(learned[start : start + HEX_DIGITS] for start in range(0, len(learned), HEX_DIGITS))
+    return Packed(images, np.array(roles, dtype=np.str_), digests, small)
+
+
+def _write_pixels(images: ImageSet, path: Path, kinds: list[str]) -> None:
+    kinds.clear()
+    with path.open("wb") as file:
+        for position in range(len(images)):
+            pixels = np.ascontiguousarray(images.image(position).permute(1, 2, 0).numpy())
+            kinds.append(pixels.dtype.name)
+            file.write(pixels.data)

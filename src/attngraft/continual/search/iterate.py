@@ -43,12 +43,11 @@ from ...training import (
 from ...training.open_data import VALIDATION_SHARE
 from .budget import Clock, parse_budget
 from .measures import quantities_of
-from .proposals import require_optuna
 from .requirement import parse_requirement, split_requirement
 from .search_context import SearchContext
 from .search_loop import conclude, search
 from .search_record import LOCK_FILE, ClauseRecord, Iteration, SearchRecord, check_folder, open_search
-from .search_space import ATTENTIONS, build_space
+from .search_space import ATTENTIONS, build_space, require_optuna
 
 FINE_TUNING = ("three-phase", "one-cycle")
 FROM_RANDOM = ("one-cycle", "scratch")
@@ -105,7 +104,9 @@ def iterate(
     budget_s = parse_budget(budget)
     _check_counts(seeds, trials, seed)
     start = None if weights is None else Path(weights)
-    names = recipes or (FINE_TUNING if start or _has_weights(pretrained, backbone) else FROM_RANDOM)
+    has_weights = start is not None or (has_pretrained(backbone) if pretrained is None else pretrained)
+    names = recipes or (FINE_TUNING if has_weights else FROM_RANDOM)
+    variants = split_variants(attentions) if isinstance(attentions, str) else attentions
     searched, settings = _settings(names, overrides)
     published = starts_pretrained(pretrained, backbone, searched[0], start)
     source = ModelSource(backbone, published, start, in_channels=settings.data.channels)
@@ -115,7 +116,7 @@ def iterate(
         template = source.template()
         preprocessing = settings.data.preprocessing(preprocessing_of(template))
         spec = preprocessing.input
-        space = build_space(_listed(attentions), searched, set(overrides) & set(recipe_fields()), template, spec)
+        space = build_space(variants, searched, set(overrides) & set(recipe_fields()), template, spec)
         first = replace(settings, recipe=searched[0])
         dataset = open_data(data, first, preprocessing=preprocessing, progress=Reading(shown))
         blind, task = _without_test_images(dataset), create_task(dataset.task, dataset.classes)
@@ -170,14 +171,6 @@ def _check_counts(seeds: int, trials: int | None, seed: int) -> None:
         raise ConfigError(f"seed is {seed}: expected 0 or more.")
     if join_world().size > 1:
         raise ConfigError("a search runs in one process: start it without torchrun.")
-
-
-def _has_weights(asked: bool | None, backbone: str) -> bool:
-    return has_pretrained(backbone) if asked is None else asked
-
-
-def _listed(attentions: str | Sequence[str]) -> list[str]:
-    return split_variants(attentions) if isinstance(attentions, str) else list(attentions)
 
 
 def _settings(

@@ -26,15 +26,7 @@ WORST_CLASS = "worst_class"
 
 @dataclass(frozen=True)
 class Measured:
-    """A number and its interval; for a cost, which is not a sample, all three are equal.
-
-    Attributes:
-        value: the estimate.
-        low: lower end.
-        high: upper end.
-        seeds: number of trained models.
-        images: number of images.
-    """
+    """A number and its interval; for a cost, which is not a sample, all three are equal."""
 
     value: float
     low: float

@@ -40,18 +40,7 @@ class SearchContext:
     """What all trainings of a search share.
 
     Attributes:
-        source: what the models start from.
-        space: the choices.
-        settings: of data and machine.
-        task: of the models.
         dataset: training and validation images; it has no test images, `dataset.test` are the validation images.
-        preprocessing: of all models.
-        precision: number format and layout of all models.
-        device: where they are.
-        requirement: to be met.
-        clock: the time used.
-        iteration: the folder of the search and its record.
-        progress: where to show it.
     """
 
     source: ModelSource

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from ...comparison.variants import BASELINE
 from ...data import Dataset
+from ...errors import TrainingError
+from ...surgery.serialization import MODEL_FILE
 from ...timestamp import timestamp
 from ...training import PREDICTIONS_FILE, Evaluation
+from ...training.fit import LAST_GOOD_FILE
 from .finalist import choose_finalist, deliver, evaluate_finalist, is_shown, train_finalist
-from .measures import measure
-from .proposals import importances, propose
+from .measures import as_json, measure
+from .requirement import Quantity, Requirement
 from .search_context import SearchContext
-from .search_record import Finalist, Trial
-from .trials import best_of, new_trial, remove_weights, reserve, run_trial
+from .search_record import Finalist, Iteration, Trial
+from .search_space import Params, importances, propose
+
+LEAST_PEERS = 4  # trials to be compared with before one is stopped
+FAILED, INFEASIBLE = -1e9, -2e9  # scores below those of everything that was measured
 
 
 def search(context: SearchContext, trials: int | None) -> None:
@@ -153,3 +161,142 @@ def _delivered(context: SearchContext, finalist: Finalist) -> list[str]:
         for clause in context.requirement.of_images
         if not clause.holds(values[clause.metric])
     ]
+
+
+def new_trial(context: SearchContext, params: Params) -> Trial:
+    """The record of a trial that begins."""
+    number = len(context.record.trials) + 1
+    return Trial(
+        number=number,
+        variant=context.space.variant(params).name,
+        recipe=params["recipe"],
+        params=params,
+        run=f"trials/{number:03d}",
+        begun_s=round(context.clock.used_s, 3),
+    )
+
+
+def run_trial(context: SearchContext, trial: Trial) -> None:
+    """Run a trial to its end, or continue one that was interrupted; its record then says how it ended."""
+    trial.costs = costs = trial.costs or _costs(context, trial)
+    context.iteration.write()
+    exceeded = [clause for clause in context.requirement.of_costs if not clause.holds(costs[clause.metric])]
+    if exceeded:
+        excess = sum(-clause.margin(costs[clause.metric]) for clause in exceeded)
+        _end(context, trial, "infeasible", score=INFEASIBLE - excess, reason=f"it does not keep {exceeded[0]}")
+        return
+    title = f"trial {trial.number}: {trial.variant}, {trial.recipe}"
+
+    def on_epoch(rows: Sequence[Mapping[str, Any]]) -> bool:
+        return _must_stop(context, trial, rows)
+
+    try:
+        result = context.train(
+            dict(trial.params), context.iteration.run_of(trial), context.record.seed, title, on_epoch
+        )
+    except TrainingError as error:
+        _end(context, trial, "failed", score=FAILED, reason=str(error))
+        return
+    measured = context.measure([result.evaluation])
+    trial.curve, trial.measured = _curve(context, result.history), as_json(measured)
+    values = {name: m.value for name, m in measured.items()}
+    _end(context, trial, trial.stop or "finished", score=score_of(context.requirement, context.primary, values))
+
+
+def score_of(requirement: Requirement, primary: Quantity, values: Mapping[str, float]) -> float:
+    """How good a trial is: the smallest margin over the metrics of the requirement.
+
+    A hundredth of the primary metric is added, because the worst class and the like are often equal in many trials.
+    """
+    margins = [clause.margin(values[clause.metric]) for clause in requirement.of_images]
+    lead = values[primary.name] if primary.higher_is_better else -values[primary.name]
+    if not math.isfinite(sum(primary.bounds)):
+        lead /= 1 + abs(lead)
+    return min(margins, default=0.0) + 0.01 * lead
+
+
+def is_hopeless(curve: Sequence[float], peers: Sequence[Sequence[float]], epochs: int) -> bool:
+    """Whether a training is stopped in its second half: its best so far is below the median of the others by then.
+
+    Never in the first half, because recipes that begin with a frozen backbone rise late, and not before there are
+    enough others.
+
+    Args:
+        curve: one number per epoch so far, higher is better.
+        peers: the same of the trials that ended.
+        epochs: of the whole training.
+    """
+    done = len(curve)
+    reached = [max(peer[:done]) for peer in peers if len(peer) >= done > 0]
+    if not epochs / 2 <= done < epochs or len(reached) < LEAST_PEERS:
+        return False
+    return max(curve) < statistics.median(reached)
+
+
+def best_of(trials: Sequence[Trial]) -> Trial | None:
+    """The best trial: of those that were trained to the end, else of those that were stopped."""
+    for statuses in (("finished",), ("pruned", "cut")):
+        eligible = [trial for trial in trials if trial.status in statuses]
+        if eligible:
+            return max(eligible, key=lambda trial: (trial.score, -trial.number))
+    return None
+
+
+def remove_weights(iteration: Iteration) -> None:
+    """Keep the weights of the best trial only; everything else about the others stays."""
+    best = best_of(iteration.record.ended)
+    for trial in iteration.record.ended:
+        if trial is not best:
+            run_dir = iteration.run_of(trial)
+            for file in (run_dir / MODEL_FILE, run_dir / LAST_GOOD_FILE, *run_dir.glob("checkpoints/*.safetensors")):
+                file.unlink(missing_ok=True)
+
+
+def reserve(context: SearchContext, seconds_per_epoch: float = 0.0) -> float:
+    """Seconds to reserve for the finalist, which will be the best trial so far or one of this speed."""
+    best = best_of(context.record.ended)
+    return context.record.seeds * context.epochs * max(best.seconds_per_epoch if best else 0.0, seconds_per_epoch)
+
+
+def _costs(context: SearchContext, trial: Trial) -> Mapping[str, float]:
+    """Those of an earlier trial with the same grafts, so that one network is not judged by two timings."""
+    for earlier in context.record.ended:
+        if earlier.variant == trial.variant and earlier.costs:
+            return dict(earlier.costs)
+    return context.costs(context.build(dict(trial.params), context.record.seed))
+
+
+def _must_stop(context: SearchContext, trial: Trial, rows: Sequence[Mapping[str, Any]]) -> bool:
+    """After an epoch: record the curve and the time, and decide whether to stop."""
+    context.clock.write()
+    trial.curve = _curve(context, rows)
+    if trial.stop is None and len(rows) < context.epochs:
+        peers = [peer.curve for peer in context.record.ended if peer.curve]
+        speed = (context.clock.used_s - trial.begun_s) / len(rows)
+        if is_hopeless(trial.curve, peers, context.epochs):
+            trial.stop = "pruned"
+        elif context.clock.left_s < reserve(context, speed):
+            trial.stop = "cut"
+    context.iteration.write()
+    return trial.stop is not None
+
+
+def _curve(context: SearchContext, rows: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """The primary metric of every epoch on the validation images, signed so that higher is better.
+
+    Where only errors are required and the primary metric is none, such as the loss of a classifier, minus the loss.
+    """
+    primary, required = context.primary, [clause.quantity for clause in context.requirement.of_images]
+    sign, key = (1.0 if primary.higher_is_better else -1.0), f"eval_{primary.metric.name if primary.metric else ''}"
+    if primary.higher_is_better and required and not any(quantity.higher_is_better for quantity in required):
+        sign, key = -1.0, "eval_loss"
+    values = [sign * float(row.get(key, math.nan)) for row in rows]
+    return tuple(value for value in values if math.isfinite(value))
+
+
+def _end(context: SearchContext, trial: Trial, status: str, *, score: float, reason: str | None = None) -> None:
+    context.clock.write()
+    trial.status, trial.score, trial.reason = status, score, reason
+    trial.time_s = round(context.clock.used_s - trial.begun_s, 3)
+    context.iteration.write()
+    remove_weights(context.iteration)

@@ -34,13 +34,9 @@ class Trial:
 
     Attributes:
         number: 1 for the first.
-        variant, recipe: their names.
-        params: the choices.
         run: its run folder, below that of the search.
         begun_s: on the clock of the search.
         status: "running", "finished", "pruned", "cut", "failed" or "infeasible".
-        time_s: that it took.
-        costs: of the network.
         curve: one number per epoch, higher is better.
         stop: why it is being stopped early: "pruned" or "cut".
         measured: on the validation images.

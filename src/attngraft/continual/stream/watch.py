@@ -15,21 +15,28 @@ from ...data import ImageSet, evenly_spread, load_labelled
 from ...data.read_image import printable
 from ...errors import ConfigError, DataError, InUseError, RunError, TrainingError
 from ...locking import only_one
+from ...settings.serving import WatchOptions
 from ...surgery.version_store.store import Store
 from ..adaptation.adapt import adapt, adapt_to_kept, split_options
 from ..adaptation.adaptation_record import Adaptation, adaptations
 from ..adaptation.partial_update import check_update
 from ..adaptation.store_history import update_history
 from ..drift.detector import WindowTest
-from ..drift.image_statistics import input_statistics
+from ..drift.drift_reference import input_statistics
 from ..images.split_assignment import deduplicate
 from ..images.stored_domains import Domains
 from ..stream_log import StreamLog, StreamState
-from .folder_watcher import FolderWatcher
-from .labels import Evidence, accuracy_by_window, are_right, follow, is_filled_in, state_of_files, true_labels
-from .reference_pool import check_base
-from .served_version import ServedVersion
-from .watch_options import WatchOptions
+from .arrivals import (
+    Evidence,
+    FolderWatcher,
+    accuracy_by_window,
+    are_right,
+    follow,
+    is_filled_in,
+    state_of_files,
+    true_labels,
+)
+from .served_version import ServedVersion, check_base
 
 STREAM = "stream since window "  # names of batches that come from a watch
 Say = Callable[[str], None]
