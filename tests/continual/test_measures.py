@@ -8,8 +8,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 from training_helpers import classes_evaluation
 
-from attngraft.continual.search.measures import Measured, as_json, proportion, quantities_of
-from attngraft.continual.search.measures import measure as measure_quantity
+from attngraft.continual.search.requirement import Measured, as_json, proportion, quantities_of
+from attngraft.continual.search.requirement import measure as measure_quantity
 from attngraft.statistics.effects import crossed_effect
 from attngraft.training import Evaluation
 

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attngraft.continual.search.budget import Clock, parse_budget
-from attngraft.continual.search.measures import quantities_of
-from attngraft.continual.search.requirement import Clause, Requirement
+from attngraft.continual.search.requirement import Clause, Requirement, quantities_of
 from attngraft.continual.search.requirement import parse_requirement as parse
 from attngraft.errors import ConfigError, RunError
 from attngraft.tasks import Classification

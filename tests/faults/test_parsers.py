@@ -18,8 +18,7 @@ from attngraft.attention import attentions
 from attngraft.comparison import parse_variant, parse_variants, split_variants
 from attngraft.config import Preprocessing, from_dict, parse_assignment, to_dict
 from attngraft.continual.search.budget import parse_budget
-from attngraft.continual.search.measures import quantities_of
-from attngraft.continual.search.requirement import parse_requirement
+from attngraft.continual.search.requirement import parse_requirement, quantities_of
 from attngraft.data.image_table import read_labels
 from attngraft.errors import AttngraftError, ConfigError
 from attngraft.reporting import write_report

@@ -13,8 +13,7 @@ from ...files import write_atomically
 from ...surgery import load
 from ...surgery.serialization import MODEL_FILE
 from ...training import PREDICTIONS_FILE, Evaluation
-from .measures import Measured, as_json
-from .requirement import Clause
+from .requirement import Clause, Measured, as_json
 from .search_context import SearchContext
 from .search_record import ClauseRecord, Finalist, FinalistRun, Trial
 

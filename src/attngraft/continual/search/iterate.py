@@ -42,8 +42,7 @@ from ...training import (
 )
 from ...training.open_data import VALIDATION_SHARE
 from .budget import Clock, parse_budget
-from .measures import quantities_of
-from .requirement import parse_requirement, split_requirement
+from .requirement import parse_requirement, quantities_of, split_requirement
 from .search_context import SearchContext
 from .search_loop import conclude, search
 from .search_record import LOCK_FILE, ClauseRecord, Iteration, SearchRecord, check_folder, open_search

@@ -29,8 +29,7 @@ from ...training import (
     titled,
 )
 from .budget import Clock, Ticking
-from .measures import Measured, measure, quantities_of
-from .requirement import Quantity, Requirement
+from .requirement import Measured, Quantity, Requirement, measure, quantities_of
 from .search_record import Iteration, SearchRecord
 from .search_space import Params, Space
 

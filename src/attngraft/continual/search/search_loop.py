@@ -15,8 +15,7 @@ from ...timestamp import timestamp
 from ...training import PREDICTIONS_FILE, Evaluation
 from ...training.fit import LAST_GOOD_FILE
 from .finalist import choose_finalist, deliver, evaluate_finalist, is_shown, train_finalist
-from .measures import as_json, measure
-from .requirement import Quantity, Requirement
+from .requirement import Quantity, Requirement, as_json, measure
 from .search_context import SearchContext
 from .search_record import Finalist, Iteration, Trial
 from .search_space import Params, importances, propose
