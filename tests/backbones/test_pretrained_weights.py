@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import attngraft as ag
-from attngraft.backbones import availability as weights
 from attngraft.backbones import backbone_info, preprocessing_of
-from attngraft.backbones.packaged_weights import PACKAGED, load_by_order_
+from attngraft.backbones import published_weights as weights
+from attngraft.backbones.published_weights import PACKAGED, load_by_order_
 from attngraft.errors import BackboneError
 
 LITE0 = "timm:tf_efficientnet_lite0"

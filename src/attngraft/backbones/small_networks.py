@@ -7,9 +7,9 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..config import Preprocessing
-from .availability import no_published_weights
 from .channels import adapt_input_
 from .metadata import BackboneInfo, note_backbone_
+from .published_weights import no_published_weights
 
 
 class SmallCNN(nn.Module):

@@ -8,10 +8,9 @@ from typing import Any
 from torch import nn
 
 from ..errors import AttngraftError, BackboneError, first_line, nearest
-from .availability import is_in_torch_cache, no_published_weights, require_network
 from .channels import adapt_input_
 from .metadata import BackboneInfo, note_backbone_, preprocessing_of
-from .packaged_weights import PACKAGED, load_by_order_
+from .published_weights import PACKAGED, is_in_torch_cache, load_by_order_, no_published_weights, require_network
 
 PREFIX = "timm:"
 

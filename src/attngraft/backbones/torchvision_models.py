@@ -9,10 +9,10 @@ from torch import nn
 
 from ..config import Preprocessing
 from ..errors import BackboneError, first_line, nearest
-from .availability import is_in_torch_cache, require_network
 from .channels import adapt_input_
 from .classifier_layers import last_layer, replace_layer_
 from .metadata import BackboneInfo, note_backbone_
+from .published_weights import is_in_torch_cache, require_network
 
 PREFIX = "torchvision:"
 PUBLISHED_CLASSES = 1000

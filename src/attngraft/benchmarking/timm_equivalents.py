@@ -41,16 +41,14 @@ class Peer:
 
     def state(self, ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Our parameters under timm's names."""
-        return {self._name(name): self._value(self._name(name), tensor) for name, tensor in ours.items()}
+        named = {self._name(name): tensor for name, tensor in ours.items()}
+        return {name: tensor.flip(1) if name in self.flipped else tensor for name, tensor in named.items()}
 
     def _name(self, name: str) -> str:
         for ours, theirs in self.renamed.items():
             if name.startswith(ours):
                 return theirs + name.removeprefix(ours)
         return name
-
-    def _value(self, name: str, tensor: Tensor) -> Tensor:
-        return tensor.flip(1) if name in self.flipped else tensor
 
 
 def peer_of(attention: str) -> Peer:
@@ -97,7 +95,11 @@ def timm_network(spec: str, attention: str, grafted: nn.Module) -> nn.Module:
     peer, name = peer_of(attention), spec.removeprefix(TIMM_PREFIX)
     network = _create(name, peer)
     sites = {path.rpartition(".")[0]: module for path, module in grafts(grafted).items()}
-    own = {path.removesuffix(f".{TIMM_CHILD}") for path, _ in network.named_modules() if _is_attention(path)}
+    own = {
+        path.removesuffix(f".{TIMM_CHILD}")
+        for path, _ in network.named_modules()
+        if path.rpartition(".")[2] == TIMM_CHILD
+    }
     if own != sites.keys():
         raise NoPeer(f"puts attention into {len(own)} blocks of {name}, which are not the {len(sites)} of attngraft")
     state = {key: value for key, value in grafted.state_dict().items() if "graft" not in key.split(".")}
@@ -167,10 +169,6 @@ def _create(name: str, peer: Peer) -> nn.Module:
         raise NoPeer(f"cannot create {name} with attention ({first_line(error)})") from error
 
 
-def _is_attention(path: str) -> bool:
-    return path.rpartition(".")[2] == TIMM_CHILD
-
-
 def _fits(given: Tensor, expected: Tensor | None) -> bool:
     """Whether shapes differ in trailing ones only."""
     if expected is None or given.dim() > expected.dim():
@@ -200,45 +198,28 @@ def _output_and_gradient(model: nn.Module, images: Tensor) -> tuple[Tensor, Tens
     return output, torch.autograd.grad(output, inputs, direction)[0]
 
 
-def _cbam(channels: int, **factory: Any) -> nn.Module:
-    from timm.layers.cbam import CbamModule
+def _layer(name: str, *, reduced: bool = True, **fixed: Any) -> Callable[..., nn.Module]:
+    """How timm's attention of that name is built; timm is imported when it is."""
 
-    return CbamModule(channels, rd_channels=hidden_width(channels, REDUCTION), mlp_bias=True, **factory)
+    def build(channels: int, **factory: Any) -> nn.Module:
+        from timm.layers import get_attn
 
+        width = {"rd_channels": hidden_width(channels, REDUCTION)} if reduced else {}
+        module: nn.Module = get_attn(name)(channels, **width, **fixed, **factory)
+        return module
 
-def _light_cbam(channels: int, **factory: Any) -> nn.Module:
-    from timm.layers.cbam import LightCbamModule
-
-    return LightCbamModule(channels, rd_channels=hidden_width(channels, REDUCTION), **factory)
-
-
-def _se(channels: int, **factory: Any) -> nn.Module:
-    from timm.layers.squeeze_excite import SEModule
-
-    return SEModule(channels, rd_channels=hidden_width(channels, REDUCTION), **factory)
-
-
-def _ese(channels: int, **factory: Any) -> nn.Module:
-    from timm.layers.squeeze_excite import EffectiveSEModule
-
-    return EffectiveSEModule(channels, **factory)
-
-
-def _eca(channels: int, **factory: Any) -> nn.Module:
-    from timm.layers.eca import EcaModule
-
-    return EcaModule(channels, **factory)
+    return build
 
 
 # The authors' CBAM, and ours, give the channel maximum to the convolution first; timm's gives the mean first.
 PEERS: Mapping[str, Peer] = {
     "cbam": Peer(
-        _cbam,
+        _layer("cbam", mlp_bias=True),
         {"channel.mlp.": "channel.", "spatial.logits.": "spatial.conv."},
         frozenset({"spatial.conv.conv.weight"}),
     ),
-    "light-cbam": Peer(_light_cbam, {"mlp.": "channel.", "logits.": "spatial.conv."}),
-    "se": Peer(_se, {"mlp.": ""}),
-    "ese": Peer(_ese),
-    "eca": Peer(_eca),
+    "light-cbam": Peer(_layer("lcbam"), {"mlp.": "channel.", "logits.": "spatial.conv."}),
+    "se": Peer(_layer("se"), {"mlp.": ""}),
+    "ese": Peer(_layer("ese", reduced=False)),
+    "eca": Peer(_layer("eca", reduced=False)),
 }

@@ -12,13 +12,13 @@ from .dataset import (
     Origin,
 )
 from .domain_folders import Domains, load_domains
+from .folders import list_images
 from .inference_images import UNLABELLED, load_images, relabelled
 from .labelled_images import load_labelled
-from .listing import list_images
 from .loader import Batch, Loader, make_loader
 from .mixing import mix_batch
 from .pixel_store import as_tensor
-from .preview import rgb_preview
+from .read_bands import rgb_preview
 from .read_image import UnreadableImageError, printable, read_image
 from .sources import describe_sources, load_data
 from .splits import evenly_spread, hash64

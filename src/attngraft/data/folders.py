@@ -1,15 +1,19 @@
-"""Find images in class folders, with or without split folders above them."""
+"""Find images: in class folders, with or without split folders above them, or named one by one."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from ..errors import DataError
+from .build_dataset import Pool
 from .class_names import likely_cause, quoted
-from .read_image import EXTENSIONS, printable
+from .read_image import EXTENSIONS, extensions_of, printable
+from .targets import ClassLabels
 
 # What people call the splits; the first name is the one used in this library.
 SPLIT_NAMES = {
@@ -24,28 +28,7 @@ SPLIT_NAMES = {
 _LAYOUT = "expected one folder per class, each with images, or train and test folders that hold them"
 
 
-@dataclass(frozen=True)
-class FolderContents:
-    """What a data folder holds.
-
-    Attributes:
-        classes: sorted names of the class folders.
-        ids: path of each image relative to the folder, with forward slashes; sorted within a split.
-        labels: index into the classes.
-        splits: "train", "val" or "test" per image, or "" where the folder has no splits.
-        ignored: how many visible files are not images.
-        notes: sentences on what was left out.
-    """
-
-    classes: tuple[str, ...]
-    ids: tuple[str, ...]
-    labels: tuple[int, ...]
-    splits: tuple[str, ...]
-    ignored: int
-    notes: tuple[str, ...]
-
-
-def scan_folder(root: Path, extensions: Collection[str] = EXTENSIONS) -> FolderContents:
+def scan_folder(root: Path, extensions: Collection[str] = EXTENSIONS) -> Pool:
     """List the images of a data folder, by their names; nothing is opened yet.
 
     Raises:
@@ -65,19 +48,21 @@ def scan_folder(root: Path, extensions: Collection[str] = EXTENSIONS) -> FolderC
         notes = (f"folders beside the splits were ignored: {quoted(extra)}.",)
     scans = {split: _scan_classes(root, name, extensions) for split, name in (split_folders or {"": ""}).items()}
     classes = _agreed_classes(root, scans)
-    label_of = {name: label for label, name in enumerate(classes)}
     rows = sorted(
-        (split, image_id, label_of[name])
+        (split, image_id, name)
         for split, scan in scans.items()
         for name, ids in scan.images.items()
         for image_id in ids
     )
-    return FolderContents(
+    ignored = sum(scan.ignored for scan in scans.values())
+    if ignored:
+        notes = (*notes, f"{ignored} files that are not images in class folders were ignored.")
+    return Pool(
+        name=root.resolve().name,
         classes=classes,
         ids=tuple(image_id for _, image_id, _ in rows),
-        labels=tuple(label for _, _, label in rows),
-        splits=tuple(split for split, _, _ in rows),
-        ignored=sum(scan.ignored for scan in scans.values()),
+        targets=ClassLabels.named([name for _, _, name in rows], classes),
+        splits=np.array([split for split, _, _ in rows]),
         notes=notes,
     )
 
@@ -196,6 +181,31 @@ def _scan_classes(root: Path, split_folder: str, extensions: Collection[str]) ->
 def walk_images(folder: Path, extensions: Collection[str] = EXTENSIONS) -> list[str]:
     """Ids of all images below a folder, as paths relative to it."""
     return [name for name in _walk(folder, "", set()) if _is_image(name, extensions)]
+
+
+def list_images(sources: Iterable[str | Path], channels: int = 3) -> tuple[Path, ...]:
+    """Image files, in the order given; a folder stands for all images below it, by name.
+
+    Args:
+        sources: files and folders.
+        channels: of the images; where these are not 3, .npy files in folders are images too.
+
+    Raises:
+        DataError: no such file or folder, or a folder without images.
+    """
+    return tuple(path for source in sources for path in _images_of(Path(source), channels))
+
+
+def _images_of(source: Path, channels: int) -> Iterator[Path]:
+    if source.is_dir():
+        found = [source / name for name in walk_images(source, extensions_of(channels))]
+        if not found:
+            raise DataError(f"there are no images in {printable(source)}: give image files or a folder that has some.")
+        yield from found
+    elif os.path.lexists(source):
+        yield source
+    else:
+        raise DataError(f"there is no {printable(source)}: give image files or folders.")
 
 
 def _walk(folder: Path, prefix: str, seen: set[tuple[int, int]]) -> Iterator[str]:

@@ -270,8 +270,7 @@ def _classes(lines: Sequence[_Line], columns: Sequence[str]) -> tuple[tuple[str,
         raise DataError(
             f"{printable(lines[0].part.file)} has only one class, {names[0]!r}: classification needs at least two."
         )
-    number = {name: index for index, name in enumerate(names)}
-    return tuple(names), ClassLabels(np.array([number[cell] for cell in cells], dtype=np.int64))
+    return tuple(names), ClassLabels.named(cells, names)
 
 
 def _label_sets(lines: Sequence[_Line], columns: Sequence[str]) -> tuple[tuple[str, ...], Targets]:

@@ -12,8 +12,7 @@ from ..config import ImageSize
 from ..errors import ConfigError, DataError
 from .class_names import unknown_classes
 from .dataset import ImageSet
-from .folders import training_folders
-from .listing import list_images
+from .folders import list_images, training_folders
 from .pixel_store import Progress, decode_files, short_side_limit
 from .read_image import PIXEL_CAP, printable
 from .sources import SOURCES, data_root, load_data
@@ -185,8 +184,7 @@ def _labels_by_folder(names: Sequence[str], classes: Sequence[str], folder: Path
             "put every image into the folder of its class, or give a folder of images alone."
         )
     _check_known([top for top in tops if top is not None], classes, printable(folder))
-    index = {name: number for number, name in enumerate(classes)}
-    return np.array([index[top] for top in tops if top is not None], dtype=np.int64)
+    return ClassLabels.named([top for top in tops if top is not None], classes).labels
 
 
 def _check_known(found: Collection[str], known: Sequence[str], where: str) -> None:

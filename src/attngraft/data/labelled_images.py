@@ -19,6 +19,7 @@ from .pixel_store import Progress
 from .read_image import extensions_of, printable
 from .sources import SOURCES, data_root, unknown_source
 from .splits import thin
+from .targets import ClassLabels
 
 
 def load_labelled(
@@ -79,7 +80,7 @@ def load_labelled(
         raise unknown_source(source)
     base, names, labels = _listed(place, classes, partly, channels)
     known = _known_classes(labels, classes, extend, printable(place))
-    numbers = _numbers(labels, known)
+    numbers = ClassLabels.named(labels, known).labels
     kept = np.arange(len(names)) if limit is None else thin(numbers, names, limit=limit, seed=0)
     images = decode_images(
         [base / names[i] for i in kept],
@@ -141,11 +142,6 @@ def _known_classes(found: Sequence[str], classes: Sequence[str], extend: bool, w
         advice = "give images of these, or let it learn new ones with --classes extend (extend=True)"
         raise DataError(unknown_classes(where, strange, list(classes), advice))
     return (*classes, *strange)
-
-
-def _numbers(labels: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    number = {name: index for index, name in enumerate(classes)}
-    return np.array([number[label] for label in labels], dtype=np.int64)
 
 
 def _cache(given: Path | None) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import DataError
 from .class_names import quoted
 from .dataset import ImageSet
-from .near_duplicates.groups import first_of_group
+from .near_duplicates import first_of_group
 from .near_duplicates.search import (
     Pairs,
     Sketches,

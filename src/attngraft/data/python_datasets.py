@@ -274,8 +274,7 @@ def _task_of(plain: Sequence[Any]) -> str | None:
 def _read_classes(plain: Sequence[Any], names: Sequence[str] | None) -> tuple[tuple[str, ...], Targets]:
     if isinstance(plain[0], str):
         names = sorted(set(plain))
-        number = {name: index for index, name in enumerate(names)}
-        return tuple(names), ClassLabels(np.array([number[target] for target in plain], dtype=np.int64))
+        return tuple(names), ClassLabels.named(plain, names)
     labels = np.array(plain, dtype=np.int64)
     names = names or tuple(map(str, range(int(labels.max()) + 1)))
     if labels.min() < 0 or labels.max() >= len(names):

@@ -1,4 +1,4 @@
-"""Read images of any number of channels: .npy files, TIFF files, and what Pillow has opened. No value is guessed.
+"""Read and show images of any number of channels: .npy files, TIFF files, what Pillow has opened. No value is guessed.
 
 Values are kept as uint8, uint16 or float32. A problem is a ValueError with the reason, which `read_image` makes a sentence
 with the path of.
@@ -10,6 +10,7 @@ import math
 from typing import IO, Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 NPY_MAGIC, TIFF_MAGICS = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -164,3 +165,18 @@ def _like(first: Any, page: Any) -> Any:
     if page.shape != first.shape or page.dtype != first.dtype:
         raise ValueError("its pages have different shapes or types")
     return page
+
+
+def rgb_preview(image: torch.Tensor) -> torch.Tensor:
+    """A stored image (C, H, W) as (3, H, W) uint8: 8-bit RGB as it is, others as the mean of their channels in grey.
+
+    Floats are taken as 0 to 1, or from the lowest to the highest value of the image where they lie outside of that.
+    """
+    if image.dtype == torch.uint8 and len(image) == 3:
+        return image
+    grey = image.float().mean(0, keepdim=True)
+    if image.dtype != torch.uint8:
+        low, high = float(image.min()), float(image.max())
+        low, high = (0.0, 1.0) if low >= 0 and high <= 1 else (low, high)
+        grey = (grey - low) * (255 / max(high - low, 1e-30))
+    return grey.round().clamp(0, 255).to(torch.uint8).expand(3, -1, -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -188,13 +189,7 @@ def load_folder(folder: Path, options: LoadOptions) -> Pool:
     Raises:
         DataError: see `scan_folder`; or files cannot be read and `skip_broken` is off.
     """
-    contents = scan_folder(folder, extensions_of(options.channels))
-    notes = [*contents.notes]
-    if contents.ignored:
-        notes.append(f"{contents.ignored} files that are not images in class folders were ignored.")
-    targets = ClassLabels(np.asarray(contents.labels, dtype=np.int64))
-    named = Pool(folder.resolve().name, contents.classes, contents.ids, targets, np.asarray(contents.splits))
-    return _decoded(replace(named, notes=tuple(notes)), folder, options)
+    return _decoded(scan_folder(folder, extensions_of(options.channels)), folder, options)
 
 
 def load_tables(files: Mapping[str, Path], source: Path, options: LoadOptions) -> Pool:
@@ -327,18 +322,13 @@ def with_channels(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
 
 
 def _load_imagenet(options: LoadOptions) -> Pool:
-    folder = find_imagenet(options.root, download=options.download)
-    return load_folder(folder, options)
+    return load_folder(find_imagenet(options.root, download=options.download), options)
 
 
 def _register_sources() -> None:
     SOURCES.register("cluttered-digits", Source("handwritten digits among fragments of others, built in", _load_digits))
     for name, published in PUBLISHED.items():
-
-        def load(options: LoadOptions, name: str = name, published: PublishedSet = published) -> Pool:
-            return _load_published(name, published, options)
-
-        SOURCES.register(name, Source(published.description, load))
+        SOURCES.register(name, Source(published.description, partial(_load_published, name, published)))
     SOURCES.register("imagenet", Source("ImageNet-1k, from folders train and val that you provide", _load_imagenet))
 
 

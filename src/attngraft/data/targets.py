@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import DataError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _MOST_BINS, _LEAST_IN_BIN = 10, 20  # of the first value, for stratified splits of regression data
 
@@ -52,8 +55,39 @@ class Targets(Protocol):
         """What enters the fingerprint of the data; equal where targets are equal."""
 
 
+class _Array:
+    """Targets that are the rows of an array, the first field of a subclass; it keeps what may be in it.
+
+    Attributes:
+        batched: the type of a batch.
+    """
+
+    batched: ClassVar[type[np.generic]] = np.float32
+
+    @property
+    def array(self) -> NDArray[Any]:
+        """(N, ...), one row per image."""
+        return next(iter(vars(self).values()))
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def select(self, positions: Sequence[int] | NDArray[Any]) -> Self:
+        return type(self)(self.array[np.asarray(positions)])  # type: ignore[call-arg]
+
+    def extend(self, others: Sequence[Self]) -> Self:
+        return type(self)(np.concatenate([self.array, *(other.array for other in others)]))  # type: ignore[call-arg]
+
+    def get(self, position: int) -> Any:
+        return self.array[position]
+
+    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
+        """(B, ...)"""
+        return torch.from_numpy(self.array[np.asarray(positions, dtype=np.int64)].astype(self.batched))
+
+
 @dataclass(frozen=True, eq=False)
-class ClassLabels:
+class ClassLabels(_Array):
     """One class per image.
 
     Attributes:
@@ -62,12 +96,16 @@ class ClassLabels:
 
     labels: NDArray[np.int64]
     task: ClassVar[str] = "classification"
+    batched = np.int64
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", np.asarray(self.labels, dtype=np.int64))
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    @classmethod
+    def named(cls, names: Sequence[str], classes: Sequence[str]) -> ClassLabels:
+        """Labels from the name of the class of each image."""
+        number = {name: index for index, name in enumerate(classes)}
+        return cls(np.array([number[name] for name in names], dtype=np.int64))
 
     @property
     def strata(self) -> NDArray[np.int64]:
@@ -77,25 +115,15 @@ class ClassLabels:
     def present(self) -> frozenset[int]:
         return frozenset(self.labels.tolist()) - {-1}
 
-    def select(self, positions: Sequence[int] | NDArray[Any]) -> ClassLabels:
-        return ClassLabels(self.labels[np.asarray(positions)])
-
-    def extend(self, others: Sequence[ClassLabels]) -> ClassLabels:
-        return ClassLabels(np.concatenate([self.labels, *(other.labels for other in others)]))
-
     def get(self, position: int) -> int:
         return int(self.labels[position])
-
-    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
-        """(B,) int64"""
-        return torch.from_numpy(self.labels[np.asarray(positions, dtype=np.int64)])
 
     def digest(self, position: int) -> int:
         return int(self.labels[position])
 
 
 @dataclass(frozen=True, eq=False)
-class LabelSets:
+class LabelSets(_Array):
     """Any number of labels per image.
 
     Attributes:
@@ -111,9 +139,6 @@ class LabelSets:
             raise DataError(f"got labels of shape {given.shape}: expected images x labels, each 0 or 1.")
         object.__setattr__(self, "labels", given.astype(np.uint8))
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     @property
     def strata(self) -> NDArray[np.int64]:
         """The rarest label of each image, K where it has none."""
@@ -126,25 +151,12 @@ class LabelSets:
     def present(self) -> frozenset[int]:
         return frozenset(np.flatnonzero(self.labels.any(axis=0)).tolist())
 
-    def select(self, positions: Sequence[int] | NDArray[Any]) -> LabelSets:
-        return LabelSets(self.labels[np.asarray(positions)])
-
-    def extend(self, others: Sequence[LabelSets]) -> LabelSets:
-        return LabelSets(np.concatenate([self.labels, *(other.labels for other in others)]))
-
-    def get(self, position: int) -> NDArray[np.uint8]:
-        return self.labels[position]
-
-    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
-        """(B, K) float32"""
-        return torch.from_numpy(self.labels[np.asarray(positions, dtype=np.int64)].astype(np.float32))
-
     def digest(self, position: int) -> str:
         return "+".join(map(str, np.flatnonzero(self.labels[position])))
 
 
 @dataclass(frozen=True, eq=False)
-class Values:
+class Values(_Array):
     """One or several numbers per image.
 
     Attributes:
@@ -153,6 +165,7 @@ class Values:
 
     values: NDArray[np.float64]
     task: ClassVar[str] = "regression"
+    present: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         given = np.asarray(self.values, dtype=np.float64)
@@ -161,9 +174,6 @@ class Values:
             raise DataError(f"got values of shape {given.shape}: expected images x targets, all of them finite.")
         object.__setattr__(self, "values", given)
 
-    def __len__(self) -> int:
-        return len(self.values)
-
     @property
     def strata(self) -> NDArray[np.int64]:
         """Up to ten groups of equal size, at least 20 images each, by the first value; equal values stay together."""
@@ -171,23 +181,6 @@ class Values:
         bins = min(_MOST_BINS, len(first) // _LEAST_IN_BIN)
         edges = np.unique(np.quantile(first, np.linspace(0, 1, bins + 1)[1:-1])) if bins > 1 else first[:0]
         return np.searchsorted(edges, first, side="left").astype(np.int64)
-
-    @property
-    def present(self) -> None:
-        return None
-
-    def select(self, positions: Sequence[int] | NDArray[Any]) -> Values:
-        return Values(self.values[np.asarray(positions)])
-
-    def extend(self, others: Sequence[Values]) -> Values:
-        return Values(np.concatenate([self.values, *(other.values for other in others)]))
-
-    def get(self, position: int) -> NDArray[np.float64]:
-        return self.values[position]
-
-    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
-        """(B, T) float32"""
-        return torch.from_numpy(self.values[np.asarray(positions, dtype=np.int64)].astype(np.float32))
 
     def digest(self, position: int) -> str:
         return ",".join(map(repr, self.values[position].tolist()))

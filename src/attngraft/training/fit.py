@@ -30,7 +30,6 @@ from .distillation import DistillationLoss, Teacher, check_teacher
 from .distributed import join_world
 from .early_stopping import ShouldStop
 from .evaluate import PREDICTIONS_FILE, Evaluation, in_eval_mode
-from .events import RunLog
 from .nonfinite import first_not_finite
 from .oom import is_out_of_memory, memory_needed
 from .open_data import open_data
@@ -39,8 +38,8 @@ from .preflight import check_fit
 from .progress import Progress, Reading, Silent, watched
 from .run_context import RunContext
 from .run_folder import Resume, RunFolder
+from .run_log import Board, RunLog
 from .run_record import DataRecord, RunRecord, RunResults
-from .tensorboard import Board
 from .trainer import Trainer
 
 LAST_GOOD_FILE = "last-good.safetensors"

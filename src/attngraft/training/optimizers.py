@@ -1,12 +1,14 @@
-"""Optimisers and learning-rate schedules as functions of the position in the phase."""
+"""Optimisers, moving averages of weights, and learning-rate schedules as functions of the position in the phase."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..settings.recipe import Phase, Recipe
 from .phases import ParameterGroup
@@ -31,6 +33,22 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], recipe: 
     if recipe.optimizer == "adam":
         return torch.optim.Adam(settings, lr=1.0)
     return torch.optim.AdamW(settings, lr=1.0)
+
+
+def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
+    """A copy of the model that follows its weights and buffers; None where the decay is 0."""
+    if not decay:
+        return None
+    move = get_ema_multi_avg_fn(decay)
+
+    def update(averages: Any, values: Any, count: Any) -> None:
+        if averages[0].is_floating_point():
+            move(averages, values, count)
+            return
+        for average, value in zip(averages, values, strict=True):  # BatchNorm counts batches: an average would be cut
+            average.copy_(value)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
 
 
 def rate_factor(phase: Phase, progress: float, step: float = 0.0) -> float:

@@ -40,8 +40,7 @@ from .early_stopping import (
     ask_,
     decide_,
 )
-from .ema import moving_average
-from .optimizers import build_optimizer, rate_factor, set_rates_
+from .optimizers import build_optimizer, moving_average, rate_factor, set_rates_
 from .phases import (
     apply_phase_,
     dissect,

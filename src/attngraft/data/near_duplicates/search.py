@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ..dataset import ImageSet
-from ..preview import rgb_preview
+from ..read_bands import rgb_preview
 from .alignment import agreement
 
 SIDE = 24

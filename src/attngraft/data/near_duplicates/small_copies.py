@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from ..dataset import ImageSet
-from ..preview import rgb_preview
-from .groups import first_of_group
+from ..read_bands import rgb_preview
+from . import first_of_group
 
 SIDE = 8
 NUMBERS = 3 * SIDE * SIDE
