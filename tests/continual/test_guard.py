@@ -10,8 +10,7 @@ from scipy.stats import beta
 
 from attngraft.config import from_dict, to_dict
 from attngraft.continual.guard.alpha_spending import AlphaLedger
-from attngraft.continual.guard.forecast import forecast
-from attngraft.continual.guard.guard import GuardPolicy, GuardSizes, PairedCorrect, judge, over_budget
+from attngraft.continual.guard.guard import GuardPolicy, GuardSizes, PairedCorrect, forecast, judge, over_budget
 from attngraft.errors import ConfigError
 from attngraft.statistics.exact_power import power_noninferiority
 

@@ -275,12 +275,9 @@ class MapCurve:
 
 
 @dataclass(frozen=True)
-class MapRoad:
+class MapRoad(Interval):
     """ROAD of one map, and minus that of the random map."""
 
-    mean: float
-    low: float
-    high: float
     against_random: Interval | None = None
 
 

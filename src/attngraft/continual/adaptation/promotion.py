@@ -16,8 +16,7 @@ from ...data import ImageSet, evenly_spread, joined
 from ...errors import RunError
 from ...surgery.version_store.store import Store
 from ..guard.alpha_spending import AlphaLedger, Attempt
-from ..guard.forecast import forecast
-from ..guard.guard import GuardPolicy, GuardSizes, PairedCorrect, judge, over_budget
+from ..guard.guard import GuardPolicy, GuardSizes, PairedCorrect, forecast, judge, over_budget
 from ..images.stored_domains import Domain
 from .adaptation_record import PROMOTED, REFUSED, REJECTED, adaptations
 from .candidate_training import MOST_TUNED, evaluate_version, images_of
