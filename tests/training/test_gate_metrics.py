@@ -34,7 +34,7 @@ from attngraft.data import Dataset, ImageSet, build_transform
 from attngraft.reporting import write_report
 from attngraft.surgery import graft, grafts, watching
 from attngraft.training import FitResult, Phase, Recipe, join_world
-from attngraft.training.gate_metrics import record_gates
+from attngraft.training.validation import record_gates
 
 NUMBERS = {"mean", "spread", "distance", "dynamic"}
 EMA = Recipe(

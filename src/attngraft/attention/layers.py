@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.module import _has_any_global_hook
 
 from .. import kernels
 from .contract import Init, check_odd, check_positive
@@ -50,6 +49,13 @@ class ChannelMLP(nn.Module):
         return self.fc2(F.relu(self.fc1(descriptor)))
 
 
+class MapConv(nn.Conv2d):
+    """A convolution with zeros around from a few pooled maps to one, on the kernel that is made for it."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return super().forward(maps) if torch.compiler.is_compiling() else kernels.convolve_maps(maps, self.weight)
+
+
 class MapLogits(nn.Module):
     """Convolution and BatchNorm from pooled maps to one map of logits.
 
@@ -63,29 +69,13 @@ class MapLogits(nn.Module):
     def __init__(self, maps: int, kernel_size: int, init: Init, *, momentum: float) -> None:
         super().__init__()
         check_odd(kernel_size=kernel_size)
-        self.conv = nn.Conv2d(maps, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = MapConv(maps, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.bn = GateBatchNorm(1, momentum=momentum)
         if init == "identity":
             zero_(self.bn)
 
     def forward(self, maps: Tensor) -> Tensor:
-        if not torch.compiler.is_compiling() and _runs_as_built(self.conv):
-            return self.bn(kernels.convolve_maps(maps, self.conv.weight)).squeeze(1)
         return self.bn(self.conv(maps)).squeeze(1)
-
-
-def _runs_as_built(conv: nn.Module) -> bool:
-    """Whether calling the layer is a convolution with its weight, zeros around, and nothing else.
-
-    Not so for one that somebody wrapped, replaced by their own, parametrised, pruned, quantised or gave hooks to.
-    """
-    if type(conv) is not nn.Conv2d or "forward" in conv.__dict__ or _has_any_global_hook():
-        return False
-    if conv._forward_hooks or conv._forward_pre_hooks or conv._backward_hooks or conv._backward_pre_hooks:
-        return False
-    same_size = conv.padding == tuple(size // 2 for size in conv.kernel_size)
-    plain = {*conv.stride, *conv.dilation, conv.groups} == {1} and conv.padding_mode == "zeros" and conv.bias is None
-    return same_size and plain
 
 
 def hidden_width(channels: int, reduction: int, minimum: int = 1) -> int:
