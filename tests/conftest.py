@@ -19,7 +19,9 @@ sys.path.insert(0, HELPERS)
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (HELPERS, os.environ.get("PYTHONPATH"))))
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, and for subprocesses
 
+import pytest  # noqa: E402
 import torch  # noqa: E402
+from pairs import parametrize_in_pairs  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -41,3 +43,7 @@ def pytest_collection_modifyitems(items: list) -> None:
     """Tests that train in forks of this process, as those of faults do, come first: once anything here has made
     autograd start threads (torch.compile does), a fork of it cannot go backward any more."""
     items.sort(key=lambda item: "faults" not in item.path.parts and not item.get_closest_marker("forks"))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    parametrize_in_pairs(metafunc)

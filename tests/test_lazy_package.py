@@ -14,30 +14,46 @@ import attngraft
 HEAVY = {"torch", "torchvision", "timm", "numpy", "scipy", "matplotlib", "jinja2", "sklearn", "tensorboard", "PIL"}
 
 
-def modules_after(script: str) -> set[str]:
-    """The top-level modules that a fresh process has imported after a script."""
-    script += "\nimport sys\nprint()\nprint(*{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    return set(done.stdout.splitlines()[-1].split())
+def loaded_after(*scripts: str, first: str = "") -> list[set[str]]:
+    """The top-level modules that are there after each of some scripts, each in a fork of a fresh interpreter."""
+    done = subprocess.run([sys.executable, "-c", FORKS, first, *scripts], capture_output=True, text=True, check=True)
+    loaded = [set(line.split()) for line in done.stdout.splitlines()]
+    assert len(loaded) == len(scripts), done.stderr
+    return loaded
 
 
-@pytest.mark.parametrize("module", ["attngraft", "attngraft.settings", "attngraft.interrupts", "attngraft.errors"])
-def test_importing_the_plain_parts_imports_no_pytorch(module):
-    assert not modules_after(f"import {module}") & HEAVY
+FORKS = """
+import os, sys
+exec(sys.argv[1])
+for script in sys.argv[2:]:
+    if os.fork() == 0:
+        exec(script)
+        print(*{name.partition(".")[0] for name in sys.modules}, flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_importing_the_plain_parts_imports_no_pytorch():
+    plain = ["attngraft", "attngraft.settings", "attngraft.interrupts", "attngraft.errors"]
+    for loaded in loaded_after(*(f"import {module}" for module in plain)):
+        assert not loaded & HEAVY
 
 
 def test_a_function_brings_what_it_needs_and_nothing_else():
-    assert modules_after("from attngraft import create_attention") & HEAVY == {"torch", "numpy"}
+    functions = ["create_attention", "create_backbone"]
+    for loaded in loaded_after(*(f"from attngraft import {name}" for name in functions), first="import torch"):
+        assert loaded & HEAVY == {"torch", "numpy"}
 
 
-def test_the_first_name_used_does_not_change_what_is_known():
-    script = "import attngraft\nassert 'run' in attngraft.backbones.SOURCES\nfrom attngraft import create_backbone"
-    assert "torch" in modules_after(script)
-
-
-@pytest.mark.parametrize("package", sorted(attngraft._PACKAGES))
-def test_every_package_can_be_imported_first(package):
-    assert "attngraft" in modules_after(f"import attngraft.{package}\nfrom attngraft import {package}")
+def test_every_package_can_be_imported_first():
+    packages = sorted(attngraft._PACKAGES)
+    scripts = [f"import attngraft.{package}\nfrom attngraft import {package}" for package in packages]
+    scripts.append(
+        "import attngraft\nassert 'run' in attngraft.backbones.SOURCES\nfrom attngraft import create_backbone"
+    )
+    heavy = "import torch, torchvision, timm, scipy.stats\nassert 'attngraft' not in sys.modules"
+    assert all("attngraft" in loaded for loaded in loaded_after(*scripts, first=heavy))
 
 
 def test_every_name_of_the_face_can_be_had():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pairs import over
 from torch import nn
 
 import attngraft.attention
@@ -28,9 +29,10 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MAPS = [(2, 9, 7), (1, 8, 8), (2, 1, 5), (1, 1, 1)]  # batch, height, width
 HELPERS = {"__init__", "author_weights", "contract", "layers"}
 
-every_name = pytest.mark.parametrize("name", NAMES)
-every_init = pytest.mark.parametrize("init", INITS)
-every_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
+every_name = over(name=NAMES)
+every_init = over(init=INITS)
+every_dtype = over(dtype=DTYPES)
+in_train_and_eval = over(training=[True, False])
 
 
 @pytest.fixture(autouse=True)
@@ -134,8 +136,8 @@ def test_channels_must_be_a_positive_whole_number(name, channels):
 
 @every_name
 @every_dtype
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@over(memory_format=[torch.contiguous_format, torch.channels_last])
+@in_train_and_eval
 def test_identity_returns_x_bit_for_bit(name, dtype, memory_format, training):
     module = create_attention(name, 32).to(dtype).train(training)
     for shape in MAPS:
@@ -163,7 +165,7 @@ def test_identity_holds_for_the_smallest_and_the_largest_values(name, dtype):
 
 @every_name
 @every_dtype
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@in_train_and_eval
 def test_gradients_reach_the_attention_from_the_first_step(name, dtype, training):
     module = create_attention(name, 32).to(dtype).train(training)
     x = feature_map(dtype=dtype).requires_grad_()
@@ -227,7 +229,7 @@ def test_without_parts_x_stays_as_it_is(name, init):
 
 @every_name
 @every_init
-@pytest.mark.parametrize("channels", [1, 3, 30])
+@over(channels=[1, 3, 30])
 def test_odd_widths_and_sizes_give_finite_outputs_and_gradients(name, init, channels):
     module = awakened(name, channels, init).train()
     for batch, height, width in MAPS:
@@ -250,7 +252,7 @@ def test_constant_input_gives_finite_gradients(name, init):
 
 @every_name
 @every_init
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@over(dtype=[torch.bfloat16, torch.float16])
 def test_half_modules_keep_the_dtype_and_stay_near_fp32(name, init, dtype):
     module, x = awakened(name, init=init).eval(), feature_map(dtype=dtype)
     expected = module(x.float())
@@ -260,8 +262,8 @@ def test_half_modules_keep_the_dtype_and_stay_near_fp32(name, init, dtype):
 
 
 @every_name
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@over(dtype=[torch.float32, torch.bfloat16])
+@in_train_and_eval
 def test_autocast_keeps_the_dtype_of_x_and_trains_fp32_parameters(name, dtype, training):
     module, x = awakened(name).train(training), feature_map(dtype=dtype).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
@@ -283,9 +285,9 @@ def test_channels_last_is_kept_and_gives_the_same_values(name, init):
     torch.testing.assert_close(y, module(x), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if ATTENTIONS[name].build.any_rank])
+@over(name=[name for name in NAMES if ATTENTIONS[name].build.any_rank])
 @every_init
-@pytest.mark.parametrize("shape", [(2, 32, 12), (2, 32, 2, 3, 2), (1, 32, 1)])
+@over(shape=[(2, 32, 12), (2, 32, 2, 3, 2), (1, 32, 1)])
 def test_any_rank_equals_the_same_positions_as_a_map(name, init, shape):
     module, x = awakened(name, init=init).train(), torch.randn(shape)
     flat = module(x.flatten(2).unsqueeze(3)).reshape(shape)
@@ -354,7 +356,7 @@ def test_sync_batchnorm_conversion_keeps_names_and_values(name):
 
 
 @every_name
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@in_train_and_eval
 def test_compiles_as_one_graph(name, training):
     torch.compiler.reset()
     module, x = awakened(name).train(training), feature_map()

@@ -7,6 +7,7 @@ from itertools import combinations
 
 import pytest
 import torch
+from pairs import over
 
 from attngraft.attention import ATTENTIONS, Attention, Gates, attentions, create_attention
 
@@ -17,8 +18,8 @@ SHAPE = (2, 16, 5, 4)
 MIXED = {"bam", "triplet"}
 SEVERAL = [name for name in NAMES if len(ATTENTIONS[name].build.parts) > 1]
 
-every_name = pytest.mark.parametrize("name", NAMES)
-every_init = pytest.mark.parametrize("init", ["identity", "paper"])
+every_name = over(name=NAMES)
+every_init = over(init=["identity", "paper"])
 
 
 def awakened(name: str, init: str = "identity", scale: float = 0.5, **options) -> Attention:
@@ -85,7 +86,7 @@ def test_a_part_that_is_neutral_is_as_good_as_none(name, init):
 
 @every_name
 @every_init
-@pytest.mark.parametrize("size", [1, 1e3])
+@over(size=[1, 1e3])
 def test_gates_lie_between_the_limits(name, init, size):
     module = awakened(name, init, scale=3.0)
     if module.limits is None:
@@ -107,7 +108,7 @@ def test_those_without_limits_are_known(init):
 @every_name
 @every_init
 @torch.no_grad()
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@over(memory_format=[torch.contiguous_format, torch.channels_last])
 def test_the_gates_of_one_image_serve_for_a_batch(name, init, memory_format):
     """As a mean gate does, (1, C) for (B, C)."""
     module, x = awakened(name, init), feature_map().to(memory_format=memory_format)

@@ -41,7 +41,7 @@ from attngraft.cli import main
 from attngraft.training.checkpoint import read_newest
 
 RECIPE = short_recipe(4, ema_decay=0.5)  # 12 steps, 3 per epoch
-TIMEOUT_S = 5.0  # of the process group
+TIMEOUT_S = 3.0  # of the process group
 HAS_ENDED = (
     "PeerError: another process of this training has ended: see its own message, and start the same command again."
 )
@@ -201,16 +201,16 @@ def test_where_one_hangs_the_other_ends_after_the_timeout(tmp_path: Path, whole:
     assert newest_step(tmp_path / "run") == (4 if halted else 3)
 
 
-def test_what_takes_one_process_long_is_waited_for_without_a_timeout(tmp_path: Path, whole: Path):
-    """A checkpoint of the main process, and what the other one does before the first step."""
-    slow_s = TIMEOUT_S + 1
+@pytest.mark.parametrize("takes_long", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_takes_one_process_long_is_waited_for_without_a_timeout(tmp_path: Path, whole: Path, takes_long: int):
+    """A checkpoint of the main process, or what the other one does before the first step."""
 
     def prepare(rank: int, model: nn.Module, announce: Announcer) -> None:
-        if rank == 0:
-            calls = iter((0.0, slow_s))
+        calls = iter((0.0, TIMEOUT_S + 1))
+        if rank == takes_long == 0:
             replaced(loop, "write_checkpoint", before(lambda: time.sleep(next(calls, 0.0))))
-        else:
-            replaced(fit_module, "read_newest", before(lambda: time.sleep(slow_s)))
+        elif rank == takes_long:
+            replaced(fit_module, "read_newest", before(lambda: time.sleep(TIMEOUT_S + 1)))
 
     folder = tmp_path / "run"
     finish_together(folder, prepare, ddp_timeout_s=TIMEOUT_S)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from pairs import over
 from torch import Tensor, nn
 
 from attngraft import kernels
@@ -29,8 +30,8 @@ SHAPE = (2, 32, 5, 6)
 CONTIGUOUS_ONLY = {"coord"}  # strips run as the reference in channels_last
 FEW = ("cbam", "se", "gct", "srm", "coord", "simam")
 
-of_a_few = pytest.mark.parametrize("name", FEW)
-in_both_layouts = pytest.mark.parametrize("layout", LAYOUTS)
+of_a_few = over(name=FEW)
+in_both_layouts = over(layout=LAYOUTS)
 needs_numba = pytest.mark.skipif(numba_backend.unavailable() is not None, reason="the fast kernels cannot run here")
 
 

@@ -18,6 +18,7 @@ from fused_helpers import (
     observed_passes,
     outcome,
 )
+from pairs import over
 from torch import Tensor, nn
 
 from attngraft import kernels
@@ -29,9 +30,9 @@ WITHOUT_PRIMITIVES = {"capacity"}  # its offset comes from a convolution and is 
 CONTIGUOUS_ONLY = {"coord"}  # strips run as the reference in channels_last
 SHAPES = [(5, 32, 9, 7), (1, 32, 1, 1), (6, 32, 4, 12)]
 
-every_name = pytest.mark.parametrize("name", NAMES)
-every_init = pytest.mark.parametrize("init", ["identity", "paper"])
-in_train_and_eval = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+every_name = over(name=NAMES)
+every_init = over(init=["identity", "paper"])
+in_train_and_eval = over(training=[True, False])
 
 
 # --- numbers -----------------------------------------------------------------------------------------------------
@@ -52,7 +53,7 @@ def test_output_gradients_and_statistics_are_those_of_the_reference(
 
 @every_name
 @in_both_layouts
-@pytest.mark.parametrize("channels", [1, 3])
+@over(channels=[1, 3])
 def test_few_channels_are_no_special_case(name: str, layout: str, channels: int) -> None:
     module, x = awakened(name, channels), feature_map(5, channels, 5, 6, layout=layout)
     assert_module_as_reference(module, x)
@@ -144,7 +145,7 @@ def test_maps_of_whole_numbers_are_refused_and_the_error_says_why(name: str) -> 
 @every_name
 @in_train_and_eval
 @in_both_layouts
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@over(dtype=[torch.float32, torch.bfloat16])
 def test_identity_is_exact_on_the_fast_path(name: str, training: bool, layout: str, dtype: torch.dtype) -> None:
     module = create_attention(name, 32).to(dtype).train(training)
     x = feature_map(2, 32, 9, 7, dtype=dtype, layout=layout)

@@ -19,6 +19,7 @@ from fused_helpers import (
     observed_passes,
     outcome,
 )
+from pairs import only_where, over
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
@@ -95,23 +96,17 @@ SHAPES += [(1, 3, 12, 13), (2, 6, 11), (1, 4, 1), (2, 3, 2, 3, 4)]
 BF16_SHAPES = [(2, 5, 9, 7), (1, 1, 1, 1), (1, 67, 3, 3), (2, 6, 11)]
 
 
-def cases(shapes: list[tuple[int, ...]], names: list[str] | None = None) -> pytest.MarkDecorator:
-    pairs = [
-        pytest.param(name, shape, id=f"{name}-{'x'.join(map(str, shape))}")
-        for name in (names or PRIMITIVES)
-        for shape in shapes
-        if len(shape) in PRIMITIVES[name].ranks
-    ]
-    return pytest.mark.parametrize(("name", "shape"), pairs)
-
-
-every_primitive = pytest.mark.parametrize("name", PRIMITIVES)
+every_primitive = over(name=PRIMITIVES)
+in_both_dtypes = over(dtype=[FP32, BF16])
+of_its_ranks = only_where(lambda name, shape, **others: len(shape) in PRIMITIVES[name].ranks)
 
 
 # --- values, gradients, dtypes, layouts --------------------------------------------------------------------------
 
 
-@cases(SHAPES)
+@every_primitive
+@over(shape=SHAPES)
+@of_its_ranks
 @in_both_layouts
 def test_fp32_is_the_reference(name: str, shape: tuple[int, ...], layout: str) -> None:
     primitive, x = PRIMITIVES[name], feature_map(*shape, layout=layout)
@@ -119,7 +114,9 @@ def test_fp32_is_the_reference(name: str, shape: tuple[int, ...], layout: str) -
     assert_near(outcome(primitive, *inputs), outcome(primitive, *inputs, choice="reference"))
 
 
-@cases(BF16_SHAPES)
+@every_primitive
+@over(shape=BF16_SHAPES)
+@of_its_ranks
 @in_both_layouts
 def test_bf16_is_near_the_fp32_reference(name: str, shape: tuple[int, ...], layout: str) -> None:
     primitive, x = PRIMITIVES[name], feature_map(*shape, layout=layout, dtype=BF16)
@@ -130,8 +127,8 @@ def test_bf16_is_near_the_fp32_reference(name: str, shape: tuple[int, ...], layo
 
 @every_primitive
 @in_both_layouts
-@pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
-@pytest.mark.parametrize("gate_dtype", [FP32, BF16, torch.float64], ids=str)
+@in_both_dtypes
+@over(gate_dtype=[FP32, BF16, torch.float64])
 def test_dtypes_and_layouts_are_those_of_the_reference(
     name: str, layout: str, dtype: torch.dtype, gate_dtype: torch.dtype
 ) -> None:
@@ -176,10 +173,11 @@ def test_gates_learn_from_an_x_that_does_not(name: str, layout: str) -> None:
 # --- ties, NaN, infinities ---------------------------------------------------------------------------------------
 
 
-@cases([(2, 5, 9, 7), (2, 67, 3, 3), (2, 6, 11), (2, 3, 2, 3, 4)], POOLS)
+@over(name=POOLS, shape=[(2, 5, 9, 7), (2, 67, 3, 3), (2, 6, 11), (2, 3, 2, 3, 4)])
+@of_its_ranks
 @in_both_layouts
-@pytest.mark.parametrize("constant", [False, True], ids=["whole", "constant"])
-@pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
+@over(constant=[False, True])
+@in_both_dtypes
 def test_ties_share_the_gradient(
     name: str, shape: tuple[int, ...], layout: str, constant: bool, dtype: torch.dtype
 ) -> None:
@@ -211,8 +209,8 @@ def with_special(name: str, x: Tensor) -> Tensor:
 
 @every_primitive
 @in_both_layouts
-@pytest.mark.parametrize("special", SPECIAL)
-@pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
+@over(special=SPECIAL)
+@in_both_dtypes
 def test_nan_and_infinities_give_the_values_of_the_reference(
     name: str, layout: str, special: str, dtype: torch.dtype
 ) -> None:
@@ -227,7 +225,7 @@ def test_nan_and_infinities_give_the_values_of_the_reference(
 
 @every_primitive
 @in_both_layouts
-@pytest.mark.parametrize("special", SPECIAL)
+@over(special=SPECIAL)
 def test_gradients_are_finite_where_those_of_the_reference_are(name: str, layout: str, special: str) -> None:
     primitive = PRIMITIVES[name]
     inputs = (
@@ -264,7 +262,7 @@ ODD = {
 
 
 @every_primitive
-@pytest.mark.parametrize("odd", ODD)
+@over(odd=ODD)
 def test_views_and_strange_strides_give_what_the_reference_gives(name: str, odd: str) -> None:
     primitive, shape = PRIMITIVES[name], tuple(ODD[odd](BASE).shape)
 
@@ -291,7 +289,7 @@ def test_gates_may_be_views_and_expanded(name: str) -> None:
 
 @every_primitive
 @in_both_layouts
-@pytest.mark.parametrize("shape", [(0, 5, 9, 7), (2, 0, 9, 7), (2, 5, 0, 7), (2, 5, 9, 0), (0, 0, 0, 0)], ids=str)
+@over(shape=[(0, 5, 9, 7), (2, 0, 9, 7), (2, 5, 0, 7), (2, 5, 9, 0), (0, 0, 0, 0)])
 def test_empty_maps_end_as_with_the_reference(name: str, layout: str, shape: tuple[int, ...]) -> None:
     primitive, x = PRIMITIVES[name], feature_map(*shape, layout=layout)
     gates = primitive.gates_for(shape)
@@ -308,7 +306,7 @@ def test_empty_maps_end_as_with_the_reference(name: str, layout: str, shape: tup
 
 
 @in_both_layouts
-@pytest.mark.parametrize("entered", [True, False])
+@over(entered=[True, False])
 def test_uses_of_one_map_add_up(layout: str, entered: bool) -> None:
     shape = (2, 5, 9, 7)
     gates = [PRIMITIVES[name].gates_for(shape)[0] for name in ("channel", "spatial", "rows")]
@@ -363,7 +361,7 @@ NEVER_FAST = {"channel-rows", "all"}
 
 @every_primitive
 @in_both_layouts
-@pytest.mark.parametrize("dtype", [FP32, BF16], ids=str)
+@in_both_dtypes
 def test_plain_maps_take_the_fast_path(name: str, layout: str, dtype: torch.dtype) -> None:
     primitive, x = PRIMITIVES[name], feature_map(2, 5, 9, 7, layout=layout, dtype=dtype)
     with observed_passes() as seen:

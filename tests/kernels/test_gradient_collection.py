@@ -22,6 +22,7 @@ from fused_helpers import (
     needs_numba,
     of_a_few,
 )
+from pairs import over
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -29,7 +30,7 @@ from attngraft import kernels
 from attngraft.attention import attentions
 
 pytestmark = needs_numba
-every_name = pytest.mark.parametrize("name", attentions())
+every_name = over(name=attentions())
 
 
 # --- several runs over one graph ---------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from fused_helpers import (
     needs_numba,
     of_a_few,
 )
+from pairs import over
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -54,8 +55,8 @@ BETWEEN: dict[str, Callable[[Tensor], Any]] = {
 
 @of_a_few
 @in_both_layouts
-@pytest.mark.parametrize("between", BETWEEN)
-@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@over(between=BETWEEN)
+@over(training=[True, False])
 def test_behind_a_normalisation(name: str, layout: str, between: str, training: bool) -> None:
     def compute(module: nn.Module, x: Tensor) -> list[Tensor | None]:
         layer = normalisation().train(training)

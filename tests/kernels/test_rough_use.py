@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from fused_helpers import awakened
+from pairs import over
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -17,9 +18,7 @@ from attngraft.attention import ATTENTIONS
 # --- tensors that have no address ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["se", "cbam", "static", "cbam-spatial", "coord"])
-@pytest.mark.parametrize("batch", [4, 8])
-@pytest.mark.parametrize("training", [False, True])
+@over(name=["se", "cbam", "static", "cbam-spatial", "coord"], batch=[4, 8], training=[False, True])
 def test_weights_elsewhere_are_an_error_as_in_pytorch(name: str, batch: int, training: bool) -> None:
     attention = ATTENTIONS[name].build(16, init="paper").to("meta").train(training)
     with torch.set_grad_enabled(training), pytest.raises((RuntimeError, NotImplementedError)):
@@ -196,9 +195,8 @@ def test_a_mean_may_be_changed_in_place() -> None:
 # --- gates of other shapes --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("rows", [(2, 3, 8), (2, 1, 8), (2, 3, 1), (2, 1, 1), (1, 3, 8)])
-@pytest.mark.parametrize("columns", [(2, 3, 5), (2, 3, 1), None])
-@pytest.mark.parametrize("training", [False, True])
+@over(rows=[(2, 3, 8), (2, 1, 8), (2, 3, 1), (2, 1, 1), (1, 3, 8)], columns=[(2, 3, 5), (2, 3, 1), None])
+@over(training=[False, True])
 def test_row_and_column_gates_broadcast(rows: tuple[int, ...], columns: tuple[int, ...] | None, training: bool) -> None:
     torch.manual_seed(0)
     x, by_row = torch.randn(2, 3, 8, 5), torch.rand(rows, requires_grad=training)

@@ -3,13 +3,14 @@ may be touched."""
 
 from __future__ import annotations
 
-import json
 import math
 from importlib.util import find_spec
 
 import pytest
 import torch
-from fused_helpers import run_child
+from forking import in_a_fork
+from fused_children import maps_at_the_end_of_memory
+from pairs import over
 
 from attngraft.kernels import numba_backend
 from attngraft.kernels.backend import PoolGradient
@@ -18,9 +19,7 @@ pytestmark = pytest.mark.skipif(find_spec("numba") is None, reason="Numba is not
 LANES = [17, 31, 49, 196, 1023]
 
 
-@pytest.mark.parametrize("lanes", LANES)
-@pytest.mark.parametrize("strange", [math.nan, math.inf, -math.inf, 3e38])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@over(lanes=LANES, strange=[math.nan, math.inf, -math.inf, 3e38], dtype=[torch.float32, torch.bfloat16])
 def test_a_row_knows_nothing_of_the_next(lanes: int, strange: float, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     x, grad = torch.randn(3, 9, lanes).to(dtype), torch.randn(3, 9, lanes).to(dtype)
@@ -49,4 +48,4 @@ def test_a_row_knows_nothing_of_the_next(lanes: int, strange: float, dtype: torc
 
 def test_nothing_is_read_past_the_last_image() -> None:
     """The maps end where a page ends that may not be touched."""
-    assert json.loads(run_child("maps_at_the_end_of_memory").stdout) == "read"
+    assert in_a_fork(maps_at_the_end_of_memory) == "read"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import GraftError, first_line
@@ -39,7 +40,7 @@ def meta_twin(
             f"the model cannot be copied ({first_line(error)}): "
             "detach or delete the tensors that it keeps as plain attributes."
         ) from error
-    with unchanged_rng(model), torch.no_grad():
+    with unchanged_rng(model), torch.no_grad(), _QuickNormalisation():
         meta_arguments = _moved(arguments, torch.device("meta"))
         try:
             twin(*meta_arguments)
@@ -54,6 +55,28 @@ def meta_twin(
                     "give the input_size=(channels, height, width) or the example_input that it expects."
                 ) from meta_error
         yield twin, meta_arguments
+
+
+class _QuickNormalisation(TorchFunctionMode):
+    """Batch normalisation in eval mode gives a map like its input; PyTorch takes a millisecond to find that out."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is nn.functional.batch_norm and _normalises_by_its_statistics(*args, **(kwargs or {})):
+            return args[0].clone()
+        return func(*args, **(kwargs or {}))
+
+
+def _normalises_by_its_statistics(
+    x: Tensor, mean: Tensor | None, var: Tensor | None, *others: Any, training: bool = False, **options: Any
+) -> bool:
+    """Whether `batch_norm` with these arguments is of plain shapes, in eval mode, and fits."""
+    learned = [*others[:2], options.get("weight"), options.get("bias")]
+    vectors = [mean, var, *(vector for vector in learned if vector is not None)]
+    if training or any(others[2:3]) or not x.is_meta or x.dim() < 2:
+        return False
+    return all(vector is not None and vector.is_meta and vector.shape == x.shape[1:2] for vector in vectors)
 
 
 def outputs_in_train_mode(model: nn.Module, example_input: Any) -> Any:
