@@ -280,3 +280,9 @@ def test_a_model_that_cannot_be_copied_is_refused_in_a_sentence():
     model.last_activation = torch.ones(2, requires_grad=True) * 2  # kept from an earlier forward pass
     with pytest.raises(GraftError, match=r"the model cannot be copied .*: detach or delete the tensors"):
         ag.find_sites(model, input_size=(1, 32, 32))
+
+
+@pytest.mark.parametrize("layers", [[nn.BatchNorm2d(5)], [nn.BatchNorm2d(4), nn.BatchNorm2d(3)]])
+def test_a_normalisation_of_other_channels_is_refused(layers):
+    with pytest.raises(GraftError, match="cannot process"):
+        ag.find_sites(nn.Sequential(nn.Conv2d(3, 4, 3), *layers), input_size=(3, 8, 8))
