@@ -162,7 +162,7 @@ def test_twice_is_the_product_of_both(name: str):
 
 
 @pytest.mark.parametrize("name", ["cbam", "se", "eca"])
-def test_inference_reads_the_scaled_weights(name: str):
+def test_programs_of_kernels_read_the_scaled_weights(name: str):
     module, x = awakened(name).float(), feature_map().float()
     with torch.no_grad():
         module(x)

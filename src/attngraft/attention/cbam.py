@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from .. import kernels
 from .cbam_channel import POOLINGS, CBAMChannel
 from .cbam_spatial import CBAMSpatial
 from .contract import Attention, AttentionEntry, Gates, Init, Reduction, check_choice, register
@@ -56,6 +57,12 @@ class CBAM(Attention):
         self.reduction = reduction
         self.channel = CBAMChannel(channels, init=init, reduction=reduction, poolings=poolings)
         self.spatial = CBAMSpatial(channels, init=init, kernel_size=kernel_size)
+
+    def program(self) -> kernels.GateProgram | None:
+        channel = self.channel.channel_program()
+        if channel is None or self.order != "channel-spatial":
+            return None
+        return kernels.GateProgram(channel, self.spatial.spatial_program())
 
     def gates(self, x: Tensor) -> Gates:
         return self._gates_in(self.order, x)

@@ -58,6 +58,17 @@ class CBAMChannel(Attention):
         self.mlp = ChannelMLP(channels, reduction, "paper" if scaled else init)
         self.strength = nn.Parameter(torch.zeros(1)) if scaled else None
 
+    def program(self) -> kernels.GateProgram | None:
+        gate = self.channel_program()
+        return None if gate is None else kernels.GateProgram(channel=gate)
+
+    def channel_program(self) -> kernels.ChannelGate | None:
+        """The gate as data; products of descriptors have no such form."""
+        if self.combine == "product":
+            return None
+        mean, maximum = ("avg" in self.poolings), ("max" in self.poolings)
+        return kernels.ChannelGate(self.mlp.program(), mean=mean, maximum=maximum, factor=self.gate_factor)
+
     def gates(self, x: Tensor) -> Gates:
         return Gates(channel=self.channel_gate(x))
 

@@ -35,6 +35,14 @@ class CBAMSpatial(Attention):
         super().__init__(channels, init)
         self.logits = MapLogits(2, kernel_size, init, momentum=0.01)
 
+    def program(self) -> kernels.GateProgram:
+        return kernels.GateProgram(spatial=self.spatial_program())
+
+    def spatial_program(self) -> kernels.SpatialGate:
+        """The gate as data."""
+        scale, shift = kernels.normalisation(self.logits.bn)
+        return kernels.SpatialGate(self.logits.conv.weight, scale, shift, self.gate_factor)
+
     def gates(self, x: Tensor) -> Gates:
         return Gates(spatial=self.spatial_gate(x))
 

@@ -8,6 +8,8 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.module import _has_any_global_hook
 
 from .. import kernels
 from ..errors import ConfigError, nearest
@@ -15,6 +17,7 @@ from ..registry import Registry
 
 Init = Literal["identity", "paper"]
 INITS: tuple[Init, ...] = ("identity", "paper")
+PLAIN_LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d)  # whose weights attentions read beside calling them
 
 
 @dataclass(frozen=True)
@@ -111,9 +114,33 @@ class Attention(nn.Module):
             y = y * gates.full.to(y.dtype)
         return y if gates.offset is None else y + gates.offset.to(y.dtype)
 
+    def program(self) -> kernels.GateProgram | None:
+        """What forward computes in inference, as data, where that can be said; a subclass does not inherit it."""
+        return None
+
     def forward(self, x: Tensor) -> Tensor:
+        route = None if self.training or "program" not in type(self).__dict__ else kernels.program_route(x)
+        program = None if route is None else self._program_for(x)
+        if route is not None and program is not None:
+            return kernels.run_program(x, program, route)
         x = kernels.enter(x)
         return self.apply_gates(x, self.gates(x))
+
+    def _program_for(self, x: Tensor) -> kernels.GateProgram | None:
+        parts = [part for part in self.modules() if part is not self]
+        if any(part.training or not runs_as_built(part) for part in parts) or not self._has_weights_for(x):
+            return None
+        return self.program() if x.shape[1] == self.channels else None
+
+    def _has_weights_for(self, x: Tensor) -> bool:
+        """Whether layers would take x with these weights: ordinary tensors in the same place, of a fitting type."""
+        any_type = torch.is_autocast_enabled(x.device.type)
+        return all(
+            type(weight) in (Tensor, nn.Parameter)
+            and weight.device == x.device
+            and (any_type or weight.dtype == x.dtype or not weight.is_floating_point())
+            for weight in (*self.parameters(), *self.buffers())
+        )
 
     def sigmoid_gate(self, logits: Tensor) -> Tensor:
         """sigmoid as published; with init="identity" twice that: 1 at logit 0, range 0 to 2."""
@@ -132,6 +159,30 @@ class Attention(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.channels}, init={self.init!r}"
+
+
+def runs_as_built(part: nn.Module) -> bool:
+    """Whether calling the module runs what its class says and nothing else, so that its weights tell all it does.
+
+    Not so for layers that somebody wrapped, replaced by their own, parametrised, pruned, quantised or gave hooks to.
+    """
+    known = type(part) in PLAIN_LAYERS or type(part).__module__.startswith(__package__)
+    watched = part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+    if not known or watched or "forward" in part.__dict__ or _has_any_global_hook():
+        return False
+    if isinstance(part, (nn.Conv1d, nn.Conv2d)):
+        return _keeps_size(part)
+    return not isinstance(part, _BatchNorm) or part.running_mean is not None
+
+
+def _keeps_size(conv: nn.Conv1d | nn.Conv2d) -> bool:
+    """The convolutions of gates: zeros around a map, and nothing beside the weights."""
+    return (
+        conv.padding == tuple(size // 2 for size in conv.kernel_size)
+        and {*conv.stride, *conv.dilation, conv.groups} == {1}
+        and conv.padding_mode == "zeros"
+        and conv.bias is None
+    )
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,10 @@ class ECA(Attention):
         if init == "identity":
             zero_(self.conv)
 
+    def program(self) -> kernels.GateProgram:
+        gate = kernels.ChannelGate(self.conv.weight.flatten(), mean=True, maximum=False, factor=self.gate_factor)
+        return kernels.GateProgram(channel=gate)
+
     def gates(self, x: Tensor) -> Gates:
         logits = self.conv(kernels.channel_mean(x).unsqueeze(1)).squeeze(1)  # (B, C)
         return Gates(channel=self.sigmoid_gate(logits))

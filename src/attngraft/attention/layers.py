@@ -48,6 +48,10 @@ class ChannelMLP(nn.Module):
     def forward(self, descriptor: Tensor) -> Tensor:
         return self.fc2(F.relu(self.fc1(descriptor)))
 
+    def program(self) -> kernels.Bottleneck:
+        """The same as data."""
+        return kernels.Bottleneck(self.fc1.weight, self.fc1.bias, self.fc2.weight, self.fc2.bias)
+
 
 class MapConv(nn.Conv2d):
     """A convolution with zeros around from a few pooled maps to one, on the kernel that is made for it."""

@@ -34,6 +34,10 @@ class SE(Attention):
         super().__init__(channels, init)
         self.mlp = ChannelMLP(channels, reduction, init)
 
+    def program(self) -> kernels.GateProgram:
+        gate = kernels.ChannelGate(self.mlp.program(), mean=True, maximum=False, factor=self.gate_factor)
+        return kernels.GateProgram(channel=gate)
+
     def gates(self, x: Tensor) -> Gates:
         return Gates(channel=self.sigmoid_gate(self.mlp(kernels.channel_mean(x))))
 

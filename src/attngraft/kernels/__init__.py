@@ -2,6 +2,15 @@
 
 from .convolution import convolve_maps
 from .dispatch import using
+from .fused_inference import (
+    Bottleneck,
+    ChannelGate,
+    GateProgram,
+    SpatialGate,
+    normalisation,
+    program_route,
+    run_program,
+)
 from .primitives import (
     apply_gates,
     channel_max,
@@ -17,6 +26,10 @@ from .primitives import (
 from .reference import broadcast_gates
 
 __all__ = [
+    "Bottleneck",
+    "ChannelGate",
+    "GateProgram",
+    "SpatialGate",
     "apply_gates",
     "broadcast_gates",
     "channel_max",
@@ -26,6 +39,9 @@ __all__ = [
     "channel_pool",
     "convolve_maps",
     "enter",
+    "normalisation",
+    "program_route",
+    "run_program",
     "spatial_pool",
     "strip_max",
     "strip_pool",

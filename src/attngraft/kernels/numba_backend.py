@@ -164,10 +164,10 @@ def _compiled(loop: str, dtype: str, kind: str) -> Any:
 def _compile(loop: str, dtype: str, kind: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
-    from . import numba_convolution, numba_gradients, numba_pooling
+    from . import numba_convolution, numba_gradients, numba_inference, numba_pooling
     from .numba_intrinsics import Arguments
 
-    modules = (numba_pooling, numba_gradients, numba_convolution)
+    modules = (numba_pooling, numba_gradients, numba_convolution, numba_inference)
     function = next(getattr(module, loop) for module in modules if hasattr(module, loop))
     signature = types.void(Arguments(dtype, kind))
     return cfunc(signature, cache=cache, error_model="numpy")(_renamed(function, f"{loop}_{dtype}_{kind}"))
