@@ -74,7 +74,9 @@ def test_effects_are_the_differences_of_the_kept_predictions(finished):
         assert effect["mean"] == pytest.approx(np.mean(gains), abs=1e-12)
         assert effect["low"] <= effect["mean"] <= effect["high"]
         assert effect["seeds"] == 2
-        assert sum(row["images"] for row in effect["per_class"]) == effect["images"] == 60
+        assert effect["images"] == 60
+        assert sum(row["images"] for row in effect["per_class"]) == (60 if against == "none" else 0)
+        assert effect["seed_effects"] == pytest.approx(gains, abs=1e-12)
 
 
 def test_costs_are_counted_and_not_only_measured(finished):

@@ -11,6 +11,7 @@ from training_helpers import classes_evaluation
 
 from attngraft.checksums import write_sealed_json
 from attngraft.comparison import parse_variants
+from attngraft.comparison.analysis_plan import AnalysisPlan
 from attngraft.comparison.compare import compare
 from attngraft.comparison.factorial import factorial, squares
 from attngraft.errors import RunError
@@ -21,7 +22,8 @@ from attngraft.training import Evaluation
 
 HALVES = ["cbam-channel", "cbam-spatial"]
 
-TOP1 = Classification(("right", "wrong")).metrics["top1"]
+PLAN = AnalysisPlan(Classification(("right", "wrong")).metrics["top1"])
+PASSED = [{"variant": "cbam", "against": "none", "p_adjusted": 0.001}]
 
 
 def evaluation(correct: list[int]) -> Evaluation:
@@ -35,15 +37,15 @@ def names(attentions: list[str]) -> list[tuple[str, ...]]:
 
 
 ANSWERS = {
-    "none": [evaluation([1, 0, 0, 0]), evaluation([0, 0, 0, 1])],
-    "cbam-channel": [evaluation([1, 1, 0, 0]), evaluation([1, 1, 0, 1])],
-    "cbam-spatial": [evaluation([1, 0, 0, 0]), evaluation([0, 0, 1, 1])],
-    "cbam": [evaluation([1, 1, 1, 1]), evaluation([1, 1, 1, 0])],
+    "none": {0: evaluation([1, 0, 0, 0]), 1: evaluation([0, 0, 0, 1])},
+    "cbam-channel": {0: evaluation([1, 1, 0, 0]), 1: evaluation([1, 1, 0, 1])},
+    "cbam-spatial": {0: evaluation([1, 0, 0, 0]), 1: evaluation([0, 0, 1, 1])},
+    "cbam": {0: evaluation([1, 1, 1, 1]), 1: evaluation([1, 1, 1, 0])},
 }
 
 
 def test_effects_are_those_of_hand_computation():
-    found = factorial(parse_variants(["cbam", *HALVES], []), ANSWERS, TOP1)
+    found = factorial(parse_variants(["cbam", *HALVES], []), ANSWERS, PLAN, PASSED)
     assert found["cells"] == {"none": 0.25, "channel": 0.625, "spatial": 0.375, "both": 0.875}
     assert found["channel"]["mean"] == pytest.approx(((0.625 - 0.25) + (0.875 - 0.375)) / 2)
     assert found["spatial"]["mean"] == pytest.approx(((0.375 - 0.25) + (0.875 - 0.625)) / 2)
@@ -55,16 +57,16 @@ def test_effects_are_those_of_hand_computation():
 
 
 def test_intervals_are_paired_by_seed_and_image():
-    found = factorial(parse_variants(["cbam", *HALVES], []), ANSWERS, TOP1)
+    found = factorial(parse_variants(["cbam", *HALVES], []), ANSWERS, PLAN, PASSED)
     by_hand = np.array([[0, 1, 0.5, 0.5], [1, 1, 0, -0.5]])
     effect = crossed_effect(by_hand)
     assert (found["channel"]["low"], found["channel"]["high"]) == pytest.approx((effect.low, effect.high))
 
 
 def test_an_interaction_can_reach_two():
-    swapped = {"none": [evaluation([1] * 6)], "cbam": [evaluation([1] * 6)]}
-    swapped |= {"cbam-channel": [evaluation([0] * 6)], "cbam-spatial": [evaluation([0] * 5 + [1])]}
-    found = factorial(parse_variants(["cbam", *HALVES], []), swapped, TOP1)
+    swapped = {"none": {0: evaluation([1] * 6)}, "cbam": {0: evaluation([1] * 6)}}
+    swapped |= {"cbam-channel": {0: evaluation([0] * 6)}, "cbam-spatial": {0: evaluation([0] * 5 + [1])}}
+    found = factorial(parse_variants(["cbam", *HALVES], []), swapped, PLAN, PASSED)
     assert found["interaction"]["mean"] == pytest.approx(11 / 6)
     assert found["interaction"]["high"] == 2.0
 
@@ -83,7 +85,7 @@ def test_an_interaction_can_reach_two():
     ],
 )
 def test_what_differs_in_more_than_its_halves_is_no_square(attentions):
-    assert factorial(parse_variants(attentions, []), {}, TOP1) is None
+    assert factorial(parse_variants(attentions, []), {}, PLAN, PASSED) is None
 
 
 def test_options_are_compared_by_what_they_mean():
@@ -102,8 +104,8 @@ def test_other_orders_and_places_have_squares_of_their_own():
         ("none", *HALVES, "cbam:order=parallel"),
         ("none", *stages[1:], "cbam@stage"),
     ]
-    parallel = ANSWERS | {"cbam:order=parallel": ANSWERS["cbam"][::-1]}
-    both = factorial(parse_variants(["cbam", "cbam:order=parallel", *HALVES], []), parallel, TOP1)
+    parallel = ANSWERS | {"cbam:order=parallel": {1 - seed: run for seed, run in ANSWERS["cbam"].items()}}
+    both = factorial(parse_variants(["cbam", "cbam:order=parallel", *HALVES], []), parallel, PLAN, PASSED)
     assert [other["variants"]["both"] for other in both["others"]] == ["cbam:order=parallel"]
     assert both["others"][0]["cells"] == both["cells"]
 

@@ -9,10 +9,11 @@ import numpy as np
 from PIL import Image
 from safetensors.numpy import save_file
 
+from attngraft.comparison.analysis_plan import AnalysisPlan
 from attngraft.comparison.verdicts import Judge
-from attngraft.statistics.effects import crossed_effect, per_class_effects
+from attngraft.statistics.effects import crossed_effect
 from attngraft.statistics.multiplicity import holm
-from attngraft.statistics.power import needed, smallest_detectable
+from attngraft.statistics.power import smallest_detectable
 from attngraft.tasks import Classification
 
 ROLES = {"none": "baseline", "static": "control", "capacity": "control"}
@@ -28,7 +29,7 @@ PHASES = [
 RECIPE = {"name": "three-phase", "batch_size": 32, "optimizer": "adamw", "label_smoothing": 0.1, "phases": PHASES}
 PREPROCESSING = {"image_size": 224, "interpolation": "bicubic"}
 
-JUDGE = Judge(Classification(("cat", "dog")).metrics["top1"])
+JUDGE = Judge(AnalysisPlan(Classification(("cat", "dog")).metrics["top1"]))
 
 
 def data_record(classes, test_images, *, warnings=False):
@@ -138,15 +139,32 @@ def effect_records(names, answers, labels, classes, baseline="none"):
         )
         told = [c for c in controls if (name, c) in effects and against == baseline]
         clauses = [JUDGE.control_clause(name, c, effects[name, c], adjusted[pairs.index((name, c))]) for c in told]
-        per_class = per_class_effects(right[name] - right[against], labels, classes)
-        more_seeds, images = needed(effect)
+        per_class = class_records(right[name] - right[against], labels, classes)
         values = effect.to_json()
+        detectable = smallest_detectable(effect)
         record = {"variant": name, "against": against, "p_adjusted": p_adjusted, "verdict": verdict.kind}
         record |= values
-        record |= {"smallest_detectable": smallest_detectable(effect), "needed_seeds": more_seeds}
-        record |= {"needed_images": images, "sentence": verdict.sentence + (clauses[0] if clauses else "")}
-        records.append(record | {"per_class": [entry.to_json() for entry in per_class]})
+        record |= {"smallest_detectable": detectable.size, "detectable_low": detectable.low}
+        record |= {
+            "detectable_high": detectable.high,
+            "answers_differ": 0.02,
+            "paired_seeds": list(range(effect.seeds)),
+        }
+        record |= {"seed_effects": (right[name] - right[against]).mean(1).tolist()}
+        record |= {"sentence": verdict.sentence + (clauses[0] if clauses else "")}
+        records.append(record | {"per_class": per_class})
     return records
+
+
+def class_records(difference, labels, classes):
+    """The "per_class" list of an effect."""
+    found = [(index, crossed_effect(difference[:, labels == index])) for index in np.unique(labels)]
+    adjusted = holm([effect.p_value for _, effect in found])
+    return [
+        {"class": classes[index], "images": effect.images, "mean": effect.mean, "low": effect.low, "high": effect.high}
+        | {"p_adjusted": p}
+        for (index, effect), p in zip(found, adjusted, strict=True)
+    ]
 
 
 def variant_record(name, top1, seeds, slug):

@@ -8,38 +8,20 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.special import ndtr, stdtrit
+from scipy.special import stdtrit
+from simulated_comparisons import crossed, probit
 
+from attngraft.comparison.analysis_plan import AnalysisPlan
 from attngraft.comparison.verdicts import Judge
 from attngraft.errors import ConfigError
-from attngraft.statistics.effects import Effect, crossed_effect, error_of_mean, mean_squares, per_class_effects
+from attngraft.statistics.effects import Effect, crossed_effect, mean_squares
 from attngraft.statistics.multiplicity import holm
-from attngraft.statistics.power import at_corrected_level, needed, smallest_detectable
+from attngraft.statistics.power import at_corrected_level, smallest_detectable
 from attngraft.tasks import Classification
 
 CELLS = [(seeds, images, noise) for seeds in (3, 5) for images in (150, 1000, 2500) for noise in (0.03, 0.1, 0.3)]
-IMAGE_SD, PAIR_SD, RUN_SD = 1.2, 0.4, 0.7  # of the latent score: shared by both variants, per variant, per answer
-
-JUDGE = Judge(Classification(("cat", "dog")).metrics["top1"])
-judge, control_clause, non_inferiority_clause = JUDGE.verdict, JUDGE.control_clause, JUDGE.non_inferiority_clause
-
-
-def answers(rng, experiments, seeds, images, noise, shift):
-    """(E, S, N) differences of correctness from a latent probit model, and the true effect."""
-
-    def normal(*shape):
-        return rng.standard_normal(shape, dtype=np.float32)
-
-    shared = 1.0 + np.float32(IMAGE_SD) * normal(experiments, 1, images)
-
-    def correct(mean):
-        score = shared + np.float32(mean) + np.float32(noise) * normal(experiments, seeds, 1)
-        score = score + np.float32(PAIR_SD) * normal(experiments, 1, images)
-        return score + np.float32(RUN_SD) * normal(experiments, seeds, images) > 0
-
-    total = math.sqrt(IMAGE_SD**2 + PAIR_SD**2 + RUN_SD**2 + noise**2)
-    truth = ndtr((1 + shift) / total) - ndtr(1 / total)
-    return correct(shift).astype(np.int8) - correct(0.0).astype(np.int8), float(truth)
+JUDGE = Judge(AnalysisPlan(Classification(("cat", "dog")).metrics["top1"]))
+judge, control_clause, exclusion_clause = JUDGE.verdict, JUDGE.control_clause, JUDGE.exclusion_clause
 
 
 def coverage(cell, experiments, *, shift=0.1, rng_seed=7):
@@ -48,10 +30,9 @@ def coverage(cell, experiments, *, shift=0.1, rng_seed=7):
     rng = np.random.default_rng([rng_seed, seeds, images, int(1000 * noise)])
     hits = {"crossed": 0, "images only": 0}
     for _ in range(experiments // 50):  # in chunks, for the memory
-        difference, truth = answers(rng, 50, seeds, images, noise, shift)
-        matrix = difference.astype(np.float64)
-        error, df = error_of_mean(*mean_squares(matrix), seeds, images)
-        off = np.abs(matrix.mean((-2, -1)) - truth)
+        matrix, truth = probit(rng, 50, seeds, images, noise, shift)
+        mean, error, df = crossed(matrix)
+        off = np.abs(mean - truth)
         hits["crossed"] += int((off <= stdtrit(df, 0.975) * error).sum())
         by_image = matrix.mean(-2)
         hits["images only"] += int((off <= 1.96 * by_image.std(-1, ddof=1) / math.sqrt(images)).sum())
@@ -117,21 +98,11 @@ def test_images_only_interval_fails_where_seed_noise_dominates():
 @pytest.mark.parametrize(("seeds", "images", "noise"), [(3, 300, 0.03), (3, 300, 0.3), (5, 600, 0.2)])
 def test_a_against_a_is_called_at_most_at_the_nominal_rate(seeds, images, noise):
     rng = np.random.default_rng(3)
-    difference, truth = answers(rng, 300, seeds, images, noise, shift=0.0)
+    difference, truth = probit(rng, 300, seeds, images, noise, shift=0.0)
     assert truth == 0
     kinds = [judge(crossed_effect(matrix), name="none").kind for matrix in difference]
     assert set(kinds) <= {"helps", "hurts", "no evidence"}
     assert sum(kind != "no evidence" for kind in kinds) / 300 <= 0.05 + 0.025
-
-
-@pytest.mark.parametrize("seeds", [3, 5])
-def test_a_true_effect_of_the_detectable_size_is_found_with_about_the_power(seeds):
-    rng = np.random.default_rng(5)
-    null, _ = answers(rng, 200, seeds, 500, 0.1, shift=0.0)
-    sizes = [smallest_detectable(crossed_effect(matrix)) for matrix in null]
-    size = float(np.sqrt(np.mean(np.square(sizes))))  # the variance is what is estimated without bias
-    found = [judge(crossed_effect(matrix + size), name="x").kind == "helps" for matrix in null]
-    assert 0.65 <= np.mean(found) <= 0.95
 
 
 matrices = st.tuples(st.integers(2, 5), st.integers(2, 12)).flatmap(
@@ -150,6 +121,8 @@ def test_interval_contains_the_mean_and_all_is_finite(matrix):
     assert effect.low < effect.high
     assert 0 <= effect.p_value <= 1
     assert all(math.isfinite(value) for value in effect.to_json().values() if isinstance(value, float))
+    assert effect.exclusion_low <= effect.low
+    assert effect.high <= effect.exclusion_high
     # the interval and the p-value tell one story
     if effect.method != "one image" and abs(effect.p_value - 0.05) > 1e-6:
         assert (effect.p_value < 0.05) == (effect.low > 0 or effect.high < 0)
@@ -188,7 +161,6 @@ def test_one_seed_uses_images_only_and_never_decides():
     verdict = judge(effect, name="cbam")
     assert verdict.kind == "one seed"
     assert "add seeds" in verdict.sentence
-    assert needed(effect) == (None, None)
 
 
 def test_equal_answers_everywhere_get_a_bound_and_not_a_width_of_zero():
@@ -233,59 +205,12 @@ def test_holm_known_values_and_order():
 
 def test_smallest_detectable_grows_with_power_and_shrinks_with_images():
     effect, larger = crossed_effect(draw(images=400)), crossed_effect(draw(images=4000))
-    assert smallest_detectable(effect, 0.5) < smallest_detectable(effect, 0.8) < smallest_detectable(effect, 0.95)
-    assert smallest_detectable(larger) < smallest_detectable(effect)
-
-
-def test_needed_finds_the_lever_that_helps():
-    seeds_noisy = make_effect(0.01, -0.01, 0.03, seeds=3, seed_variance=1e-4, image_variance=1e-6)
-    more_seeds, images = needed(seeds_noisy)
-    assert more_seeds is not None
-    assert 0 < more_seeds < 30
-    assert images is None  # the seeds' share of the variance stays, whatever the images
-    images_noisy = make_effect(0.01, -0.01, 0.03, seed_variance=1e-9, image_variance=0.05)
-    more_seeds, images = needed(images_noisy)
-    assert more_seeds is None
-    assert images is not None
-    assert images > 400
-
-
-def test_nothing_is_promised_from_images_where_the_seed_variance_was_estimated_as_nothing():
-    lucky = make_effect(0.01, -0.01, 0.03, seeds=3, seed_variance=0.0, image_variance=0.05)
-    assert needed(lucky).images is None
-
-
-def test_needed_is_enough_by_its_own_forecast():
-    effect = crossed_effect(draw(seeds=3, images=200, gain=0.02))
-    more_seeds, images = needed(effect)
-    assert more_seeds is not None
-    for seeds, count in ((3 + more_seeds, 200), *(((3, images),) if images else ())):
-        residual = effect.residual_variance
-        squares = (residual + count * effect.seed_variance, residual + seeds * effect.image_variance, residual)
-        error, df = (float(value) for value in error_of_mean(*map(np.float64, squares), seeds, count))
-        forecast = make_effect(effect.mean, 0, 1, standard_error=error, degrees_of_freedom=df)
-        assert smallest_detectable(forecast) <= effect.mean + 1e-9
-
-
-def test_per_class_effects_are_the_effects_of_the_classes():
-    difference, labels = draw(images=90, gain=0.3, change=0.5), np.arange(90) % 3
-    effects = per_class_effects(difference, labels, ["ants", "bees", "empty", "wasps"][:3])
-    assert [entry.class_name for entry in effects] == ["ants", "bees", "empty"]
-    assert effects[1].effect == crossed_effect(difference[:, labels == 1])
-    assert all(entry.p_adjusted >= entry.effect.p_value for entry in effects)
-    assert set(effects[0].to_json()) == {"class", "images", "mean", "low", "high", "p_adjusted"}
-
-
-def test_classes_without_test_images_are_left_out_and_tiny_ones_are_honest():
-    effects = per_class_effects([[1, 0, 1], [1, 1, 1]], [0, 0, 2], ["a", "b", "c"])
-    assert [entry.class_name for entry in effects] == ["a", "c"]
-    assert all(entry.effect.low < 0 for entry in effects)
-
-
-@pytest.mark.parametrize("labels", [[0, 1], [0, 1, 5], [0, -1, 0]])
-def test_labels_that_do_not_fit_raise(labels):
-    with pytest.raises(ConfigError, match="expected"):
-        per_class_effects([[1, 0, 1]], labels, ["a", "b"])
+    assert (
+        smallest_detectable(effect, 0.5).size
+        < smallest_detectable(effect).size
+        < smallest_detectable(effect, 0.95).size
+    )
+    assert smallest_detectable(larger).size < smallest_detectable(effect).size
 
 
 def test_sentence_of_help_and_of_hurt():
@@ -297,18 +222,25 @@ def test_sentence_of_help_and_of_hurt():
     assert verdict.sentence.startswith("cbam hurts against 'static': -1.8 points")
 
 
-def test_sentence_of_no_evidence_says_what_could_have_been_seen_and_what_would_settle_it():
+def test_sentence_of_no_evidence_says_what_could_have_been_seen_and_gives_no_advice_from_what_was_seen():
     verdict = judge(crossed_effect(draw(gain=0.015)), name="cbam")
     assert verdict.kind == "no evidence"
-    for part in ("no evidence that cbam helps or hurts", "could have seen an effect of", "80 % power", "would settle"):
+    for part in (
+        "no evidence that cbam helps or hurts",
+        "could have seen an effect of",
+        "80 % power",
+        "by the noise of 5 seeds",
+    ):
         assert part in verdict.sentence
+    for part in ("would settle", "more seeds"):  # what was seen is no plan
+        assert part not in verdict.sentence
 
 
 def test_correction_can_take_a_verdict_away_and_says_so():
     effect = make_effect(0.018, 0.006, 0.030, p_value=0.02)
     verdict = judge(effect, 0.08, name="cbam", comparisons=4)
     assert verdict.kind == "no evidence"
-    assert "not after correction for 4 comparisons" in verdict.sentence
+    assert "does not count after correction for 4 comparisons" in verdict.sentence
     assert judge(effect, 0.04, name="cbam", comparisons=2).kind == "helps"
 
 
@@ -335,8 +267,8 @@ def test_control_clause(effect, words):
         (make_effect(0.0, -0.05, 0.05), ""),
     ],
 )
-def test_non_inferiority_clause(effect, words):
-    assert non_inferiority_clause(effect) == words
+def test_exclusion_clause(effect, words):
+    assert exclusion_clause(effect) == words
 
 
 def test_with_several_comparisons_the_forecasts_are_made_at_the_corrected_level():
@@ -345,9 +277,8 @@ def test_with_several_comparisons_the_forecasts_are_made_at_the_corrected_level(
     difference = rng.choice([-1.0, 0.0, 1.0], p=[0.05, 0.88, 0.07], size=(5, 1000))
     effect = crossed_effect(difference)
     assert effect.p_value < 0.05
-    alone, among = smallest_detectable(effect), smallest_detectable(at_corrected_level(effect, 20))
+    alone, among = smallest_detectable(effect).size, smallest_detectable(at_corrected_level(effect, 20)).size
     assert among > alone
-    assert needed(at_corrected_level(effect, 20)).more_seeds > needed(effect).more_seeds
     verdict = judge(effect, min(1.0, 20 * effect.p_value), name="cbam", comparisons=20)
     if verdict.kind == "no evidence":
         assert f"{100 * among:.1f} points" in verdict.sentence

@@ -37,6 +37,20 @@ def run(
             "[default: top1, map or mae]",
         ),
     ] = None,
+    margin: Annotated[
+        float | None,
+        option(
+            "A difference that matters, in points or the metric's unit: also say as good as, no worse or worse.", "SIZE"
+        ),
+    ] = None,
+    looks: Annotated[
+        str | None,
+        option(
+            "Numbers of seeds after which to look, or auto for 5,8,12: train on until settled or futile, with one "
+            "error rate over all looks.",
+            "COUNTS",
+        ),
+    ] = None,
     run_dir: Annotated[
         Path | None,
         option(
@@ -64,6 +78,8 @@ def run(
         seeds=_seeds(seeds),
         recipe=recipe,
         metric=metric,
+        margin=margin,
+        looks=looks,
         pretrained=pretrained,
         weights=weights,
         run_dir=run_dir or Path("runs") / f"compare-{_slug(data)}-{_slug(backbone)}",

@@ -10,34 +10,20 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from ..backbones import backbone_info, preprocessing_of
-from ..config import to_dict
 from ..data import Dataset
-from ..environment import hardware, versions
 from ..errors import ConfigError
 from ..locking import Claim
 from ..settings import Recipe, Settings, resolve_settings
+from ..statistics.looks import parse_looks
 from ..tasks import create_task, find_metric
-from ..timestamp import timestamp
-from ..training import (
-    FitResult,
-    Precision,
-    Progress,
-    Reading,
-    Silent,
-    join_world,
-    open_data,
-    starts_pretrained,
-    titled,
-    warm_up,
-    watched,
-)
+from ..training import Precision, Progress, Reading, Silent, join_world, open_data, starts_pretrained, warm_up, watched
 from ..training.disk_space import kept_bytes, working_bytes
+from .analysis_plan import AnalysisPlan
 from .build_model import ModelSource
 from .comparison_context import ComparisonContext
 from .comparison_folder import (
@@ -45,15 +31,11 @@ from .comparison_folder import (
     earlier_variants,
     is_comparison,
     open_comparison,
-    read_comparison,
     with_earlier_seeds,
-    write_comparison,
 )
-from .contrasts import Evaluations, effects
-from .factorial import factorial
-from .thumbnails import write_samples
-from .variant_table import price, variant_table
-from .variants import BASELINE, Variant, matched_controls, parse_variants, split_variants, under, with_earlier
+from .conclusion import Conclusion
+from .run_all import run_all
+from .variants import BASELINE, matched_controls, parse_variants, split_variants, under, with_earlier
 
 
 @dataclass(frozen=True)
@@ -84,14 +66,7 @@ class Comparison:
     def __str__(self) -> str:
         controls = {row["name"] for row in self.document.get("requested", []) if row["role"] == "control"}
         sentences = [e["sentence"] for e in self.effects if e["against"] not in controls]
-        looks = self.document.get("looks", [])
-        if len(looks) > 1:
-            counts = ", then ".join(str(len(seeds)) for seeds in looks)
-            sentences.append(
-                f"This comparison was looked at {len(looks)} times (with {counts} seeds): each look adds a chance of a "
-                "false alarm, which the intervals do not account for."
-            )
-        return "\n".join(sentences)
+        return "\n".join([*sentences, *self.document.get("notes", [])])
 
 
 def compare(
@@ -103,6 +78,8 @@ def compare(
     seeds: int | Sequence[int] = 3,
     recipe: str | Path | Recipe | Settings = "three-phase",
     metric: str | None = None,
+    margin: float | None = None,
+    looks: str | Sequence[int] | None = None,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
     run_dir: str | Path,
@@ -118,10 +95,14 @@ def compare(
         attentions: variants, NAME[@WHERE][:option=value,...]; "none" is an A/A comparison. The option `dynamic` is
             that of the recipe, for this variant alone.
         controls: variants that separate attention from its side effects: "static", "capacity".
-        seeds: how many, or which.
+        seeds: how many, or which; without effect where looks are planned.
         recipe: packaged name, path of a .toml file, a Recipe, or Settings with all that is chosen.
         metric: what decides, by the name that the task gives it: "top1", "balanced-accuracy", "macro-f1", "map",
             "mae", ...; the task's primary metric where not given.
+        margin: a difference that matters, in the unit that is shown (1.0 for one point): the sentences then also say
+            whether a variant is as good as the plain backbone, no worse or worse.
+        looks: after how many seeds the comparison is looked at, "auto" for 5, 8 and 12: it trains on until it is
+            settled or futile, with one error rate over all looks.
         pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch".
         weights: a file of weights to start from, as for `create_backbone`.
         run_dir: a new folder, or that of the same comparison to be continued.
@@ -136,10 +117,11 @@ def compare(
     """
     settings = resolve_settings(recipe, overrides)
     folder = Path(run_dir)
-    chosen_seeds = with_earlier_seeds(folder, _seeds(seeds))
+    planned = None if looks is None else parse_looks(looks)
     attentions, controls = _listed(attentions), _listed(controls)
     variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
     variants = under(settings.recipe, variants)
+    chosen_seeds = with_earlier_seeds(folder, _seeds(seeds if planned is None else planned.seeds[-1]), variants)
     start = None if weights is None else Path(weights)
     published = starts_pretrained(pretrained, backbone, settings.recipe, weights)
     source = ModelSource(backbone, published, start, in_channels=settings.data.channels)
@@ -153,12 +135,13 @@ def compare(
         spec = preprocessing.input
         dataset = open_data(data, settings, preprocessing=preprocessing, progress=Reading(shown))
         task = create_task(dataset.task, dataset.classes)
+        plan = AnalysisPlan.of(find_metric(task, metric), margin=margin, looks=planned, groups=dataset.test.groups)
         context = ComparisonContext(
             source=source,
             settings=settings,
             dataset=dataset,
             task=task,
-            metric=find_metric(task, metric),
+            analysis=plan,
             preprocessing=preprocessing,
             precision=Precision(),
             plans={variant.name: variant.plan(template, spec.shape) for variant in variants},
@@ -174,65 +157,25 @@ def compare(
         precision = world.in_main(lambda: open_comparison(context, request, template, claim, needed))
         context = replace(context, precision=precision)
         warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device)
-        results = _run_all(context, variants, chosen_seeds, shown)
-        shown.stop()
-        document = world.in_main(lambda: _conclude(context, variants, chosen_seeds, results, request, command))
+        conclude = Conclusion(context, variants, request, command)
+        for look in _stages(plan, chosen_seeds):
+            results = run_all(context, variants, look, shown)
+            shown.stop()
+            document = world.in_main(partial(conclude, look, results))
+            if document.get("stopped"):
+                break
         return Comparison(folder, document)
 
 
-def _run_all(
-    context: ComparisonContext, variants: Sequence[Variant], seeds: Sequence[int], progress: Progress
-) -> dict[str, list[FitResult]]:
-    """Every variant with every seed; seed by seed, so that an unfinished comparison has whole pairs."""
-    results: dict[str, list[FitResult]] = {variant.name: [] for variant in variants}
-    total = len(variants) * len(seeds)
-    for number, (seed, variant) in enumerate((s, v) for s in seeds for v in variants):
-        title = f"run {number + 1} of {total}: {variant.name}, seed {seed}"
-        result = context.fit(variant, seed, titled(progress, title))
-        results[variant.name].append(replace(result, model=nn.Identity()))  # weights stay on disk
-    return results
-
-
-def _conclude(
-    context: ComparisonContext,
-    variants: Sequence[Variant],
-    seeds: Sequence[int],
-    results: Mapping[str, Sequence[FitResult]],
-    request: Mapping[str, Any],
-    command: str | None,
-) -> Mapping[str, Any]:
-    """Weigh the finished runs and write `comparison.json`."""
-    evaluations: Evaluations = {name: [result.evaluation for result in runs] for name, runs in results.items()}
-    rows = variant_table(context, variants, seeds, results)
-    halves = factorial(variants, evaluations, context.metric)
-    prices = {row["name"]: price(row, rows[0]) for row in rows}
-    document = {
-        **request,
-        "status": "finished",
-        "command": command,
-        "created": timestamp(),
-        "precision": to_dict(context.precision),
-        "variants": rows,
-        "effects": effects(variants, evaluations, context.task, context.metric, prices),
-        **({"factorial": halves} if halves else {}),
-        "hardware": hardware(),
-        "versions": versions(),
-        "looks": _looks(context.folder, seeds),
-        "samples": write_samples(context, variants, evaluations),
-    }
-    write_comparison(context.folder, document)
-    return document
+def _stages(plan: AnalysisPlan, seeds: Sequence[int]) -> list[Sequence[int]]:
+    """The seeds at each look: the planned ones, and then all that there are."""
+    planned = () if plan.looks is None else plan.looks.seeds
+    return [*(seeds[:count] for count in planned if count < len(seeds)), seeds]
 
 
 def _listed(variants: str | Sequence[str]) -> list[str]:
     """A sequence of variants, also where they were given as one text."""
     return split_variants(variants) if isinstance(variants, str) else list(variants)
-
-
-def _looks(folder: Path, seeds: Sequence[int]) -> list[list[int]]:
-    """The sets of seeds that this comparison was concluded with, this one last."""
-    earlier = read_comparison(folder).get("looks", [])
-    return earlier if earlier and earlier[-1] == list(seeds) else [*earlier, list(seeds)]
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

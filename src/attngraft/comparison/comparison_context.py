@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from ..config import Preprocessing
 from ..data import Dataset
@@ -14,6 +15,7 @@ from ..settings import Settings
 from ..surgery import GraftPlan
 from ..tasks import Metric, Task
 from ..training import FitResult, Precision, Progress, World, fit
+from .analysis_plan import AnalysisPlan
 from .build_model import ModelSource
 from .variants import Variant
 
@@ -27,7 +29,7 @@ class ComparisonContext:
         settings: of every run, but for what a variant changes in the recipe.
         dataset: images and targets.
         task: what is learned.
-        metric: what the variants are compared by.
+        analysis: how the runs are compared.
         preprocessing: how the models get the images.
         precision: of every run.
         plans: variant name -> its grafts; None for the plain backbone.
@@ -40,7 +42,7 @@ class ComparisonContext:
     settings: Settings
     dataset: Dataset
     task: Task
-    metric: Metric
+    analysis: AnalysisPlan
     preprocessing: Preprocessing
     precision: Precision
     plans: Mapping[str, GraftPlan | None]
@@ -48,14 +50,23 @@ class ComparisonContext:
     device: torch.device
     world: World
 
+    @property
+    def metric(self) -> Metric:
+        """What the variants are compared by."""
+        return self.analysis.metric
+
     def run_dir(self, variant: Variant, seed: int) -> Path:
         return self.folder / "runs" / variant.slug / f"seed-{seed}"
+
+    def build(self, variant: Variant, seed: int) -> nn.Module:
+        """The model of a run before it is trained."""
+        return self.source.build(self.dataset.classes, variant, seed, plan=self.plans[variant.name])
 
     def fit(self, variant: Variant, seed: int, progress: Progress) -> FitResult:
         """Train one run, or go on with it."""
         machine = replace(self.settings.machine, precision=str(self.precision))
         return fit(
-            self.source.build(self.dataset.classes, variant, seed, plan=self.plans[variant.name]),
+            self.build(variant, seed),
             self.dataset,
             recipe=replace(self.settings, recipe=variant.recipe(self.settings.recipe), machine=machine),
             run_dir=self.run_dir(variant, seed),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from ..checksums import read_record, write_record
@@ -43,12 +44,19 @@ def describe_request(
         seeds: of their runs.
         weights: what a file of weights to start from is called; None without one.
     """
-    task = describe_task(context.task)
+    task, described = describe_task(context.task), context.analysis.describe()
+    groups = context.analysis.groups
+    if groups is not None:
+        described |= {
+            "group_by": context.dataset.grouped_by or "groups of the data set",
+            "groups": len(np.unique(groups)),
+        }
     return {
         "format": RECORD_FORMATS["comparison"],
         "kind": "comparison",
         **({"task": task} if task else {}),
         "metric": context.metric.describe(),
+        **({"analysis": described} if described else {}),
         "data": to_dict(DataRecord.of(context.dataset)),
         "backbone": context.source.backbone,
         "pretrained": context.source.pretrained,
@@ -75,10 +83,21 @@ def earlier_variants(folder: Path) -> tuple[Variant, ...]:
     )
 
 
-def with_earlier_seeds(folder: Path, seeds: Sequence[int]) -> tuple[int, ...]:
-    """The seeds that the folder was concluded with, and the new ones: none is left out again either."""
+def with_earlier_seeds(folder: Path, seeds: Sequence[int], variants: Sequence[Variant] = ()) -> tuple[int, ...]:
+    """The seeds that the folder was concluded with, the new ones, and those in which every variant was trained.
+
+    None is left out again: which seeds enter must not depend on what came out.
+    """
     looks = _earlier(folder).get("looks") or [[]]
-    return tuple(dict.fromkeys([*looks[-1], *seeds]))
+    trained = [_trained_seeds(folder, variant) for variant in variants] if is_comparison(folder) else []
+    whole = sorted(set.intersection(*trained)) if trained else []
+    return tuple(dict.fromkeys([*looks[-1], *seeds, *whole]))
+
+
+def _trained_seeds(folder: Path, variant: Variant) -> set[int]:
+    runs = folder.glob(f"runs/{variant.slug}/seed-*/{PREDICTIONS_FILE}")
+    numbers = (run.parent.name.removeprefix("seed-") for run in runs)
+    return {int(number) for number in numbers if number.isdigit()}
 
 
 def _earlier(folder: Path) -> dict[str, Any]:
@@ -168,6 +187,7 @@ def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, An
         there = completed_recipe(found.get(key)) if key == "recipe" else found.get(key)
         if there != wanted[key]:
             raise RunError(f"the comparison in {folder} has another {key}: choose a new folder; nothing was changed.")
+    _check_same_analysis(folder, found.get("analysis", {}), wanted.get("analysis", {}))
     metric = found.get("metric", {}).get("name", wanted["metric"]["name"])
     if metric != wanted["metric"]["name"]:
         raise RunError(
@@ -177,3 +197,14 @@ def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, An
         raise RunError(
             f"the comparison in {folder} was made with other images: choose a new folder; nothing was changed."
         )
+
+
+def _check_same_analysis(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise where looks, margin or groups are not those that the comparison was begun with: they are fixed before."""
+    for key in sorted({*found, *wanted} - {"groups"}):
+        if found.get(key) != wanted.get(key):
+            there = found.get(key, "none")
+            raise RunError(
+                f"the comparison in {folder} was begun with {key.replace('_', ' ')} {there}, not {wanted.get(key, 'none')}: "
+                "what is fixed before the runs stays, so choose a new folder; nothing was changed."
+            )

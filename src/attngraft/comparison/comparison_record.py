@@ -11,6 +11,7 @@ from ..costs import Latency
 from ..errors import ConfigError
 from ..settings.recipe import Recipe
 from ..statistics.effects import Effect
+from ..statistics.margins import MarginVerdict
 from ..tasks import primary, task_from
 from ..training import DataRecord, Precision
 
@@ -68,9 +69,13 @@ class EffectRecord(Effect):
     """The effect of a variant against another one, and what it allows to say.
 
     Attributes:
-        p_adjusted: corrected over the effects that were tested together (Holm).
+        p_adjusted: corrected over the effects that were tested together, to be compared with 0.05.
         smallest_detectable: effect that this comparison finds with 80 % power.
-        needed_seeds, needed_images: what would settle an effect of this size.
+        detectable_low, detectable_high: what it may be, with 80 % confidence.
+        paired_seeds, seed_effects: the seeds in which both ended, and the mean difference of each.
+        answers_differ: part of the test images that are answered differently.
+        failed_seeds: in which the variant diverged.
+        margin: what is said about the margin, where one was named.
         verdict: in a word.
         sentence: the verdict with its numbers.
         per_class: where the metric is a mean over images that have classes.
@@ -82,8 +87,13 @@ class EffectRecord(Effect):
     smallest_detectable: float
     verdict: str
     sentence: str
-    needed_seeds: int | None = None
-    needed_images: int | None = None
+    detectable_low: float | None = None
+    detectable_high: float | None = None
+    paired_seeds: tuple[int, ...] = ()
+    seed_effects: tuple[float, ...] = ()
+    answers_differ: float | None = None
+    failed_seeds: tuple[int, ...] = ()
+    margin: MarginVerdict | None = None
     per_class: tuple[ClassEffectRecord, ...] = ()
 
 
@@ -107,13 +117,20 @@ class SquareVariants:
     both: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class TestedEffect(Effect):
+    """An effect with its p-value corrected over all effects of the design."""
+
+    p_adjusted: float | None = None
+
+
 @dataclass(frozen=True)
 class SquareRecord:
     """CBAM with its halves: main effects, interaction, and the mean score in each of the four cells."""
 
-    channel: Effect
-    spatial: Effect
-    interaction: Effect
+    channel: TestedEffect
+    spatial: TestedEffect
+    interaction: TestedEffect
     cells: SquareScores
     variants: SquareVariants
     others: tuple[SquareRecord, ...] = ()
@@ -133,6 +150,41 @@ class SampleRecord:
 
 
 @dataclass(frozen=True)
+class AnalysisRecord:
+    """What was fixed before the runs: see `AnalysisPlan`.
+
+    Attributes:
+        margin: in the unit that is shown.
+        looks: after how many seeds.
+        group_by: what the test images were grouped by.
+        groups: how many groups of test images there are.
+    """
+
+    margin: float | None = None
+    looks: tuple[int, ...] | None = None
+    group_by: str | None = None
+    groups: int | None = None
+
+
+@dataclass(frozen=True)
+class LookRecord:
+    """The planned look that this is: how many seeds, its level, and the conditional power of what is not settled."""
+
+    seeds: int
+    level: float
+    conditional_power: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class LeftOutRecord:
+    """A run that does not enter, and why."""
+
+    variant: str
+    seed: int
+    reason: str
+
+
+@dataclass(frozen=True)
 class ComparisonRecord:
     """The content of `comparison.json`.
 
@@ -141,6 +193,11 @@ class ComparisonRecord:
         task: what was learned, as `describe_task` says it.
         requested: the variants that were asked for.
         looks: the sets of seeds that it was concluded with.
+        analysis: what was fixed before the runs.
+        look: the planned look that this is.
+        stopped: "settled", "futile" or "all looks taken", of planned looks.
+        left_out: runs that do not enter.
+        notes: sentences that hold for all verdicts.
         factorial: the first complete square of CBAM and its halves, with the others inside.
     """
 
@@ -162,6 +219,11 @@ class ComparisonRecord:
     factorial: SquareRecord | None = None
     samples: tuple[SampleRecord, ...] = ()
     looks: tuple[tuple[int, ...], ...] = ()
+    analysis: AnalysisRecord = AnalysisRecord()
+    look: LookRecord | None = None
+    stopped: str | None = None
+    left_out: tuple[LeftOutRecord, ...] = ()
+    notes: tuple[str, ...] = ()
     hardware: Mapping[str, Any] | None = None
     versions: Mapping[str, Any] | None = None
     created: str | None = None
@@ -181,6 +243,9 @@ class ComparisonRecord:
         rows = values.get("variants", [])
         if isinstance(rows, list):
             values["variants"] = [_variant(row, metric.name) if isinstance(row, dict) else row for row in rows]
+        effects = values.get("effects", [])
+        if isinstance(effects, list):
+            values["effects"] = [_effect(effect) if isinstance(effect, dict) else effect for effect in effects]
         found = from_dict(cls, values, where=where)
         names = [variant.name for variant in found.variants]
         for effect in found.effects:
@@ -211,3 +276,8 @@ def _variant(row: Mapping[str, Any], metric: str) -> dict[str, Any]:
     """The row with the scores under one name, whatever the metric."""
     renamed = {f"{metric}_per_seed": "scores"}
     return {renamed.get(key, key): value for key, value in row.items() if key != f"{metric}_mean"}
+
+
+def _effect(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The entry without the forecasts that earlier versions made from what was seen."""
+    return {key: value for key, value in entry.items() if key not in ("needed_seeds", "needed_images")}

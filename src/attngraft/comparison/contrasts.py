@@ -3,34 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..statistics.effects import Effect, crossed_effect, per_class_effects
-from ..statistics.multiplicity import holm
-from ..statistics.power import at_corrected_level, needed, smallest_detectable
-from ..tasks import Metric, Task, primary
+from ..statistics.effects import Effect, crossed_effect
+from ..statistics.groups import by_group
+from ..statistics.multiplicity import gated, holm
+from ..statistics.power import smallest_detectable
+from ..tasks import Task, primary
 from ..training import Evaluation
+from .analysis_plan import AnalysisPlan
 from .variants import BASELINE, Variant
 from .verdicts import Judge
 
-Evaluations = Mapping[str, Sequence[Evaluation]]  # variant name -> one evaluation per seed
-
-
-def score_matrix(evaluations: Sequence[Evaluation], metric: Metric) -> NDArray[np.float64]:
-    """(S, N) scores of the test images, a row per seed."""
-    return np.stack([metric.scores(evaluation.rows) for evaluation in evaluations])
+Evaluations = Mapping[str, Mapping[int, Evaluation]]  # variant name -> seed -> evaluation of the run, where it ended
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A variant against another, seed by seed and image by image."""
+    """A variant against another, seed by seed and image by image.
+
+    Attributes:
+        seeds: in which both ended.
+        difference: (S, N) over these seeds and the images, or groups of images.
+        effect: with the interval that the plan gives it.
+    """
 
     variant: str
     against: str
+    seeds: tuple[int, ...]
     difference: NDArray[np.float64]
     effect: Effect
 
@@ -40,57 +44,125 @@ class Contrasts:
 
     Args:
         evaluations: predictions of every run.
-        metric: what they are compared by.
+        plan: how they are analysed.
     """
 
-    def __init__(self, evaluations: Evaluations, metric: Metric) -> None:
-        self.metric = metric
-        self.scores = {name: score_matrix(runs, metric) for name, runs in evaluations.items()}
-        low, high = metric.bounds
-        self.limit = high - low  # no difference can be larger
+    def __init__(self, evaluations: Evaluations, plan: AnalysisPlan) -> None:
+        self.plan = plan
+        self.scores = {
+            name: {seed: plan.scores(evaluation.rows) for seed, evaluation in runs.items()}
+            for name, runs in evaluations.items()
+        }
 
-    def between(self, variant: str, against: str) -> Contrast:
-        """The paired difference of two variants."""
-        difference = self.scores[variant] - self.scores[against]
-        return Contrast(variant, against, difference, crossed_effect(difference, limit=self.limit))
+    def matrix(self, variant: str, seeds: Sequence[int]) -> NDArray[np.float64]:
+        """(S, N) scores of a variant, a row per seed."""
+        return np.stack([self.scores[variant][seed] for seed in seeds])
+
+    def seeds(self, *variants: str) -> tuple[int, ...]:
+        """The seeds in which all of these ended, in their order."""
+        return tuple(s for s in self.scores[variants[0]] if all(s in self.scores[name] for name in variants[1:]))
+
+    def between(self, variant: str, against: str, comparisons: int = 1) -> Contrast:
+        """The paired difference of two variants, which have a seed in common."""
+        seeds = self.seeds(variant, against)
+        difference = self.matrix(variant, seeds) - self.matrix(against, seeds)
+        return Contrast(variant, against, seeds, difference, self.plan.effect(difference, comparisons))
+
+
+@dataclass(frozen=True)
+class Families:
+    """The contrasts of a comparison by the question that they answer.
+
+    Attributes:
+        primary: attentions against the baseline; the controls, where there are no attentions.
+        controls: controls against the baseline.
+        beyond: attentions against controls.
+        paced: what is trained dynamically against the same with a fixed pace.
+    """
+
+    primary: tuple[Contrast, ...]
+    controls: tuple[Contrast, ...]
+    beyond: tuple[Contrast, ...]
+    paced: tuple[Contrast, ...]
+
+    @classmethod
+    def of(cls, variants: Sequence[Variant], contrasts: Contrasts) -> Families:
+        """Every pair of variants that is compared; without those that have no seed in common."""
+        controls = [v.name for v in variants if v.role == "control"]
+        attentions = [v.name for v in variants if v.role == "attention"]
+        grafted = [v.name for v in variants if v.role == "attention" and not v.is_again]
+
+        def pairs(names: Sequence[tuple[str, str]], comparisons: int = 1) -> tuple[Contrast, ...]:
+            paired = [(a, b) for a, b in names if contrasts.seeds(a, b)]
+            return tuple(contrasts.between(a, b, comparisons) for a, b in paired)
+
+        first = attentions or controls
+        return cls(
+            primary=pairs([(name, BASELINE) for name in first], len(first)),
+            controls=pairs([(name, BASELINE) for name in controls]) if attentions else (),
+            beyond=pairs([(name, control) for name in grafted for control in controls]),
+            paced=pairs(fixed_twins(variants)),
+        )
 
 
 def effects(
-    variants: Sequence[Variant], evaluations: Evaluations, task: Task, metric: Metric, prices: Mapping[str, str]
+    variants: Sequence[Variant],
+    evaluations: Evaluations,
+    task: Task,
+    plan: AnalysisPlan,
+    prices: Mapping[str, str],
+    failures: Mapping[str, Sequence[int]] | None = None,
 ) -> list[dict[str, Any]]:
-    """All effects of a comparison as JSON values, in three families, within each of which p-values are corrected (Holm).
+    """All effects of a comparison as JSON values.
 
-    Every variant against the baseline; attentions against controls; and what is trained dynamically against the same
-    with a fixed pace, where both are there.
+    The attentions against the baseline are the first family (Holm; with planned looks, equal parts of alpha). Everything
+    else is tested only where that opened it: controls once an attention has passed, an attention against the controls,
+    its fixed twin and by class once it has passed itself. Under no effect at all the whole report therefore raises a
+    false alarm no more often than its first family.
 
     Args:
         variants: the columns.
         evaluations: predictions of every run.
         task: what was learned.
-        metric: what the variants are compared by.
+        plan: how they are analysed.
         prices: variant name -> what it costs, as the end of a sentence.
+        failures: variant name -> seeds whose run diverged.
     """
-    contrasts, judge = Contrasts(evaluations, metric), Judge(metric)
-    controls = [v.name for v in variants if v.role == "control"]
-    attentions = [v.name for v in variants if v.role == "attention"]
-    main = [contrasts.between(name, BASELINE) for name in [*attentions, *controls]]
-    grafted = [v.name for v in variants if v.role == "attention" and not v.is_again]
-    beside = [contrasts.between(name, control) for name in grafted for control in controls]
+    contrasts, judge = Contrasts(evaluations, plan), Judge(plan)
+    families = Families.of(variants, contrasts)
+    passed = dict(zip((c.variant for c in families.primary), _first_family(families.primary, plan), strict=True))
+    opened = min(passed.values(), default=1.0)
+
+    def later(family: Sequence[Contrast], gates: Sequence[float]) -> list[tuple[Contrast, float]]:
+        return list(zip(family, gated([c.effect.p_value for c in family], gates), strict=True))
+
+    own_gates = [[passed.get(c.variant, 1.0) for c in family] for family in (families.beyond, families.paced)]
+    beyond, paced = (later(f, g) for f, g in zip((families.beyond, families.paced), own_gates, strict=True))
     clauses: dict[str, str] = {}
-    for item, p_adjusted in zip(beside, holm([c.effect.p_value for c in beside]), strict=True):
+    for item, p_adjusted in beyond:
         clause = judge.control_clause(item.variant, item.against, item.effect, p_adjusted)
         clauses[item.variant] = clauses.get(item.variant, "") + clause
-    paced = [contrasts.between(name, fixed) for name, fixed in fixed_twins(variants)]
+    told = [
+        *((c, passed[c.variant], len(families.primary), False) for c in families.primary),
+        *((c, p, len(families.controls), True) for c, p in later(families.controls, [opened] * len(families.controls))),
+        *((c, p, len(beyond), True) for c, p in beyond),
+        *((c, p, len(paced), True) for c, p in paced),
+    ]
+    by_class = _class_effects([c for c, *_ in told if c.against == BASELINE], passed, evaluations, task, plan)
     found = []
-    for family in (main, beside, paced):
-        adjusted = holm([c.effect.p_value for c in family])
-        for item, p_adjusted in zip(family, adjusted, strict=True):
-            tail = clauses.get(item.variant, "") + prices.get(item.variant, "") if family is main else ""
-            entry = _entry(item, p_adjusted, len(family), judge, tail)
-            groups = task.groups(evaluations[BASELINE][0].rows) if metric.name == primary(task).name else None
-            per_class = () if groups is None else per_class_effects(item.difference, groups, task.outputs)
-            found.append({**entry, "per_class": [effect.to_json() for effect in per_class]})
+    for item, p_adjusted, comparisons, is_gated in told:
+        is_main = item.against == BASELINE
+        tail = clauses.get(item.variant, "") + prices.get(item.variant, "") if is_main else ""
+        failed = tuple((failures or {}).get(item.variant, ()))
+        entry = _entry(item, p_adjusted, comparisons, judge, tail, evaluations, task, is_gated=is_gated, failed=failed)
+        found.append({**entry, "per_class": by_class.get(item.variant, []) if is_main else []})
     return found
+
+
+def _first_family(family: Sequence[Contrast], plan: AnalysisPlan) -> tuple[float, ...]:
+    p_values = [contrast.effect.p_value for contrast in family]
+    at_look = plan.adjusted(p_values, family[0].effect.seeds) if family else None
+    return holm(p_values) if at_look is None else at_look
 
 
 def fixed_twins(variants: Sequence[Variant]) -> list[tuple[str, str]]:
@@ -104,21 +176,105 @@ def fixed_twins(variants: Sequence[Variant]) -> list[tuple[str, str]]:
     ]
 
 
-def _entry(item: Contrast, p_adjusted: float, comparisons: int, judge: Judge, tail: str) -> dict[str, Any]:
-    verdict = judge.verdict(item.effect, p_adjusted, name=item.variant, against=item.against, comparisons=comparisons)
-    strict = at_corrected_level(item.effect, comparisons)
-    needs = needed(strict)
+def _entry(
+    item: Contrast,
+    p_adjusted: float,
+    comparisons: int,
+    judge: Judge,
+    tail: str,
+    evaluations: Evaluations,
+    task: Task,
+    *,
+    is_gated: bool,
+    failed: tuple[int, ...],
+) -> dict[str, Any]:
+    plan, base = judge.plan, evaluations[item.against]
+    left = _left(judge, [base[seed].value(plan.metric.name) for seed in item.seeds])
+    moved = answers_differ(evaluations[item.variant], base, item.seeds, task)
+    margin = plan.margin_verdict(item.difference, comparisons) if item.against == BASELINE else None
+    verdict = judge.verdict(
+        item.effect,
+        p_adjusted,
+        name=item.variant,
+        against=item.against,
+        comparisons=comparisons,
+        left=left,
+        moved=moved,
+        margin=margin,
+        failed=failed,
+        is_gated=is_gated,
+    )
+    detectable = smallest_detectable(judge.forecast_effect(item.effect, comparisons), limit=left)
     return {
         "variant": item.variant,
         "against": item.against,
         **item.effect.to_json(),
         "p_adjusted": p_adjusted,
-        "smallest_detectable": smallest_detectable(strict),
-        "needed_seeds": needs.more_seeds,
-        "needed_images": needs.images,
+        "smallest_detectable": detectable.size,
+        "detectable_low": detectable.low,
+        "detectable_high": detectable.high,
+        "seed_effects": [float(value) for value in item.difference.mean(1)],
+        "paired_seeds": list(item.seeds),
+        "answers_differ": moved,
+        **({"failed_seeds": list(failed)} if failed else {}),
+        **({"margin": asdict(margin)} if margin else {}),
         "verdict": verdict.kind,
         "sentence": f"{verdict.sentence}{tail}.",
     }
+
+
+def _left(judge: Judge, values: Sequence[float]) -> float:
+    """The largest gain that is still possible, from the mean over the seeds."""
+    low, high = judge.plan.metric.bounds
+    mean = float(np.mean(values))
+    return max(high - mean if judge.sign > 0 else mean - low, 0.0)
+
+
+def answers_differ(
+    runs: Mapping[int, Evaluation], base: Mapping[int, Evaluation], seeds: Sequence[int], task: Task
+) -> float:
+    """Part of the test images on which two variants answer differently, the mean over these seeds."""
+    return float(np.mean([_differing(runs[seed], base[seed], task) for seed in seeds]))
+
+
+def _differing(one: Evaluation, other: Evaluation, task: Task) -> float:
+    images = len(one.ids)
+    return sum(task.caption(one.rows, i)[0] != task.caption(other.rows, i)[0] for i in range(images)) / images
+
+
+def _class_effects(
+    contrasts: Sequence[Contrast], gates: Mapping[str, float], evaluations: Evaluations, task: Task, plan: AnalysisPlan
+) -> dict[str, list[dict[str, Any]]]:
+    """Effects on the classes of the primary metric; Holm over variants and classes together, after each variant."""
+    rows = next(iter(evaluations[BASELINE].values())).rows
+    labels = task.groups(rows) if plan.metric.name == primary(task).name else None
+    if labels is None or not plan.metric.is_mean:
+        return {}
+    found: list[tuple[str, int, int, Effect]] = []
+    for contrast in contrasts:
+        of_images = _per_image(contrast, evaluations, plan)
+        for index in np.unique(labels).tolist():
+            mine = labels == index
+            difference = of_images[:, mine]
+            if plan.groups is not None:
+                difference = by_group(difference, plan.groups[mine])
+            effect = crossed_effect(difference, limit=plan.limit)
+            found.append((contrast.variant, int(index), int(mine.sum()), effect))
+    adjusted = gated([effect.p_value for *_, effect in found], [gates.get(name, 1.0) for name, *_ in found])
+    entries: dict[str, list[dict[str, Any]]] = {}
+    for (name, index, images, effect), p_adjusted in zip(found, adjusted, strict=True):
+        numbers = {"mean": effect.mean, "low": effect.low, "high": effect.high, "p_adjusted": p_adjusted}
+        entries.setdefault(name, []).append({"class": task.outputs[index], "images": images, **numbers})
+    return entries
+
+
+def _per_image(contrast: Contrast, evaluations: Evaluations, plan: AnalysisPlan) -> NDArray[np.float64]:
+    if plan.groups is None:
+        return contrast.difference
+    ungrouped = Contrasts(
+        {name: evaluations[name] for name in (contrast.variant, contrast.against)}, replace(plan, groups=None)
+    )
+    return ungrouped.between(contrast.variant, contrast.against).difference
 
 
 @dataclass(frozen=True)
@@ -142,23 +298,28 @@ class Change:
 
 
 def changed_images(
-    variants: Sequence[Variant], evaluations: Evaluations, task: Task, metric: Metric, most: int = 6
+    variants: Sequence[Variant], evaluations: Evaluations, task: Task, plan: AnalysisPlan, most: int = 6
 ) -> list[Change]:
     """The images that changed most for each attention, at most `most` in each direction."""
-    contrasts, sign = Contrasts(evaluations, metric), 1 if metric.higher_is_better else -1
+    contrasts = Contrasts(evaluations, replace(plan, groups=None))
+    sign = 1 if plan.metric.higher_is_better else -1
     found: list[Change] = []
     for variant in variants:
-        if variant.role == "attention" and not variant.is_again:
-            gains = sign * contrasts.between(variant.name, BASELINE).difference.sum(axis=0)
+        seeds = contrasts.seeds(variant.name, BASELINE)
+        if variant.role == "attention" and not variant.is_again and seeds:
+            difference = contrasts.matrix(variant.name, seeds) - contrasts.matrix(BASELINE, seeds)
+            gains = sign * difference.sum(axis=0)
             order = np.argsort(-gains, kind="stable")
             better = [int(i) for i in order[:most] if gains[i] > 0]
             worse = [int(i) for i in order[::-1][:most] if gains[i] < 0]
-            found += [_change(variant.name, i, evaluations, task, float(gains[i])) for i in better + worse]
+            found += [_change(variant.name, i, seeds, evaluations, task, float(gains[i])) for i in better + worse]
     return found
 
 
-def _change(name: str, position: int, evaluations: Evaluations, task: Task, gain: float) -> Change:
-    before = [task.caption(run.rows, position) for run in evaluations[BASELINE]]
-    after = [task.caption(run.rows, position) for run in evaluations[name]]
+def _change(
+    name: str, position: int, seeds: Sequence[int], evaluations: Evaluations, task: Task, gain: float
+) -> Change:
+    before = [task.caption(evaluations[BASELINE][seed].rows, position) for seed in seeds]
+    after = [task.caption(evaluations[name][seed].rows, position) for seed in seeds]
     truth = before[0][1]
     return Change(name, position, tuple(p for p, _ in before), tuple(p for p, _ in after), truth, gain)

@@ -6,17 +6,19 @@ for, as what remains can make up for what is missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..attention import attention_options
 from ..attention.cbam_channel import parse_poolings
-from ..statistics.effects import crossed_effect
-from ..tasks import Metric
-from .contrasts import Evaluations, score_matrix
+from ..statistics.effects import Effect, crossed_effect
+from ..statistics.multiplicity import gated
+from .analysis_plan import AnalysisPlan
+from .contrasts import Contrasts, Evaluations
 from .variants import BASELINE, Variant
 
 BOTH, CHANNEL, SPATIAL = "cbam", "cbam-channel", "cbam-spatial"
+EFFECTS = ("channel", "spatial", "interaction")
 
 
 class Square(NamedTuple):
@@ -28,25 +30,40 @@ class Square(NamedTuple):
     both: Variant
 
 
-def factorial(variants: Sequence[Variant], evaluations: Evaluations, metric: Metric) -> dict[str, Any] | None:
+def factorial(
+    variants: Sequence[Variant], evaluations: Evaluations, plan: AnalysisPlan, effects: Sequence[Mapping[str, Any]]
+) -> dict[str, Any] | None:
     """Main effects and interaction of the halves, from the first complete square among the variants.
 
     The main effect of a half is what it adds on average over networks without and with the other half; the
     interaction is what both add together beyond the sum of what each adds alone. All are paired by seed and image, with
-    crossed intervals.
+    crossed intervals. Their p-values are corrected over all effects of all squares (Holm), and count only where a
+    variant of the square has an effect itself.
 
     Args:
         variants: the columns of a comparison.
         evaluations: predictions of every run.
-        metric: what the variants are compared by.
+        plan: how they are analysed.
+        effects: of the variants against the baseline, as JSON values.
 
     Returns:
         JSON values: "channel", "spatial" and "interaction" with mean, low, high, ...; "cells" with the mean score of
         "none", "channel", "spatial" and "both"; their "variants" by name; and in "others" further squares of the same
         shape, for other orders, options or places. None without a complete square.
     """
-    found = [_effects(square, evaluations, metric) for square in squares(variants)]
-    return {**found[0], "others": found[1:]} if found else None
+    contrasts = Contrasts(evaluations, plan)
+    passed = {e["variant"]: e["p_adjusted"] for e in effects if e["against"] == BASELINE}
+    kept = [square for square in squares(variants) if contrasts.seeds(*(v.name for v in square))]
+    found = [_effects(square, contrasts, plan) for square in kept]
+    gates = [min(passed.get(v.name, 1.0) for v in square[1:]) for square in kept for _ in EFFECTS]
+    adjusted = gated([effect.p_value for effects, _ in found for effect in effects.values()], gates)
+    entries = []
+    for place, (square, (of_square, cells)) in enumerate(zip(kept, found, strict=True)):
+        p_values = adjusted[len(EFFECTS) * place : len(EFFECTS) * (place + 1)]
+        tested = {n: {**e.to_json(), "p_adjusted": p} for (n, e), p in zip(of_square.items(), p_values, strict=True)}
+        names = {half: variant.name for half, variant in square._asdict().items()}
+        entries.append({**tested, "cells": cells, "variants": names})
+    return {**entries[0], "others": entries[1:]} if entries else None
 
 
 def squares(variants: Sequence[Variant]) -> Iterator[Square]:
@@ -78,17 +95,16 @@ def _settings(variant: Variant) -> dict[str, Any]:
     return settings
 
 
-def _effects(square: Square, evaluations: Evaluations, metric: Metric) -> dict[str, Any]:
-    scores = {half: score_matrix(evaluations[variant.name], metric) for half, variant in square._asdict().items()}
+def _effects(square: Square, contrasts: Contrasts, plan: AnalysisPlan) -> tuple[dict[str, Effect], dict[str, float]]:
+    """The three effects, and the mean score in each cell."""
+    seeds = contrasts.seeds(*(variant.name for variant in square))
+    scores = {half: contrasts.matrix(variant.name, seeds) for half, variant in square._asdict().items()}
     none, channel, spatial, both = (scores[half] for half in Square._fields)
-    limit = metric.bounds[1] - metric.bounds[0]
-    effects = {
-        "channel": crossed_effect(((channel - none) + (both - spatial)) / 2, limit=limit),
-        "spatial": crossed_effect(((spatial - none) + (both - channel)) / 2, limit=limit),
-        "interaction": crossed_effect((both - spatial) - (channel - none), limit=2 * limit),
-    }
-    return {
-        **{name: effect.to_json() for name, effect in effects.items()},
-        "cells": {half: float(matrix.mean()) for half, matrix in scores.items()},
-        "variants": {half: variant.name for half, variant in square._asdict().items()},
-    }
+    differences = (
+        ((channel - none) + (both - spatial)) / 2,
+        ((spatial - none) + (both - channel)) / 2,
+        (both - spatial) - (channel - none),
+    )
+    limits = (plan.limit, plan.limit, 2 * plan.limit)
+    effects = (crossed_effect(d, limit=limit) for d, limit in zip(differences, limits, strict=True))
+    return dict(zip(EFFECTS, effects, strict=True)), {half: float(matrix.mean()) for half, matrix in scores.items()}

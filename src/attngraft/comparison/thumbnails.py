@@ -21,9 +21,9 @@ def write_samples(
     context: ComparisonContext, variants: Sequence[Variant], evaluations: Evaluations
 ) -> list[dict[str, Any]]:
     """Write a thumbnail of each changed image and return the entries for `comparison.json`."""
-    test, metric = context.dataset.test, context.metric
+    test = context.dataset.test
     found = []
-    for change in changed_images(variants, evaluations, context.task, metric):
+    for change in changed_images(variants, evaluations, context.task, context.analysis):
         file = f"samples/{change.position:06d}.png"
         _write_thumbnail(context.folder / file, test.image(change.position))
         found.append(

@@ -8,6 +8,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..costs import (
     Latency,
@@ -18,6 +19,7 @@ from ..costs import (
 from ..surgery import load
 from ..training import FitResult
 from .comparison_context import ComparisonContext
+from .run_all import Results
 from .variants import BASELINE, Variant
 
 LATENCY_BATCH = 8
@@ -27,11 +29,15 @@ def variant_table(
     context: ComparisonContext,
     variants: Sequence[Variant],
     seeds: Sequence[int],
-    results: Mapping[str, Sequence[FitResult]],
+    results: Results,
 ) -> list[dict[str, Any]]:
     """One JSON object per variant, the baseline first."""
-    latencies = _latencies(context, variants, seeds)
-    rows = [_row(context, v, seeds, results[v.name], latencies[BASELINE if v.is_again else v.name]) for v in variants]
+    models = {variant.name: _model(context, variant, seeds, results) for variant in variants}
+    latencies = _latencies(context, {v.name: models[v.name] for v in variants if not v.is_again})
+    rows = [
+        _row(context, v, models[v.name], results.finished[v.name], latencies[BASELINE if v.is_again else v.name])
+        for v in variants
+    ]
     base = rows[0]
     for row in rows:
         row["parameters_added"] = row["parameters"] - base["parameters"]
@@ -39,47 +45,51 @@ def variant_table(
     return rows
 
 
+def _model(context: ComparisonContext, variant: Variant, seeds: Sequence[int], results: Results) -> nn.Module:
+    """A trained model of the variant; an untrained one where all of its runs diverged."""
+    for seed in results.finished[variant.name]:
+        return load(context.run_dir(variant, seed))
+    return context.build(variant, seeds[0])
+
+
 def _row(
-    context: ComparisonContext, variant: Variant, seeds: Sequence[int], runs: Sequence[FitResult], latency: Latency
+    context: ComparisonContext, variant: Variant, model: nn.Module, runs: Mapping[int, FitResult], latency: Latency
 ) -> dict[str, Any]:
     """One variant: its scores over the seeds, and what it costs."""
     name, plan = context.metric.name, context.plans[variant.name]
-    model = load(context.run_dir(variant, seeds[0]))
-    scores = [run.evaluation.value(name) for run in runs]
+    scores = [run.evaluation.value(name) for run in runs.values()]
+    means = {f"{name}_mean": sum(scores) / len(scores)} if scores else {}
+    loss = {"loss_mean": sum(run.evaluation.loss for run in runs.values()) / len(runs)} if runs else {}
     return {
         "name": variant.name,
         "slug": variant.slug,
         "role": variant.role,
         f"{name}_per_seed": scores,
-        f"{name}_mean": sum(scores) / len(scores),
-        "loss_mean": sum(run.evaluation.loss for run in runs) / len(runs),
+        **means,
+        **loss,
         "parameters": count_parameters(model),
         "macs": count_macs(model, context.preprocessing.input.shape),
         "latency_ms": asdict(latency),
-        "train_time_s": [run.train_time_s for run in runs],
+        "train_time_s": [run.train_time_s for run in runs.values()],
         "sites": len(plan.sites) if plan else 0,
         "plan": plan.to_dict() if plan else None,
-        "runs": [context.run_dir(variant, seed).relative_to(context.folder).as_posix() for seed in seeds],
+        "runs": [context.run_dir(variant, seed).relative_to(context.folder).as_posix() for seed in runs],
     }
 
 
-def _latencies(context: ComparisonContext, variants: Sequence[Variant], seeds: Sequence[int]) -> dict[str, Latency]:
+def _latencies(context: ComparisonContext, models: Mapping[str, nn.Module]) -> dict[str, Latency]:
     """Latency of every variant, measured side by side in the comparison's precision."""
     layout = context.precision.memory_format
-    models = {
-        variant.name: load(context.run_dir(variant, seeds[0])).to(context.device).to(memory_format=layout)
-        for variant in variants
-        if not variant.is_again
-    }
+    placed = {name: model.to(context.device).to(memory_format=layout) for name, model in models.items()}
     shape = context.preprocessing.input.shape
     example = torch.zeros(LATENCY_BATCH, *shape, device=context.device).to(memory_format=layout)
     with context.precision.autocast(context.device):
-        return measure_latency(models, example)
+        return measure_latency(placed, example)
 
 
 def price(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """What a variant costs, as the end of a sentence."""
-    if not row["sites"]:
+    if not row["sites"] or not row["train_time_s"] or not base["train_time_s"]:
         return ""
     parameters = 100 * row["parameters_added"] / base["parameters"]
     macs = 100 * row["macs_added"] / base["macs"]
@@ -87,5 +97,5 @@ def price(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     training = 100 * (median(row["train_time_s"]) / median(base["train_time_s"]) - 1)
     return (
         f"; its price at {row['sites']} sites: {parameters:+.1f} % parameters, {macs:+.1f} % multiply-accumulates, "
-        f"{latency:+.0f} % latency, {training:+.0f} % training time"
+        f"{latency:+.0f} % latency, {training:+.0f} % training time for the same epochs"
     )

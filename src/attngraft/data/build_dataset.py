@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from ..errors import ConfigError, DataError
 from .class_names import quoted
 from .dataset import DataReport, Dataset, ImageSet
 from .geometry import part_cut_off
-from .leaks import find_leaks, image_families, without_leaks
+from .image_groups import COPIES, check_group_by, column_of, groups_by_path
+from .leaks import FoundLeaks, find_leaks, image_families, without_leaks
 from .pixel_store import PixelStore, Progress, empty_store
 from .read_image import PIXEL_CAP
 from .splits import carve, carve_loosely, thin
@@ -57,6 +58,7 @@ class LoadOptions:
     limit: int | None = None
     fix_leaks: bool = False
     task: str | None = None
+    group_by: str | None = None
     channels: int = 3
     resize: Resize = "crop"
     progress: Progress | None = None
@@ -65,6 +67,8 @@ class LoadOptions:
         check_at_least_1(image_size=self.image_size, pixel_cap=self.pixel_cap, limit=self.limit, channels=self.channels)
         if not 0 <= self.val_fraction < 1:
             raise ConfigError(f"val_fraction is {self.val_fraction}: expected 0 or more and less than 1.")
+        if self.group_by is not None:
+            check_group_by(self.group_by)
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"test_fraction is {self.test_fraction}: expected more than 0 and less than 1.")
 
@@ -77,6 +81,7 @@ class Pool:
         targets: what each image is labelled with.
         splits: "train", "val" or "test" per image, or "" where the source has no splits.
         boxes: (N, 4) in pixels of the stored image, or None.
+        groups: (N,) text from a column of the source, or None.
     """
 
     name: str
@@ -87,6 +92,7 @@ class Pool:
     pixel_hashes: tuple[str, ...] = ()
     store: PixelStore = field(default_factory=empty_store)
     boxes: np.ndarray | None = None
+    groups: np.ndarray | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     mirrorable: bool = True
@@ -95,7 +101,7 @@ class Pool:
     def images(self) -> ImageSet:
         """All of them, whatever their split."""
         rows = np.arange(len(self.ids))
-        return ImageSet(self.ids, self.targets, self.pixel_hashes, self.store, rows, self.boxes)
+        return ImageSet(self.ids, self.targets, self.pixel_hashes, self.store, rows, self.boxes, self.groups)
 
 
 def assemble(pool: Pool, options: LoadOptions) -> Dataset:
@@ -104,9 +110,11 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
     Raises:
         DataError: a class has no image in a split, too few to be split, or none without a copy in an earlier split.
     """
+    pool = _grouped(pool, options)
     everything = pool.images
     families, notes = image_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
-    splits, made = _complete_splits(pool, options, families or pool.pixel_hashes)
+    together = families or pool.pixel_hashes if pool.groups is None else tuple(pool.groups.tolist())
+    splits, made = _complete_splits(pool, options, together)
     check_classes(pool, splits)
     for name in ("train", "test"):
         if name not in splits:
@@ -122,6 +130,8 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         *made,
         *notes,
         *leaks.notes,
+        *_shared_groups(present),
+        *_copies_in_test(present["test"], leaks),
         *_label_conflicts(present),
         *_missing_labels(present, pool.classes),
         *_cut_off(pool.store, options),
@@ -137,6 +147,45 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         fingerprint=fingerprint_of(pool.classes, present),
         mirrorable=pool.mirrorable,
         task=pool.targets.task,
+        grouped_by=options.group_by,
+    )
+
+
+def _grouped(pool: Pool, options: LoadOptions) -> Pool:
+    """The pool with the group of each image, where a rule is given.
+
+    Raises:
+        DataError: an image has no group.
+    """
+    if options.group_by is None or pool.groups is not None:
+        return pool
+    if column_of(options.group_by) is not None:
+        raise DataError(f"group_by is {options.group_by!r} and {pool.name} has no columns: only a CSV file has them.")
+    if options.group_by == COPIES:
+        return replace(pool, groups=np.array(image_families(pool.images)[0]))
+    strata = strata_of(pool.targets).tolist()
+    return replace(pool, groups=np.array(groups_by_path(pool.ids, strata, options.group_by)))
+
+
+def _shared_groups(sets: dict[str, ImageSet]) -> tuple[str, ...]:
+    """A sentence where images of one group stand in training and test images."""
+    groups = {name: set(images.groups.tolist()) for name, images in sets.items() if images.groups is not None}
+    shared = groups["test"] & (groups["train"] | groups.get("val", set())) if groups else set()
+    if not shared:
+        return ()
+    return (
+        f"{len(shared)} of {len(groups['test'])} groups of the test images are among the training images too: results "
+        "hold for more images of known groups, not for new groups.",
+    )
+
+
+def _copies_in_test(test: ImageSet, leaks: FoundLeaks) -> tuple[str, ...]:
+    """A sentence where test images are copies of each other, and nobody said that they belong together."""
+    if test.groups is not None or not leaks.copies_in_test:
+        return ()
+    return (
+        f"{leaks.copies_in_test} of {len(test)} test images are nearly equal to other test images: verdicts count them as "
+        "independent, which --group-by copies (group_by='copies') does not.",
     )
 
 

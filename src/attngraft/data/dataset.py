@@ -26,6 +26,7 @@ class ImageSet:
         store: where the pixels lie, shared between the splits.
         rows: (N,) int64, the place of each image in the store.
         boxes: (N, 4) float32, x0 y0 x1 y1 of the object in pixels of the stored image, or None where unknown.
+        groups: (N,) text, the same for images that belong together; None where every image stands for itself.
     """
 
     ids: tuple[str, ...]
@@ -34,6 +35,7 @@ class ImageSet:
     store: Pixels
     rows: np.ndarray
     boxes: np.ndarray | None = None
+    groups: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "targets", as_targets(self.targets))
@@ -66,6 +68,7 @@ class ImageSet:
             store=self.store,
             rows=self.rows[chosen],
             boxes=None if self.boxes is None else self.boxes[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
         )
 
 
@@ -103,6 +106,7 @@ class Dataset:
         mirrorable: False where a mirrored image means something else, as with digits.
         origin: where it was loaded from and how it was split; None for one that was put together by hand.
         task: name of the task that the targets are for.
+        grouped_by: the rule that the images' groups come from; None without groups.
     """
 
     name: str
@@ -115,6 +119,7 @@ class Dataset:
     mirrorable: bool = True
     origin: Origin | None = None
     task: str = "classification"
+    grouped_by: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +128,8 @@ class Origin:
 
     Attributes:
         source: name of a built-in data set, or the absolute path of the folder.
-        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task: as for `load_data`.
+        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by: as for
+            `load_data`.
     """
 
     source: str
@@ -134,3 +140,4 @@ class Origin:
     skip_broken: bool = False
     fix_leaks: bool = False
     task: str | None = field(default=None, metadata=ADDED)
+    group_by: str | None = field(default=None, metadata=ADDED)

@@ -32,6 +32,7 @@ class ImageTable:
         paths: as they are written; relative to the folder of the files.
         splits: "train", "val" or "test" per image, or "" where the files have no splits.
         places: "line 3 of labels.csv" per image, for error messages.
+        groups: the cell of the column of groups per image; None where no column is named.
     """
 
     names: tuple[str, ...]
@@ -40,6 +41,7 @@ class ImageTable:
     targets: Targets
     places: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    groups: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -90,12 +92,13 @@ def read_labels(table: Path, *, partly: bool = False) -> tuple[list[str], list[s
     return [path for path, _ in found], [label for _, label in found]
 
 
-def read_image_table(files: Mapping[str, Path], task: str | None = None) -> ImageTable:
+def read_image_table(files: Mapping[str, Path], task: str | None = None, group_column: str | None = None) -> ImageTable:
     """Images, their splits and their targets.
 
     Args:
         files: by split; the key "" for one file that may have a column called split.
         task: "classification", "multilabel" or "regression"; from the names of the columns where not given.
+        group_column: the column that says which images belong together; it is no target.
 
     Raises:
         DataError: what a file says cannot be understood; names the line.
@@ -110,7 +113,10 @@ def read_image_table(files: Mapping[str, Path], task: str | None = None) -> Imag
                 f"{printable(part.file)} has the columns {','.join(part.columns)} and {printable(first.file)} "
                 f"{','.join(first.columns)}: expected the same in both."
             )
-    task, columns, notes = _chosen_columns(first, task)
+    if group_column is not None and group_column not in first.columns:
+        shown = nearest(group_column, first.columns)
+        raise DataError(f"{printable(first.file)} has no column {group_column!r} to group images by: {shown}")
+    task, columns, notes = _chosen_columns(first, task, group_column)
     if not any(part.rows for part in parts.values()):
         raise DataError(f"{printable(first.file)} lists no images: expected one line for each.")
     kept = _without_repeats({split: _with_splits(part, split) for split, part in parts.items()}, columns)
@@ -124,6 +130,7 @@ def read_image_table(files: Mapping[str, Path], task: str | None = None) -> Imag
         targets=targets,
         places=tuple(line.part.place(line.row) for line in kept),
         notes=tuple(notes),
+        groups=None if group_column is None else tuple(_group(line, group_column) for line in kept),
     )
 
 
@@ -190,9 +197,18 @@ def is_image_table(file: Path) -> bool:
     return "path" in map(_column, cells) or Path(cells[0]).suffix.lower() in EXTENSIONS
 
 
-def _chosen_columns(lines: _Lines, task: str | None) -> tuple[str, tuple[str, ...], list[str]]:
+def _group(line: _Line, column: str) -> str:
+    cell = line.cell(column)
+    if not cell:
+        raise line.error(f"{column} is empty, expected the group of the image")
+    return cell
+
+
+def _chosen_columns(
+    lines: _Lines, task: str | None, group_column: str | None
+) -> tuple[str, tuple[str, ...], list[str]]:
     """The task, the columns of its targets, and notes on both."""
-    others = tuple(name for name in lines.columns if name not in ("path", "split"))
+    others = tuple(name for name in lines.columns if name not in ("path", "split", group_column))
     if not others:
         raise DataError(f"{printable(lines.file)} has nothing to learn: {_LAYOUT}.")
     named = [name for name in ("label", "labels") if name in others]

@@ -28,11 +28,16 @@ Leaks = tuple[tuple[str, str], ...]
 
 @dataclass(frozen=True)
 class FoundLeaks:
-    """(id, id) of images in two splits, and a note where not all were looked for."""
+    """(id, id) of images in two splits, and a note where not all were looked for.
+
+    Attributes:
+        copies_in_test: how many test images are alike, but not equal, to another test image.
+    """
 
     exact: Leaks
     near: Leaks
     notes: tuple[str, ...] = ()
+    copies_in_test: int = 0
 
 
 def find_leaks(sets: Mapping[str, ImageSet]) -> FoundLeaks:
@@ -48,7 +53,12 @@ def find_leaks(sets: Mapping[str, ImageSet]) -> FoundLeaks:
         return FoundLeaks(exact, (), (_left_out(comparisons),))
     drawn = {name: sketches(images) for name, images in sets.items()}
     near = tuple(pair for one, other in pairs for pair in _near(sets[one], sets[other], drawn[one], drawn[other]))
-    return FoundLeaks(exact, near)
+    return FoundLeaks(exact, near, copies_in_test=_copies(drawn["test"]) if "test" in drawn else 0)
+
+
+def _copies(drawn: Sketches) -> int:
+    """How many images are alike to another one of the same set."""
+    return len(np.unique(near_pairs(drawn)[:, 0])) if len(drawn) ** 2 <= MOST_PAIRS else 0
 
 
 def image_families(images: ImageSet) -> tuple[tuple[str, ...], tuple[str, ...]]:

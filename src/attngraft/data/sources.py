@@ -25,6 +25,7 @@ from .build_dataset import (
 from .dataset import Dataset, Origin
 from .digits import CANVAS, TRAIN_COUNT, render_splits
 from .folders import SPLIT_NAMES, scan_folder, subfolders, training_folders
+from .image_groups import column_of
 from .image_table import ImageTable, is_image_table, read_image_table
 from .leaks import SPLITS
 from .pixel_store import (
@@ -70,6 +71,7 @@ def load_data(
     limit: int | None = None,
     fix_leaks: bool = False,
     task: str | None = None,
+    group_by: str | None = None,
     channels: int = 3,
     resize: Resize = "crop",
     progress: Progress | None = None,
@@ -95,6 +97,9 @@ def load_data(
             moved to the first of train, val and test elsewhere.
         task: "classification", "multilabel" or "regression" for a CSV file or a data set in Python; by its columns or
             targets where not given.
+        group_by: what makes images belong together, so that statistics count groups and splits keep them on one side:
+            "folder", "copies" (nearly equal images), "column:NAME" of a CSV file, or a regular expression on the paths,
+            whose first group or whole match is the name.
         channels: 3 for 8-bit RGB; others, see `read_image`.
         resize: how images will be brought to the input; "crop" notes how much is cut off where that is much.
         progress: called with (images done, images in all).
@@ -117,6 +122,7 @@ def load_data(
         limit=limit,
         fix_leaks=fix_leaks,
         task=task,
+        group_by=group_by,
         channels=channels,
         resize=resize,
         progress=progress,
@@ -128,7 +134,7 @@ def load_data(
     builtin = isinstance(source, str) and source in SOURCES
     path = Path(source).expanduser()
     place = str(source) if builtin else str(path.absolute())
-    origin = Origin(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task)
+    origin = Origin(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by)
     if builtin:
         pool = SOURCES[str(source)].load(options)
     elif isinstance(source, str) and not path.exists():
@@ -198,12 +204,15 @@ def load_tables(files: Mapping[str, Path], source: Path, options: LoadOptions) -
     Raises:
         DataError: see `read_image_table`; images that are not there, or cannot be read and `skip_broken` is off.
     """
-    table = read_image_table(files, options.task)
+    table = read_image_table(files, options.task, column_of(options.group_by))
     folder = next(iter(files.values())).parent
     if not options.skip_broken:
         _check_files(table, folder)
     name = source.stem if source.is_file() else source.resolve().name
-    named = Pool(name, table.names, table.paths, table.targets, np.asarray(table.splits), notes=table.notes)
+    groups = None if table.groups is None else np.array(table.groups)
+    named = Pool(
+        name, table.names, table.paths, table.targets, np.asarray(table.splits), groups=groups, notes=table.notes
+    )
     if "" not in table.splits:
         check_classes(named, named.splits)  # before hours of decoding
     return _decoded(named, folder, options)
@@ -247,6 +256,7 @@ def _decoded(named: Pool, folder: Path, options: LoadOptions) -> Pool:
         ids=tuple(named.ids[i] for i in kept),
         targets=named.targets.select(kept),
         splits=named.splits[kept],
+        groups=None if named.groups is None else named.groups[kept],
         pixel_hashes=decoded.hashes,
         store=decoded.store,
         skipped=skipped,

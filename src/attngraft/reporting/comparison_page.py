@@ -76,6 +76,8 @@ def _content(run_dir: Path, comparison: ComparisonRecord, heading: str) -> dict[
         "lead": _lead(comparison),
         "verdicts": _verdicts(comparison, comparison.against_baseline),
         "control_verdicts": _verdicts(comparison, against_controls),
+        "notes": list(comparison.notes),
+        "left_out": [f"{run.variant}, seed {run.seed}: {run.reason}" for run in comparison.left_out],
         "warnings": _warnings(comparison, predictions, curves),
         "variants": variant_table(comparison),
         "charts": [drawing for drawing in drawings if drawing],
@@ -195,8 +197,23 @@ def _protocol(comparison: ComparisonRecord, recipe: Mapping[str, Any]) -> list[t
         *recipe_facts(recipe),
         ("precision", f"{precision.dtype}, {precision.layout}" if precision else "not chosen yet"),
         ("interval", "crossed analysis of variance, seeds x test images, Satterthwaite's degrees of freedom, 95 %"),
-        ("correction", "Holm's, over the effects that were tested together; by class, over the classes of a variant"),
+        *_analysis(comparison),
+        ("correction", "attentions against the baseline first (Holm's); the rest only where that found an effect"),
     ]
+
+
+def _analysis(comparison: ComparisonRecord) -> list[tuple[str, str]]:
+    """What was fixed before the runs."""
+    analysis, found = comparison.analysis, []
+    if analysis.group_by is not None:
+        found.append(("groups", f"{analysis.groups} of test images, by {analysis.group_by}; the unit is the group"))
+    if analysis.margin is not None:
+        found.append(("margin", f"{analysis.margin:g} {comparison.metric.unit}".rstrip()))
+    if analysis.looks is not None:
+        stopped = f"; stopped: {comparison.stopped}" if comparison.stopped else ""
+        planned = ", ".join(map(str, analysis.looks))
+        found.append(("looks", f"planned at {planned} seeds, O'Brien-Fleming spending{stopped}"))
+    return found
 
 
 def _all_predictions(run_dir: Path, comparison: ComparisonRecord) -> dict[str, dict[str, Predictions]]:
@@ -241,7 +258,7 @@ def effect_chart(comparison: ComparisonRecord) -> Chart | None:
     effects, metric = comparison.effects, comparison.metric
     note = (
         f"Dot: mean paired difference to '{comparison.baseline}', or to the control that is named. "
-        "Line: 95 % interval over seeds and test images. "
+        "Line: interval over seeds and test images. "
         "Shaded: effects smaller than this comparison finds with 80 % power."
     )
     return interval_chart(
@@ -251,7 +268,7 @@ def effect_chart(comparison: ComparisonRecord) -> Chart | None:
         note,
         unit=metric.unit,
         label=axis_label(f"difference in {metric.label}", metric.unit, difference=True),
-        colors=[{"helps": BETTER, "hurts": WORSE}.get(effect.verdict, INK) for effect in effects],
+        colors=[{"helps": BETTER, "hurts": WORSE, "diverged": WORSE}.get(effect.verdict, INK) for effect in effects],
         blind=[None if effect.verdict == "one seed" else effect.smallest_detectable for effect in effects],
         told=[effect.verdict for effect in effects],
         row_height=0.38,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 
-from ..comparison.comparison_record import ComparisonRecord, SquareRecord, VariantRecord
+from ..comparison.comparison_record import ComparisonRecord, EffectRecord, SquareRecord, VariantRecord
 from ..costs import Latency
 from .number_format import (
     MISSING,
@@ -25,7 +25,9 @@ EFFECTS = {"channel": "channel gates", "spatial": "spatial gates", "interaction"
 
 def sample_size(comparison: ComparisonRecord) -> str:
     """How many seeds and test images the numbers rest on."""
-    return f"{_seeds(comparison)} x {comparison.data.test_images:,} test images"
+    groups = comparison.analysis.groups
+    in_groups = "" if groups is None else f" in {groups:,} groups"
+    return f"{_seeds(comparison)} x {comparison.data.test_images:,} test images{in_groups}"
 
 
 def baseline_first(comparison: ComparisonRecord) -> list[VariantRecord]:
@@ -90,8 +92,8 @@ def effect_table(comparison: ComparisonRecord) -> Table:
     unit = comparison.metric.unit
     of_unit = words_for(unit, " (", ")")
     columns = (
-        *("variant", "against", f"effect{of_unit}", "95 % interval", f"standard error{of_unit}", "df", "p"),
-        *("p, Holm", f"smallest detectable{of_unit}", "more seeds needed", "images needed"),
+        *("variant", "against", f"effect{of_unit}", "interval", f"standard error{of_unit}", "df", "p", "p, corrected"),
+        *(f"could have seen{of_unit}", f"by seed{of_unit}", "answers that differ"),
     )
     rows = tuple(
         (
@@ -103,12 +105,28 @@ def effect_table(comparison: ComparisonRecord) -> Table:
             decimal(effect.degrees_of_freedom, 1),
             decimal(effect.p_value, 4),
             decimal(effect.p_adjusted, 4),
-            format_difference(effect.smallest_detectable, unit, 2).lstrip("+"),
-            *("none" if n is None else f"{n:,}" for n in (effect.needed_seeds, effect.needed_images)),
+            _detectable(effect, unit),
+            _by_seed(effect, unit),
+            MISSING if effect.answers_differ is None else f"{100 * effect.answers_differ:.1f} %",
         )
         for effect in comparison.effects
     )
     return Table(f"Paired differences in {comparison.metric.label}", columns, rows, frozenset({1}))
+
+
+def _detectable(effect: EffectRecord, unit: str) -> str | Noted:
+    values = (effect.smallest_detectable, effect.detectable_low, effect.detectable_high)
+    size, low, high = ("" if v is None else format_difference(v, unit, 2).lstrip("+") for v in values)
+    return Noted(size, f"{low} to {high}") if low and low != high else size
+
+
+def _by_seed(effect: EffectRecord, unit: str) -> str:
+    """The effect of each seed, in the order of the seeds."""
+    shown = [
+        f"{seed}: {format_difference(mean, unit)}"
+        for seed, mean in zip(effect.paired_seeds, effect.seed_effects, strict=False)
+    ]
+    return ", ".join(shown) or MISSING
 
 
 def class_table(comparison: ComparisonRecord) -> Table:
@@ -127,7 +145,14 @@ def class_table(comparison: ComparisonRecord) -> Table:
         if effect.variant not in comparison.controls
         for entry in effect.per_class
     )
-    columns = ("class", "variant", "test images", f"effect{words_for(unit, ' (', ')')}", "95 % interval", "p, Holm")
+    columns = (
+        "class",
+        "variant",
+        "test images",
+        f"effect{words_for(unit, ' (', ')')}",
+        "95 % interval",
+        "p, corrected",
+    )
     return Table(f"Effect by class against '{comparison.baseline}'", columns, rows, frozenset({1}))
 
 
@@ -152,9 +177,17 @@ def _cells(square: SquareRecord, comparison: ComparisonRecord) -> Table:
 def _effects(square: SquareRecord, comparison: ComparisonRecord) -> Table:
     unit = comparison.metric.unit
     effects = {word: getattr(square, key) for key, word in EFFECTS.items()}
-    rows = tuple((word, format_difference(e.mean, unit, 2), format_interval(e, unit)) for word, e in effects.items())
+    rows = tuple(
+        (
+            word,
+            format_difference(e.mean, unit, 2),
+            format_interval(e, unit),
+            MISSING if e.p_adjusted is None else decimal(e.p_adjusted, 3),
+        )
+        for word, e in effects.items()
+    )
     caption = f"Main effects and interaction, '{square.variants.both}'"
-    return Table(caption, ("", unit or "difference", "95 % interval"), rows)
+    return Table(caption, ("", unit or "difference", "95 % interval", "p, corrected"), rows)
 
 
 def _seeds(comparison: ComparisonRecord) -> str:

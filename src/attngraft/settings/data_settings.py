@@ -42,6 +42,16 @@ class DataSettings:
     fix_leaks: bool = setting(
         False, "Keep images that are equal, or copies saved again, on one side of the splits.", flag=True
     )
+    group_by: str | None = setting(
+        None,
+        "What makes images belong together, for statistics and splits: folder, copies, column:NAME or a regular "
+        "expression on the paths.",
+        flag=True,
+        metavar="RULE",
+    )
+    resample_train: float = setting(
+        1.0, "Part of the training images that each seed draws for itself, stratified.", flag=True
+    )
     limit: int | None = setting(None, "Use at most this many images (of each split).", flag=True)
     root: str | None = setting(None, "Folder of the torchvision data sets.", flag=True, metavar="FOLDER")
     download: bool = setting(False, "Download data sets that are missing.", flag=True)
@@ -50,6 +60,8 @@ class DataSettings:
     def __post_init__(self) -> None:
         if self.image_size is not None and min(sides(self.image_size)) < 8:
             raise ConfigError(f"image_size is {self.image_size}: expected at least 8 pixels.")
+        if not 0 < self.resample_train <= 1:
+            raise ConfigError(f"resample_train is {self.resample_train}: expected more than 0, at most 1.")
         if self.resize is not None and self.resize not in RESIZES:
             raise ConfigError(f"resize is {self.resize!r}: {nearest(self.resize, RESIZES)}")
         if self.channels is not None and not 1 <= self.channels <= MOST_CHANNELS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from .bootstrap import Interval
 from .multiplicity import holm
 
 Floats = NDArray[np.float64]
-Method = Literal["crossed", "images only", "no variation", "one image"]
+Method = Literal["crossed", "images only", "no variation", "one image", "folds"]
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,14 @@ class Effect:
         image_variance: variance component of the images.
         residual_variance: what remains, for one seed and one image.
         confidence: of the interval.
+        exclusion_low: effects below this can be excluded. At most `low`, and below it where few answers differ: the
+            interval is computed with two more images, one that got better and one that got worse (Bonett and Price),
+            and reaches at least as far as the rule of three. None in records of earlier versions.
+        exclusion_high: effects above this can be excluded.
         seed_variance_known: False with one seed; the interval then holds for this pair of trained models only.
         method: "crossed"; "images only" (one seed); "no variation" (all differences equal: the interval is the
-            exact bound on how often an unseen image could deviate, the rule of three); "one image".
+            exact bound on how often an unseen image could deviate, the rule of three); "one image"; "folds" (repeated
+            cross-validation).
     """
 
     mean: float
@@ -59,6 +64,16 @@ class Effect:
     confidence: float = 0.95
     seed_variance_known: bool = True
     method: Method = "crossed"
+    exclusion_low: float | None = None
+    exclusion_high: float | None = None
+
+    def excludes_below(self, value: float) -> bool:
+        """Whether a true effect of this or less can be excluded at this confidence."""
+        return (self.low if self.exclusion_low is None else self.exclusion_low) > value
+
+    def excludes_above(self, value: float) -> bool:
+        """Whether a true effect of this or more can be excluded at this confidence."""
+        return (self.high if self.exclusion_high is None else self.exclusion_high) < value
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, all of them finite."""
@@ -111,19 +126,36 @@ def crossed_effect(difference: ArrayLike, *, confidence: float = 0.95, limit: fl
     (0.5, 0.289, 1.5)
     """
     matrix = _checked(difference, confidence)
+    if limit is None:
+        limit = 1.0 if np.abs(matrix).max() <= 1 else math.inf
+    effect = _analysed(matrix, confidence)
+    return _cut(_with_exclusion(effect, matrix, limit), limit)
+
+
+def _analysed(matrix: Floats, confidence: float) -> Effect:
     seeds, images = matrix.shape
     mean = float(matrix.mean())
     if np.ptp(matrix) == 0:
-        effect = _without_variation(mean, seeds, images, confidence)
-    elif images == 1:
-        effect = _with_one_image(mean, matrix, confidence)
-    elif seeds == 1:
-        effect = _with_one_seed(mean, matrix, confidence)
-    else:
-        effect = _crossed(mean, matrix, confidence)
-    if limit is None:
-        limit = 1.0 if np.abs(matrix).max() <= 1 else math.inf
-    return _cut(effect, limit)
+        return _without_variation(mean, seeds, images, confidence)
+    if images == 1:
+        return _with_one_image(mean, matrix, confidence)
+    return _with_one_seed(mean, matrix, confidence) if seeds == 1 else _crossed(mean, matrix, confidence)
+
+
+def _with_exclusion(effect: Effect, matrix: Floats, limit: float) -> Effect:
+    """The effect with the ends that exclusions rest on; those of the interval where differences have no limit.
+
+    Where few answers differ, the images that would deviate are perhaps not among those tested, and the variance that
+    is seen is too small. Source: Bonett and Price, Journal of Educational and Behavioral Statistics 37 (2012) 479-488.
+    """
+    if not math.isfinite(limit) or effect.method == "one image":
+        return replace(effect, exclusion_low=effect.low, exclusion_high=effect.high)
+    pseudo = np.tile([limit, -limit], (effect.seeds, 1))
+    wider = _analysed(np.concatenate([matrix, pseudo], axis=1), effect.confidence)
+    floor = limit * (1 - (1 - effect.confidence) ** (1 / effect.images))
+    half = max(wider.high - wider.mean, floor)
+    low, high = min(effect.low, effect.mean - half), max(effect.high, effect.mean + half)
+    return replace(effect, exclusion_low=max(low, -limit), exclusion_high=min(high, limit))
 
 
 def per_class_effects(
@@ -240,8 +272,7 @@ def _t_interval(
 def _cut(effect: Effect, limit: float) -> Effect:
     if max(abs(effect.low), abs(effect.high)) <= limit:
         return effect
-    values = asdict(effect) | {"low": max(effect.low, -limit), "high": min(effect.high, limit)}
-    return Effect(**values)
+    return replace(effect, low=max(effect.low, -limit), high=min(effect.high, limit))
 
 
 def _checked(difference: ArrayLike, confidence: float) -> Floats:

@@ -23,3 +23,21 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     adjusted = np.empty_like(p)
     adjusted[order] = np.minimum(stepped, 1.0)
     return tuple(float(value) for value in adjusted)
+
+
+def gated(p_values: Sequence[float], gates: Sequence[float]) -> tuple[float, ...]:
+    """Correct a later family: Holm within it, and no p-value below that of the earlier result which opens it.
+
+    Under the null hypothesis everywhere a later family is then entered only after a false alarm in the first one, so
+    all families together raise a false alarm no more often than the first one alone.
+
+    Args:
+        p_values: of the family.
+        gates: of each, the corrected p-value of the earlier result.
+
+    Source: serial gatekeeping, Dmitrienko and Tamhane, Pharmaceutical Statistics 6 (2007) 171-180.
+
+    >>> gated([0.01, 0.02], [0.001, 0.3])
+    (0.02, 0.3)
+    """
+    return tuple(max(p, gate) for p, gate in zip(holm(p_values), gates, strict=True))

@@ -16,8 +16,13 @@ from .contract import Array, Floats, Rows
 
 def balanced_accuracy(rows: Rows) -> float:
     """Mean recall over the classes that occur."""
+    return float(np.nanmean(recalls(rows)))
+
+
+def recalls(rows: Rows) -> Floats:
+    """(K,) recall of each class, NaN where it does not occur."""
     counts = _Counts(rows)
-    return float((counts.hits / counts.support)[counts.present].mean())
+    return np.where(counts.present, counts.hits / np.maximum(counts.support, 1), np.nan)
 
 
 def balanced_accuracy_without(rows: Rows) -> Floats:
@@ -30,8 +35,13 @@ def balanced_accuracy_without(rows: Rows) -> Floats:
 
 def macro_f1(rows: Rows) -> float:
     """Mean F1 over the classes that occur."""
+    return float(np.nanmean(f1_scores(rows)))
+
+
+def f1_scores(rows: Rows) -> Floats:
+    """(K,) F1 of each class, NaN where it does not occur."""
     counts = _Counts(rows)
-    return float(_f1(counts.hits, counts.support, counts.guesses)[counts.present].mean())
+    return np.where(counts.present, _f1(counts.hits, counts.support, counts.guesses), np.nan)
 
 
 def macro_f1_without(rows: Rows) -> Floats:
@@ -41,6 +51,9 @@ def macro_f1_without(rows: Rows) -> Floats:
     before = _f1(counts.hits, counts.support, counts.guesses)
     of_own = _f1(counts.hits[own] - right, counts.support[own] - 1, counts.guesses[own] - right) - before[own]
     of_guess = _f1(counts.hits, counts.support, counts.guesses - 1)[guessed] - before[guessed]
+    of_own = np.where(
+        counts.support[own] > 1, of_own, 0.0
+    )  # the last image of a class: its F1 stays, as its place does
     change = of_own + np.where(right | ~counts.present[guessed], 0.0, of_guess)
     return np.asarray(macro_f1(rows) + change / counts.present.sum())
 
@@ -68,8 +81,21 @@ def auroc(rows: Rows) -> float:
 
 
 def auroc_without(rows: Rows) -> Floats:
-    areas = [_Ranks(scores, positive).area_without() for scores, positive in _one_against_rest(rows)]
+    ranks = [_Ranks(scores, positive) for scores, positive in _one_against_rest(rows)]
+    # a class whose only image is left out keeps its area, so that the set of classes stays
+    areas = [np.where(np.isfinite(r.area_without()), r.area_without(), r.area) for r in ranks]
     return np.asarray(np.mean(areas, axis=0))
+
+
+def aurocs(rows: Rows) -> Floats:
+    """(K,) area of each class against the rest, NaN where one of both does not occur; (1,) of two classes."""
+    probabilities, labels = rows["probabilities"], rows["labels"]
+    columns = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
+    found = np.full(len(columns), np.nan)
+    for place, k in enumerate(columns):
+        if 0 < (labels == k).sum() < len(labels):
+            found[place] = _Ranks(probabilities[:, k], labels == k).area
+    return found
 
 
 def sensitivity_at(rows: Rows, specificity: float) -> float:

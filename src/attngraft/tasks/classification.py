@@ -16,12 +16,15 @@ from ..errors import ConfigError
 from .class_metrics import (
     auroc,
     auroc_without,
+    aurocs,
     balanced_accuracy,
     balanced_accuracy_without,
+    f1_scores,
     macro_f1,
     macro_f1_without,
     quadratic_kappa,
     quadratic_kappa_without,
+    recalls,
     sensitivity_at,
     sensitivity_at_without,
 )
@@ -65,9 +68,15 @@ class Classification:
     def metrics(self) -> Mapping[str, Metric]:
         found = [
             mean_metric("top1", "top-1", correct, is_binary=True),
-            left_out_metric("balanced-accuracy", "balanced accuracy", balanced_accuracy, balanced_accuracy_without),
-            left_out_metric("macro-f1", "macro F1", macro_f1, macro_f1_without),
-            left_out_metric("auroc", "AUROC", auroc, auroc_without),
+            left_out_metric(
+                "balanced-accuracy",
+                "balanced accuracy",
+                balanced_accuracy,
+                balanced_accuracy_without,
+                per_output=recalls,
+            ),
+            left_out_metric("macro-f1", "macro F1", macro_f1, macro_f1_without, per_output=f1_scores),
+            left_out_metric("auroc", "AUROC", auroc, auroc_without, per_output=aurocs),
             left_out_metric(
                 "quadratic-kappa", "quadratic kappa", quadratic_kappa, quadratic_kappa_without, bounds=(-1.0, 1.0)
             ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..config import from_dict
 from ..errors import BackboneError, ConfigError, DataError, nearest
 from ..registry import Registry
+from ..statistics.groups import group_index
 
 Array = NDArray[Any]
 Rows = Mapping[str, Array]  # the first axis of every array counts the images
@@ -36,6 +38,9 @@ class Metric:
         higher_is_better: which way is good.
         bounds: lowest and highest possible value.
         is_binary: whether an image is right (1) or wrong (0), and nothing else.
+        per_output: rows -> (K,) values whose mean over the outputs that occur is `value`, NaN where an output does not
+            occur, for metrics that are such a mean; so that leaving images out never changes which outputs count.
+        is_mean: whether `value` is the mean over images of `scores`, and no image's score depends on another image.
     """
 
     name: str
@@ -46,6 +51,33 @@ class Metric:
     higher_is_better: bool = True
     bounds: tuple[float, float] = (0.0, 1.0)
     is_binary: bool = False
+    per_output: Callable[[Rows], Floats] | None = None
+    is_mean: bool = True
+
+    def scores_of_groups(self, rows: Rows, groups: Array) -> Floats:
+        """Pseudo-values of leaving out one group of images at a time, for a metric that is no mean over images.
+
+        Args:
+            rows: of N images.
+            groups: (N,) the group of each.
+
+        Returns:
+            (C,), groups in the order of their names; their mean is `value`.
+        """
+        index = group_index(groups)
+        kept = (index != group for group in range(int(index.max()) + 1))
+        without = [self._without({name: array[keep] for name, array in rows.items()}, rows) for keep in kept]
+        return pseudo_values(self.value(rows), np.array(without))
+
+    def _without(self, part: Rows, rows: Rows) -> float:
+        """The value on a part of the images, over the same outputs as on all; NaN where it is not defined."""
+        if self.per_output is None:
+            try:
+                return self.value(part)
+            except ConfigError:
+                return math.nan
+        whole, left = self.per_output(rows), self.per_output(part)
+        return float(np.nanmean(np.where(np.isnan(left), whole, left)[~np.isnan(whole)]))
 
     @property
     def scale(self) -> float:
@@ -273,7 +305,7 @@ def left_out_metric(
     name: str, label: str, value: Callable[[Rows], float], without: Callable[[Rows], Floats], **fields: Any
 ) -> Metric:
     """A metric that is no mean over images; `without` gives (N,) its values when each image is left out."""
-    return Metric(name, label, value, lambda rows: pseudo_values(value(rows), without(rows)), **fields)
+    return Metric(name, label, value, lambda rows: pseudo_values(value(rows), without(rows)), is_mean=False, **fields)
 
 
 def check_width(outputs: Tensor, names: Sequence[str], what: str) -> None:

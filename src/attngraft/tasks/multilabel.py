@@ -52,8 +52,10 @@ class MultiLabel:
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
         found = [
-            left_out_metric("map", "mAP", mean_average_precision, mean_average_precision_without),
-            left_out_metric("macro-f1", "macro F1", macro_f1, macro_f1_without),
+            left_out_metric(
+                "map", "mAP", mean_average_precision, mean_average_precision_without, per_output=average_precisions
+            ),
+            left_out_metric("macro-f1", "macro F1", macro_f1, macro_f1_without, per_output=f1_scores),
             left_out_metric("micro-f1", "micro F1", micro_f1, micro_f1_without),
         ]
         return {metric.name: metric for metric in found}
@@ -172,7 +174,14 @@ def mean_average_precision_without(rows: Rows) -> Floats:
     rows = _occurring(rows)
     targets = rows["targets"]
     rankings = [_Ranking(rows["probabilities"][:, k], targets[:, k]) for k in range(targets.shape[1])]
-    return np.asarray(np.mean([ranking.without() for ranking in rankings], axis=0))
+    # a label whose only image is left out keeps its precision, so that the set of labels stays
+    without = [np.where(np.isnan(found := ranking.without()), ranking.value, found) for ranking in rankings]
+    return np.asarray(np.mean(without, axis=0))
+
+
+def f1_scores(rows: Rows) -> Floats:
+    """(K,) F1 of each label at its threshold, NaN where no image has it."""
+    return np.where(rows["targets"].any(0), _f1(*_label_counts(rows)), np.nan)
 
 
 def macro_f1(rows: Rows) -> float:
@@ -184,7 +193,8 @@ def macro_f1_without(rows: Rows) -> Floats:
     rows = _occurring(rows)
     hits, total = _label_counts(rows)
     own_hits, own_total = _image_counts(rows)
-    return np.asarray(_f1(hits - own_hits, total - own_total).mean(1))
+    is_last = (rows["targets"] > 0) & (rows["targets"].sum(0) == 1)  # its label keeps its F1, as it keeps its place
+    return np.asarray(np.where(is_last, _f1(hits, total), _f1(hits - own_hits, total - own_total)).mean(1))
 
 
 def micro_f1(rows: Rows) -> float:

@@ -7,9 +7,12 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..backbones import has_pretrained
 from ..config import Preprocessing
 from ..data import Dataset, load_data
+from ..data.splits import thin
 from ..errors import DataError
 from ..settings import Recipe, Settings
 from ..tasks import TASKS
@@ -50,6 +53,10 @@ def open_data(
     if isinstance(source, Dataset):
         if reads not in (None, source.train.targets.task):
             raise DataError(f"{source.name} is labelled for {source.task}: leave out the task '{chosen.task}'.")
+        if chosen.group_by not in (None, source.grouped_by):
+            raise DataError(
+                f"{source.name} was loaded without the groups {chosen.group_by!r}: load it with group_by={chosen.group_by!r}."
+            )
         found, wanted = source.train.store.channels, preprocessing.channels
         if found != wanted:
             raise DataError(
@@ -58,6 +65,25 @@ def open_data(
             )
         return source if chosen.task is None else replace(source, task=chosen.task)
     val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.needs_validation else 0.0)
-    options = asdict(chosen) | {"val_fraction": val_fraction, "task": reads, "resize": preprocessing.resize}
+    loaded = {name: value for name, value in asdict(chosen).items() if name != "resample_train"}
+    options = loaded | {"val_fraction": val_fraction, "task": reads, "resize": preprocessing.resize}
     dataset = load_data(source, **options | preprocessing.read_options, progress=progress)
     return dataset if chosen.task is None else replace(dataset, task=chosen.task)
+
+
+def resampled(dataset: Dataset, share: float, seed: int) -> Dataset:
+    """The data set with a random part of its training images, stratified; all of them for a share of 1.
+
+    The part is a function of the images and the seed, so that all variants of a seed train on the same.
+
+    Args:
+        dataset: whole.
+        share: in (0, 1].
+        seed: of the run.
+    """
+    if share == 1:
+        return dataset
+    train = dataset.train
+    strata = np.zeros(len(train), dtype=np.int64) if train.targets.strata is None else train.targets.strata
+    kept = thin(strata, train.pixel_hashes, limit=max(1, round(share * len(train))), seed=seed)
+    return replace(dataset, train=train.select(kept))

@@ -12,7 +12,19 @@ from ..settings.recipe import Recipe
 from .precision import Precision
 
 # what must be equal for a run to be continued; what is left out may differ between machines
-IDENTITY = ("variant", "seed", "backbone", "weights", "plan", "recipe", "task", "classes", "preprocessing", "teacher")
+IDENTITY = (
+    "variant",
+    "seed",
+    "backbone",
+    "weights",
+    "plan",
+    "recipe",
+    "task",
+    "classes",
+    "preprocessing",
+    "teacher",
+    "resample_train",
+)
 # entries that are left out of the file while there is nothing to say
 OPTIONAL = ("task", "teacher", "events", "files", "stopped_because")
 
@@ -109,6 +121,7 @@ class RunRecord:
         events: what happened on the way.
         files: SHA-256 of the other files of a finished run.
         stopped_because: the error that ended an unfinished run.
+        resample_train: part of the training images that the seed drew.
     """
 
     status: Literal["running", "finished"]
@@ -131,6 +144,7 @@ class RunRecord:
     events: tuple[RunEvent, ...] = ()
     files: Mapping[str, str] | None = None
     stopped_because: str | None = None
+    resample_train: float = 1.0
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> RunRecord:
@@ -146,6 +160,8 @@ class RunRecord:
         document = to_dict(self)
         if self.results is not None and self.results.stopped_after_epochs is None:
             del document["results"]["stopped_after_epochs"]
+        if self.resample_train == 1:
+            del document["resample_train"]
         return {key: value for key, value in document.items() if value or key not in OPTIONAL}
 
     def identity(self) -> dict[str, Any]:

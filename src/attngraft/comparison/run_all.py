@@ -1,0 +1,56 @@
+"""Train every variant with every seed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from torch import nn
+
+from ..errors import NotFiniteError
+from ..training import FitResult, Progress, titled
+from .comparison_context import ComparisonContext
+from .variants import BASELINE, Variant
+
+
+@dataclass
+class Results:
+    """What became of the runs.
+
+    Attributes:
+        finished: variant name -> seed -> result, without the trained model, which is on disk.
+        failures: variant name -> seed -> why its training diverged.
+    """
+
+    finished: dict[str, dict[int, FitResult]] = field(default_factory=dict)
+    failures: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def failed_seeds(self) -> Mapping[str, Sequence[int]]:
+        """Variant name -> seeds whose run diverged, of the variants that have some."""
+        return {name: tuple(reasons) for name, reasons in self.failures.items() if reasons}
+
+
+def run_all(
+    context: ComparisonContext, variants: Sequence[Variant], seeds: Sequence[int], progress: Progress
+) -> Results:
+    """Train what is not trained yet; seed by seed, so that an unfinished comparison has whole pairs.
+
+    A run whose numbers are no longer finite is noted, and the others go on: that a variant diverges is a result.
+
+    Raises:
+        TrainingError: a run could not go on for another reason.
+        NotFiniteError: the plain backbone diverged with every seed, so that there is nothing to compare with.
+    """
+    results = Results({variant.name: {} for variant in variants}, {variant.name: {} for variant in variants})
+    total = len(variants) * len(seeds)
+    for number, (seed, variant) in enumerate((s, v) for s in seeds for v in variants):
+        title = f"run {number + 1} of {total}: {variant.name}, seed {seed}"
+        try:
+            result = context.fit(variant, seed, titled(progress, title))
+        except NotFiniteError as error:
+            results.failures[variant.name][seed] = str(error)
+            if variant.name == BASELINE and len(results.failures[BASELINE]) == len(seeds):
+                raise
+        else:
+            results.finished[variant.name][seed] = replace(result, model=nn.Identity())
+    return results
