@@ -38,8 +38,8 @@ def by_group(scores: ArrayLike, groups: ArrayLike) -> Floats:
 
     Source: Cochran, Sampling Techniques, 3rd edition, 1977, section 9A.
 
-    >>> by_group([[1.0, 0.0, 1.0, 1.0]], ["a", "a", "b", "c"]).round(4)
-    array([[0.375, 0.9375, 0.9375]])
+    >>> by_group([1.0, 0.0, 1.0, 1.0], ["a", "a", "b", "c"]).tolist()
+    [0.375, 0.9375, 0.9375]
     """
     matrix, index = np.asarray(scores, dtype=np.float64), group_index(groups)
     if matrix.shape[-1:] != index.shape:

@@ -37,7 +37,7 @@ class Looks:
         ConfigError: fewer than two seeds at the first look, or counts that do not grow.
 
     >>> [round(level, 4) for level in Looks((3, 5, 8, 12)).levels(0.05)]
-    [0.0001, 0.0023, 0.0154, 0.0437]
+    [0.0001, 0.0024, 0.0155, 0.0437]
     """
 
     seeds: tuple[int, ...]
