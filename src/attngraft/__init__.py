@@ -18,6 +18,8 @@ if TYPE_CHECKING:  # what `_PACKAGES` says, for type checkers and editors
     from .backbones import create_backbone
     from .comparison.compare import Comparison as Comparison
     from .comparison.compare import compare
+    from .comparison.power_analysis import PowerAnalysis as PowerAnalysis
+    from .comparison.power_analysis import power
     from .continual import adapt, iterate
     from .data import load_data as load_data
     from .deployment.predict import predict
@@ -55,6 +57,7 @@ __all__ = [
     "iterate",
     "load",
     "plan_graft",
+    "power",
     "predict",
     "report",
     "save",
@@ -65,7 +68,7 @@ __all__ = [
 _PACKAGES = {  # package -> what comes from it
     "attention": ("Attention", "attentions", "create_attention"),
     "backbones": ("create_backbone",),
-    "comparison": ("Comparison", "compare"),
+    "comparison": ("Comparison", "PowerAnalysis", "compare", "power"),
     "continual": ("adapt", "iterate"),
     "data": ("load_data",),
     "deployment": ("predict",),

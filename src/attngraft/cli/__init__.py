@@ -16,7 +16,22 @@ import typer
 
 from ..errors import AttngraftError
 from ..interrupts import exit_code, stopping_at_once, undisturbed
-from . import adapt, attentions, bench, compare, explain, fit, fold, iterate, predict, report, sites, store, watch
+from . import (
+    adapt,
+    attentions,
+    bench,
+    compare,
+    explain,
+    fit,
+    fold,
+    iterate,
+    power,
+    predict,
+    report,
+    sites,
+    store,
+    watch,
+)
 from .output import USER_ERROR, say, say_error
 
 app = typer.Typer(
@@ -31,6 +46,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "attentions": attentions.run,
     "sites": sites.run,
     "fit": fit.run,
+    "power": power.run,
     "compare": compare.run,
     "explain": explain.run,
     "fold": fold.run,
@@ -42,7 +58,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "report": report.run,
     "bench": bench.run,
 }
-CONTINUED = ("fit", "compare", "iterate", "adapt", "watch")
+CONTINUED = ("fit", "power", "compare", "iterate", "adapt", "watch")
 
 
 @app.callback()

@@ -82,7 +82,7 @@ def run(
         looks=looks,
         pretrained=pretrained,
         weights=weights,
-        run_dir=run_dir or Path("runs") / f"compare-{_slug(data)}-{_slug(backbone)}",
+        run_dir=run_dir or usual_folder(data, backbone),
         command=command_line(),
         **settings,
     )
@@ -106,6 +106,11 @@ def _seeds(text: str) -> int | list[int]:
         )
     numbers = [int(part) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def usual_folder(data: str, backbone: str) -> Path:
+    """The folder of a comparison where none is named."""
+    return Path("runs") / f"compare-{_slug(data)}-{_slug(backbone)}"
 
 
 def _slug(text: str) -> str:

@@ -2,6 +2,17 @@
 
 from .compare import Comparison, compare
 from .comparison_folder import COMPARISON_FILE
+from .power_analysis import PowerAnalysis, power
 from .variants import Variant, parse_variant, parse_variants, split_variants
 
-__all__ = ["COMPARISON_FILE", "Comparison", "Variant", "compare", "parse_variant", "parse_variants", "split_variants"]
+__all__ = [
+    "COMPARISON_FILE",
+    "Comparison",
+    "PowerAnalysis",
+    "Variant",
+    "compare",
+    "parse_variant",
+    "parse_variants",
+    "power",
+    "split_variants",
+]

@@ -30,12 +30,14 @@ class AnalysisPlan:
         margin: a difference that matters, in the unit of the scores (0.01 for one point); None where none is named.
         looks: after how many seeds the comparison is looked at; None for one look at its end.
         groups: (N,) the group of each test image; None where every image is its own.
+        is_pilot: whether the runs are to plan with: margin and looks are fixed when the comparison goes on.
     """
 
     metric: Metric
     margin: float | None = None
     looks: Looks | None = None
     groups: NDArray[Any] | None = None
+    is_pilot: bool = False
 
     @classmethod
     def of(
@@ -71,6 +73,8 @@ class AnalysisPlan:
             found["margin"] = round(self.metric.scale * self.margin, 12)
         if self.looks is not None:
             found["looks"] = list(self.looks.seeds)
+        if self.is_pilot:
+            found["is_pilot"] = True
         return found
 
     @property

@@ -8,34 +8,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..backbones import backbone_info, preprocessing_of
 from ..data import Dataset
-from ..errors import ConfigError
-from ..locking import Claim
 from ..settings import Recipe, Settings, resolve_settings
 from ..statistics.looks import parse_looks
-from ..tasks import create_task, find_metric
-from ..training import Precision, Progress, Reading, Silent, join_world, open_data, starts_pretrained, warm_up, watched
-from ..training.disk_space import kept_bytes, working_bytes
+from ..training import Progress
 from .analysis_plan import AnalysisPlan
-from .build_model import ModelSource
-from .comparison_context import ComparisonContext
-from .comparison_folder import (
-    describe_request,
-    earlier_variants,
-    is_comparison,
-    open_comparison,
-    with_earlier_seeds,
-)
+from .begin import ComparisonRequest, begun, listed
 from .conclusion import Conclusion
 from .run_all import run_all
-from .variants import BASELINE, matched_controls, parse_variants, split_variants, under, with_earlier
+from .variants import BASELINE
 
 
 @dataclass(frozen=True)
@@ -115,71 +101,31 @@ def compare(
         TrainingError: a run could not go on; what is finished stays.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
-    settings = resolve_settings(recipe, overrides)
-    folder = Path(run_dir)
-    planned = None if looks is None else parse_looks(looks)
-    attentions, controls = _listed(attentions), _listed(controls)
-    variants = matched_controls(with_earlier(parse_variants(attentions, controls), earlier_variants(folder)))
-    variants = under(settings.recipe, variants)
-    chosen_seeds = with_earlier_seeds(folder, _seeds(seeds if planned is None else planned.seeds[-1]), variants)
-    start = None if weights is None else Path(weights)
-    published = starts_pretrained(pretrained, backbone, settings.recipe, weights)
-    source = ModelSource(backbone, published, start, in_channels=settings.data.channels)
-    world, device = join_world(settings.machine), settings.machine.resolve_device()
-    with watched(progress if world.is_main else Silent()) as shown, ExitStack() as held:
-        claim = Claim(folder, held)
-        if world.share(is_comparison(folder)):
-            world.in_main(claim)  # in use: refused before any image is read
-        template = source.template()
-        preprocessing = settings.data.preprocessing(preprocessing_of(template))
-        spec = preprocessing.input
-        dataset = open_data(data, settings, preprocessing=preprocessing, progress=Reading(shown))
-        task = create_task(dataset.task, dataset.classes)
-        plan = AnalysisPlan.of(find_metric(task, metric), margin=margin, looks=planned, groups=dataset.test.groups)
-        context = ComparisonContext(
-            source=source,
-            settings=settings,
-            dataset=dataset,
-            task=task,
-            analysis=plan,
-            preprocessing=preprocessing,
-            precision=Precision(),
-            plans={variant.name: variant.plan(template, spec.shape) for variant in variants},
-            folder=folder,
-            device=device,
-            world=world,
-        )
-        model = source.fresh(dataset.classes, 0)  # weights that cannot be had: say so now
-        info = backbone_info(model)
-        request = describe_request(context, variants, chosen_seeds, info.weights if info and start else None)
-        runs = len(variants) * len(chosen_seeds)
-        needed = runs * kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
-        precision = world.in_main(lambda: open_comparison(context, request, template, claim, needed))
-        context = replace(context, precision=precision)
-        warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device)
-        conclude = Conclusion(context, variants, request, command)
-        for look in _stages(plan, chosen_seeds):
-            results = run_all(context, variants, look, shown)
-            shown.stop()
-            document = world.in_main(partial(conclude, look, results))
+    wanted = ComparisonRequest(
+        backbone=backbone,
+        attentions=tuple(listed(attentions)),
+        controls=tuple(listed(controls)),
+        seeds=seeds,
+        settings=resolve_settings(recipe, overrides),
+        folder=Path(run_dir),
+        metric=metric,
+        margin=margin,
+        looks=None if looks is None else parse_looks(looks),
+        pretrained=pretrained,
+        weights=None if weights is None else Path(weights),
+    )
+    with begun(data, wanted, progress) as found:
+        conclude = Conclusion(found.context, found.variants, found.request, command)
+        for look in _stages(found.context.analysis, found.seeds):
+            results = run_all(found.context, found.variants, look, found.progress)
+            found.progress.stop()
+            document = found.context.world.in_main(partial(conclude, look, results))
             if document.get("stopped"):
                 break
-        return Comparison(folder, document)
+        return Comparison(wanted.folder, document)
 
 
 def _stages(plan: AnalysisPlan, seeds: Sequence[int]) -> list[Sequence[int]]:
     """The seeds at each look: the planned ones, and then all that there are."""
     planned = () if plan.looks is None else plan.looks.seeds
     return [*(seeds[:count] for count in planned if count < len(seeds)), seeds]
-
-
-def _listed(variants: str | Sequence[str]) -> list[str]:
-    """A sequence of variants, also where they were given as one text."""
-    return split_variants(variants) if isinstance(variants, str) else list(variants)
-
-
-def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0:
-        raise ConfigError(f"seeds is {seeds!r}: expected a number of at least 1, or different numbers from 0 on.")
-    return chosen

@@ -201,7 +201,8 @@ def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, An
 
 def _check_same_analysis(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise where looks, margin or groups are not those that the comparison was begun with: they are fixed before."""
-    for key in sorted({*found, *wanted} - {"groups"}):
+    fixed = {"group_by"} if found.get("is_pilot") or wanted.get("is_pilot") else {"group_by", "margin", "looks"}
+    for key in sorted(fixed):
         if found.get(key) != wanted.get(key):
             there = found.get(key, "none")
             raise RunError(

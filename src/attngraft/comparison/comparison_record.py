@@ -158,12 +158,14 @@ class AnalysisRecord:
         looks: after how many seeds.
         group_by: what the test images were grouped by.
         groups: how many groups of test images there are.
+        is_pilot: whether the runs so far are to plan with.
     """
 
     margin: float | None = None
     looks: tuple[int, ...] | None = None
     group_by: str | None = None
     groups: int | None = None
+    is_pilot: bool = False
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from .terminal_tables import (
     best_trials_table,
     comparison_table,
     data_notes,
+    power_table,
     run_summary,
 )
 
@@ -32,6 +33,7 @@ __all__ = [
     "best_trials_table",
     "comparison_table",
     "data_notes",
+    "power_table",
     "run_summary",
     "write_report",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..benchmarking.bench_result import BenchResult
+from ..comparison import PowerAnalysis
 from ..comparison.comparison_record import ComparisonRecord
 from ..continual.search.search_record import SearchRecord
 from ..data import printable
@@ -13,9 +14,10 @@ from ..training import RunRecord
 from .bench_page import all_tables
 from .comparison_tables import variant_table
 from .iterate_page import trial_table
-from .number_format import percent
+from .number_format import MISSING, duration, format_difference, percent, words_for
 from .run_page import class_values, result_facts
 from .store_page import controls_table
+from .tables import Table as DataTable
 from .tables import rich_table
 
 if TYPE_CHECKING:
@@ -48,6 +50,25 @@ def comparison_table(comparison: Mapping[str, Any]) -> Table:
         ConfigError: the document lacks something or is of another kind.
     """
     return rich_table(variant_table(ComparisonRecord.from_json(comparison)))
+
+
+def power_table(plan: PowerAnalysis) -> Table:
+    """What each effect takes, for rich: seeds with these test images, training time, test images with 12 seeds."""
+    unit = plan.metric.unit
+    rows = tuple(
+        (
+            format_difference(row.effect, unit).lstrip("+"),
+            "none" if row.seeds is None else str(row.seeds),
+            MISSING if row.time_s is None else duration(row.time_s),
+            "none" if row.images is None else f"{row.images:,}",
+        )
+        for row in plan.rows
+    )
+    strong = frozenset({plan.rows.index(plan.row)})
+    columns = (f"true effect{words_for(unit, ', ')}", "seeds", "training", "images with 12 seeds")
+    caption = f"{100 * plan.power:.0f} % power, {plan.images:,} test images, noise from {plan.source}"
+    note = "seed variance at its upper 80 % bound"
+    return rich_table(DataTable(caption, columns, rows, note=note, strong=strong))
 
 
 def run_summary(run: RunRecord) -> Table:

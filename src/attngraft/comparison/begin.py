@@ -1,0 +1,129 @@
+"""Begin a comparison, or come back to it: check what was asked for, open the data, plan the grafts, claim the folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..backbones import backbone_info, preprocessing_of
+from ..data import Dataset
+from ..errors import ConfigError
+from ..locking import Claim
+from ..settings import Settings
+from ..statistics.looks import Looks
+from ..tasks import create_task, find_metric
+from ..training import Precision, Progress, Reading, Silent, join_world, open_data, starts_pretrained, warm_up, watched
+from ..training.disk_space import kept_bytes, working_bytes
+from .analysis_plan import AnalysisPlan
+from .build_model import ModelSource
+from .comparison_context import ComparisonContext
+from .comparison_folder import describe_request, earlier_variants, is_comparison, open_comparison, with_earlier_seeds
+from .variants import Variant, matched_controls, parse_variants, split_variants, under, with_earlier
+
+
+@dataclass(frozen=True)
+class ComparisonRequest:
+    """What is asked for, besides the data; see `compare`.
+
+    Attributes:
+        settings: recipe, data and machine.
+        folder: of the comparison.
+        is_pilot: whether the runs are to plan the comparison with, whose looks are fixed later.
+    """
+
+    backbone: str
+    attentions: tuple[str, ...]
+    controls: tuple[str, ...]
+    seeds: int | Sequence[int]
+    settings: Settings
+    folder: Path
+    metric: str | None = None
+    margin: float | None = None
+    looks: Looks | None = None
+    pretrained: bool | None = None
+    weights: Path | None = None
+    is_pilot: bool = False
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A comparison whose runs can be trained.
+
+    Attributes:
+        request: as from `describe_request`.
+        seeds: all that may be trained.
+    """
+
+    context: ComparisonContext
+    variants: tuple[Variant, ...]
+    seeds: tuple[int, ...]
+    request: Mapping[str, Any]
+    progress: Progress
+
+
+@contextmanager
+def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress: Progress | None) -> Iterator[Begun]:
+    """Hold the folder of a comparison while its runs are trained.
+
+    Args:
+        data: whatever `load_data` takes, or what it returns.
+        wanted: what is asked for.
+        progress: where to show progress; a bar on a terminal where not given.
+
+    Raises:
+        ConfigError, BackboneError, DataError, GraftError, RunError: what was asked for does not fit; nothing is changed.
+    """
+    settings, folder, planned = wanted.settings, wanted.folder, wanted.looks
+    variants = parse_variants(wanted.attentions, wanted.controls)
+    variants = under(settings.recipe, matched_controls(with_earlier(variants, earlier_variants(folder))))
+    seeds = with_earlier_seeds(folder, _seeds(wanted.seeds if planned is None else planned.seeds[-1]), variants)
+    published = starts_pretrained(wanted.pretrained, wanted.backbone, settings.recipe, wanted.weights)
+    source = ModelSource(wanted.backbone, published, wanted.weights, in_channels=settings.data.channels)
+    world, device = join_world(settings.machine), settings.machine.resolve_device()
+    with watched(progress if world.is_main else Silent()) as shown, ExitStack() as held:
+        claim = Claim(folder, held)
+        if world.share(is_comparison(folder)):
+            world.in_main(claim)  # in use: refused before any image is read
+        template = source.template()
+        preprocessing = settings.data.preprocessing(preprocessing_of(template))
+        spec = preprocessing.input
+        dataset = open_data(data, settings, preprocessing=preprocessing, progress=Reading(shown))
+        task = create_task(dataset.task, dataset.classes)
+        metric = find_metric(task, wanted.metric)
+        plan = AnalysisPlan.of(metric, margin=wanted.margin, looks=planned, groups=dataset.test.groups)
+        context = ComparisonContext(
+            source=source,
+            settings=settings,
+            dataset=dataset,
+            task=task,
+            analysis=replace(plan, is_pilot=wanted.is_pilot),
+            preprocessing=preprocessing,
+            precision=Precision(),
+            plans={variant.name: variant.plan(template, spec.shape) for variant in variants},
+            folder=folder,
+            device=device,
+            world=world,
+        )
+        model = source.fresh(dataset.classes, 0)  # weights that cannot be had: say so now
+        info = backbone_info(model)
+        request = describe_request(context, variants, seeds, info.weights if info and wanted.weights else None)
+        runs = len(variants) * len(seeds)
+        needed = runs * kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
+        precision = world.in_main(lambda: open_comparison(context, request, template, claim, needed))
+        warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device)
+        yield Begun(replace(context, precision=precision), variants, seeds, request, shown)
+
+
+def listed(variants: str | Sequence[str]) -> list[str]:
+    """A sequence of variants, also where they were given as one text."""
+    return split_variants(variants) if isinstance(variants, str) else list(variants)
+
+
+def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0:
+        raise ConfigError(f"seeds is {seeds!r}: expected a number of at least 1, or different numbers from 0 on.")
+    return chosen
