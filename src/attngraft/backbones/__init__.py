@@ -1,6 +1,7 @@
 """Create backbones by name and describe them."""
 
 from .create import SOURCES, BackboneSource, create_backbone, has_pretrained, reads_files
+from .larger import larger_backbones
 from .metadata import (
     BackboneInfo,
     backbone_info,
@@ -20,6 +21,7 @@ __all__ = [
     "backbone_info",
     "create_backbone",
     "has_pretrained",
+    "larger_backbones",
     "note_backbone_",
     "note_preprocessing_",
     "noted_preprocessing",

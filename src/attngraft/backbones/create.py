@@ -47,7 +47,8 @@ def create_backbone(
     """Create a backbone; its info (spec, classes, preprocessing) is noted on the model.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", "small-cnn", "resnet20-32", "resnet18-32", "resnet50-32", or a run folder.
+        spec: "timm:NAME", "torchvision:NAME", "small-cnn", "resnet20-32" (both also with ":width=N"), "resnet18-32",
+            "resnet50-32", or a run folder.
         num_classes: number of logits; the published head is replaced by a fresh one where it differs.
         in_channels: channels of the images, where they are others than the published 3 or those of the run. Weights of
             the first convolution are then summed (1 channel) or repeated and scaled, as timm does.
@@ -75,7 +76,7 @@ def create_backbone(
 
 def has_pretrained(spec: str) -> bool:
     """Whether pretrained weights exist under this spec (they may still need the network)."""
-    return spec not in small_networks.BUILTIN
+    return not small_networks.claims(spec)
 
 
 def reads_files(spec: str) -> bool:

@@ -7,9 +7,12 @@ from collections.abc import Callable
 from torch import Tensor, nn
 
 from ..config import Preprocessing
+from ..errors import BackboneError
 from .channels import adapt_input_
 from .metadata import BackboneInfo, note_backbone_
 from .published_weights import no_published_weights
+
+MOST_WIDTH = 4096
 
 
 class SmallCNN(nn.Module):
@@ -53,21 +56,22 @@ class ResNet20(nn.Module):
 
     Args:
         num_classes: number of logits.
+        width: channels of the first stage; doubled in each of the next two.
 
     Shape:
         (B, 3, H, W) -> (B, num_classes)
     """
 
-    def __init__(self, num_classes: int = 10) -> None:
+    def __init__(self, num_classes: int = 10, width: int = 16) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = _stage(16, 16, stride=1)
-        self.layer2 = _stage(16, 32, stride=2)
-        self.layer3 = _stage(32, 64, stride=2)
+        self.layer1 = _stage(width, width, stride=1)
+        self.layer2 = _stage(width, 2 * width, stride=2)
+        self.layer3 = _stage(2 * width, 4 * width, stride=2)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.fc = nn.Linear(64, num_classes)
+        self.fc = nn.Linear(4 * width, num_classes)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -111,7 +115,7 @@ def _small_stem(model: nn.Module) -> nn.Module:
     return model
 
 
-BUILTIN: dict[str, Callable[[int], nn.Module]] = {
+BUILTIN: dict[str, Callable[..., nn.Module]] = {
     "small-cnn": SmallCNN,
     "resnet20-32": ResNet20,
     "resnet18-32": resnet18_32,
@@ -123,8 +127,28 @@ _SMALL_IMAGES = Preprocessing(
 )
 
 
+WITH_WIDTH = {"small-cnn": (32, 40, 48, 64, 80, 96, 128), "resnet20-32": (16, 20, 24, 32, 48, 64)}
+
+
 def claims(spec: str) -> bool:
-    return spec in BUILTIN
+    return spec.partition(":")[0] in BUILTIN
+
+
+def width_of(spec: str) -> int | None:
+    """The width behind the name, as in "small-cnn:width=48"; None where it is not written.
+
+    Raises:
+        BackboneError: something else stands there.
+    """
+    name, _, option = spec.partition(":")
+    key, _, number = option.partition("=")
+    if not option:
+        return None
+    if name not in WITH_WIDTH or key != "width" or not number.isdigit() or not 1 <= int(number) <= MOST_WIDTH:
+        raise BackboneError(
+            f"unknown backbone '{spec}': expected {' or '.join(f'{name}:width=N' for name in WITH_WIDTH)}, N up to {MOST_WIDTH}."
+        )
+    return int(number)
 
 
 def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: int | None = None) -> nn.Module:
@@ -136,5 +160,7 @@ def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: in
     if pretrained:
         raise no_published_weights(spec)
     classes, preprocessing = num_classes or 10, _SMALL_IMAGES.with_channels(in_channels or 3)
-    model = adapt_input_(BUILTIN[spec](classes), preprocessing.channels)
+    width = width_of(spec)
+    options = {} if width is None else {"width": width}
+    model = adapt_input_(BUILTIN[spec.partition(":")[0]](classes, **options), preprocessing.channels)
     return note_backbone_(model, BackboneInfo(spec, classes, preprocessing))

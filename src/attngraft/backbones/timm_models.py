@@ -34,7 +34,7 @@ def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: in
     """
     name = spec.removeprefix(PREFIX)
     if not is_known(name):
-        raise BackboneError(f"timm has no model '{name}': {nearest(name, _names())}")
+        raise BackboneError(f"timm has no model '{name}': {nearest(name, names())}")
     packaged = PACKAGED.get(spec)
     path = packaged.find() if packaged and pretrained else None
     # packaged weights include the published head and first convolution, which are replaced after loading
@@ -55,7 +55,8 @@ def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: in
     )
 
 
-def _names() -> list[str]:
+def names() -> list[str]:
+    """All architectures of timm."""
     import timm
 
     return timm.list_models()

@@ -24,7 +24,7 @@ def claims(spec: str) -> bool:
 
 
 def is_known(name: str) -> bool:
-    return name in _names()
+    return name in names()
 
 
 def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: int | None = None) -> nn.Module:
@@ -37,7 +37,7 @@ def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: in
 
     name = spec.removeprefix(PREFIX)
     if not is_known(name):
-        raise BackboneError(f"torchvision has no classifier '{name}': {nearest(name, _names())}")
+        raise BackboneError(f"torchvision has no classifier '{name}': {nearest(name, names())}")
     weights: Any = models.get_model_weights(name).DEFAULT
     if pretrained and not is_in_torch_cache(weights.url):
         require_network(weights.url, spec)
@@ -51,7 +51,8 @@ def create(spec: str, num_classes: int | None, pretrained: bool, in_channels: in
     return note_backbone_(model, BackboneInfo(spec, classes, preprocessing, pretrained, described))
 
 
-def _names() -> list[str]:
+def names() -> list[str]:
+    """All classifiers of torchvision."""
     from torchvision import models
 
     return models.list_models(module=models)

@@ -25,7 +25,7 @@ def run(
             "VARIANTS",
         ),
     ] = "cbam",
-    controls: Annotated[str, option("Controls, comma-separated: static, capacity.", "NAMES")] = "",
+    controls: Annotated[str, option("Controls, comma-separated: static, capacity, larger, longer.", "NAMES")] = "",
     seeds: Annotated[str, option("Number of seeds, or the seeds: 3, or 0,1,7.", "SEEDS")] = "3",
     recipe: options.RecipeName = "three-phase",
     metric: Annotated[

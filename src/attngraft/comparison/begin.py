@@ -21,6 +21,7 @@ from .analysis_plan import AnalysisPlan
 from .build_model import ModelSource
 from .comparison_context import ComparisonContext
 from .comparison_folder import describe_request, earlier_variants, is_comparison, open_comparison, with_earlier_seeds
+from .plain_controls import keep, with_larger
 from .variants import Variant, matched_controls, parse_variants, split_variants, under, with_earlier
 
 
@@ -90,6 +91,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         template = source.template()
         preprocessing = settings.data.preprocessing(preprocessing_of(template))
         spec = preprocessing.input
+        variants = world.in_main(lambda: with_larger(variants, source, spec.shape, folder))
         dataset = open_data(data, settings, preprocessing=preprocessing, progress=Reading(shown))
         task = create_task(dataset.task, dataset.classes)
         metric = find_metric(task, wanted.metric)
@@ -108,12 +110,16 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
             world=world,
         )
         model = source.fresh(dataset.classes, 0)  # weights that cannot be had: say so now
+        for spec_of_larger in {variant.backbone for variant in variants if variant.backbone is not None}:
+            replace(source, backbone=spec_of_larger).fresh(dataset.classes, 0)
         info = backbone_info(model)
         request = describe_request(context, variants, seeds, info.weights if info and wanted.weights else None)
         runs = len(variants) * len(seeds)
         needed = runs * kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
         precision = world.in_main(lambda: open_comparison(context, request, template, claim, needed))
         warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device)
+        larger = {v.slug: {"backbone": v.backbone, "like": v.options.get("like")} for v in variants if v.backbone}
+        world.in_main(lambda: keep(folder, larger))
         yield Begun(replace(context, precision=precision), variants, seeds, request, shown)
 
 

@@ -87,7 +87,8 @@ class ModelSource:
             plan: made before, instead of `shape`.
         """
         seed += variant.seed_offset
-        model = self.fresh(outputs, seed)
+        source = self if variant.backbone is None else replace(self, backbone=variant.backbone)
+        model = source.fresh(outputs, seed)
         if plan is None and shape is not None:
             plan = variant.plan(model, shape)
         return variant.grow(model, plan, seed)

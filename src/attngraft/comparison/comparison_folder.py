@@ -170,6 +170,7 @@ def open_comparison(
                 "variants": [],
                 "effects": [],
                 "looks": found.get("looks", []),
+                **({"matched": found["matched"]} if "matched" in found else {}),
                 "versions": versions(),
             },
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..config import Preprocessing, from_dict
@@ -199,6 +199,7 @@ class ComparisonRecord:
         look: the planned look that this is.
         stopped: "settled", "futile" or "all looks taken", of planned looks.
         left_out: runs that do not enter.
+        matched: what controls turned out to be, by their slug.
         notes: sentences that hold for all verdicts.
         factorial: the first complete square of CBAM and its halves, with the others inside.
     """
@@ -225,6 +226,7 @@ class ComparisonRecord:
     look: LookRecord | None = None
     stopped: str | None = None
     left_out: tuple[LeftOutRecord, ...] = ()
+    matched: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     hardware: Mapping[str, Any] | None = None
     versions: Mapping[str, Any] | None = None

@@ -51,7 +51,8 @@ class Conclusion:
         failed = results.failed_seeds()
         found = effects(self.variants, evaluations, context.task, plan, prices, failed)
         halves = factorial(self.variants, evaluations, plan, found)
-        looks = _looks(context, seeds)
+        earlier = read_comparison(context.folder)
+        looks = _looks(context, seeds, earlier.get("looks", []))
         document = {
             **self.request,
             "seeds": list(seeds),
@@ -63,6 +64,7 @@ class Conclusion:
             "effects": found,
             **({"factorial": halves} if halves else {}),
             "left_out": _left_out(results),
+            **({"matched": earlier["matched"]} if "matched" in earlier else {}),
             **_look_outcome(plan, found, seeds),
             "looks": looks,
             "notes": _notes(context, self.variants, seeds, looks, results),
@@ -74,12 +76,11 @@ class Conclusion:
         return document
 
 
-def _looks(context: ComparisonContext, seeds: Sequence[int]) -> list[list[int]]:
+def _looks(context: ComparisonContext, seeds: Sequence[int], earlier: list[list[int]]) -> list[list[int]]:
     """The sets of seeds that this comparison was concluded with, this one last."""
     plan = context.analysis
     if plan.looks is not None and plan.is_planned(len(seeds)):
         return [list(seeds[:count]) for count in plan.looks.seeds if count <= len(seeds)]
-    earlier = read_comparison(context.folder).get("looks", [])
     return earlier if earlier and earlier[-1] == list(seeds) else [*earlier, list(seeds)]
 
 

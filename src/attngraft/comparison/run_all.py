@@ -10,7 +10,8 @@ from torch import nn
 from ..errors import NotFiniteError
 from ..training import FitResult, Progress, titled
 from .comparison_context import ComparisonContext
-from .variants import BASELINE, Variant
+from .plain_controls import keep, longer_epochs
+from .variants import BASELINE, LONGER, Variant
 
 
 @dataclass
@@ -43,8 +44,11 @@ def run_all(
     """
     results = Results({variant.name: {} for variant in variants}, {variant.name: {} for variant in variants})
     total = len(variants) * len(seeds)
-    for number, (seed, variant) in enumerate((s, v) for s in seeds for v in variants):
+    order = sorted(variants, key=lambda variant: variant.attention == LONGER)  # it has to know how long others took
+    for number, (seed, variant) in enumerate((s, v) for s in seeds for v in order):
         title = f"run {number + 1} of {total}: {variant.name}, seed {seed}"
+        if variant.attention == LONGER:
+            variant = _lengthened(context, variant, results, seed)
         try:
             result = context.fit(variant, seed, titled(progress, title))
         except NotFiniteError as error:
@@ -54,3 +58,15 @@ def run_all(
         else:
             results.finished[variant.name][seed] = replace(result, model=nn.Identity())
     return results
+
+
+def _lengthened(context: ComparisonContext, variant: Variant, results: Results, seed: int) -> Variant:
+    """The control with the epochs that it gets, which the main process measures and keeps."""
+
+    def measured() -> int:
+        recipe, folder = context.settings.recipe, context.folder
+        epochs, ratio = longer_epochs(variant, recipe.epochs, results.finished, seed, folder)
+        keep(folder, {variant.slug: {"epochs": epochs, "time_ratio": ratio, "like": variant.options.get("like")}})
+        return epochs
+
+    return replace(variant, epochs=context.world.in_main(measured))

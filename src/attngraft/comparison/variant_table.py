@@ -89,13 +89,16 @@ def _latencies(context: ComparisonContext, models: Mapping[str, nn.Module]) -> d
 
 def price(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     """What a variant costs, as the end of a sentence."""
-    if not row["sites"] or not row["train_time_s"] or not base["train_time_s"]:
+    changed = row["sites"] or row["parameters_added"] or row["role"] == "control"
+    if not changed or not row["train_time_s"] or not base["train_time_s"]:
         return ""
     parameters = 100 * row["parameters_added"] / base["parameters"]
     macs = 100 * row["macs_added"] / base["macs"]
     latency = 100 * (row["latency_ms"]["median"] / base["latency_ms"]["median"] - 1)
     training = 100 * (median(row["train_time_s"]) / median(base["train_time_s"]) - 1)
+    same = "" if row["role"] == "control" and not row["sites"] else " for the same epochs"
+    where = f" at {row['sites']} sites" if row["sites"] else ""
     return (
-        f"; its price at {row['sites']} sites: {parameters:+.1f} % parameters, {macs:+.1f} % multiply-accumulates, "
-        f"{latency:+.0f} % latency, {training:+.0f} % training time for the same epochs"
+        f"; its price{where}: {parameters:+.1f} % parameters, {macs:+.1f} % multiply-accumulates, "
+        f"{latency:+.0f} % latency, {training:+.0f} % training time{same}"
     )

@@ -13,13 +13,16 @@ from torch import nn
 from ..attention import ATTENTIONS, attention_options
 from ..config import parse_assignment
 from ..errors import ConfigError, nearest
-from ..settings.recipe import Dynamic
+from ..settings.recipe import Dynamic, with_epochs
 from ..surgery import GraftPlan, graft_, plan_graft
 from ..training import Recipe
 
 BASELINE = "none"
 DYNAMIC = "dynamic"  # an option of the training, not of the attention
 AGAIN_OFFSET = 1000  # seeds of the baseline's second self in an A/A comparison
+# controls without attention: what its cost buys otherwise
+LARGER, LONGER = "larger", "longer"
+PLAIN_CONTROLS = {LARGER: {"backbone", "like"}, LONGER: {"like"}}  # with their options
 
 Role = Literal["baseline", "attention", "control"]
 
@@ -36,6 +39,9 @@ class Variant:
         role: "baseline", "attention" or "control".
         seed_offset: added to every seed; not 0 only for an A/A comparison.
         dynamic: what of its grafts follows the trend of the loss; None for what the recipe says.
+        backbone: another one than that of the comparison, for the control "larger".
+        epochs: other than the recipe's, for the control "longer".
+        lr_scale: factor on the recipe's learning rates that tuning has chosen.
     """
 
     name: str
@@ -45,6 +51,9 @@ class Variant:
     role: Role = "attention"
     seed_offset: int = 0
     dynamic: Dynamic | None = None
+    backbone: str | None = None
+    epochs: int | None = None
+    lr_scale: float = 1.0
 
     @property
     def slug(self) -> str:
@@ -58,7 +67,7 @@ class Variant:
 
     @property
     def is_plain(self) -> bool:
-        return self.attention == BASELINE
+        return self.attention == BASELINE or self.attention in PLAIN_CONTROLS
 
     @property
     def is_dynamic(self) -> bool:
@@ -66,7 +75,9 @@ class Variant:
 
     def recipe(self, recipe: Recipe) -> Recipe:
         """How it is trained: as all others, but for what it says itself."""
-        return recipe if self.dynamic is None else replace(recipe, dynamic=self.dynamic)
+        found = recipe if self.dynamic is None else replace(recipe, dynamic=self.dynamic)
+        found = found if self.epochs is None else with_epochs(found, self.epochs)
+        return found if self.lr_scale == 1 else replace(found, lr_scale=found.lr_scale * self.lr_scale)
 
     def is_twin_of(self, other: Variant) -> bool:
         """Whether both are the same attention at the same places, trained in whatever way."""
@@ -105,6 +116,8 @@ def parse_variant(text: str, role: Role = "attention") -> Variant:
         if separator or tail:
             raise ConfigError(f"variant '{text}': the plain backbone takes no place and no options.")
         return again()
+    if name in PLAIN_CONTROLS:
+        return _plain_control(text.strip(), name, options, bool(separator))
     dynamic = options.pop(DYNAMIC, None)
     if dynamic is not None and dynamic not in get_args(Dynamic):
         raise ConfigError(f"dynamic is {dynamic!r} in variant '{text}': {nearest(str(dynamic), get_args(Dynamic))}")
@@ -116,6 +129,17 @@ def parse_variant(text: str, role: Role = "attention") -> Variant:
             raise ConfigError(f"unknown option '{option}' in variant '{text}': {nearest(option, known)}")
     role = "control" if ATTENTIONS[name].control else role
     return Variant(text.strip(), name, where or "auto", options, role, dynamic=dynamic)
+
+
+def _plain_control(text: str, name: str, options: Mapping[str, Any], has_place: bool) -> Variant:
+    """The plain backbone, larger or trained for longer."""
+    if has_place:
+        raise ConfigError(f"variant '{text}': the plain backbone takes no place.")
+    for option in options:
+        if option not in PLAIN_CONTROLS[name]:
+            raise ConfigError(f"unknown option '{option}' in variant '{text}': {nearest(option, PLAIN_CONTROLS[name])}")
+    backbone = options.get("backbone")
+    return Variant(text, name, options=options, role="control", backbone=None if backbone is None else str(backbone))
 
 
 def under(recipe: Recipe, variants: Sequence[Variant]) -> tuple[Variant, ...]:
@@ -135,12 +159,19 @@ def with_earlier(variants: Sequence[Variant], earlier: Sequence[Variant]) -> tup
 
 
 def matched_controls(variants: Sequence[Variant]) -> tuple[Variant, ...]:
-    """Let a capacity control without options have as many parameters as the first attention."""
-    first = next((v.attention for v in variants if v.role == "attention" and not v.is_plain), None)
-    return tuple(
-        replace(v, options={"like": first}) if v.attention == "capacity" and not v.options and first else v
-        for v in variants
-    )
+    """Let a control that is like an attention be like the first one, where it does not say which."""
+    first = next((v for v in variants if v.role == "attention" and not v.is_plain), None)
+
+    def matched(variant: Variant) -> Variant:
+        if first is None or "like" in variant.options:
+            return variant
+        if variant.attention == "capacity" and not variant.options:
+            return replace(variant, options={"like": first.attention})
+        if variant.attention in PLAIN_CONTROLS:
+            return replace(variant, options={**variant.options, "like": first.name})
+        return variant
+
+    return tuple(map(matched, variants))
 
 
 def parse_variants(attentions: Sequence[str], controls: Sequence[str]) -> tuple[Variant, ...]:

@@ -28,7 +28,7 @@ from .charts import (
 )
 from .comparison_tables import baseline_first, class_table, effect_table, sample_size, square_tables, variant_table
 from .confusion import confusion_change
-from .number_format import axis_label, format_value, scale_of, shortened, titled
+from .number_format import axis_label, format_value, scale_of, shortened, times, titled
 from .page_parts import (
     Warned,
     data_facts,
@@ -198,8 +198,17 @@ def _protocol(comparison: ComparisonRecord, recipe: Mapping[str, Any]) -> list[t
         ("precision", f"{precision.dtype}, {precision.layout}" if precision else "not chosen yet"),
         ("interval", "crossed analysis of variance, seeds x test images, Satterthwaite's degrees of freedom, 95 %"),
         *_analysis(comparison),
+        *((f"control {slug}", _matched(facts)) for slug, facts in comparison.matched.items()),
         ("correction", "attentions against the baseline first (Holm's); the rest only where that found an effect"),
     ]
+
+
+def _matched(facts: Mapping[str, Any]) -> str:
+    """What a plain control turned out to be."""
+    like = f", to be like {facts['like']}" if facts.get("like") else ""
+    if "backbone" in facts:
+        return f"{facts['backbone']}{like}"
+    return f"{facts.get('epochs')} epochs, {times(facts.get('time_ratio'))} the training time{like}"
 
 
 def _analysis(comparison: ComparisonRecord) -> list[tuple[str, str]]:
