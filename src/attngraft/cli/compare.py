@@ -51,6 +51,12 @@ def run(
             "COUNTS",
         ),
     ] = None,
+    tune: Annotated[
+        int, option("Trials of learning rates that every variant gets on validation images before the seeds.", "N")
+    ] = 0,
+    robustness: Annotated[
+        bool, options.switch("--robustness", "Also compare under eight corruptions of the test images.")
+    ] = False,
     run_dir: Annotated[
         Path | None,
         option(
@@ -80,6 +86,8 @@ def run(
         metric=metric,
         margin=margin,
         looks=looks,
+        tune=tune,
+        robustness=robustness,
         pretrained=pretrained,
         weights=weights,
         run_dir=run_dir or usual_folder(data, backbone),

@@ -30,6 +30,8 @@ class AnalysisPlan:
         margin: a difference that matters, in the unit of the scores (0.01 for one point); None where none is named.
         looks: after how many seeds the comparison is looked at; None for one look at its end.
         groups: (N,) the group of each test image; None where every image is its own.
+        tune: trials that every variant gets on validation images before the seeds are spent.
+        robustness: whether corruptions of the test images are endpoints too.
         is_pilot: whether the runs are to plan with: margin and looks are fixed when the comparison goes on.
     """
 
@@ -37,6 +39,8 @@ class AnalysisPlan:
     margin: float | None = None
     looks: Looks | None = None
     groups: NDArray[Any] | None = None
+    tune: int = 0
+    robustness: bool = False
     is_pilot: bool = False
 
     @classmethod
@@ -73,6 +77,8 @@ class AnalysisPlan:
             found["margin"] = round(self.metric.scale * self.margin, 12)
         if self.looks is not None:
             found["looks"] = list(self.looks.seeds)
+        if self.tune:
+            found["tune"] = self.tune
         if self.is_pilot:
             found["is_pilot"] = True
         return found

@@ -22,6 +22,8 @@ from .build_model import ModelSource
 from .comparison_context import ComparisonContext
 from .comparison_folder import describe_request, earlier_variants, is_comparison, open_comparison, with_earlier_seeds
 from .plain_controls import keep, with_larger
+from .robustness import check_corruptible
+from .tuning import check_trials
 from .variants import Variant, matched_controls, parse_variants, split_variants, under, with_earlier
 
 
@@ -32,6 +34,7 @@ class ComparisonRequest:
     Attributes:
         settings: recipe, data and machine.
         folder: of the comparison.
+        tune, robustness: as in `AnalysisPlan`.
         is_pilot: whether the runs are to plan the comparison with, whose looks are fixed later.
     """
 
@@ -46,6 +49,8 @@ class ComparisonRequest:
     looks: Looks | None = None
     pretrained: bool | None = None
     weights: Path | None = None
+    tune: int = 0
+    robustness: bool = False
     is_pilot: bool = False
 
 
@@ -78,6 +83,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         ConfigError, BackboneError, DataError, GraftError, RunError: what was asked for does not fit; nothing is changed.
     """
     settings, folder, planned = wanted.settings, wanted.folder, wanted.looks
+    check_trials(wanted.tune)
     variants = parse_variants(wanted.attentions, wanted.controls)
     variants = under(settings.recipe, matched_controls(with_earlier(variants, earlier_variants(folder))))
     seeds = with_earlier_seeds(folder, _seeds(wanted.seeds if planned is None else planned.seeds[-1]), variants)
@@ -93,6 +99,8 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         spec = preprocessing.input
         variants = world.in_main(lambda: with_larger(variants, source, spec.shape, folder))
         dataset = open_data(data, settings, preprocessing=preprocessing, progress=Reading(shown))
+        if wanted.robustness:
+            check_corruptible(dataset.test.store.channels)
         task = create_task(dataset.task, dataset.classes)
         metric = find_metric(task, wanted.metric)
         plan = AnalysisPlan.of(metric, margin=wanted.margin, looks=planned, groups=dataset.test.groups)
@@ -101,7 +109,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
             settings=settings,
             dataset=dataset,
             task=task,
-            analysis=replace(plan, is_pilot=wanted.is_pilot),
+            analysis=replace(plan, tune=wanted.tune, robustness=wanted.robustness, is_pilot=wanted.is_pilot),
             preprocessing=preprocessing,
             precision=Precision(),
             plans={variant.name: variant.plan(template, spec.shape) for variant in variants},

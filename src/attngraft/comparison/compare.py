@@ -21,6 +21,7 @@ from .analysis_plan import AnalysisPlan
 from .begin import ComparisonRequest, begun, listed
 from .conclusion import Conclusion
 from .run_all import run_all
+from .tuning import tune as tune_rates
 from .variants import BASELINE
 
 
@@ -52,6 +53,7 @@ class Comparison:
     def __str__(self) -> str:
         controls = {row["name"] for row in self.document.get("requested", []) if row["role"] == "control"}
         sentences = [e["sentence"] for e in self.effects if e["against"] not in controls]
+        sentences += [e["sentence"] for e in self.document.get("robustness", {}).get("effects", [])]
         return "\n".join([*sentences, *self.document.get("notes", [])])
 
 
@@ -66,6 +68,8 @@ def compare(
     metric: str | None = None,
     margin: float | None = None,
     looks: str | Sequence[int] | None = None,
+    tune: int = 0,
+    robustness: bool = False,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
     run_dir: str | Path,
@@ -89,6 +93,9 @@ def compare(
             whether a variant is as good as the plain backbone, no worse or worse.
         looks: after how many seeds the comparison is looked at, "auto" for 5, 8 and 12: it trains on until it is
             settled or futile, with one error rate over all looks.
+        tune: trials of learning rates that every variant, the plain backbone included, gets on validation images before
+            the seeds are spent; 0 turns it off.
+        robustness: also compare under eight corruptions of the test images.
         pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch".
         weights: a file of weights to start from, as for `create_backbone`.
         run_dir: a new folder, or that of the same comparison to be continued.
@@ -113,11 +120,14 @@ def compare(
         looks=None if looks is None else parse_looks(looks),
         pretrained=pretrained,
         weights=None if weights is None else Path(weights),
+        tune=tune,
+        robustness=robustness,
     )
     with begun(data, wanted, progress) as found:
-        conclude = Conclusion(found.context, found.variants, found.request, command)
+        variants, tuning = tune_rates(found.context, found.variants, wanted.tune, found.progress)
+        conclude = Conclusion(found.context, variants, found.request, command, tuning)
         for look in _stages(found.context.analysis, found.seeds):
-            results = run_all(found.context, found.variants, look, found.progress)
+            results = run_all(found.context, variants, look, found.progress)
             found.progress.stop()
             document = found.context.world.in_main(partial(conclude, look, results))
             if document.get("stopped"):

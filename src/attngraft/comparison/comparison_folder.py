@@ -202,7 +202,7 @@ def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, An
 
 def _check_same_analysis(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise where looks, margin or groups are not those that the comparison was begun with: they are fixed before."""
-    fixed = {"group_by"} if found.get("is_pilot") or wanted.get("is_pilot") else {"group_by", "margin", "looks"}
+    fixed = {"group_by"} if found.get("is_pilot") or wanted.get("is_pilot") else {"group_by", "margin", "looks", "tune"}
     for key in sorted(fixed):
         if found.get(key) != wanted.get(key):
             there = found.get(key, "none")

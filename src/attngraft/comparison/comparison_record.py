@@ -14,6 +14,7 @@ from ..statistics.effects import Effect
 from ..statistics.margins import MarginVerdict
 from ..tasks import primary, task_from
 from ..training import DataRecord, Precision
+from .tuning import Tuning
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,7 @@ class AnalysisRecord:
         looks: after how many seeds.
         group_by: what the test images were grouped by.
         groups: how many groups of test images there are.
+        tune: trials that every variant got before.
         is_pilot: whether the runs so far are to plan with.
     """
 
@@ -165,6 +167,7 @@ class AnalysisRecord:
     looks: tuple[int, ...] | None = None
     group_by: str | None = None
     groups: int | None = None
+    tune: int = 0
     is_pilot: bool = False
 
 
@@ -175,6 +178,26 @@ class LookRecord:
     seeds: int
     level: float
     conditional_power: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RobustnessEffect(Effect):
+    """The effect of a variant on the metric, averaged over corruptions of the test images."""
+
+    variant: str
+    p_adjusted: float
+    verdict: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class RobustnessRecord:
+    """Effects under corruptions; `values` are those of the metric for each run, by variant."""
+
+    severity: int
+    corruptions: tuple[str, ...]
+    values: Mapping[str, tuple[float, ...]]
+    effects: tuple[RobustnessEffect, ...]
 
 
 @dataclass(frozen=True)
@@ -200,6 +223,8 @@ class ComparisonRecord:
         stopped: "settled", "futile" or "all looks taken", of planned looks.
         left_out: runs that do not enter.
         matched: what controls turned out to be, by their slug.
+        tuning: what was tried before the seeds.
+        robustness: effects under corruptions.
         notes: sentences that hold for all verdicts.
         factorial: the first complete square of CBAM and its halves, with the others inside.
     """
@@ -227,6 +252,8 @@ class ComparisonRecord:
     stopped: str | None = None
     left_out: tuple[LeftOutRecord, ...] = ()
     matched: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    tuning: Tuning | None = None
+    robustness: RobustnessRecord | None = None
     notes: tuple[str, ...] = ()
     hardware: Mapping[str, Any] | None = None
     versions: Mapping[str, Any] | None = None

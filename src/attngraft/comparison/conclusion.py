@@ -16,8 +16,10 @@ from .comparison_context import ComparisonContext
 from .comparison_folder import read_comparison, write_comparison
 from .contrasts import Evaluations, effects
 from .factorial import factorial
+from .robustness import robustness
 from .run_all import Results
 from .thumbnails import write_samples
+from .tuning import Tuning
 from .variant_table import price, variant_table
 from .variants import BASELINE, Variant
 
@@ -33,12 +35,14 @@ class Conclusion:
         variants: the columns.
         request: as from `describe_request`.
         command: the command line, for the record.
+        tuning: what was tried before; None without.
     """
 
     context: ComparisonContext
     variants: Sequence[Variant]
     request: Mapping[str, Any]
     command: str | None
+    tuning: Tuning | None = None
 
     def __call__(self, seeds: Sequence[int], results: Results) -> Mapping[str, Any]:
         """Conclude from these seeds; the document has "stopped" where no further look is needed."""
@@ -63,6 +67,8 @@ class Conclusion:
             "variants": rows,
             "effects": found,
             **({"factorial": halves} if halves else {}),
+            **({"tuning": to_dict(self.tuning)} if self.tuning else {}),
+            **({"robustness": robustness(context, self.variants, results)} if plan.robustness else {}),
             "left_out": _left_out(results),
             **({"matched": earlier["matched"]} if "matched" in earlier else {}),
             **_look_outcome(plan, found, seeds),

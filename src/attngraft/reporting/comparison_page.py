@@ -26,7 +26,16 @@ from .charts import (
     line_chart,
     series_color,
 )
-from .comparison_tables import baseline_first, class_table, effect_table, sample_size, square_tables, variant_table
+from .comparison_tables import (
+    baseline_first,
+    class_table,
+    effect_table,
+    robustness_table,
+    sample_size,
+    square_tables,
+    tuning_table,
+    variant_table,
+)
 from .confusion import confusion_change
 from .number_format import axis_label, format_value, scale_of, shortened, times, titled
 from .page_parts import (
@@ -83,6 +92,8 @@ def _content(run_dir: Path, comparison: ComparisonRecord, heading: str) -> dict[
         "charts": [drawing for drawing in drawings if drawing],
         "effects": effect_table(comparison),
         "squares": square_tables(comparison),
+        "tuning": tuning_table(comparison),
+        "robustness": robustness_table(comparison),
         "class_charts": [chart for chart in class_charts if chart],
         "classes": class_table(comparison),
         "confusions": _confusions(comparison, predictions),

@@ -156,6 +156,52 @@ def class_table(comparison: ComparisonRecord) -> Table:
     return Table(f"Effect by class against '{comparison.baseline}'", columns, rows, frozenset({1}))
 
 
+def tuning_table(comparison: ComparisonRecord) -> Table | None:
+    """The score of every variant at every learning rate, with what it adds to the plain backbone at the same rate."""
+    tuning, unit = comparison.tuning, comparison.metric.unit
+    if tuning is None:
+        return None
+    names = list(dict.fromkeys(trial.variant for trial in tuning.trials))
+    scores = {(trial.variant, trial.lr_scale): trial.score for trial in tuning.trials}
+    factors = sorted({trial.lr_scale for trial in tuning.trials})
+
+    def cell(name: str, factor: float) -> str | Noted:
+        score, base = scores.get((name, factor)), scores.get((comparison.baseline, factor))
+        if score is None:
+            return "diverged"
+        mark = " *" if tuning.chosen.get(name) == factor else ""
+        shown = f"{format_value(score, unit)}{mark}"
+        if name == comparison.baseline or base is None:
+            return shown
+        return Noted(shown, format_difference(score - base, unit))
+
+    rows = tuple((f"x {factor:g}", *(cell(name, factor) for name in names)) for factor in factors)
+    caption = f"{comparison.metric.label} by learning rate on {tuning.images:,} validation images, one seed"
+    note = f"*: taken for all seeds; small: difference to '{comparison.baseline}' at the same rate"
+    return Table(caption, ("rates", *names), rows, note=note)
+
+
+def robustness_table(comparison: ComparisonRecord) -> Table | None:
+    """The effects under corruptions."""
+    found, unit = comparison.robustness, comparison.metric.unit
+    if found is None:
+        return None
+    effects = {effect.variant: effect for effect in found.effects}
+    rows = []
+    for name, values in found.values.items():
+        effect = effects.get(name)
+        numbers = ("", "", "", "")
+        if effect is not None:
+            shown = (format_difference(effect.mean, unit, 2), format_interval(effect, unit))
+            numbers = (*shown, decimal(effect.p_adjusted, 4), effect.verdict)
+        rows.append((name, mean_and_spread(values, unit), *numbers))
+    label = f"{comparison.metric.label}, corrupted"
+    columns = ("variant", label, f"effect{words_for(unit, ', ')}", "98 % interval", "p, corrected", "verdict")
+    caption = f"Mean over {len(found.corruptions)} corruptions at severity {found.severity} of 5"
+    note = f"{', '.join(found.corruptions)}; a family of its own at 2 %"
+    return Table(caption, columns, tuple(rows), frozenset({5}), note=note)
+
+
 def square_tables(comparison: ComparisonRecord) -> list[dict[str, Table]]:
     """The 2 x 2 tables of CBAM and its halves, each trained on its own: "cells" and "effects" of every square."""
     first = comparison.factorial
