@@ -45,5 +45,12 @@ def pytest_collection_modifyitems(items: list) -> None:
     items.sort(key=lambda item: "faults" not in item.path.parts and not item.get_closest_marker("forks"))
 
 
+@pytest.hookimpl(tryfirst=True)  # before the fixtures of a test, which may write pages too
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    from quick_charts import choose  # not before a test runs: it loads matplotlib
+
+    choose(drawn="not slow" not in item.config.option.markexpr or item.get_closest_marker("draws") is not None)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     parametrize_in_pairs(metafunc)

@@ -19,7 +19,7 @@ from attngraft.data.pixel_store import decode_array
 from attngraft.surgery.version_store.store import Store
 from attngraft.training import Phase, Recipe, fit
 
-SIZE = 16
+SIZE = 8
 CLASSES = ("red", "green", "blue")
 # nothing is timed, nothing depends on the machine
 MACHINE = {"device": "cpu", "precision": "fp32+contiguous", "workers": 0}
@@ -34,7 +34,7 @@ def coloured_noise(count: int, seed: int, shift: Shift | None = None) -> ImageSe
     rng = np.random.default_rng(seed)
     labels = np.arange(count, dtype=np.int64) % len(CLASSES)
     pixels = rng.integers(0, 200, size=(count, SIZE, SIZE, 3)).astype(np.float64)
-    pixels[np.arange(count), :, :, labels] += 25
+    pixels[np.arange(count), :, :, labels] += 50
     if shift is not None:
         pixels, labels = shift(pixels, labels)
     decoded = decode_array(np.clip(pixels, 0, 255).round().astype(np.uint8), limit=100)

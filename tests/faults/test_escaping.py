@@ -30,6 +30,7 @@ from fake_store import write_history
 from test_bench_page import document as bench_document
 from test_iterate_page import search
 
+pytestmark = pytest.mark.draws
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}\x1b[31m\u202e\x00[/bold] $\\frac$"
 # what is a word of the format rather than text from elsewhere
 WORDS = re.compile(

@@ -88,6 +88,7 @@ def shown(found, width=80):
     return console.export_text()
 
 
+@pytest.mark.draws
 def test_the_page_has_every_part_with_n_quartiles_and_hardware(tmp_path):
     html, text = report(tmp_path, document())
     order = ["What attention costs", "Xeon 8488C, 2 threads, 2025-01-31", "Attention modules", "forward+backward"]
@@ -114,6 +115,7 @@ def test_every_chart_says_its_numbers_in_words(tmp_path):
     assert "traffic limit 0.400" in told[0]
 
 
+@pytest.mark.draws
 def test_names_and_reasons_are_text(tmp_path):
     html, _ = report(tmp_path, document(attention=HOSTILE))
     assert "<script" not in html
@@ -121,6 +123,7 @@ def test_names_and_reasons_are_text(tmp_path):
     assert "[red]" in shown(document(attention=HOSTILE), 200)
 
 
+@pytest.mark.draws
 def test_a_bench_that_was_stopped_says_so_and_may_be_empty(tmp_path):
     empty = replace(document(status="partial"), modules=(), summaries=(), models=(), loop=(), memory=())
     assert "not finished (status: partial)" in report(tmp_path, empty)[1]

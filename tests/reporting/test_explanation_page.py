@@ -30,6 +30,7 @@ def page_of(folder: Path, document: dict[str, Any]) -> str:
     return write_report(folder).read_text(encoding="utf-8")
 
 
+@pytest.mark.draws
 def test_everything_that_was_found_is_on_the_page(tmp_path: Path) -> None:
     write_explanation(tmp_path)
     page = write_report(tmp_path).read_text(encoding="utf-8")
@@ -41,6 +42,7 @@ def test_everything_that_was_found_is_on_the_page(tmp_path: Path) -> None:
     assert "2.4 times less time" in page
 
 
+@pytest.mark.draws
 def test_nothing_from_outside_reaches_the_page_as_markup(tmp_path: Path) -> None:
     write_explanation(tmp_path)
     page = write_report(tmp_path).read_text(encoding="utf-8")
@@ -51,6 +53,7 @@ def test_nothing_from_outside_reaches_the_page_as_markup(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("missing", SECTIONS)
+@pytest.mark.draws
 def test_what_was_not_measured_is_left_out(tmp_path: Path, missing: str) -> None:
     page = page_of(tmp_path, explanation(tmp_path) | {missing: None, "gate_history": None})
     assert SECTIONS[missing] not in page

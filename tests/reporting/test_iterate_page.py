@@ -78,6 +78,7 @@ def page_of(folder: Path, document: dict[str, Any]) -> str:
     return write_report(folder).read_text(encoding="utf-8")
 
 
+@pytest.mark.draws
 def test_everything_that_was_found_is_on_the_page(tmp_path: Path) -> None:
     page = page_of(tmp_path, search())
     for text in (
@@ -90,6 +91,7 @@ def test_everything_that_was_found_is_on_the_page(tmp_path: Path) -> None:
     assert "\u00d72.5" in page
 
 
+@pytest.mark.draws
 def test_nothing_from_outside_reaches_the_page_as_markup(tmp_path: Path) -> None:
     page = page_of(tmp_path, search())
     assert "<script" not in page
@@ -97,6 +99,7 @@ def test_nothing_from_outside_reaches_the_page_as_markup(tmp_path: Path) -> None
     assert not re.search(r"(src|href)=\"(?!data:|#)", page), "the page loads nothing"
 
 
+@pytest.mark.draws
 def test_a_search_that_goes_on_has_a_page_too(tmp_path: Path) -> None:
     clauses = [{"metric": "top1", "operator": ">=", "number": 0.9}]
     missing = dict.fromkeys(("verdict", "sentence", "finalist", "measured", "primary"))

@@ -95,6 +95,7 @@ def assert_self_contained(html, page):
     assert not re.search(r"url\((?!#|&quot;#)", html)
 
 
+@pytest.mark.draws
 def test_comparison_page_says_verdicts_first_and_all_parts_are_there(two_classes):
     folder, document = two_classes
     html, page = report(folder)
@@ -113,6 +114,7 @@ def test_comparison_page_says_verdicts_first_and_all_parts_are_there(two_classes
     assert all(value for name, value in page.attributes if name in ("alt", "aria-label"))
 
 
+@pytest.mark.draws
 def test_many_classes_show_the_most_changed_and_stay_small(tmp_path):
     classes = [f"class {index}" for index in range(81)]
     variants = ("none", "cbam", "static")
@@ -125,6 +127,7 @@ def test_many_classes_show_the_most_changed_and_stay_small(tmp_path):
     assert "18 of 20 such images" in page.text
 
 
+@pytest.mark.draws
 def test_one_seed_and_a_partial_comparison_say_so(tmp_path):
     write_comparison(tmp_path, seeds=1, status="partial", variants=("none", "cbam"), samples=0)
     page = report(tmp_path)[1]
@@ -133,6 +136,7 @@ def test_one_seed_and_a_partial_comparison_say_so(tmp_path):
     assert "One seed cannot say whether cbam helps or hurts" in page.text
 
 
+@pytest.mark.draws
 def test_hostile_names_are_text(tmp_path):
     write_comparison(tmp_path, classes=HOSTILE, seeds=2, variants=("none", "<b>cbam</b>$a$", "_se", "static"))
     html, page = report(tmp_path)
@@ -153,6 +157,7 @@ def test_hostile_run_names_are_text(tmp_path):
     assert "alert(1)</script>" in page.text
 
 
+@pytest.mark.draws
 def test_run_page_has_results_curves_confusion_and_sites(tmp_path):
     run = write_single_run(tmp_path)
     html, page = report(tmp_path)
@@ -172,6 +177,7 @@ def test_run_with_many_classes_lists_mistakes(tmp_path):
     assert "The worst 30 of 81 classes" in page.text
 
 
+@pytest.mark.draws
 def test_unfinished_run_shows_what_there_is(tmp_path):
     write_single_run(tmp_path, status="running", epochs=3)
     (tmp_path / "predictions.safetensors").unlink()
@@ -310,6 +316,7 @@ def test_any_entry_of_a_run_may_be_damaged(tmp_path, quick_charts, every):
     assert survive_every_damage(tmp_path, "run.json", write_single_run(tmp_path, images=20), every) > 100
 
 
+@pytest.mark.draws
 def test_empty_comparison_gives_a_page(folder):
     edit(folder, lambda d: d.update(variants=[], effects=[], samples=[], seeds=[], status="partial"))
     assert "No effect can be told yet" in report(folder)[1].text
@@ -341,12 +348,14 @@ def test_metrics_after_a_resume_count_the_later_line(tmp_path):
     assert read_metrics(tmp_path / "gone") == []
 
 
+@pytest.mark.draws
 def test_plots_of_the_caller_keep_their_settings(two_classes):
     before = dict(matplotlib.rcParams)
     write_report(two_classes[0])
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.draws
 def test_report_is_the_same_when_written_again(two_classes):
     first = write_report(two_classes[0]).read_bytes()
     assert write_report(two_classes[0]).read_bytes() == first

@@ -31,6 +31,7 @@ def text_of(page: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page).replace("\u00a0", " "))
 
 
+@pytest.mark.draws
 def test_everything_that_happened_is_on_the_page(tmp_path: Path) -> None:
     write_history(tmp_path)
     page = write_report(tmp_path).read_text(encoding="utf-8")
@@ -48,6 +49,7 @@ def test_everything_that_happened_is_on_the_page(tmp_path: Path) -> None:
     assert "no verdict" in words
 
 
+@pytest.mark.draws
 def test_nothing_from_outside_reaches_the_page_as_markup(tmp_path: Path) -> None:
     document = history()
     document["adaptations"][0]["sentence"] = "<script>alert(2)</script>"
@@ -75,6 +77,7 @@ def test_what_is_missing_is_left_out_and_said(tmp_path: Path, missing: str) -> N
     assert all(title in page for key, title in SECTIONS.items() if key != missing)
 
 
+@pytest.mark.draws
 def test_a_new_store_has_a_page(tmp_path: Path) -> None:
     document = history()
     empty: dict[str, Any] = {key: [] for key in ("domains", "matrix", "ledger", "adaptations", "releases", "events")}
@@ -91,6 +94,7 @@ def test_an_adaptation_that_runs_still_has_its_place(tmp_path: Path) -> None:
     assert "Adaptation 5: running It has not come to an end yet." in words
 
 
+@pytest.mark.draws
 def test_values_that_were_not_measured_are_no_numbers(tmp_path: Path) -> None:
     document = history()
     document["transfer"] = {"forgetting": None, "backward": None, "forward": None}
