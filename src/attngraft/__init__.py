@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # what `_PACKAGES` says, for type checkers and editors
     from .backbones import create_backbone
     from .comparison.compare import Comparison as Comparison
     from .comparison.compare import compare
+    from .comparison.compare_predictions import compare_predictions
     from .comparison.power_analysis import PowerAnalysis as PowerAnalysis
     from .comparison.power_analysis import power
     from .continual import adapt, iterate
@@ -43,6 +44,7 @@ __all__ = [
     "adapt",
     "attentions",
     "compare",
+    "compare_predictions",
     "create_attention",
     "create_backbone",
     "decouple",
@@ -68,7 +70,7 @@ __all__ = [
 _PACKAGES = {  # package -> what comes from it
     "attention": ("Attention", "attentions", "create_attention"),
     "backbones": ("create_backbone",),
-    "comparison": ("Comparison", "PowerAnalysis", "compare", "power"),
+    "comparison": ("Comparison", "PowerAnalysis", "compare", "compare_predictions", "power"),
     "continual": ("adapt", "iterate"),
     "data": ("load_data",),
     "deployment": ("predict",),

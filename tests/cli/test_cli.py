@@ -167,3 +167,38 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path):
 def default_interrupt() -> None:
     """What a terminal gives its programs; a test runner in the background may ignore Ctrl-C."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_compare_reads_predictions_and_needs_no_data(attngraft, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    lines = [f"{i},{s},{v},{i % 2},{(i + s + (v == 'none' and i < 9)) % 2}" for v in ("none", "se") for s in (0, 2) for i in range(40)]  # fmt: skip
+    header = "id,run,arm,target,pred"
+    for name, part in (("a.csv", lines[:80]), ("b.csv", lines[80:])):
+        (tmp_path / name).write_text("\n".join([header, *part]))
+    code, out, err = attngraft("compare", "--predictions", "a.csv", "b.csv", "--metric", "macro-f1")
+    assert code == 0, err
+    assert "macro F1" in out
+    assert "image from 'id'; seed from 'run'; variant from 'arm'" in " ".join(out.split())
+    assert (tmp_path / "runs/compare-predictions-a/report.html").is_file()
+    code, out, _ = attngraft("compare", "--predictions", "a.csv", "b.csv", "--json", "--run-dir", "other")
+    assert json.loads(out)["predictions"]["files"] == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--backbone", "small-cnn"], "there is no DATA"),
+        (["photos"], "there is no --backbone"),
+        (["--predictions", "x.csv", "--seeds", "3", "--epochs", "2"], "leave out --seeds, --epochs"),
+        (["--predictions", "x.csv", "--columns", "image"], "expected ROLE=NAME"),
+        (["--predictions", "x.csv"], "x.csv is no file"),
+        (["photos", "--backbone", "small-cnn", "--baseline", "se"], "are for --predictions"),
+    ],
+)
+def test_compare_says_in_one_sentence_what_is_missing(attngraft, tmp_path, monkeypatch, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = attngraft("compare", *arguments)
+    assert code == 2
+    assert words in err
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

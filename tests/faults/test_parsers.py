@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from hypothesis.extra.numpy import array_shapes, arrays
 
 from attngraft.attention import attentions
 from attngraft.comparison import parse_variant, parse_variants, split_variants
+from attngraft.comparison.paired_predictions import pair_predictions
 from attngraft.config import Preprocessing, from_dict, parse_assignment, to_dict
 from attngraft.continual.search.budget import parse_budget
 from attngraft.continual.search.requirement import parse_requirement, quantities_of
@@ -297,3 +300,48 @@ def test_a_table_comes_back(tmp_path, labels):
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label"), *labels.items()])
     assert dict(zip(*read_labels(path), strict=True)) == labels
+
+
+# --- predictions of other trainers -----------------------------------------------------------------------------------
+PAIRED = ["image,seed,variant,label,prediction", "a,0,none,x,x", "b,0,none,y,x", "a,0,se,x,x", "b,0,se,y,y"]
+ODD = CELLS | NUMBERS.map(str) | st.sampled_from(["seed", "p_x", "nan", "none", "0", "-1", "1e400", "x"])
+
+
+def paired(file: Path) -> Any:
+    return value_or_sentence(lambda: pair_predictions([file], columns={}, task=None, group_by=None))
+
+
+@given(st.data())
+def test_predictions_with_any_change_are_paired_or_a_sentence(tmp_path, data):
+    cells = [line.split(",") for line in PAIRED]
+    for _ in range(data.draw(st.integers(1, 3))):
+        row = data.draw(st.sampled_from(cells))
+        row[data.draw(st.integers(0, len(row) - 1))] = data.draw(ODD)
+    text = "\n".join(map(",".join, cells))
+    (tmp_path / "p.csv").write_bytes(text.encode("utf-8", "surrogatepass"))
+    found = paired(tmp_path / "p.csv")
+    if found is not None:
+        assert {len(run.ids) for runs in found.evaluations.values() for run in runs.values()} == {len(found.ids)}
+
+
+@given(st.binary(max_size=200), st.sampled_from(["p.csv", "p.npz", "p.parquet", "p"]))
+def test_any_file_is_predictions_or_a_sentence(tmp_path, content, name):
+    (tmp_path / name).write_bytes(content)
+    paired(tmp_path / name)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["image", "seed", "variant", "label", "prediction", "probs", "classes", "x"]),
+        arrays(st.sampled_from(["f4", "i8", "U3", "?", "S2"]), array_shapes(min_dims=0, max_dims=3, max_side=3)),
+    ),
+    st.integers(0, 400),
+    st.integers(0, 255),
+)
+def test_any_npz_is_predictions_or_a_sentence(tmp_path, found, place, byte):
+    np.savez(tmp_path / "p.npz", **found)
+    paired(tmp_path / "p.npz")
+    content = bytearray((tmp_path / "p.npz").read_bytes())
+    content[place % len(content)] = byte
+    (tmp_path / "p.npz").write_bytes(content)
+    paired(tmp_path / "p.npz")

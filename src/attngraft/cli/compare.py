@@ -4,29 +4,39 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import ConfigError
 from . import options
 from .options import option
-from .output import command_line, console, print_json, say, say_notes
+from .output import command_line, console, names, print_json, say, say_notes
+
+if TYPE_CHECKING:
+    from ..comparison import Comparison
+
+WITH_PREDICTIONS = ("task", "group_by")  # the settings that mean something where nothing is trained
 
 
 @options.takes(*options.TRAINING, assignments=True)
 def run(
-    data: options.Data,
-    backbone: options.Backbone,
     settings: dict[str, Any],
+    data: options.DataSets = None,
+    backbone: options.Backbone | None = None,
     attention: Annotated[
-        str,
+        str | None,
         option(
-            "Variants, comma-separated: NAME@WHERE:option=value,...; none compares the backbone with itself.",
+            "Variants, comma-separated: NAME@WHERE:option=value,...; none compares the backbone with itself.  "
+            "[default: cbam]",
             "VARIANTS",
         ),
-    ] = "cbam",
-    controls: Annotated[str, option("Controls, comma-separated: static, capacity, larger, longer.", "NAMES")] = "",
-    seeds: Annotated[str, option("Number of seeds, or the seeds: 3, or 0,1,7.", "SEEDS")] = "3",
+    ] = None,
+    controls: Annotated[
+        str,
+        option("Controls, comma-separated: static, capacity, larger, longer; or variants of the predictions.", "NAMES"),
+    ] = "",
+    seeds: Annotated[str | None, option("Number of seeds, or the seeds: 3, or 0,1,7.  [default: 3]", "SEEDS")] = None,
     recipe: options.RecipeName = "three-phase",
     metric: Annotated[
         str | None,
@@ -57,6 +67,21 @@ def run(
     robustness: Annotated[
         bool, options.switch("--robustness", "Also compare under eight corruptions of the test images.")
     ] = False,
+    predictions: Annotated[
+        list[Path] | None,
+        option(
+            "Compare other trainings, from CSV, NPZ or Parquet files: image, seed, variant, label, and prediction or "
+            "probabilities. Nothing is trained.",
+            "FILE...",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        option("The variant of the predictions to compare with.  [default: none, baseline or plain]", "NAME"),
+    ] = None,
+    columns: Annotated[
+        str, option("Columns of the predictions, where the guess is wrong: image=NAME,seed=NAME,...", "ROLE=NAME,...")
+    ] = "",
     run_dir: Annotated[
         Path | None,
         option(
@@ -72,16 +97,32 @@ def run(
 
     Every variant is trained with the same seeds and the same recipe.
     """
+    if predictions:
+        trained: dict[str, Any] = {"--backbone": backbone, "--attention": attention, "--seeds": seeds, "--looks": looks}
+        trained |= {"--pretrained": pretrained, "--weights": weights}
+        trained |= {"--tune": tune or None, "--robustness": robustness or None}
+        trained |= {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
+        _refuse(trained, [f"--{name.replace('_', '-')}" for name in WITH_PREDICTIONS])
+        chosen = {name: settings.get(name) for name in WITH_PREDICTIONS}
+        asked = {"baseline": baseline, "metric": metric, "margin": margin, "run_dir": run_dir, **chosen}
+        _show(_compared_predictions([*predictions, *map(Path, data or ())], controls, columns, asked), as_json)
+        return
+    if not data or backbone is None:
+        what = "DATA" if not data else "--backbone"
+        raise ConfigError(f"there is no {what}: give DATA and --backbone to train, or --predictions FILE... to read.")
+    if baseline is not None or columns:
+        raise ConfigError("--baseline and --columns are for --predictions: leave them out.")
+    if len(data) > 1:
+        raise ConfigError(f"got {len(data)} data sets: give one.")
     from ..comparison import compare, split_variants
-    from ..reporting import comparison_table, data_notes, write_report
     from ..training import join_world
 
     result = compare(
-        data,
+        data[0],
         backbone=backbone,
-        attentions=split_variants(attention),
+        attentions=split_variants(attention or "cbam"),
         controls=split_variants(controls),
-        seeds=_seeds(seeds),
+        seeds=_seeds(seeds or "3"),
         recipe=recipe,
         metric=metric,
         margin=margin,
@@ -90,18 +131,49 @@ def run(
         robustness=robustness,
         pretrained=pretrained,
         weights=weights,
-        run_dir=run_dir or usual_folder(data, backbone),
+        run_dir=run_dir or usual_folder(data[0], backbone),
         command=command_line(),
         **settings,
     )
-    if not join_world().is_main:
-        return
+    if join_world().is_main:
+        _show(result, as_json)
+
+
+def _refuse(given: dict[str, Any], allowed: list[str]) -> None:
+    """Raise where an option was given that only a training can follow."""
+    idle = [name for name, value in given.items() if value is not None and name not in allowed]
+    if idle:
+        raise ConfigError(f"with --predictions nothing is trained: leave out {', '.join(idle)}.")
+
+
+def _compared_predictions(files: list[Path], controls: str, columns: str, asked: dict[str, Any]) -> Comparison:
+    from ..comparison import compare_predictions
+
+    pairs = [part.partition("=") for part in names(columns)] if columns else []
+    if not all(role and sign and name for role, sign, name in pairs):
+        raise ConfigError(f"--columns is '{columns}': expected ROLE=NAME,..., for example image=fname,seed=trial.")
+    asked["run_dir"] = asked["run_dir"] or Path("runs") / f"compare-predictions-{_slug(files[0].stem)}"
+    return compare_predictions(
+        files,
+        controls=names(controls) if controls else (),
+        columns={role.strip(): name.strip() for role, _, name in pairs},
+        command=command_line(),
+        **asked,
+    )
+
+
+def _show(result: Comparison, as_json: bool) -> None:
+    """Write the page, and print table, notes and sentences."""
+    from ..reporting import comparison_table, data_notes, write_report
+
     page = write_report(result.run_dir)
     if as_json:
         print_json(json.loads(result.to_json()))
         return
     console().print(comparison_table(result.document))
     say_notes(data_notes(result.document["data"]))
+    for run in result.document.get("left_out", []) if "predictions" in result.document else ():
+        say(f"left out: {run['variant']}, seed {run['seed']}: {run['reason']}", wrap=True)
     say(result, wrap=True, style="bold")
     say(f"report: {page}")
 

@@ -40,6 +40,13 @@ Data = Annotated[
         "A folder of class folders, a CSV file, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet.",
     ),
 ]
+DataSets = Annotated[
+    list[str] | None,
+    argument(
+        "[DATA]...",
+        "A folder of class folders, a CSV file, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet.",
+    ),
+]
 LabelledData = Annotated[str, argument("DATA", "Labelled images: a folder of class folders, or a built-in data set.")]
 Model = Annotated[Path, argument("RUN", "A run folder, or a file written by attngraft.save.")]
 StoreFolder = Annotated[Path, argument("STORE", "A store, made by attngraft store STORE --create RUN.")]

@@ -1,6 +1,7 @@
 """Compare with and without attention: variants, the paired protocol, statistics, verdicts."""
 
 from .compare import Comparison, compare
+from .compare_predictions import compare_predictions
 from .comparison_folder import COMPARISON_FILE
 from .power_analysis import PowerAnalysis, power
 from .variants import Variant, parse_variant, parse_variants, split_variants
@@ -11,6 +12,7 @@ __all__ = [
     "PowerAnalysis",
     "Variant",
     "compare",
+    "compare_predictions",
     "parse_variant",
     "parse_variants",
     "power",

@@ -33,6 +33,7 @@ class AnalysisPlan:
         tune: trials that every variant gets on validation images before the seeds are spent.
         robustness: whether corruptions of the test images are endpoints too.
         is_pilot: whether the runs are to plan with: margin and looks are fixed when the comparison goes on.
+        trains: whether the runs are trained here, so that advice on training makes sense.
     """
 
     metric: Metric
@@ -42,6 +43,7 @@ class AnalysisPlan:
     tune: int = 0
     robustness: bool = False
     is_pilot: bool = False
+    trains: bool = True
 
     @classmethod
     def of(

@@ -22,7 +22,6 @@ from .begin import ComparisonRequest, begun, listed
 from .conclusion import Conclusion
 from .run_all import run_all
 from .tuning import tune as tune_rates
-from .variants import BASELINE
 
 
 @dataclass(frozen=True)
@@ -44,8 +43,8 @@ class Comparison:
 
     @property
     def verdicts(self) -> dict[str, str]:
-        """Variant -> "helps", "hurts", "no evidence" or "one seed", against the plain backbone."""
-        return {e["variant"]: e["verdict"] for e in self.effects if e["against"] == BASELINE}
+        """Variant -> "helps", "hurts", "no evidence", "one seed" or "diverged", against the baseline."""
+        return {e["variant"]: e["verdict"] for e in self.effects if e["against"] == self.document["baseline"]}
 
     def to_json(self) -> str:
         return json.dumps(self.document, indent=1, ensure_ascii=False)

@@ -102,7 +102,10 @@ def _trained_seeds(folder: Path, variant: Variant) -> set[int]:
 
 def _earlier(folder: Path) -> dict[str, Any]:
     """What the folder says so far; nothing where it is new. Whether it may be continued is checked on opening."""
-    return read_comparison(folder) if is_comparison(folder) else {}
+    found = read_comparison(folder) if is_comparison(folder) else {}
+    if "predictions" in found:
+        raise RunError(f"the comparison in {folder} was made from files of predictions: choose a new folder.")
+    return found
 
 
 def is_comparison(folder: Path) -> bool:
@@ -188,6 +191,15 @@ def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, An
         there = completed_recipe(found.get(key)) if key == "recipe" else found.get(key)
         if there != wanted[key]:
             raise RunError(f"the comparison in {folder} has another {key}: choose a new folder; nothing was changed.")
+    check_same_question(folder, found, wanted)
+
+
+def check_same_question(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise where analysis, metric or images are not those that the comparison was begun with.
+
+    Raises:
+        RunError: names what differs.
+    """
     _check_same_analysis(folder, found.get("analysis", {}), wanted.get("analysis", {}))
     metric = found.get("metric", {}).get("name", wanted["metric"]["name"])
     if metric != wanted["metric"]["name"]:

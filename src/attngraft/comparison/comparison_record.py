@@ -33,7 +33,7 @@ class VariantRecord:
 
     Attributes:
         scores: value of the metric for each seed.
-        latency_ms: of one batch.
+        parameters, macs, latency_ms and what is added: None where nothing was trained here; latency of one batch.
         runs: folders of the runs, relative to that of the comparison.
     """
 
@@ -41,10 +41,10 @@ class VariantRecord:
     slug: str
     role: str
     scores: tuple[float, ...]
-    parameters: int
-    macs: int
-    parameters_added: int
-    macs_added: int
+    parameters: int | None = None
+    macs: int | None = None
+    parameters_added: int | None = None
+    macs_added: int | None = None
     loss_mean: float | None = None
     latency_ms: Latency | None = None
     train_time_s: tuple[float, ...] = ()
@@ -210,10 +210,25 @@ class LeftOutRecord:
 
 
 @dataclass(frozen=True)
+class PredictionsRecord:
+    """The files of predictions that a comparison was made from, without any training.
+
+    Attributes:
+        files: their names.
+        columns: what each column was taken for.
+    """
+
+    files: tuple[str, ...]
+    columns: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class ComparisonRecord:
     """The content of `comparison.json`.
 
     Attributes:
+        backbone, recipe: of the trainings; None where they are not known.
+        predictions: the files that it was made from, where the trainings are not ours.
         metric: what the variants are compared by.
         task: what was learned, as `describe_task` says it.
         requested: the variants that were asked for.
@@ -231,11 +246,12 @@ class ComparisonRecord:
 
     status: str
     data: DataRecord
-    backbone: str
-    recipe: Recipe
     seeds: tuple[int, ...]
     baseline: str
     metric: MetricRecord
+    backbone: str | None = None
+    recipe: Recipe | None = None
+    predictions: PredictionsRecord | None = None
     task: Mapping[str, Any] | None = None
     pretrained: bool = True
     weights: str | None = None
@@ -278,12 +294,20 @@ class ComparisonRecord:
         if isinstance(effects, list):
             values["effects"] = [_effect(effect) if isinstance(effect, dict) else effect for effect in effects]
         found = from_dict(cls, values, where=where)
+        for key in ("backbone", "recipe"):
+            if found.predictions is None and getattr(found, key) is None:
+                raise ConfigError(f"{where} is incomplete: it has no '{key}'")
         names = [variant.name for variant in found.variants]
         for effect in found.effects:
             for name in (effect.variant, effect.against):
                 if name not in names:
                     raise ConfigError(f"{where} has an effect of '{name[:40]}' but no such variant")
         return found
+
+    @property
+    def title(self) -> str:
+        """What was compared on which data."""
+        return f"predictions of {self.data.name}" if self.predictions else f"{self.backbone} on {self.data.name}"
 
     def variant(self, name: str) -> VariantRecord | None:
         """A variant by name."""

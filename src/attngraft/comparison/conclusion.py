@@ -87,6 +87,11 @@ def _looks(context: ComparisonContext, seeds: Sequence[int], earlier: list[list[
     plan = context.analysis
     if plan.looks is not None and plan.is_planned(len(seeds)):
         return [list(seeds[:count]) for count in plan.looks.seeds if count <= len(seeds)]
+    return with_look(earlier, seeds)
+
+
+def with_look(earlier: list[list[int]], seeds: Sequence[int]) -> list[list[int]]:
+    """The sets of seeds that were looked at before, and this one."""
     return earlier if earlier and earlier[-1] == list(seeds) else [*earlier, list(seeds)]
 
 
@@ -166,18 +171,21 @@ def _notes(
     for name, failed in results.failed_seeds().items():
         who = "the plain backbone" if name == BASELINE else name
         found.append(f"Training diverged: {who}, seed{'' if len(failed) == 1 else 's'} {', '.join(map(str, failed))}.")
-    count = len(seeds)
+    return [*found, *seed_notes(len(seeds), looks, context.analysis)]
+
+
+def seed_notes(count: int, looks: Sequence[Sequence[int]], plan: AnalysisPlan) -> list[str]:
+    """What so many seeds can miss, and that they were looked at before without a plan."""
     missed = 100 * (1 - RARE_FAILURE) ** count
-    found.append(
+    found = [
         f"{count} seed{'' if count == 1 else 's'} miss{'es' if count == 1 else ''} a failure that strikes 1 run in 10 "
         f"with a chance of {missed:.0f} %."
-    )
-    unplanned = unplanned_looks(looks, context.analysis)
-    if unplanned:
+    ]
+    if unplanned_looks(looks, plan):
         counts = ", then ".join(str(len(seeds)) for seeds in looks)
         found.append(
             f"This comparison was looked at {len(looks)} times (with {counts} seeds) without a plan: each look adds a "
-            "chance of a false alarm, and the intervals are not adjusted for that; --looks plans them."
+            f"chance of a false alarm, and the intervals are not adjusted for that{'; --looks plans them' if plan.trains else ''}."
         )
     return found
 

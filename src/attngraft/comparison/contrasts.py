@@ -16,7 +16,7 @@ from ..statistics.power import smallest_detectable
 from ..tasks import Task, primary
 from ..training import Evaluation
 from .analysis_plan import AnalysisPlan
-from .variants import BASELINE, Variant
+from .variants import BASELINE, Variant, baseline_of
 from .verdicts import Judge
 
 Evaluations = Mapping[str, Mapping[int, Evaluation]]  # variant name -> seed -> evaluation of the run, where it ended
@@ -96,10 +96,10 @@ class Families:
             paired = [(a, b) for a, b in names if contrasts.seeds(a, b)]
             return tuple(contrasts.between(a, b, comparisons) for a, b in paired)
 
-        first = attentions or controls
+        first, baseline = attentions or controls, baseline_of(variants)
         return cls(
-            primary=pairs([(name, BASELINE) for name in first], len(first)),
-            controls=pairs([(name, BASELINE) for name in controls]) if attentions else (),
+            primary=pairs([(name, baseline) for name in first], len(first)),
+            controls=pairs([(name, baseline) for name in controls]) if attentions else (),
             beyond=pairs([(name, control) for name in grafted for control in controls]),
             paced=pairs(fixed_twins(variants)),
         )
@@ -128,7 +128,7 @@ def effects(
         prices: variant name -> what it costs, as the end of a sentence.
         failures: variant name -> seeds whose run diverged.
     """
-    contrasts, judge = Contrasts(evaluations, plan), Judge(plan)
+    contrasts, judge, baseline = Contrasts(evaluations, plan), Judge(plan), baseline_of(variants)
     families = Families.of(variants, contrasts)
     passed = dict(zip((c.variant for c in families.primary), _first_family(families.primary, plan), strict=True))
     opened = min(passed.values(), default=1.0)
@@ -148,13 +148,14 @@ def effects(
         *((c, p, len(beyond), True) for c, p in beyond),
         *((c, p, len(paced), True) for c, p in paced),
     ]
-    by_class = _class_effects([c for c, *_ in told if c.against == BASELINE], passed, evaluations, task, plan)
+    by_class = _class_effects([c for c, *_ in told if c.against == baseline], passed, evaluations, task, plan)
     found = []
     for item, p_adjusted, comparisons, is_gated in told:
-        is_main = item.against == BASELINE
+        is_main = item.against == baseline
         tail = clauses.get(item.variant, "") + prices.get(item.variant, "") if is_main else ""
         failed = tuple((failures or {}).get(item.variant, ()))
-        entry = _entry(item, p_adjusted, comparisons, judge, tail, evaluations, task, is_gated=is_gated, failed=failed)
+        about: Any = {"is_main": is_main, "is_gated": is_gated, "failed": failed}
+        entry = _entry(item, p_adjusted, comparisons, judge, tail, evaluations, task, **about)
         found.append({**entry, "per_class": by_class.get(item.variant, []) if is_main else []})
     return found
 
@@ -185,18 +186,19 @@ def _entry(
     evaluations: Evaluations,
     task: Task,
     *,
+    is_main: bool,
     is_gated: bool,
     failed: tuple[int, ...],
 ) -> dict[str, Any]:
     plan, base = judge.plan, evaluations[item.against]
     left = _left(judge, [base[seed].value(plan.metric.name) for seed in item.seeds])
     moved = answers_differ(evaluations[item.variant], base, item.seeds, task)
-    margin = plan.margin_verdict(item.difference, comparisons) if item.against == BASELINE else None
+    margin = plan.margin_verdict(item.difference, comparisons) if is_main else None
     verdict = judge.verdict(
         item.effect,
         p_adjusted,
         name=item.variant,
-        against=item.against,
+        against=BASELINE if is_main else item.against,
         comparisons=comparisons,
         left=left,
         moved=moved,
@@ -246,7 +248,9 @@ def _class_effects(
     contrasts: Sequence[Contrast], gates: Mapping[str, float], evaluations: Evaluations, task: Task, plan: AnalysisPlan
 ) -> dict[str, list[dict[str, Any]]]:
     """Effects on the classes of the primary metric; Holm over variants and classes together, after each variant."""
-    rows = next(iter(evaluations[BASELINE].values())).rows
+    if not contrasts:
+        return {}
+    rows = next(iter(evaluations[contrasts[0].against].values())).rows
     labels = task.groups(rows) if plan.metric.name == primary(task).name else None
     if labels is None or not plan.metric.is_mean:
         return {}
@@ -302,24 +306,25 @@ def changed_images(
 ) -> list[Change]:
     """The images that changed most for each attention, at most `most` in each direction."""
     contrasts = Contrasts(evaluations, replace(plan, groups=None))
-    sign = 1 if plan.metric.higher_is_better else -1
+    sign, baseline = 1 if plan.metric.higher_is_better else -1, baseline_of(variants)
     found: list[Change] = []
     for variant in variants:
-        seeds = contrasts.seeds(variant.name, BASELINE)
+        seeds = contrasts.seeds(variant.name, baseline)
         if variant.role == "attention" and not variant.is_again and seeds:
-            difference = contrasts.matrix(variant.name, seeds) - contrasts.matrix(BASELINE, seeds)
+            difference = contrasts.matrix(variant.name, seeds) - contrasts.matrix(baseline, seeds)
             gains = sign * difference.sum(axis=0)
             order = np.argsort(-gains, kind="stable")
             better = [int(i) for i in order[:most] if gains[i] > 0]
             worse = [int(i) for i in order[::-1][:most] if gains[i] < 0]
-            found += [_change(variant.name, i, seeds, evaluations, task, float(gains[i])) for i in better + worse]
+            pair = {name: evaluations[name] for name in (baseline, variant.name)}
+            found += [_change(variant.name, i, seeds, pair, task, float(gains[i])) for i in better + worse]
     return found
 
 
-def _change(
-    name: str, position: int, seeds: Sequence[int], evaluations: Evaluations, task: Task, gain: float
-) -> Change:
-    before = [task.caption(evaluations[BASELINE][seed].rows, position) for seed in seeds]
-    after = [task.caption(evaluations[name][seed].rows, position) for seed in seeds]
+def _change(name: str, position: int, seeds: Sequence[int], pair: Evaluations, task: Task, gain: float) -> Change:
+    """Of a variant, in a pair of the baseline and itself."""
+    base = next(iter(pair.values()))
+    before = [task.caption(base[seed].rows, position) for seed in seeds]
+    after = [task.caption(pair[name][seed].rows, position) for seed in seeds]
     truth = before[0][1]
     return Change(name, position, tuple(p for p, _ in before), tuple(p for p, _ in after), truth, gain)

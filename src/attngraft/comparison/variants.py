@@ -152,6 +152,11 @@ def again() -> Variant:
     return Variant(f"{BASELINE} (other seeds)", BASELINE, role="attention", seed_offset=AGAIN_OFFSET)
 
 
+def baseline_of(variants: Sequence[Variant]) -> str:
+    """The name of the variant that all others are compared with; trainings from elsewhere may call it anything."""
+    return next((variant.name for variant in variants if variant.role == "baseline"), BASELINE)
+
+
 def with_earlier(variants: Sequence[Variant], earlier: Sequence[Variant]) -> tuple[Variant, ...]:
     """The variants asked for and those that were there before, the baseline first."""
     known = {variant.slug for variant in variants}

@@ -77,7 +77,7 @@ class Judge:
             return Verdict(kind, f"{name} {kind}{versus}: {self._with_interval(effect)}{about_margin}")
         sentence = self._no_evidence_sentence(effect, name, versus, comparisons, left, is_gated)
         sentence += about_margin or self.exclusion_clause(effect)
-        return Verdict("no evidence", sentence + _moved_clause(moved))
+        return Verdict("no evidence", sentence + (_moved_clause(moved) if self.plan.trains else ""))
 
     def control_clause(
         self, attention_name: str, control_name: str, effect_of_difference: Effect, p_adjusted: float | None = None
@@ -193,7 +193,8 @@ class Judge:
             return "; with these test images no number of seeds would find an effect of that size"
         if seeds <= effect.seeds:
             return ""
-        return f"; plan about {seeds} seeds in all to find one, and name this look in --looks"
+        named = ", and name this look in --looks" if self.plan.trains else ""
+        return f"; plan about {seeds} seeds in all to find one{named}"
 
     def _with_interval(self, effect: Effect) -> str:
         sure = f"{100 * effect.confidence:.3g} % interval"

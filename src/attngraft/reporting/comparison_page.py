@@ -63,12 +63,14 @@ MOST_CLASSES = 14  # rows in a chart of classes; the table has them all
 
 def comparison_page(run_dir: Path, comparison: ComparisonRecord) -> str:
     """The HTML of a comparison and what lies beside it."""
-    heading = f"Does attention help {comparison.backbone} on {comparison.data.name}?"
+    heading = f"Does attention help {comparison.title}?"
+    if comparison.predictions:
+        heading = f"Is anything better than {comparison.baseline} in {comparison.data.name}?"
     return render("comparison.html", heading, _content(run_dir, comparison, heading))
 
 
 def _content(run_dir: Path, comparison: ComparisonRecord, heading: str) -> dict[str, Any]:
-    recipe = to_dict(comparison.recipe)
+    recipe = to_dict(comparison.recipe) if comparison.recipe else {}
     task = task_from(comparison.task, comparison.data.classes)
     metric = primary(task)
     predictions = _all_predictions(run_dir, comparison)
@@ -88,6 +90,7 @@ def _content(run_dir: Path, comparison: ComparisonRecord, heading: str) -> dict[
         "notes": list(comparison.notes),
         "left_out": [f"{run.variant}, seed {run.seed}: {run.reason}" for run in comparison.left_out],
         "warnings": _warnings(comparison, predictions, curves),
+        "quality": "Quality" if comparison.predictions else "Quality and cost",
         "variants": variant_table(comparison),
         "charts": [drawing for drawing in drawings if drawing],
         "effects": effect_table(comparison),
@@ -107,7 +110,7 @@ def _content(run_dir: Path, comparison: ComparisonRecord, heading: str) -> dict[
 
 def _lead(comparison: ComparisonRecord) -> str:
     parts = [f"{len(comparison.variants)} variants", sample_size(comparison).replace(" x ", ", ")]
-    parts += [f"recipe {comparison.recipe.name}", (comparison.created or "")[:10]]
+    parts += [f"recipe {comparison.recipe.name}" if comparison.recipe else "", (comparison.created or "")[:10]]
     return ", ".join(filter(None, parts))
 
 
@@ -132,7 +135,9 @@ def _warnings(comparison: ComparisonRecord, predictions: Mapping[str, Any], curv
     if len(comparison.seeds) == 1:
         found.append(Warned("One seed only: the spread between training runs is unknown, so nothing is decided."))
     found += data_warnings(to_dict(comparison.data))
-    present = {"metrics": curves} if comparison.task else {"predictions": predictions, "metrics": curves}
+    present: dict[str, Mapping[str, Any]] = {} if comparison.task else {"predictions": predictions}
+    if comparison.predictions is None:
+        present["metrics"] = curves
     for what, there in present.items():
         lacking = tuple(v.name for v in comparison.variants if v.runs and not there.get(v.name))
         if lacking:
@@ -197,20 +202,41 @@ def _predictions(predictions: Sequence[str]) -> str:
 
 
 def _protocol(comparison: ComparisonRecord, recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
-    precision = comparison.precision
-    weights = comparison.weights or ("pretrained" if comparison.pretrained else "random weights")
     return [
-        ("pairing", "the same seed gives every variant the same split, order, augmentation and head"),
-        ("backbone", f"{comparison.backbone}, {weights}"),
+        *_training(comparison),
         ("seeds", plain(list(comparison.seeds))),
         *data_facts(to_dict(comparison.data), "outputs" if comparison.task else "classes"),
-        ("recipe", comparison.recipe.name),
-        *recipe_facts(recipe),
-        ("precision", f"{precision.dtype}, {precision.layout}" if precision else "not chosen yet"),
+        *_settings(comparison, recipe),
         ("interval", "crossed analysis of variance, seeds x test images, Satterthwaite's degrees of freedom, 95 %"),
         *_analysis(comparison),
         *((f"control {slug}", _matched(facts)) for slug, facts in comparison.matched.items()),
         ("correction", "attentions against the baseline first (Holm's); the rest only where that found an effect"),
+    ]
+
+
+def _training(comparison: ComparisonRecord) -> list[tuple[str, str]]:
+    """How the pairs were made, and of what."""
+    if comparison.predictions:
+        files = comparison.predictions.files
+        return [
+            ("pairing", "by the seed that the files name; how the variants were trained is not known"),
+            ("files", ", ".join(files[:8]) + (", …" if len(files) > 8 else "")),
+        ]
+    weights = comparison.weights or ("pretrained" if comparison.pretrained else "random weights")
+    return [
+        ("pairing", "the same seed gives every variant the same split, order, augmentation and head"),
+        ("backbone", f"{comparison.backbone}, {weights}"),
+    ]
+
+
+def _settings(comparison: ComparisonRecord, recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    if comparison.recipe is None:
+        return []
+    precision = comparison.precision
+    return [
+        ("recipe", comparison.recipe.name),
+        *recipe_facts(recipe),
+        ("precision", f"{precision.dtype}, {precision.layout}" if precision else "not chosen yet"),
     ]
 
 
@@ -390,7 +416,7 @@ def _costs(variant: VariantRecord, base: VariantRecord) -> tuple[float | None, f
     latency, base_latency = variant.latency_ms, base.latency_ms
     return (
         100 * (latency.median / base_latency.median - 1) if latency and base_latency and base_latency.median else None,
-        100 * variant.macs_added / base.macs if base.macs else None,
+        100 * variant.macs_added / base.macs if base.macs and variant.macs_added is not None else None,
     )
 
 

@@ -20,6 +20,14 @@ from .number_format import (
 )
 from .tables import Column, Noted, Table
 
+COSTS = (
+    Column("params", "added", "note"),
+    Column("MACs", "added", "none"),
+    Column("latency", "median, quartiles", "none"),
+    Column("latency", terminal="only"),
+    Column("training", "mean per run", "none"),
+    Column("sites", terminal="none"),
+)
 EFFECTS = {"channel": "channel gates", "spatial": "spatial gates", "interaction": "interaction of both"}
 
 
@@ -38,44 +46,44 @@ def baseline_first(comparison: ComparisonRecord) -> list[VariantRecord]:
 def variant_table(comparison: ComparisonRecord) -> Table:
     """The variants: score, effect, verdict and cost."""
     metric = comparison.metric
+    has_costs = any(variant.parameters is not None for variant in comparison.variants)
     columns = (
         Column("variant", terminal="text"),
         Column(metric.label, "mean ± sd over seeds", "text"),
         Column(f"effect{words_for(metric.unit, ', ')}", "95 % interval"),
-        Column("params", "added", "note"),
-        Column("MACs", "added", "none"),
-        Column("latency", "median, quartiles", "none"),
-        Column("latency", terminal="only"),
-        Column("training", "mean per run", "none"),
-        Column("sites", terminal="none"),
+        *(COSTS if has_costs else ()),
         Column("verdict"),
     )
-    rows = tuple(_variant_row(comparison, variant) for variant in baseline_first(comparison))
-    caption = f"{comparison.backbone} on {comparison.data.name}, n = {sample_size(comparison)}"
-    note = f"effect: paired difference to '{comparison.baseline}'; costs against it; sd over seeds"
-    return Table(caption, columns, rows, frozenset({9}), note=note)
+    rows = tuple(_variant_row(comparison, variant, has_costs) for variant in baseline_first(comparison))
+    caption = f"{comparison.title}, n = {sample_size(comparison)}"
+    costs = "; costs against it" if has_costs else ""
+    note = f"effect: paired difference to '{comparison.baseline}'{costs}; sd over seeds"
+    return Table(caption, columns, rows, frozenset({len(columns) - 1}), note=note)
 
 
-def _variant_row(comparison: ComparisonRecord, variant: VariantRecord) -> tuple[str | Noted, ...]:
-    base, effect, unit = (
-        comparison.variant(comparison.baseline),
-        comparison.effect_on(variant.name),
-        comparison.metric.unit,
+def _variant_row(comparison: ComparisonRecord, variant: VariantRecord, has_costs: bool) -> tuple[str | Noted, ...]:
+    effect, unit = comparison.effect_on(variant.name), comparison.metric.unit
+    return (
+        Noted(variant.name, variant.role),
+        Noted(mean_and_spread(variant.scores, unit), f"n = {len(variant.scores)}"),
+        Noted(format_difference(effect.mean, unit), format_interval(effect, unit)) if effect else "",
+        *(_costs(comparison, variant) if has_costs else ()),
+        effect.verdict if effect else "",
     )
+
+
+def _costs(comparison: ComparisonRecord, variant: VariantRecord) -> tuple[str | Noted, ...]:
+    base = comparison.variant(comparison.baseline)
     added = base is not None and variant.name != base.name
     latency, times = variant.latency_ms, variant.train_time_s
     base_latency = base.latency_ms if base else None
     slower = share(latency.median - base_latency.median, base_latency.median) if latency and base_latency else MISSING
     return (
-        Noted(variant.name, variant.role),
-        Noted(mean_and_spread(variant.scores, unit), f"n = {len(variant.scores)}"),
-        Noted(format_difference(effect.mean, unit), format_interval(effect, unit)) if effect else "",
         Noted(count(variant.parameters), share(variant.parameters_added, base.parameters) if base and added else ""),
         Noted(count(variant.macs), share(variant.macs_added, base.macs) if base and added else ""),
         *_latency(latency, slower if added else ""),
         duration(statistics.fmean(times)) if times else MISSING,
         str(variant.sites),
-        effect.verdict if effect else "",
     )
 
 

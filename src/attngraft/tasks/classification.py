@@ -76,17 +76,15 @@ class Classification:
                 per_output=recalls,
             ),
             left_out_metric("macro-f1", "macro F1", macro_f1, macro_f1_without, per_output=f1_scores),
-            left_out_metric("auroc", "AUROC", auroc, auroc_without, per_output=aurocs),
+            left_out_metric("auroc", "AUROC", auroc, auroc_without, per_output=aurocs, reads_probabilities=True),
             left_out_metric(
                 "quadratic-kappa", "quadratic kappa", quadratic_kappa, quadratic_kappa_without, bounds=(-1.0, 1.0)
             ),
-            mean_metric(
-                "nll", "NLL", negative_log_likelihood, unit="nats", higher_is_better=False, bounds=(0.0, np.inf)
-            ),
-            mean_metric("brier", "Brier score", brier, unit="", higher_is_better=False, bounds=(0.0, 2.0)),
+            _loss("nll", "NLL", negative_log_likelihood, unit="nats", bounds=(0.0, np.inf)),
+            _loss("brier", "Brier score", brier, unit="", bounds=(0.0, 2.0)),
         ]
         if len(self.outputs) > 5:
-            found.append(mean_metric("top5", "top-5", partial(in_top, k=5), is_binary=True))
+            found.append(mean_metric("top5", "top-5", partial(in_top, k=5), is_binary=True, reads_probabilities=True))
         if len(self.outputs) == 2:
             found += [_sensitivity(f"sensitivity@specificity={s:g}", s) for s in SPECIFICITIES]
             found.append(_sensitivity("sensitivity@specificity", USUAL_SPECIFICITY))
@@ -217,4 +215,9 @@ def _sensitivity(name: str, specificity: float) -> Metric:
         f"sensitivity at {100 * specificity:g} % specificity",
         partial(sensitivity_at, specificity=specificity),
         partial(sensitivity_at_without, specificity=specificity),
+        reads_probabilities=True,
     )
+
+
+def _loss(name: str, label: str, scores: Callable[[Rows], Array], **fields: Any) -> Metric:
+    return mean_metric(name, label, scores, higher_is_better=False, reads_probabilities=True, **fields)

@@ -41,6 +41,7 @@ class Metric:
         per_output: rows -> (K,) values whose mean over the outputs that occur is `value`, NaN where an output does not
             occur, for metrics that are such a mean; so that leaving images out never changes which outputs count.
         is_mean: whether `value` is the mean over images of `scores`, and no image's score depends on another image.
+        reads_probabilities: whether it needs more than what is predicted.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Metric:
     is_binary: bool = False
     per_output: Callable[[Rows], Floats] | None = None
     is_mean: bool = True
+    reads_probabilities: bool = False
 
     def scores_of_groups(self, rows: Rows, groups: Array) -> Floats:
         """Pseudo-values of leaving out one group of images at a time, for a metric that is no mean over images.

@@ -38,7 +38,7 @@ class DataRecord:
         origin: enough to load it again; None for data that were put together by hand.
         fingerprint: of classes, splits, targets and pixels.
         classes: what the outputs are called.
-        train_images, val_images, test_images: how many there are; None where there is no such split.
+        train_images, val_images, test_images: how many there are; None where there is no such split, or it is not known.
         notes, skipped, leaks, near_leaks, duplicates: as in `DataReport`.
     """
 
@@ -46,7 +46,7 @@ class DataRecord:
     origin: Origin | None
     fingerprint: str
     classes: tuple[str, ...] = ()
-    train_images: int = 0
+    train_images: int | None = 0
     val_images: int | None = None
     test_images: int = 0
     notes: tuple[str, ...] = ()
