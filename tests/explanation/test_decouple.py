@@ -14,20 +14,18 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import attngraft as ag
 from attngraft.attention import Attention, Gates
-from attngraft.config import Preprocessing
+from attngraft.config import Preprocessing, to_dict
 from attngraft.errors import ConfigError, DataError, GraftError, TrainingError
 from attngraft.explanation.ablations import Scores, cell_effects, halves_of
 from attngraft.explanation.decouple import _batch_size, _derangement, decouple
 from attngraft.explanation.explanation_record import Decoupling
 from attngraft.explanation.image_source import View, view_of
-from attngraft.statistics.bootstrap import interval, resampled_means
 from attngraft.surgery import computing, grafts
-from attngraft.tasks.classification import calibration_error
+from attngraft.tasks.classification import brier, calibration_error
 from attngraft.training import Evaluation, EvaluationContext, Silent, evaluate
 
 NOT_MEASURED = {"speed_up"}
@@ -147,7 +145,8 @@ def test_where_attention_changes_nothing_there_is_nothing_to_divide() -> None:
     assert decoupling.total.accuracy.mean == 0.0
     assert [half.share for half in decoupling.halves] == [None, None]
     assert all(cell.effect.mean == 0.0 and cell.loss_effect.mean == 0.0 for cell in decoupling.cells)
-    assert all(cell.ece_change.low == cell.ece_change.high == 0.0 for cell in decoupling.cells)
+    assert all(cell.differs_in == () for cell in decoupling.cells)
+    assert decoupling.total.sure == frozenset()
 
 
 def test_one_part_has_the_whole_and_no_cell_is_there_twice() -> None:
@@ -204,7 +203,8 @@ def test_every_cell_equals_a_whole_evaluation_of_the_changed_model(digits: View,
         assert cell.ece == pytest.approx(calibration_error(whole.rows), abs=1e-5)
         assert cell.effect.mean == pytest.approx(whole.score - plain.score)
         assert cell.loss_effect.mean == pytest.approx(whole.loss - plain.loss, abs=1e-5)
-        assert cell.ece_change.mean == pytest.approx(cell.ece - found.intact.ece)
+        assert cell.brier == pytest.approx(float(brier(whole.rows).mean()), abs=1e-5)
+        assert cell.brier_effect.mean == pytest.approx(cell.brier - found.intact.brier, abs=1e-6)
 
 
 def test_mean_gates_are_the_means_over_all_images(digits: View, found: Decoupling) -> None:
@@ -376,36 +376,70 @@ def test_no_image_is_alone_in_a_batch(images: int, wanted: int) -> None:
 def scores(seed: int, images: int = 80) -> Scores:
     rng = np.random.default_rng(seed)
     confidence = rng.uniform(0.2, 1, images).astype(np.float32)
-    return Scores(rng.random(images) < confidence**2, rng.exponential(size=images).astype(np.float32), confidence)
+    loss, brier_score = (rng.exponential(size=images).astype(np.float32) for _ in range(2))
+    return Scores(rng.random(images) < confidence**2, loss, confidence, np.minimum(brier_score, 2))
 
 
-def taken(found: Scores, positions: NDArray[np.int64]) -> Scores:
-    return Scores(found.correct[positions], found.loss[positions], found.confidence[positions])
+def shifted(found: Scores, by: float, noise: float = 0.1) -> Scores:
+    """The same with another Brier score and loss."""
+    rng = np.random.default_rng(1)
+    moved = (by + noise * rng.standard_normal(len(found.loss))).astype(np.float32)
+    return replace(found, loss=found.loss + moved, brier=found.brier + moved)
 
 
-def test_calibration_intervals_are_those_of_a_plain_paired_bootstrap() -> None:
-    intact, other = scores(0), scores(1)
-    (cell,) = cell_effects(intact, {("here", "changed"): other}, seed=5)
-    rng, changes = np.random.default_rng(5), []
-    for _ in range(1000):
-        chosen = rng.integers(0, 80, 80)
-        changes.append(taken(other, chosen).calibration_error - taken(intact, chosen).calibration_error)
-    assert (cell.ece_change.low, cell.ece_change.high) == pytest.approx(np.quantile(changes, (0.025, 0.975)), abs=1e-6)
+def test_calibration_is_tested_image_by_image_and_corrected_over_cells_and_measures() -> None:
+    intact = scores(0)
+    cells = {("here", "worse"): shifted(intact, 0.1), **{("here", f"same {i}"): shifted(intact, 0.0) for i in range(9)}}
+    worse, *same = cell_effects(intact, cells)
+    assert worse.differs_in == ("loss", "brier")
+    assert worse.brier_effect.mean == pytest.approx(0.1, abs=0.03)
+    assert all(cell.differs_in == () for cell in same)
+    alone = cell_effects(intact, {("here", "worse"): shifted(intact, 0.1)})[0]
+    assert worse.p_adjusted["brier"] > alone.p_adjusted["brier"]
+    assert "ece_change" not in to_dict(worse), "the calibration error has no interval"
 
 
-@given(st.integers(1, 50), st.integers(1, 4), st.integers(0, 3))
-def test_resampled_means_are_means_of_drawn_rows(images: int, columns: int, seed: int) -> None:
-    data = np.random.default_rng(seed).normal(size=(images, columns)).astype(np.float32)
-    draws = np.random.default_rng(seed).integers(0, images, (7, images))
-    assert resampled_means(data, seed, 7) == pytest.approx(data[draws].mean(1), abs=1e-5)
+def test_changes_alike_within_groups_count_once_a_group() -> None:
+    intact, groups = scores(0), np.repeat(np.arange(8), 10)
+    change = np.repeat(np.random.default_rng(2).normal(0.15, 0.3, 8), 10).astype(np.float32)
+    changed = replace(intact, loss=intact.loss + change, brier=intact.brier + change)
+    assert cell_effects(intact, {("here", "changed"): changed})[0].differs_in == ("loss", "brier")
+    assert cell_effects(intact, {("here", "changed"): changed}, groups)[0].differs_in == ()
 
 
 def test_shares_are_none_unless_the_total_is_away_from_zero() -> None:
     base = scores(2)
     same = dict.fromkeys(range(4), base)
-    assert all(half.share is None for half in halves_of(("channel", "spatial"), same, seed=0))
+    assert all(half.share is None for half in halves_of(("channel", "spatial"), same))
     worse = replace(base, correct=np.zeros_like(base.correct), loss=base.loss + 1)
-    halves = halves_of(("channel", "spatial"), {0: worse, 1: base, 2: worse, 3: base}, seed=0)
+    halves = halves_of(("channel", "spatial"), {0: worse, 1: base, 2: worse, 3: base})
     assert [half.share for half in halves] == [1.0, 0.0]
-    nothing = interval(0.5, np.array([0.0, np.nan, 1.0]))
-    assert 0 <= nothing.low < nothing.high <= 1
+
+
+def calibration_coverage(images: int, experiments: int) -> float:
+    """How often the interval of the change of the Brier score holds the truth: two models with other confidences."""
+    rng = np.random.default_rng(images)
+
+    def answers(count: int) -> tuple[Scores, Scores]:
+        logit, right = rng.normal(1.5, 1.5, count), rng.random(count)
+        known, sharper = (1 / (1 + np.exp(-factor * logit)) for factor in (1.0, 1.6))
+        correct = right < known
+        made = [(np.where(correct, 1 - p, p) ** 2 * 2).astype(np.float32) for p in (known, sharper)]
+        one, other = (Scores(correct, brier_score, brier_score, brier_score) for brier_score in made)
+        return one, other
+
+    one, other = answers(400_000)
+    truth = other.mean_brier - one.mean_brier
+    found = [cell_effects(intact, {("here", "sharper"): changed})[0] for intact, changed in
+             (answers(images) for _ in range(experiments))]  # fmt: skip
+    return float(np.mean([cell.brier_effect.low <= truth <= cell.brier_effect.high for cell in found]))
+
+
+def test_the_change_of_the_brier_score_is_covered() -> None:
+    assert calibration_coverage(200, 200) >= 0.93 - 0.04
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("images", [100, 400, 1600])
+def test_the_change_of_the_brier_score_is_covered_in_the_grid(images: int) -> None:
+    assert calibration_coverage(images, 2000) >= 0.93

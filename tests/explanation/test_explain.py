@@ -67,6 +67,15 @@ def test_a_run_is_explained_from_its_own_images(run: Path) -> None:
         assert title in page
 
 
+def test_groups_are_the_unit_of_an_explanation(run: Path, tmp_path: Path) -> None:
+    found = explain(run, out=tmp_path / "out", examples=0, group_by=r"\d$")
+    document = found.document
+    assert document["groups"] == document["decoupling"]["groups"] == document["folding"]["groups"] == 10
+    assert document["looks"]["pointing"]["groups"] == document["looks"]["faithfulness"]["groups"] == 10
+    assert "n = 24 images in 10 groups" in found.sentences[0]
+    assert "n = 24 images in 10 groups" in write_report(found.folder).read_text(encoding="utf-8")
+
+
 @pytest.mark.slow
 def test_repeating_it_gives_the_same_numbers(run: Path, tmp_path: Path) -> None:
     def numbers(folder: Path) -> str:
@@ -130,6 +139,10 @@ BAD: list[tuple[Callable[[Path], dict[str, Any]], type[AttngraftError]]] = [
     (lambda out: {"examples": -1}, ConfigError),
     (lambda out: {"seed": -1}, ConfigError),
     (lambda out: {"tolerance": 7.0}, ConfigError),
+    (lambda out: {"group_by": "("}, ConfigError),
+    (lambda out: {"group_by": "patient"}, DataError),
+    (lambda out: {"group_by": "column:patient"}, DataError),
+    (lambda out: {"group_by": "digits"}, DataError),
     (lambda out: {"boxes": out / "nowhere.csv"}, DataError),
     (lambda out: {"images": out / "nowhere"}, DataError),
     (lambda out: {"run": out / "nowhere"}, RunError),

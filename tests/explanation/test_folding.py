@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -16,7 +17,7 @@ import attngraft as ag
 from attngraft.attention import attentions
 from attngraft.costs import count_parameters
 from attngraft.errors import ConfigError, DataError, GraftError, RunError
-from attngraft.explanation.folding import as_constants, candidates, fold
+from attngraft.explanation.folding import as_constants, candidates, fold, unlikely_loss_of
 from attngraft.explanation.image_source import View, view_of
 from attngraft.surgery import FoldNote, find_head, fold_note, graft_plan, note_fold_
 from attngraft.surgery.serialization import MODEL_FILE
@@ -251,7 +252,7 @@ def test_json_sentence_and_parts():
     document = json.loads(json.dumps(found.to_json(), allow_nan=False))
     assert set(document) == {
         "sites", "before", "after", "effect", "largest_output_change", "latency_ms", "tolerance", "images",
-        "sites_in_all", "sites_gone",
+        "sites_in_all", "sites_gone", "unlikely_loss",
     }  # fmt: skip
     assert set(document["sites"][0]) >= {"path", "part", "action", "reason", "dynamic", "swing"}
     assert set(document["latency_ms"]["before"]) == {"median", "q1", "q3", "n", "batch_size"}
@@ -261,6 +262,55 @@ def test_json_sentence_and_parts():
     ]
     assert str(found).startswith("3 of 3 sites fold away: accuracy ")
     assert str(found).count(". ") == 0
+
+
+def test_groups_of_images_are_the_unit_of_what_is_excluded():
+    model = ag.graft(settled("small-cnn"), "cbam", input_size=(3, SIDE, SIDE))
+    view = labelled(model, 24)
+    grouped = replace(view, groups=np.repeat(["a", "b", "c"], 8))
+    alone, together = (fold(model, images, tolerance=0.2) for images in (view, grouped))
+    assert (alone.groups, together.groups) == (None, 3)
+    assert together.effect.images == 3
+    assert together.unlikely_loss > alone.unlikely_loss > alone.tolerance / 2
+    assert "on 24 images in 3 groups (" in str(together)
+
+
+def test_a_loss_is_not_excluded_by_few_images_that_differ():
+    lost = np.zeros(400, np.int64)
+    assert unlikely_loss_of(lost, None) == pytest.approx(1 - 0.025 ** (1 / 400), rel=0.5)
+    lost[:2] = -1
+    assert unlikely_loss_of(lost, None) > 0.013  # 2 of 400 fit a loss of 1.3 points
+    assert unlikely_loss_of(lost, np.repeat(np.arange(40), 10)) > 0.05
+
+
+def chosen_fold(rng, images, rates, tolerance):
+    """As `fold` chooses: bisection for the longest beginning whose loss on these images is allowed."""
+    worst = rng.random(images)
+    best, low, high = 0, 0, len(rates)
+    while high - low > 1:
+        middle = (low + high) // 2
+        allowed = np.mean(worst < rates[middle]) <= tolerance
+        best, low, high = (middle, middle, high) if allowed else (best, low, middle)
+    return -(worst < rates[best]).astype(np.int64), rates[best]
+
+
+def excluded_wrongly(images, tolerance, experiments):
+    """How often the loss that a fold has is said to be unlikely."""
+    rng = np.random.default_rng([images, int(1000 * tolerance)])
+    rates = np.linspace(0.0, 0.05, 41)
+    found = (chosen_fold(rng, images, rates, tolerance) for _ in range(experiments))
+    return np.mean([unlikely_loss_of(difference, None) < truth - 1e-12 for difference, truth in found])
+
+
+def test_the_loss_of_a_chosen_fold_is_rarely_excluded():
+    assert excluded_wrongly(400, 0.005, 200) <= 0.05 + 0.03
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tolerance", [0.0, 0.005, 0.02])
+@pytest.mark.parametrize("images", [100, 400, 1000, 2500])
+def test_the_loss_of_a_chosen_fold_is_rarely_excluded_in_the_grid(images, tolerance):
+    assert excluded_wrongly(images, tolerance, 2000) <= 0.07
 
 
 def test_writing_notes_the_source_and_refuses_to_replace(tmp_path):

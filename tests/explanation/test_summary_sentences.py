@@ -21,7 +21,7 @@ from attngraft.explanation.explanation_record import (
     Saliency,
     Worth,
 )
-from attngraft.statistics.bootstrap import Interval
+from attngraft.statistics.interval import Interval
 
 sys.path.append(str(Path(__file__).parents[1] / "reporting"))
 import fake_explanation
@@ -38,10 +38,12 @@ def only(**changes: object) -> ExplanationRecord:
     return replace(FULL, **{"gates": gates, "decoupling": None, "folding": None, "looks": None, **changes})
 
 
-def decoupling(total: Interval, loss: Interval, share: float | None = None) -> Decoupling:
+def decoupling(total: Interval, loss: Interval, share: float | None = None, sure: tuple[str, ...] = ()) -> Decoupling:
     other = None if share is None else 1 - share
     halves = (Half("channel", total, loss, share, 0.6, 0.97), Half("spatial", total, loss, other, 0.03, 0.4))
-    return replace(FULL.decoupling, images=2000, total=Worth(total, loss), halves=halves)
+    p_adjusted = {name: 0.01 if name in sure else 0.2 for name in ("accuracy", "loss", "brier")}
+    worth = Worth(total, loss, effect(0.01, 0.005, 0.015), p_adjusted)
+    return replace(FULL.decoupling, images=2000, total=worth, halves=halves)
 
 
 def test_a_plain_model_is_explained_as_plain() -> None:
@@ -60,14 +62,16 @@ def test_without_labels_nothing_is_said_about_accuracy() -> None:
 
 
 def test_attention_that_carries_the_model() -> None:
-    found = sentences(only(decoupling=decoupling(effect(0.031, 0.012, 0.05), effect(0.1, 0.05, 0.2), 0.8)))
+    sure = decoupling(effect(0.031, 0.012, 0.05), effect(0.1, 0.05, 0.2), 0.8, ("accuracy",))
+    found = sentences(only(decoupling=sure))
     assert "rests on its attention" in found[0]
     assert "-3.1 points of top-1 (95 % interval -5.0 to -1.2; n = 2,000 images)" in found[0]
     assert found[1] == "Channel attention carries 80 % of that (95 % interval 60 to 97), spatial 20 %."
 
 
 def test_a_half_that_carries_more_than_all_is_explained() -> None:
-    found = sentences(only(decoupling=decoupling(effect(0.03, 0.01, 0.05), effect(0.1, 0.05, 0.2), 1.08)))
+    sure = decoupling(effect(0.03, 0.01, 0.05), effect(0.1, 0.05, 0.2), 1.08, ("accuracy",))
+    found = sentences(only(decoupling=sure))
     assert "carries 108 % of that" in found[1]
     assert "more than all of it, as the rest takes away" in found[1]
 
@@ -78,7 +82,8 @@ def test_one_image_tells_nothing_of_differences() -> None:
 
 
 def test_attention_that_harms() -> None:
-    found = sentences(only(decoupling=decoupling(effect(-0.02, -0.03, -0.01), effect(-0.1, -0.2, -0.05), 0.5)))
+    sure = decoupling(effect(-0.02, -0.03, -0.01), effect(-0.1, -0.2, -0.05), 0.5, ("accuracy",))
+    found = sentences(only(decoupling=sure))
     assert "better without its attention" in found[0]
     assert "+2.0 points" in found[0]
 
@@ -88,8 +93,16 @@ def test_where_accuracy_cannot_tell_nothing_is_divided() -> None:
     found = sentences(only(decoupling=decoupling(total, effect(0.0, -0.01, 0.01))))
     assert "no evidence that its predictions rest on its attention" in found[0]
     assert not any("carries" in sentence for sentence in found)
-    found = sentences(only(decoupling=decoupling(total, effect(0.03, 0.01, 0.05))))
-    assert "surer of the right class (loss -0.030 nats)" in found[0]
+    found = sentences(only(decoupling=decoupling(total, effect(0.03, 0.01, 0.05), sure=("loss", "brier"))))
+    assert "attention changes the loss -0.030 nats and the Brier score -0.010 (lower is better)" in found[0]
+    found = sentences(only(decoupling=decoupling(effect(0.003, 0.0001, 0.006), effect(0.0, -0.01, 0.01), 0.5)))
+    assert "does not count after correction for three measures" in found[0]
+    assert not any("carries" in sentence for sentence in found)
+
+
+def test_groups_are_counted_where_they_are_the_unit() -> None:
+    sure = replace(decoupling(effect(0.03, 0.01, 0.05), effect(0.1, 0.05, 0.2), None, ("accuracy",)), groups=40)
+    assert "n = 2,000 images in 40 groups" in sentences(only(decoupling=sure))[0]
 
 
 def folding(actions: list[str], gone: int) -> FoldingRecord:
@@ -104,6 +117,11 @@ def test_folding_says_what_goes_and_what_it_costs() -> None:
     assert found == (
         "11 of 16 sites fold away and 1 becomes cheaper, as constants do as well as their gates: latency -9 %, accuracy "
         "0.0 points (95 % interval -0.2 to +0.2; n = 400 images; 0.5 were allowed to be lost on these)."
+    )
+    rare = replace(folding(["removed"], 16), unlikely_loss=0.00746, groups=40)
+    assert (
+        "n = 400 images in 40 groups; a loss above 0.8 points is unlikely on other images like these; 0.5 were allowed"
+        in sentences(only(folding=rare))[-1]
     )
     found = sentences(only(folding=folding(["reduced to cbam-spatial", "kept"], 0)))[-1]
     assert found.startswith("Of 16 sites 1 becomes cheaper, as constants")

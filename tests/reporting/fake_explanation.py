@@ -41,7 +41,8 @@ def site(path: str, depth: int) -> dict[str, Any]:
 def cell(where: str, change: str, mean: float) -> dict[str, Any]:
     return {
         "where": where, "change": change, "top1": 0.9 + mean, "loss": 0.3, "ece": 0.04, "effect": effect(mean),
-        "loss_effect": effect(0.02), "ece_change": effect(0.001, 0.002),
+        "loss_effect": effect(0.02), "brier": 0.1, "brier_effect": effect(0.001, 0.002),
+        "p_adjusted": {"accuracy": 0.01, "loss": 0.04, "brier": 0.6},
     }  # fmt: skip
 
 

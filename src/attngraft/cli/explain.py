@@ -10,7 +10,7 @@ from .options import argument, option
 from .output import command_line, print_json, say, say_step
 
 
-@options.takes(*options.READING)
+@options.takes(*options.READING, "group_by")
 def run(
     model: options.Model,
     settings: dict[str, Any],
@@ -28,7 +28,7 @@ def run(
     tolerance: options.Tolerance = 0.005,
     examples: Annotated[int, option("Images to show.", min=0)] = 8,
     device: options.Device = "cpu",
-    seed: Annotated[int, option("Seed of shuffles, bootstraps and sampled permutations.", min=0)] = 0,
+    seed: Annotated[int, option("Seed of shuffles, random maps and sampled permutations.", min=0)] = 0,
     as_json: options.Json = False,
 ) -> None:
     """Show the gates, what each is worth, where the model looks, and what folds away."""

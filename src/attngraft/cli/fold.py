@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..explanation import Folding
 
 
-@options.takes(*options.READING)
+@options.takes(*options.READING, "group_by")
 def run(
     model: options.Model,
     data: options.LabelledData,

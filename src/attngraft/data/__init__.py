@@ -13,6 +13,7 @@ from .dataset import (
 )
 from .domain_folders import Domains, load_domains
 from .folders import list_images
+from .image_groups import grouped
 from .inference_images import UNLABELLED, load_images, relabelled
 from .labelled_images import load_labelled
 from .loader import Batch, Loader, make_loader
@@ -50,6 +51,7 @@ __all__ = [
     "corrupted",
     "describe_sources",
     "evenly_spread",
+    "grouped",
     "hash64",
     "joined",
     "list_images",

@@ -15,7 +15,7 @@ from ..errors import ConfigError, DataError
 from .class_names import quoted
 from .dataset import DataReport, Dataset, ImageSet
 from .geometry import part_cut_off
-from .image_groups import COPIES, check_group_by, column_of, groups_by_path
+from .image_groups import check_group_by, column_of, groups_of
 from .leaks import FoundLeaks, find_leaks, image_families, without_leaks
 from .pixel_store import PixelStore, Progress, empty_store
 from .read_image import PIXEL_CAP
@@ -161,10 +161,7 @@ def _grouped(pool: Pool, options: LoadOptions) -> Pool:
         return pool
     if column_of(options.group_by) is not None:
         raise DataError(f"group_by is {options.group_by!r} and {pool.name} has no columns: only a CSV file has them.")
-    if options.group_by == COPIES:
-        return replace(pool, groups=np.array(image_families(pool.images)[0]))
-    strata = strata_of(pool.targets).tolist()
-    return replace(pool, groups=np.array(groups_by_path(pool.ids, strata, options.group_by)))
+    return replace(pool, groups=groups_of(pool.images, options.group_by))
 
 
 def _shared_groups(sets: dict[str, ImageSet]) -> tuple[str, ...]:

@@ -50,7 +50,7 @@ def joined(sets: Sequence[ImageSet]) -> ImageSet:
     """The images of several sets in one, in the order given.
 
     Targets are taken as they are, so the sets must be of one task and count the same classes. A store that several sets share is taken
-    once. Boxes are kept where every set has them.
+    once. Boxes and groups are kept where every set has them.
 
     Raises:
         ConfigError: no sets.
@@ -62,6 +62,7 @@ def joined(sets: Sequence[ImageSet]) -> ImageSet:
     stores = _different_stores(sets)
     joined_store = JoinedStore(stores) if len(stores) > 1 else None
     boxes = [images.boxes for images in sets if images.boxes is not None]
+    groups = [images.groups for images in sets if images.groups is not None]
     return ImageSet(
         ids=tuple(image_id for images in sets for image_id in images.ids),
         targets=sets[0].targets.extend([images.targets for images in sets[1:]]),
@@ -69,6 +70,7 @@ def joined(sets: Sequence[ImageSet]) -> ImageSet:
         store=stores[0] if joined_store is None else joined_store,
         rows=np.concatenate([_rows(images, stores, joined_store) for images in sets]),
         boxes=np.concatenate(boxes) if len(boxes) == len(sets) else None,
+        groups=np.concatenate(groups) if len(groups) == len(sets) else None,
     )
 
 

@@ -5,8 +5,14 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import ConfigError, DataError
+from .dataset import ImageSet
+from .leaks import image_families
 from .read_image import printable
 
 COPIES, FOLDER, COLUMN = "copies", "folder", "column:"
@@ -28,6 +34,39 @@ def check_group_by(rule: str) -> None:
 def column_of(rule: str | None) -> str | None:
     """The column of a CSV file that the rule names; None for other rules."""
     return rule.removeprefix(COLUMN) if rule is not None and rule.startswith(COLUMN) else None
+
+
+def grouped(images: ImageSet, rule: str | None) -> ImageSet:
+    """The images with the groups that a rule gives them; as they are for None.
+
+    Raises:
+        ConfigError: no such rule.
+        DataError: an image without a group, or all of them in one.
+    """
+    if rule is None:
+        return images
+    check_group_by(rule)
+    groups = groups_of(images, rule)
+    if len(images) > 1 and len(np.unique(groups)) < 2:
+        raise DataError(
+            f"group_by is {rule!r}, and all {len(images)} images are of one group, which says nothing about others: "
+            "change it, or give more groups."
+        )
+    return replace(images, groups=groups)
+
+
+def groups_of(images: ImageSet, rule: str) -> NDArray[np.str_]:
+    """(N,) the group of each image by a rule that needs no more than the images.
+
+    Raises:
+        DataError: an image without a group, or a column, which only a CSV file has.
+    """
+    if column_of(rule) is not None:
+        raise DataError(f"group_by is {rule!r} and these images have no columns: only a CSV file has them.")
+    if rule == COPIES:
+        return np.array(image_families(images)[0])
+    strata = images.targets.strata
+    return np.array(groups_by_path(images.ids, [0] * len(images) if strata is None else strata.tolist(), rule))
 
 
 def groups_by_path(ids: Sequence[str], labels: Sequence[object], rule: str) -> tuple[str, ...]:

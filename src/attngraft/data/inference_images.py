@@ -13,6 +13,7 @@ from ..errors import ConfigError, DataError
 from .class_names import unknown_classes
 from .dataset import ImageSet
 from .folders import list_images, training_folders
+from .image_groups import check_group_by, grouped
 from .pixel_store import Progress, decode_files, short_side_limit
 from .read_image import PIXEL_CAP, printable
 from .sources import SOURCES, data_root, load_data
@@ -31,6 +32,7 @@ def load_images(
     split_seed: int = 0,
     skip_broken: bool = False,
     limit: int | None = None,
+    group_by: str | None = None,
     cache_dir: Path | None = None,
     root: Path | None = None,
     download: bool = False,
@@ -48,6 +50,7 @@ def load_images(
         split_seed: for built-in data sets that are split by chance.
         skip_broken: leave out files that cannot be read, instead of an error.
         limit: at most this many images, evenly spread over the source.
+        group_by: what makes images belong together, as for `load_data`; not a column.
         cache_dir: where decoded images go when they are too many for memory.
         root: where published data sets lie.
         download: fetch one that is not there.
@@ -59,6 +62,8 @@ def load_images(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit is {limit}: expected at least 1 image.")
+    if group_by is not None:
+        check_group_by(group_by)
     if isinstance(source, (str, Path)) and _is_data_set(source, classes):
         dataset = load_data(
             source,
@@ -71,7 +76,7 @@ def load_images(
             download=download,
             progress=progress,
         )
-        return _thinned(relabelled(dataset.test, dataset.classes, classes), limit)
+        return _thinned(grouped(relabelled(dataset.test, dataset.classes, classes), group_by), limit)
     sources = _paths([source] if isinstance(source, (str, Path)) else source)
     paths = list_images(sources, channels)
     folder = sources[0] if isinstance(source, (str, Path)) and sources[0].is_dir() else None
@@ -79,7 +84,7 @@ def load_images(
     chosen = evenly_spread(len(paths), len(paths) if limit is None else limit)
     paths, names = tuple(paths[i] for i in chosen), [names[i] for i in chosen]
     labels = _labels_by_folder(names, classes, folder) if folder else _unlabelled(len(names))
-    return decode_images(
+    images = decode_images(
         paths,
         names,
         labels,
@@ -89,6 +94,7 @@ def load_images(
         cache_dir=cache_dir,
         progress=progress,
     )
+    return grouped(images, group_by)
 
 
 def decode_images(

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from ..attention import Attention, Gates
 from ..errors import TrainingError
-from ..statistics.bootstrap import Interval, interval, resampled_means
-from ..statistics.effects import crossed_effect
+from ..statistics.effects import Effect, crossed_effect
+from ..statistics.groups import by_group, effect_by_group
+from ..statistics.interval import Interval, ratio
+from ..statistics.multiplicity import holm
 from ..statistics.shapley import Order, exact_values, interaction, is_exhaustive, sampling_error, values_along
 from ..surgery.gate_hooks import Compute
 from .explanation_record import CellEffect, Half, Interaction, Quality, SiteWorth, Worth
+from .image_source import Groups
 from .partial_forward import Changes
 
 EVERYWHERE = "everywhere"
@@ -28,7 +31,7 @@ BINS = 15
 SMALLEST = 1e-12  # probability, as in Evaluation.loss
 Floats = NDArray[np.float32]
 Doubles = NDArray[np.float64]
-CELLS_AT_ONCE = 16  # whose calibration is resampled together
+MEASURES = ("accuracy", "loss", "brier")
 
 
 class Cell(NamedTuple):
@@ -169,15 +172,17 @@ class Scores:
         correct: (N,), whether the most probable class is the true one.
         loss: (N,), negative log likelihood in nats.
         confidence: (N,), probability of the most probable class.
+        brier: (N,), squared distance of the probabilities from the true class, 0 to 2.
     """
 
     correct: NDArray[np.bool_]
     loss: Floats
     confidence: Floats
+    brier: Floats
 
     @classmethod
     def empty(cls, images: int) -> Scores:
-        return cls(np.zeros(images, bool), np.zeros(images, np.float32), np.zeros(images, np.float32))
+        return cls(np.zeros(images, bool), *(np.zeros(images, np.float32) for _ in range(3)))
 
     def note(self, positions: NDArray[np.int64], logits: Tensor, labels: NDArray[np.int64]) -> None:
         """Fill in some images from logits (B, K).
@@ -192,6 +197,7 @@ class Scores:
         self.correct[positions] = probabilities.argmax(1) == labels
         self.loss[positions] = -np.log(np.clip(probabilities[rows, labels], SMALLEST, None))
         self.confidence[positions] = probabilities.max(1)
+        self.brier[positions] = np.square(probabilities - np.eye(probabilities.shape[1])[labels]).sum(1)
 
     @property
     def top1(self) -> float:
@@ -202,20 +208,18 @@ class Scores:
         return float(self.loss.mean(dtype=np.float64))
 
     @property
+    def mean_brier(self) -> float:
+        return float(self.brier.mean(dtype=np.float64))
+
+    @property
     def calibration_error(self) -> float:
         """Expected calibration error with bins of equal width (Guo et al., arXiv:1706.04599)."""
-        return float(np.abs(self.binned_gaps().sum(0)).sum() / len(self.correct))
-
-    def binned_gaps(self) -> Floats:
-        """(N, bins), correctness minus confidence in the bin of the confidence; the error is |column sums| / N, summed."""
         which = np.minimum((self.confidence * BINS).astype(int), BINS - 1)
-        gaps = np.zeros((len(which), BINS), np.float32)
-        gaps[np.arange(len(which)), which] = self.correct - self.confidence
-        return gaps
+        return float(np.abs(np.bincount(which, self.correct - self.confidence)).sum() / len(self.correct))
 
     @property
     def quality(self) -> Quality:
-        return Quality(self.top1, self.mean_loss, self.calibration_error)
+        return Quality(self.top1, self.mean_loss, self.calibration_error, self.mean_brier)
 
 
 def _parts(gates: Gates) -> dict[str, Tensor]:
@@ -243,9 +247,12 @@ def _fixed(gates: Gates, attention: Attention, x: Tensor) -> Gates:
     return gates
 
 
-def cell_effects(intact: Scores, cells: Mapping[tuple[str, str], Scores], seed: int) -> tuple[CellEffect, ...]:
-    """The effects of all changes against the intact model."""
-    changes = _calibration_changes(intact, list(cells.values()), seed)
+def cell_effects(
+    intact: Scores, cells: Mapping[tuple[str, str], Scores], groups: Groups = None
+) -> tuple[CellEffect, ...]:
+    """The effects of all changes against the intact model, their p-values corrected over all of them (Holm)."""
+    effects = [_changes(intact, scores, groups) for scores in cells.values()]
+    adjusted = iter(holm([effect.p_value for found in effects for effect in found.values()]))
     return tuple(
         CellEffect(
             where,
@@ -253,32 +260,51 @@ def cell_effects(intact: Scores, cells: Mapping[tuple[str, str], Scores], seed: 
             scores.top1,
             scores.mean_loss,
             scores.calibration_error,
-            effect=crossed_effect(_gain(scores.correct, intact.correct)[None]).interval,
-            loss_effect=crossed_effect(_gain(scores.loss, intact.loss)[None], limit=math.inf).interval,
-            ece_change=ece_change,
+            effect=found["accuracy"].interval,
+            loss_effect=found["loss"].interval,
+            brier=scores.mean_brier,
+            brier_effect=found["brier"].interval,
+            p_adjusted={name: next(adjusted) for name in found},
         )
-        for ((where, change), scores), ece_change in zip(cells.items(), changes, strict=True)
+        for ((where, change), scores), found in zip(cells.items(), effects, strict=True)
     )
 
 
-def worth_of(accuracy: Doubles, loss: Doubles) -> Worth:
+def _changes(before: Scores, after: Scores, groups: Groups) -> dict[str, Effect]:
+    """By measure: paired by image, after minus before."""
+    pairs = ((after.correct, before.correct), (after.loss, before.loss), (after.brier, before.brier))
+    return {
+        name: effect_by_group(_gain(*pair)[None], groups, limit=limit)
+        for name, pair, limit in zip(MEASURES, pairs, (1.0, math.inf, 2.0), strict=True)
+    }
+
+
+def worth_of(accuracy: Doubles, loss: Doubles, groups: Groups = None) -> Worth:
     """From values by sampled order and image (S, N)."""
-    return Worth(crossed_effect(accuracy).interval, crossed_effect(loss, limit=math.inf).interval)
+    return Worth(effect_by_group(accuracy, groups).interval, effect_by_group(loss, groups, limit=math.inf).interval)
 
 
-def total_of(intact: Scores, nothing: Scores) -> Worth:
+def total_of(intact: Scores, nothing: Scores, groups: Groups = None) -> Worth:
     """What all attention adds to a model without any."""
-    return worth_of(_gain(intact.correct, nothing.correct)[None], _gain(nothing.loss, intact.loss)[None])
+    found = _changes(nothing, intact, groups)
+    loss, brier = (found[name].interval for name in ("loss", "brier"))
+    adjusted = holm([effect.p_value for effect in found.values()])
+    return Worth(
+        found["accuracy"].interval,
+        Interval(-loss.mean, -loss.high, -loss.low),
+        Interval(-brier.mean, -brier.high, -brier.low),
+        dict(zip(found, adjusted, strict=True)),
+    )
 
 
-def halves_of(parts: Sequence[str], worth: Mapping[int, Scores], seed: int) -> tuple[Half, ...]:
+def halves_of(parts: Sequence[str], worth: Mapping[int, Scores], groups: Groups = None) -> tuple[Half, ...]:
     """Exact Shapley values of the parts from the scores of every combination of parts that are on."""
     by_accuracy, by_loss = (exact_values(values, len(parts)) for values in _worths(worth))
     found = []
     for part, accuracy, loss, share, loss_share in zip(
-        parts, by_accuracy, by_loss, _shares(by_accuracy, seed), _shares(by_loss, seed), strict=True
+        parts, by_accuracy, by_loss, _shares(by_accuracy, groups), _shares(by_loss, groups), strict=True
     ):
-        value = worth_of(accuracy[None], loss[None])
+        value = worth_of(accuracy[None], loss[None], groups)
         half = Half(part, value.accuracy, value.loss, loss_share=loss_share.mean if loss_share else None)
         if share is not None:
             half = replace(half, share=share.mean, share_low=share.low, share_high=share.high)
@@ -287,7 +313,10 @@ def halves_of(parts: Sequence[str], worth: Mapping[int, Scores], seed: int) -> t
 
 
 def sites_of(
-    paths: Sequence[str], worth: Mapping[int, Scores], pairs: Sequence[tuple[Order, Order]]
+    paths: Sequence[str],
+    worth: Mapping[int, Scores],
+    pairs: Sequence[tuple[Order, Order]],
+    groups: Groups = None,
 ) -> tuple[SiteWorth, ...]:
     """Shapley values of the sites along pairs of orders, from the scores of the coalitions on these."""
     exhaustive = is_exhaustive(len(paths), 2 * len(pairs))
@@ -296,17 +325,17 @@ def sites_of(
         by_accuracy, by_loss = by_accuracy.mean(1, keepdims=True), by_loss.mean(1, keepdims=True)
     found = []
     for path, accuracy, loss in zip(paths, by_accuracy, by_loss, strict=True):
-        value = worth_of(accuracy, loss)
+        value = worth_of(accuracy, loss, groups)
         found.append(SiteWorth(path, value.accuracy, value.loss, 0.0 if exhaustive else sampling_error(accuracy)))
     return tuple(found)
 
 
 def interactions_of(
-    paths: Sequence[str], worth: Mapping[int, Scores], pairs: Sequence[tuple[int, int]]
+    paths: Sequence[str], worth: Mapping[int, Scores], pairs: Sequence[tuple[int, int]], groups: Groups = None
 ) -> tuple[Interaction, ...]:
     """Interactions of pairs of sites, given by their positions among the paths."""
     accuracy = _worths(worth)[0]
-    effects = [crossed_effect(interaction(accuracy, len(paths), *pair)[None], limit=2.0) for pair in pairs]
+    effects = [effect_by_group(interaction(accuracy, len(paths), *pair)[None], groups, limit=2.0) for pair in pairs]
     return tuple(
         Interaction(paths[first], paths[second], effect.mean, effect.low, effect.high)
         for (first, second), effect in zip(pairs, effects, strict=True)
@@ -319,30 +348,14 @@ def _worths(scores: Mapping[int, Scores]) -> tuple[dict[int, Doubles], dict[int,
     return accuracy, {who: -found.loss.astype(np.float64) for who, found in scores.items()}
 
 
-def _shares(values: Doubles, seed: int) -> list[Interval | None]:
+def _shares(values: Doubles, groups: Groups) -> list[Interval | None]:
     """(players, N) -> each player's part of the sum; nothing where the sum may be 0."""
+    values = values if groups is None else by_group(values, groups)
     total = values.sum(0)
     effect = crossed_effect(total[None], limit=math.inf)
     if effect.low <= 0 <= effect.high:
         return [None] * len(values)
-    means = resampled_means(np.stack([*values, total], 1).astype(np.float32), seed)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        resampled = np.where(means[:, -1:] == 0, np.nan, means[:, :-1] / means[:, -1:])
-    return [interval(float(value.mean() / total.mean()), resampled[:, i]) for i, value in enumerate(values)]
-
-
-def _calibration_changes(intact: Scores, cells: Sequence[Scores], seed: int) -> list[Interval]:
-    """Paired: every cell and the intact model with the same resampled images."""
-    found = []
-    for start in range(0, len(cells), CELLS_AT_ONCE):
-        group = [intact, *cells[start : start + CELLS_AT_ONCE]]
-        means = resampled_means(np.concatenate([scores.binned_gaps() for scores in group], 1), seed)
-        errors = np.abs(means.reshape(len(means), len(group), BINS)).sum(2)
-        found += [
-            interval(scores.calibration_error - intact.calibration_error, errors[:, 1 + i] - errors[:, 0])
-            for i, scores in enumerate(group[1:])
-        ]
-    return found
+    return [ratio(value, total) for value in values]
 
 
 def _gain(new: NDArray[Any], old: NDArray[Any]) -> Doubles:

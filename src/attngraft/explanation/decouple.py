@@ -57,7 +57,7 @@ def decouple(
     """Take a trained model's attention apart: what each part, site and order is worth to its predictions.
 
     Nothing is trained, so this says what the trained model rests on, not what it could have learned without. The model
-    is the same afterwards. Memory: one batch with some of its feature maps, and 9 bytes per image and cell.
+    is the same afterwards. Memory: one batch with some of its feature maps, and 13 bytes per image and cell.
 
     Args:
         model: a classifier with live grafts.
@@ -65,7 +65,7 @@ def decouple(
         permutations: orders in which sites are switched on one after another, each second the reverse of the one
             before; an even number. Where there are no more orders than that, all are taken.
         subset: most images, evenly spread, for the worth and interactions of sites.
-        seed: of the shuffles, the orders and the bootstraps.
+        seed: of the shuffles and the orders.
         batch_size: images at once; fewer where the feature maps to be held are large.
         progress: where to show progress.
 
@@ -87,18 +87,20 @@ def decouple(
         pairs = list(combinations(_most_telling(paths, intact, cells, bench.switches), 2))
         coalitions = _needed(len(paths), [order for pair in orders for order in pair], pairs)
         positions = evenly_spread(len(view), subset)
+        spread = view.select(positions)
         by_sites = bench.measure_coalitions(positions, coalitions)
     return Decoupling(
         images=len(view),
         intact=intact.quality,
-        cells=cell_effects(intact, cells, seed),
-        total=total_of(intact, by_parts[0]),
-        halves=halves_of(parts, by_parts, seed),
-        sites=sites_of(paths, by_sites, orders),
+        cells=cell_effects(intact, cells, view.groups),
+        total=total_of(intact, by_parts[0], view.groups),
+        halves=halves_of(parts, by_parts, view.groups),
+        sites=sites_of(paths, by_sites, orders, spread.groups),
         permutations=2 * len(orders),
         subset=len(positions),
-        interactions=interactions_of(paths, by_sites, pairs),
+        interactions=interactions_of(paths, by_sites, pairs, spread.groups),
         speed_up=bench.speed_up,
+        groups=view.group_count,
     )
 
 

@@ -13,14 +13,14 @@ from ..config import from_dict, to_dict
 from ..environment import hardware, versions
 from ..errors import ConfigError, RunError
 from ..files import read_json, write_json
-from ..statistics.bootstrap import Interval
+from ..statistics.interval import Interval
 from ..surgery import graft_plan, grafts
 from ..surgery.fold import KEPT
 from ..timestamp import timestamp
 from ..training import FitResult, MachineSettings
 from .decouple import decouple
-from .explanation_record import Decoupling, EpochGates, ExplanationRecord, FoldingRecord, Pointing
-from .folding import Step, check_tolerance, fold, silent
+from .explanation_record import Decoupling, EpochGates, ExplanationRecord, FoldingRecord, Pointing, Worth, in_groups
+from .folding import Step, check_tolerance, fold, loss_clause, silent
 from .gates import gates
 from .image_source import Source, Subject, open_subject
 from .saliency_report import GATE as GATE_MAP
@@ -65,6 +65,7 @@ def explain(
     tolerance: float = 0.005,
     examples: int = 8,
     limit: int | None = None,
+    group_by: str | None = None,
     skip_broken: bool = False,
     root: str | Path | None = None,
     download: bool = False,
@@ -85,11 +86,13 @@ def explain(
         tolerance: accuracy (as a fraction) that folding may lose.
         examples: images to show.
         limit: most images to use, evenly spread.
+        group_by: what makes images belong together, so that the intervals count groups: "folder", "copies" or a regular
+            expression on the paths; as the run's data set was grouped where not given.
         skip_broken: leave out images that cannot be read, instead of an error.
         root: folder of the published data sets.
         download: allow their download.
         device: "auto", "cpu", "cuda", "cuda:1", "mps".
-        seed: of shuffles, bootstraps and sampled permutations.
+        seed: of shuffles, random maps and sampled permutations.
         command: to be noted.
         progress: called with the name of each step as it begins.
 
@@ -104,7 +107,7 @@ def explain(
     say = progress or silent
     say("reading images")
     options = {"skip_broken": skip_broken, "root": None if root is None else Path(root), "download": download}
-    subject = open_subject(run, images, device=where, limit=limit, **options)
+    subject = open_subject(run, images, device=where, limit=limit, group_by=group_by, **options)
     known_boxes(subject.view, boxes)  # refuse what cannot be used before anything is measured
     folder = _folder(subject, out)
     record, model, view = _empty_record(subject, command), subject.model, subject.view
@@ -139,6 +142,7 @@ def _empty_record(subject: Subject, command: str | None) -> ExplanationRecord:
         labelled=view.is_labelled,
         class_counts=None if counts is None else tuple(counts),
         plain=subject.plain_is,
+        groups=view.group_count,
         hardware=hardware(),
         versions=versions(),
     )
@@ -189,22 +193,32 @@ def sentences(record: ExplanationRecord) -> list[str]:
 
 
 def _worth(decoupling: Decoupling) -> str:
-    total, loss = decoupling.total.accuracy, decoupling.total.loss
+    total, sure = decoupling.total.accuracy, decoupling.total.sure
     taken = Interval(-total.mean, -total.high, -total.low)
-    measured = f"{_points(taken.mean)} points of top-1 ({_interval(taken)}; n = {decoupling.images:,} images)"
-    if total.low > 0:
+    counted = in_groups(decoupling.images, decoupling.groups)
+    measured = f"{_points(taken.mean)} points of top-1 ({_interval(taken)}; n = {counted})"
+    if "accuracy" in sure and total.mean > 0:
         return f"The trained model rests on its attention: with all of it switched off accuracy changes by {measured}."
-    if total.high < 0:
+    if "accuracy" in sure:
         return f"The trained model does better without its attention: switched off, accuracy changes by {measured}."
-    shown = "no evidence that its predictions rest on its attention"
-    if loss.low > 0 or loss.high < 0:
-        better = "surer of the right class" if loss.low > 0 else "less sure of the right class"
-        shown = f"accuracy does not tell, but with attention it is {better} (loss {-loss.mean:+.3f} nats)"
-    return f"With all attention switched off accuracy changes by {measured}: {shown}."
+    return f"With all attention switched off accuracy changes by {measured}: {_calibration(decoupling.total)}."
+
+
+def _calibration(total: Worth) -> str:
+    """What the probabilities say where accuracy is not sure to change."""
+    found = {"loss": ("the loss {:+.3f} nats", total.loss), "brier": ("the Brier score {:+.3f}", total.brier)}
+    told = [words.format(-value.mean) for name, (words, value) in found.items() if name in total.sure and value]
+    if told:
+        return f"accuracy does not tell, but attention changes {' and '.join(told)} (lower is better)"
+    excluded = total.accuracy.low > 0 or total.accuracy.high < 0
+    uncounted = "; its own interval excludes 0, but that does not count after correction for three measures"
+    return "no evidence that its predictions rest on its attention" + (uncounted if excluded else "")
 
 
 def _halves(decoupling: Decoupling) -> list[str]:
     """Which part carries how much, where there is something to divide."""
+    if "accuracy" not in decoupling.total.sure:
+        return []
     shares = {half.part: half.share for half in decoupling.halves if half.share is not None}
     if len(shares) < 2:
         return []
@@ -238,16 +252,19 @@ def _folding(folding: FoldingRecord) -> str:
     gone, total, effect = folding.sites_gone, folding.sites_in_all, folding.effect
     if not any(site.action != KEPT for site in folding.sites):
         return (
-            f"Nothing folds away within {100 * folding.tolerance:.1f} points: all {total} sites are needed as they are."
+            f"Nothing folds away within {100 * folding.tolerance:.1f} points: on these images all {total} sites are needed "
+            "as they are."
         )
     change = 100 * (folding.latency_ms.after.median / folding.latency_ms.before.median - 1)
     reduced = sum(site.action.startswith(("reduced", "left")) for site in folding.sites)
     cheaper = f"{reduced} {'becomes' if reduced == 1 else 'become'} cheaper"
     what = f"{gone} of {total} sites fold away" + (f" and {cheaper}" if reduced else "")
+    excluded = "" if folding.unlikely_loss is None else f"{loss_clause(folding.unlikely_loss)}; "
     return (
         f"{what if gone else f'Of {total} sites {cheaper}'}, as constants do as well as their gates: "
-        f"latency {change:+.0f} %, accuracy {_points(effect.mean)} points ({_interval(effect)}; n = {folding.images:,} "
-        f"images; {100 * folding.tolerance:.1f} were allowed to be lost on these)."
+        f"latency {change:+.0f} %, accuracy {_points(effect.mean)} points ({_interval(effect)}; "
+        f"n = {in_groups(folding.images, folding.groups)}; {excluded}{100 * folding.tolerance:.1f} were allowed to be lost "
+        "on these)."
     )
 
 
@@ -260,7 +277,7 @@ def _pointing(pointing: Pointing) -> str:
     elif centre is not None and centre.high < 0:
         verdict = "less often than a guess at the centre"
     return (
-        f"The {row.map} points at the object in {100 * hits.mean:.0f} % of {pointing.n:,} images "
+        f"The {row.map} points at the object in {100 * hits.mean:.0f} % of {in_groups(pointing.n, pointing.groups)} "
         f"({100 * hits.low:.0f} to {100 * hits.high:.0f}), {verdict}."
     )
 

@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..config import to_dict
+from ..config import ADDED, to_dict
 from ..costs import Latency
-from ..statistics.bootstrap import Interval
+from ..statistics.interval import Interval
 from ..surgery.fold import PartFold
 from ..surgery.gate_statistics import PartStatistics
 
 EXPLANATION_FORMAT = 1
+ALPHA = 0.05
+
+
+def in_groups(images: int, groups: int | None) -> str:
+    """How many images were used, and in how many groups where these are the unit.
+
+    >>> in_groups(1400, None), in_groups(400, 40)
+    ('1,400 images', '400 images in 40 groups')
+    """
+    return f"{images:,} images" + ("" if groups is None else f" in {groups:,} groups")
 
 
 @dataclass(frozen=True)
@@ -65,11 +75,12 @@ class EpochGates:
 
 @dataclass(frozen=True)
 class Quality:
-    """How a model does: accuracy, negative log likelihood in nats, expected calibration error."""
+    """How a model does: accuracy, negative log likelihood in nats, expected calibration error, Brier score."""
 
     top1: float
     loss: float
     ece: float
+    brier: float | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -79,10 +90,13 @@ class CellEffect:
     Attributes:
         where: "everywhere" or the path of a site.
         change: in words, for example "channel off".
-        top1, loss, ece: of the changed model.
+        top1, loss, ece, brier: of the changed model. The expected calibration error only describes: it is no mean over
+            images, and an interval of it would not hold what it promises.
         effect: its accuracy minus that of the intact model, image by image.
         loss_effect: the same of the negative log likelihood, in nats; positive is worse.
-        ece_change: of the expected calibration error, with a paired bootstrap interval.
+        brier_effect: the same of the Brier score; positive is worse.
+        p_adjusted: of "accuracy", "loss" and "brier", after Holm's correction over all cells and these three.
+        ece_change: in files of earlier versions.
     """
 
     where: str
@@ -92,15 +106,37 @@ class CellEffect:
     ece: float
     effect: Interval
     loss_effect: Interval
-    ece_change: Interval
+    brier: float | None = field(default=None, metadata=ADDED)
+    brier_effect: Interval | None = field(default=None, metadata=ADDED)
+    p_adjusted: Mapping[str, float] | None = field(default=None, metadata=ADDED)
+    ece_change: Interval | None = field(default=None, metadata=ADDED)
+
+    @property
+    def differs_in(self) -> tuple[str, ...]:
+        """The measures whose change is more than chance would give, after the correction."""
+        return tuple(name for name, p in (self.p_adjusted or {}).items() if p <= ALPHA)
 
 
 @dataclass(frozen=True)
 class Worth:
-    """What something adds, in accuracy (a fraction) and in likelihood (nats by which it lowers the loss)."""
+    """What something adds.
+
+    Attributes:
+        accuracy: a fraction.
+        loss: nats by which it lowers the negative log likelihood.
+        brier: by which it lowers the Brier score; of the total alone.
+        p_adjusted: of "accuracy", "loss" and "brier", after Holm's correction over these; of the total alone.
+    """
 
     accuracy: Interval
     loss: Interval
+    brier: Interval | None = field(default=None, metadata=ADDED)
+    p_adjusted: Mapping[str, float] | None = field(default=None, metadata=ADDED)
+
+    @property
+    def sure(self) -> frozenset[str]:
+        """The measures in which it is worth something or does harm, after the correction."""
+        return frozenset(name for name, p in (self.p_adjusted or {}).items() if p <= ALPHA)
 
 
 @dataclass(frozen=True)
@@ -175,6 +211,7 @@ class Decoupling:
 
     Attributes:
         images: number of images that the cells were measured on.
+        groups: number of groups that they come in, where these are the unit of the intervals.
         cells: every change, those everywhere first.
         total: what all attention adds, as the model is trained.
         halves: how the parts share that.
@@ -195,6 +232,7 @@ class Decoupling:
     subset: int
     interactions: tuple[Interaction, ...]
     speed_up: SpeedUp | None = None
+    groups: int | None = field(default=None, metadata=ADDED)
 
     def cell(self, where: str, change: str) -> CellEffect:
         """One of the cells.
@@ -244,7 +282,12 @@ class Latencies:
 
 @dataclass(frozen=True)
 class FoldingRecord:
-    """What folding did, without the model; the attributes of `Folding`."""
+    """What folding did, without the model; the attributes of `Folding`.
+
+    Attributes:
+        unlikely_loss: a loss of accuracy above this, as a fraction, is unlikely on other images; see `Folding`.
+        groups: number of groups that the images come in, where these are the unit.
+    """
 
     sites: tuple[FoldedPart, ...]
     before: Accuracy
@@ -256,6 +299,8 @@ class FoldingRecord:
     images: int
     sites_in_all: int
     sites_gone: int
+    unlikely_loss: float | None = field(default=None, metadata=ADDED)
+    groups: int | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -298,6 +343,7 @@ class Faithfulness:
 
     Attributes:
         fractions: of the pixels, from 0 to 1.
+        groups: number of groups that the images come in, where these are the unit.
         blur: standard deviation of the blur, in sides of the image.
         road_fractions: of the pixels that ROAD imputes.
     """
@@ -308,6 +354,7 @@ class Faithfulness:
     road_fractions: tuple[float, ...]
     maps: tuple[MapFaithfulness, ...]
     sentence: str
+    groups: int | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -328,6 +375,7 @@ class Pointing:
     n: int
     left_out: int
     maps: tuple[MapPointing, ...]
+    groups: int | None = field(default=None, metadata=ADDED)
 
 
 @dataclass(frozen=True)
@@ -378,6 +426,7 @@ class ExplanationRecord:
         status: "partial" while images are written.
         attention: of the grafts; None for a model without.
         class_counts: images of each class, where they have labels.
+        groups: number of groups that the images come in; None where every image stands for itself.
         plain: which network the model is compared with, in words.
         looks: where the model looks.
         sentences: what matters, most important first.
@@ -401,5 +450,6 @@ class ExplanationRecord:
     folding: FoldingRecord | None = None
     looks: Saliency | None = None
     sentences: tuple[str, ...] = ()
+    groups: int | None = field(default=None, metadata=ADDED)
     format: int = EXPLANATION_FORMAT
     kind: Literal["explanation"] = "explanation"

@@ -22,6 +22,7 @@ from ..data import (
     build_transform,
     class_changes,
     evenly_spread,
+    grouped,
     load_data,
     load_images,
     make_loader,
@@ -36,6 +37,7 @@ from ..training.evaluate import in_eval_mode
 BATCH = 64
 Source = str | Path | Iterable[str | Path] | Dataset | ImageSet | Tensor
 Floats = NDArray[np.float32]
+Groups = NDArray[Any] | None  # (N,) the group of each image; None where every image stands for itself
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +52,8 @@ class View:
         tensor: (N, C, H, W), images that were prepared already; None elsewhere.
         preprocessing: how stored images become inputs.
         root: folder that the ids are relative to; None where they are paths, or names of images without files.
+        groups: (N,) the same for images that belong together, which are then the unit of all intervals; None where
+            every image stands for itself.
     """
 
     ids: tuple[str, ...]
@@ -59,6 +63,7 @@ class View:
     images: ImageSet | None = None
     tensor: Tensor | None = None
     root: Path | None = None
+    groups: Groups = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -66,6 +71,11 @@ class View:
     @property
     def is_labelled(self) -> bool:
         return bool((self.labels != UNLABELLED).all())
+
+    @property
+    def group_count(self) -> int | None:
+        """How many groups there are, where the images come in groups."""
+        return None if self.groups is None else len(np.unique(self.groups))
 
     def batches(self, device: torch.device, *, size: int = BATCH) -> Iterator[tuple[Tensor, NDArray[np.int64]]]:
         """Inputs (B, C, H, W) on the device, and the positions (B,) of these images; in order, the last may be short."""
@@ -96,6 +106,7 @@ class View:
             None if self.images is None else self.images.select(chosen),
             None if self.tensor is None else self.tensor[torch.from_numpy(chosen)],
             self.root,
+            None if self.groups is None else self.groups[chosen],
         )
 
     def some(self, count: int) -> View:
@@ -120,13 +131,21 @@ class View:
             )
 
 
-def view_of(model: nn.Module, source: Source, *, image_size: ImageSize | None = None, **options: Any) -> View:
+def view_of(
+    model: nn.Module,
+    source: Source,
+    *,
+    image_size: ImageSize | None = None,
+    group_by: str | None = None,
+    **options: Any,
+) -> View:
     """Open images for a model.
 
     Args:
         model: a classifier that attngraft trained, or any other one.
         source: see `load_images`; or a data set (its test images), one split, or prepared inputs (N, C, H, W).
         image_size: side of the input in pixels; that of the model's training where not given.
+        group_by: what makes images belong together, as for `load_images`; the groups of a data set where not given.
         **options: of `load_images`.
 
     Raises:
@@ -139,20 +158,25 @@ def view_of(model: nn.Module, source: Source, *, image_size: ImageSize | None = 
                 f"got a tensor {tuple(source.shape)} of {source.dtype}: expected prepared images (N, C, H, W) of "
                 "floating-point numbers."
             )
+        if group_by is not None:
+            raise DataError(
+                "groups are found by the names of images, and these are a tensor: give images that have names."
+            )
         labels = np.full(len(source), UNLABELLED, dtype=np.int64)
         return View(tuple(str(i) for i in range(len(source))), labels, classes, preprocessing, tensor=source)
     if isinstance(source, Dataset):
-        images = relabelled(source.test, source.classes, classes or source.classes)
+        rule = None if group_by == source.grouped_by else group_by
+        images = grouped(relabelled(source.test, source.classes, classes or source.classes), rule)
         classes = classes or source.classes
     elif isinstance(source, ImageSet):
-        images = source
+        images = grouped(source, group_by)
     else:
-        images = load_images(source, classes, **preprocessing.read_options, **options)
+        images = load_images(source, classes, group_by=group_by, **preprocessing.read_options, **options)
     labels = np.asarray(images.labels, dtype=np.int64)
     if not len(images) or (classes and labels.max() >= len(classes)):
         got = f"labels up to {labels.max()} for a model of {len(classes)} classes" if len(images) else "no images"
         raise DataError(f"got {got}: give images of the classes that the model knows.")
-    return View(images.ids, labels, classes, preprocessing, images=images, root=_root(source))
+    return View(images.ids, labels, classes, preprocessing, images=images, root=_root(source), groups=images.groups)
 
 
 def _root(source: Source) -> Path | None:
@@ -247,6 +271,7 @@ def open_subject(
     *,
     device: torch.device,
     limit: int | None = None,
+    group_by: str | None = None,
     **options: Any,
 ) -> Subject:
     """Load the run and its images.
@@ -256,6 +281,7 @@ def open_subject(
         images: as for `view_of`; the run's own test images where not given.
         device: where to compute.
         limit: most images, evenly spread.
+        group_by: what makes images belong together; as the run's data set was grouped where not given.
         **options: of `load_images`.
 
     Raises:
@@ -274,11 +300,10 @@ def open_subject(
         if folder is None:
             raise ConfigError("a model in memory does not know its images: give images.")
         where = {key: options[key] for key in ("root", "download") if key in options}
-        view = view_of(model, own_test_images(folder, description, preprocessing_of(model), **where))
+        view = view_of(model, own_test_images(folder, description, preprocessing_of(model), **where), group_by=group_by)
     else:
-        view = view_of(
-            model, images, **({"limit": limit, **options} if isinstance(images, (str, Path, list, tuple)) else {})
-        )
+        reading = {"limit": limit, **options} if isinstance(images, (str, Path, list, tuple)) else {}
+        view = view_of(model, images, group_by=group_by, **reading)
     view = view.some(limit) if limit else view
     model = model.to(device).eval()
     plain, plain_is = _plain(folder, model, view, device)

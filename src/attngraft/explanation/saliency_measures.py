@@ -11,10 +11,10 @@ from torch import nn
 
 from ..data.boxes import Boxes
 from ..errors import ConfigError
-from ..statistics.bootstrap import Interval
-from ..statistics.effects import crossed_effect
-from .explanation_record import Faithfulness, MapCurve, MapFaithfulness, MapPointing, MapRoad, Pointing
-from .image_source import Source, View, inputs_of, predict_probabilities
+from ..statistics.groups import effect_by_group
+from ..statistics.interval import Interval
+from .explanation_record import Faithfulness, MapCurve, MapFaithfulness, MapPointing, MapRoad, Pointing, in_groups
+from .image_source import Groups, Source, View, inputs_of, predict_probabilities
 from .perturbation import BLUR, ROAD_FRACTIONS, Curves, check_maps, perturb
 from .saliency_maps import centre_maps, random_maps, uniform_maps
 
@@ -31,6 +31,7 @@ def faithfulness(
     *,
     steps: int = 16,
     seed: int = 0,
+    groups: Groups = None,
 ) -> Faithfulness:
     """Deletion, insertion and ROAD of each map, beside a random map and a prior for the centre.
 
@@ -52,6 +53,7 @@ def faithfulness(
         targets: (N,), the class whose probability counts; the model's prediction where not given.
         steps: how many steps from no pixel to all of them.
         seed: of the random map, of the order of equally important pixels and of the imputation's noise.
+        groups: (N,) of images that belong together, which are then the unit of the intervals.
 
     Returns:
         The maps in order, then the baselines, which are not compared with themselves, nor the random map with the centre.
@@ -73,11 +75,13 @@ def faithfulness(
     }
     fractions = np.linspace(0, 1, steps + 1)
     found = perturb(model, inputs, {**maps, **baselines}, wanted, fractions, seed=seed)
-    rows = tuple(_row(name, found, fractions) for name in found)
-    return Faithfulness(count, tuple(fractions.tolist()), BLUR, ROAD_FRACTIONS, rows, summary(rows, count))
+    rows = tuple(_row(name, found, fractions, groups) for name in found)
+    units = None if groups is None else len(np.unique(groups))
+    told = summary(rows, count, units)
+    return Faithfulness(count, tuple(fractions.tolist()), BLUR, ROAD_FRACTIONS, rows, told, units)
 
 
-def summary(rows: Sequence[MapFaithfulness], count: int) -> str:
+def summary(rows: Sequence[MapFaithfulness], count: int, groups: int | None = None) -> str:
     """One sentence on which maps are faithful; empty where there are baselines only."""
     named: dict[str, list[str]] = {"faithful": [], "not shown": [], "worse than random": []}
     for row in rows:
@@ -90,25 +94,26 @@ def summary(rows: Sequence[MapFaithfulness], count: int) -> str:
     rest = "".join(f"; {verdict}: {', '.join(named[verdict])}" for verdict in list(named)[1:] if named[verdict])
     return (
         "Maps that mark what the prediction rests on, better than a random map in deletion and in insertion "
-        f"(95 % intervals, n = {count:,} images): {', '.join(named['faithful']) or 'none'}{rest}."
+        f"(95 % intervals, n = {in_groups(count, groups)}): {', '.join(named['faithful']) or 'none'}{rest}."
     )
 
 
-def interval(values: ArrayLike, *, least: float = 0.0, most: float = 1.0) -> Interval:
+def interval(values: ArrayLike, groups: Groups = None, *, least: float = 0.0, most: float = 1.0) -> Interval:
     """Mean over images with its 95 % interval, cut at what is possible.
 
     Args:
         values: (N,), one per image.
+        groups: (N,) of images that belong together; None where every image stands for itself.
         least, most: the smallest and the largest possible value.
     """
-    effect = crossed_effect(np.asarray(values, dtype=np.float64)[None], limit=np.inf)
+    effect = effect_by_group(np.asarray(values, dtype=np.float64)[None], groups, limit=np.inf)
     return Interval(effect.mean, max(effect.low, least), min(effect.high, most))
 
 
-def paired(values: ArrayLike, others: ArrayLike) -> Interval:
+def paired(values: ArrayLike, others: ArrayLike, groups: Groups = None) -> Interval:
     """Mean difference over images with its 95 % interval; both (N,) of values from 0 to 1."""
     difference = np.asarray(values, dtype=np.float64) - np.asarray(others, dtype=np.float64)
-    return interval(difference, least=-1.0)
+    return interval(difference, groups, least=-1.0)
 
 
 def area(curves: Floats, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -117,7 +122,7 @@ def area(curves: Floats, fractions: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(((curves[:, 1:] + curves[:, :-1]) / 2 * widths).sum(1), dtype=np.float64)
 
 
-def _row(name: str, found: Mapping[str, Curves], fractions: NDArray[np.float64]) -> MapFaithfulness:
+def _row(name: str, found: Mapping[str, Curves], fractions: NDArray[np.float64], groups: Groups) -> MapFaithfulness:
     with_random, with_centre = name != RANDOM, name not in (RANDOM, CENTRE)
     curves = []
     for kind in ("deletion", "insertion"):
@@ -125,14 +130,14 @@ def _row(name: str, found: Mapping[str, Curves], fractions: NDArray[np.float64])
         curves.append(
             MapCurve(
                 tuple(getattr(found[name], kind).mean(0, dtype=np.float64).tolist()),
-                interval(areas[name]),
-                paired(areas[name], areas[RANDOM]) if with_random else None,
-                paired(areas[name], areas[CENTRE]) if with_centre else None,
+                interval(areas[name], groups),
+                paired(areas[name], areas[RANDOM], groups) if with_random else None,
+                paired(areas[name], areas[CENTRE], groups) if with_centre else None,
             )
         )
     deletion, insertion = curves
-    road = interval(found[name].road, least=-0.5, most=0.5)
-    beyond = paired(found[name].road, found[RANDOM].road) if with_random else None
+    road = interval(found[name].road, groups, least=-0.5, most=0.5)
+    beyond = paired(found[name].road, found[RANDOM].road, groups) if with_random else None
     verdict = _verdict(deletion.against_random, insertion.against_random)
     return MapFaithfulness(name, deletion, insertion, MapRoad(road.mean, road.low, road.high, beyond), verdict)
 
@@ -150,7 +155,7 @@ def _is_better(deletion: Interval | None, insertion: Interval | None) -> bool:
     return deletion is not None and insertion is not None and deletion.high < 0 < insertion.low
 
 
-def pointing(maps: Mapping[str, Floats], boxes: Boxes, *, seed: int = 0) -> Pointing | None:
+def pointing(maps: Mapping[str, Floats], boxes: Boxes, *, seed: int = 0, groups: Groups = None) -> Pointing | None:
     """Hits and energy of each map, beside a uniform map, a prior for the centre and a random map.
 
     - hits: 1 where the largest value of the map lies in a box, without tolerance; where several places share it,
@@ -162,6 +167,7 @@ def pointing(maps: Mapping[str, Floats], boxes: Boxes, *, seed: int = 0) -> Poin
         maps: name -> (N, H, W), large where important.
         boxes: for each image (K, 4), x0 y0 x1 y1 in pixels of the map; images without any are left out.
         seed: of the random map.
+        groups: (N,) of images that belong together, which are then the unit of the intervals.
 
     Returns:
         The maps in order, then the baselines; None where no image has a box.
@@ -188,17 +194,18 @@ def pointing(maps: Mapping[str, Floats], boxes: Boxes, *, seed: int = 0) -> Poin
     everything = {name: found[known] for name, found in maps.items()} | baselines
     hit = {name: hits(found, centres) for name, found in everything.items()}
     inside = {name: energy(found, cover) for name, found in everything.items()}
+    mine = None if groups is None else groups[known]
     rows = tuple(
         MapPointing(
             name,
-            interval(hit[name]),
-            interval(inside[name]),
-            None if name == CENTRE else paired(hit[name], hit[CENTRE]),
-            None if name == UNIFORM else paired(inside[name], inside[UNIFORM]),
+            interval(hit[name], mine),
+            interval(inside[name], mine),
+            None if name == CENTRE else paired(hit[name], hit[CENTRE], mine),
+            None if name == UNIFORM else paired(inside[name], inside[UNIFORM], mine),
         )
         for name in everything
     )
-    return Pointing(count, len(boxes) - count, rows)
+    return Pointing(count, len(boxes) - count, rows, None if mine is None else len(np.unique(mine)))
 
 
 def hits(maps: Floats, inside: NDArray[np.bool_]) -> NDArray[np.float64]:

@@ -14,9 +14,10 @@ from ..costs import count_macs
 from ..data import evenly_spread
 from ..data.boxes import Boxes, input_boxes, own_boxes, read_boxes
 from ..errors import ConfigError, DataError, GraftError
+from ..statistics.groups import effect_by_group
 from .examples import choose_examples, examples
 from .explanation_record import Example, Faithfulness, Saliency
-from .image_source import Floats, Subject, View, inputs_of, predict_probabilities
+from .image_source import Floats, Groups, Subject, View, inputs_of, predict_probabilities
 from .perturbation import ROAD_FRACTIONS
 from .saliency_maps import cam_maps, combined_gate_map, gate_maps
 from .saliency_measures import faithfulness, pointing, summary
@@ -56,12 +57,15 @@ def saliency_report(
     inputs = inputs_of(model, view.select(chosen))
     notes: list[str] = []
     maps, plain_maps = _maps(subject, inputs, notes)
-    faithful = _faithfulness(subject, inputs, maps, plain_maps, seed)
-    pointed = None if known is None else pointing(maps | plain_maps, tuple(known[i] for i in chosen), seed=seed)
+    groups = None if view.groups is None else view.groups[chosen]
+    faithful = _faithfulness(subject, inputs, maps, plain_maps, seed, groups)
+    pointed = None
+    if known is not None:
+        pointed = pointing(maps | plain_maps, tuple(known[i] for i in chosen), seed=seed, groups=groups)
     if pointed is None:
         notes.append("Nothing is said about whether the maps point at the object: no boxes are known.")
     if faithful is not None and view.is_labelled:
-        faithful = _doubted(faithful, predict_probabilities(model, inputs), view.labels[chosen])
+        faithful = _doubted(faithful, predict_probabilities(model, inputs), view.labels[chosen], groups)
     drawn = _examples(subject, folder, examples, has_cam=CAM in maps)
     return Saliency(tuple(notes), faithful, pointed, drawn)
 
@@ -107,7 +111,12 @@ def _maps(subject: Subject, inputs: Tensor, notes: list[str]) -> tuple[dict[str,
 
 
 def _faithfulness(
-    subject: Subject, inputs: Tensor, maps: dict[str, Floats], plain_maps: dict[str, Floats], seed: int
+    subject: Subject,
+    inputs: Tensor,
+    maps: dict[str, Floats],
+    plain_maps: dict[str, Floats],
+    seed: int,
+    groups: Groups,
 ) -> Faithfulness | None:
     """The plain network's maps are measured on the plain network, against a random map there."""
     if not maps:
@@ -116,24 +125,23 @@ def _faithfulness(
     passes = measured * 2 * (STEPS - 1 + len(ROAD_FRACTIONS))
     chosen = evenly_spread(len(inputs), affordable(subject.model, inputs, passes))
     some = inputs[chosen.tolist()]
-    found = faithfulness(subject.model, some, _part(maps, chosen), steps=STEPS, seed=seed)
+    mine = None if groups is None else groups[chosen]
+    found = faithfulness(subject.model, some, _part(maps, chosen), steps=STEPS, seed=seed, groups=mine)
     if not plain_maps or subject.plain is None:
         return found
-    plainly = faithfulness(subject.plain, some, _part(plain_maps, chosen), steps=STEPS, seed=seed)
+    plainly = faithfulness(subject.plain, some, _part(plain_maps, chosen), steps=STEPS, seed=seed, groups=mine)
     rows = (*found.maps[: len(maps)], *plainly.maps[: len(plain_maps)], *found.maps[len(maps) :])
-    return replace(found, maps=rows, sentence=summary(rows, found.n))
+    return replace(found, maps=rows, sentence=summary(rows, found.n, found.groups))
 
 
-def _doubted(found: Faithfulness, probabilities: Floats, labels: NDArray[np.int64]) -> Faithfulness:
+def _doubted(found: Faithfulness, probabilities: Floats, labels: NDArray[np.int64], groups: Groups) -> Faithfulness:
     """Call no map faithful where the model knows no more than which class is most frequent.
 
     A map can mark what such a model's predictions rest on, but then it says nothing about the images' classes.
     """
-    from scipy.stats import binomtest
-
     correct, largest = probabilities.argmax(1) == labels, float(np.bincount(labels).max() / len(labels))
     chance = largest if largest < 1 else 1 / probabilities.shape[1]  # images of one class: a guess among all classes
-    if binomtest(int(correct.sum()), len(correct), chance, alternative="greater").pvalue < 0.05:
+    if _is_above(chance, correct, groups):
         return found
     rows = tuple(replace(row, verdict="not shown") if row.verdict == "faithful" else row for row in found.maps)
     sentence = (
@@ -141,6 +149,15 @@ def _doubted(found: Faithfulness, probabilities: Floats, labels: NDArray[np.int6
         f"{correct.mean():.0%} of {len(correct)} images are right, and guessing gets {chance:.0%}."
     )
     return replace(found, maps=rows, sentence=sentence)
+
+
+def _is_above(chance: float, correct: NDArray[np.bool_], groups: Groups) -> bool:
+    """Whether more images are right than by chance, at 5 %: exactly, or by groups where there are some."""
+    from scipy.stats import binomtest
+
+    if groups is None:
+        return bool(binomtest(int(correct.sum()), len(correct), chance, alternative="greater").pvalue < 0.05)
+    return effect_by_group(correct[None].astype(np.float64) - chance, groups, confidence=0.9).low > 0
 
 
 def affordable(model: nn.Module, inputs: Tensor, passes: int) -> int:

@@ -22,6 +22,7 @@ from ..explanation.explanation_record import (
     Prediction,
     SiteGatesRecord,
     SiteWorth,
+    in_groups,
 )
 from .charts import (
     INK,
@@ -35,6 +36,7 @@ from .charts import (
     line_chart,
     named_rows,
     series_color,
+    side_color,
 )
 from .confusion import Cell
 from .number_format import MINUS, MISSING, POINTS, decimal, format_interval, percent, points, shortened, titled
@@ -65,7 +67,7 @@ def _content(folder: Path, record: ExplanationRecord) -> dict[str, Any]:
         warnings.insert(0, Warned("This explanation was interrupted: repeat the same command."))
     return {
         "heading": f"What the attention of {record.name} does" if record.attention else record.name,
-        "lead": f"n = {record.images:,} images {labelled}, {len(record.classes)} classes",
+        "lead": f"n = {in_groups(record.images, record.groups)} {labelled}, {len(record.classes)} classes",
         "sentences": record.sentences,
         "warnings": warnings,
         "gates": _gates(record),
@@ -144,8 +146,8 @@ def _similarity(site: SiteGatesRecord, classes: tuple[str, ...]) -> dict[str, An
 def _decoupling(decoupling: Decoupling) -> dict[str, Any]:
     everywhere = [cell for cell in decoupling.cells if cell.where == "everywhere"]
     by_site = [cell for cell in decoupling.cells if cell.where != "everywhere"]
-    images = f"n = {decoupling.images:,} images, paired, 95 % intervals"
-    change = f"Change in accuracy against the intact model; {images}."
+    images = f"n = {in_groups(decoupling.images, decoupling.groups)}, paired, 95 % intervals, each by itself"
+    change = f"Change in accuracy against the intact model; coloured where it counts after Holm's correction; {images}."
     halves = f"Exact Shapley values: they add up to what all attention is worth; {images}."
     sites = f"{decoupling.permutations} permutations x {decoupling.subset:,} images"
     sites = f"Shapley values by sampling: {sites}; the intervals cover images and sampling."
@@ -170,7 +172,20 @@ def _decoupling(decoupling: Decoupling) -> dict[str, Any]:
 
 def _cell_table(decoupling: Decoupling) -> Table:
     intact = decoupling.intact
-    rows = [("intact", "", percent(intact.top1), "", decimal(intact.loss, 3), "", percent(intact.ece), "")]
+    rows = [
+        (
+            "intact",
+            "",
+            percent(intact.top1),
+            "",
+            decimal(intact.loss, 3),
+            "",
+            decimal(intact.brier, 3),
+            "",
+            "",
+            percent(intact.ece),
+        )
+    ]
     rows += [
         (
             cell.where,
@@ -179,16 +194,22 @@ def _cell_table(decoupling: Decoupling) -> Table:
             _difference(cell.effect),
             decimal(cell.loss, 3),
             _plain_interval(cell.loss_effect),
+            decimal(cell.brier, 3),
+            _plain_interval(cell.brier_effect),
+            ", ".join(cell.differs_in),
             percent(cell.ece),
-            _difference(cell.ece_change),
         )
         for cell in decoupling.cells
     ]
     columns = (
-        "where", "change", "top-1", "effect in points (95 %)", "loss", "change of loss (95 %)", "calibration error",
-        "its change in points (95 %)",
+        "where", "change", "top-1", "effect in points (95 %)", "loss", "change of loss (95 %)", "Brier score",
+        "its change (95 %)", "differs in", "calibration error",
     )  # fmt: skip
-    return Table("The intact model and every change to it", columns, tuple(rows), frozenset({1}))
+    caption = (
+        "The intact model and every change to it. Differs in: p at most 0.05 after Holm's correction over all changes and "
+        "the three measures; the calibration error only describes"
+    )
+    return Table(caption, columns, tuple(rows), frozenset({1, 8}))
 
 
 def _site_table(sites: Sequence[SiteWorth]) -> Table:
@@ -235,7 +256,7 @@ def _faithfulness(faithfulness: Faithfulness) -> dict[str, Any]:
         for row in faithfulness.maps
     )
     columns = ("map", "deletion", "minus random", "insertion", "minus random", "ROAD", "minus random")
-    caption = f"Areas under the curves, mean (95 % interval), n = {faithfulness.n} images"
+    caption = f"Areas under the curves, mean (95 % interval), n = {in_groups(faithfulness.n, faithfulness.groups)}"
     charts = [faithfulness_chart(faithfulness, kind) for kind in ("deletion", "insertion")]
     charts = [chart for chart in charts if chart]
     return {"charts": charts, "table": Table(caption, columns, rows), "sentence": faithfulness.sentence}
@@ -253,7 +274,9 @@ def _pointing_table(pointing: Pointing) -> Table:
         for row in pointing.maps
     )
     columns = ("map", "hits (95 %)", "minus centre prior, points", "energy in the box (95 %)", "minus uniform, points")
-    return Table(f"Does the map point at the object? n = {pointing.n:,} images with boxes", columns, rows)
+    return Table(
+        f"Does the map point at the object? n = {in_groups(pointing.n, pointing.groups)} with boxes", columns, rows
+    )
 
 
 def _example(folder: Path, example: Example) -> dict[str, Any]:
@@ -353,7 +376,13 @@ def switch_chart(cells: Sequence[CellEffect], title: str, note: str, *, by_site:
         least = sorted((abs(cell.effect.mean) for cell in cells), reverse=True)[MOST_ROWS - 1]
         cells = [cell for cell in cells if abs(cell.effect.mean) >= least][:MOST_ROWS]
     names = [f"{shortened(cell.where, LONGEST_PATH)}: {cell.change}" if by_site else cell.change for cell in cells]
-    return interval_chart(names, [cell.effect for cell in cells], title, note, unit=POINTS, label=AXIS)
+    colors = [_color(cell) for cell in cells]
+    return interval_chart(names, [cell.effect for cell in cells], title, note, unit=POINTS, label=AXIS, colors=colors)
+
+
+def _color(cell: CellEffect) -> str:
+    """Grey where the change of accuracy does not count after the correction; by its interval in earlier files."""
+    return side_color(cell.effect) if cell.p_adjusted is None or "accuracy" in cell.differs_in else MUTED
 
 
 def value_chart(entries: Sequence[Half] | Sequence[SiteWorth], title: str, note: str) -> Chart | None:

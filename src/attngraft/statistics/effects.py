@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError
-from .bootstrap import Interval
+from .interval import Interval
 from .multiplicity import holm
 
 Floats = NDArray[np.float64]

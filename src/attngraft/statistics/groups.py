@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import ConfigError
+from .effects import Effect, crossed_effect
 
 Floats = NDArray[np.float64]
 
@@ -50,3 +53,23 @@ def by_group(scores: ArrayLike, groups: ArrayLike) -> Floats:
     sums = np.add.reduceat(matrix[..., order], starts, axis=-1)
     ratio = matrix.mean(-1, keepdims=True)
     return np.asarray(ratio + (sums - ratio * sizes) / sizes.mean(), dtype=np.float64)
+
+
+def effect_by_group(
+    difference: ArrayLike, groups: ArrayLike | None, *, confidence: float = 0.95, limit: float | None = None
+) -> Effect:
+    """`crossed_effect` whose images are groups, where there are some.
+
+    Args:
+        difference: (S, N) of images.
+        groups: (N,) anything that tells groups apart; None where every image stands for itself.
+        confidence, limit: as for `crossed_effect`.
+
+    Raises:
+        ConfigError: the groups do not fit the images, or as for `crossed_effect`.
+    """
+    if groups is None:
+        return crossed_effect(difference, confidence=confidence, limit=limit)
+    if limit is None:  # scores of large groups exceed what one image may have
+        limit = 1.0 if np.abs(np.asarray(difference)).max() <= 1 else math.inf
+    return crossed_effect(by_group(difference, groups), confidence=confidence, limit=limit)
