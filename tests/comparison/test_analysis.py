@@ -198,6 +198,40 @@ def test_a_comparison_with_looks_goes_on_to_the_last_one(
     assert found.document["stopped"]
 
 
+def test_a_comparison_that_is_stopped_between_two_looks_ends_as_one_that_was_not(
+    tmp_path: Path, digits: Dataset, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from attngraft.comparison.comparison_context import ComparisonContext
+
+    options = {"attentions": ["none"], "looks": [2, 3], "margin": 20.0, **settings}
+    whole = compare(digits, run_dir=tmp_path / "whole", **options)
+    assert whole.document["seeds"] == [0, 1, 2]
+    real = ComparisonContext.fit
+
+    def stopped(self: ComparisonContext, variant: Any, seed: int, progress: Any) -> Any:
+        if seed == 2:
+            raise KeyboardInterrupt
+        return real(self, variant, seed, progress)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ComparisonContext, "fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            compare(digits, run_dir=tmp_path / "stopped", **options)
+    first = read_plain(tmp_path / "stopped/comparison.json")
+    assert (first["seeds"], first["look"]["seeds"]) == ([0, 1], 2)
+    again = compare(digits, run_dir=tmp_path / "stopped", **options)
+    for key in ("effects", "looks", "look", "stopped", "seeds", "analysis"):
+        kept, found = (_without_times(document[key]) for document in (whole.document, again.document))
+        assert found == kept, key
+
+
+def _without_times(value: Any) -> Any:
+    """The sentence of an effect ends with a price that was timed."""
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        return [{k: v for k, v in entry.items() if k != "sentence"} for entry in value]
+    return value
+
+
 def test_a_variant_that_diverges_does_not_block_the_others(
     tmp_path: Path, digits: Dataset, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
