@@ -16,8 +16,11 @@ if TYPE_CHECKING:  # what `_PACKAGES` says, for type checkers and editors
     from .attention import Attention as Attention
     from .attention import attentions, create_attention
     from .backbones import create_backbone
+    from .comparison.combine import Combination as Combination
+    from .comparison.combine import combine
     from .comparison.compare import Comparison as Comparison
     from .comparison.compare import compare
+    from .comparison.compare_each import compare_each
     from .comparison.compare_predictions import compare_predictions
     from .comparison.power_analysis import PowerAnalysis as PowerAnalysis
     from .comparison.power_analysis import power
@@ -43,7 +46,9 @@ __all__ = [
     "GraftPlan",
     "adapt",
     "attentions",
+    "combine",
     "compare",
+    "compare_each",
     "compare_predictions",
     "create_attention",
     "create_backbone",
@@ -70,7 +75,10 @@ __all__ = [
 _PACKAGES = {  # package -> what comes from it
     "attention": ("Attention", "attentions", "create_attention"),
     "backbones": ("create_backbone",),
-    "comparison": ("Comparison", "PowerAnalysis", "compare", "compare_predictions", "power"),
+    "comparison": (
+        *("Combination", "Comparison", "PowerAnalysis", "combine", "compare", "compare_each", "compare_predictions"),
+        "power",
+    ),
     "continual": ("adapt", "iterate"),
     "data": ("load_data",),
     "deployment": ("predict",),

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,3 +203,20 @@ def test_compare_says_in_one_sentence_what_is_missing(attngraft, tmp_path, monke
     assert words in err
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_compare_on_two_data_sets_combines_them(attngraft, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(images, tmp_path / "brighter")
+    for path in (tmp_path / "brighter").rglob("*.png"):
+        Image.fromarray(np.clip(np.asarray(Image.open(path)).astype(int) + 9, 0, 255).astype(np.uint8)).save(path)
+    options = ("--backbone", "small-cnn", "--attention", "se", "--seeds", 2, "--run-dir", "both", *SMALL)
+    code, out, err = attngraft("compare", images, "brighter", *options)
+    assert code == 0, err
+    assert "on 2 data sets" in out
+    assert {path.parent.name for path in (tmp_path / "both").rglob("report.html")} == {"both", images.name, "brighter"}
+    code, out, _ = attngraft("combine", f"both/{images.name}", "both/brighter", "--json")
+    assert [one["name"] for one in json.loads(out)["sets"]] == [images.name, "brighter"]
+    assert (tmp_path / f"runs/combine-{images.name}-and-1-more/combined.json").is_file()
+    code, _, err = attngraft("compare", images, images, *options)
+    assert (code, "twice" in err) == (2, True)

@@ -345,3 +345,23 @@ def test_any_npz_is_predictions_or_a_sentence(tmp_path, found, place, byte):
     content[place % len(content)] = byte
     (tmp_path / "p.npz").write_bytes(content)
     paired(tmp_path / "p.npz")
+
+
+EFFECT = {"data": "a", "mean": 0.1, "low": 0.0, "high": 0.2, "standard_error": 0.1, "seeds": 3, "outcome": "tie",
+          "verdict": "no evidence", "weight": 0.5}  # fmt: skip
+POOLED = {"mean": 0.1, "low": 0.0, "high": 0.2, "standard_error": 0.1, "degrees_of_freedom": 2, "p_value": 0.1,
+          "between_sd": 0.1, "weights": [1.0], "confidence": 0.95, "prediction_low": -1.0, "prediction_high": 1.0,
+          "p_adjusted": 0.1}  # fmt: skip
+COMBINED = {
+    "kind": "combined", "format": 1, "baseline": "none", "backbone": None, "recipe": None, "notes": ["x"],
+    "metric": {"name": "top1", "label": "top-1", "unit": "points", "higher_is_better": True},
+    "sets": [{"name": "a", "folder": "a", "fingerprint": "f", "seeds": 3, "test_images": 9, "groups": None}],
+    "effects": [{"variant": "se", "role": "attention", "effects": [EFFECT], "wins": 0, "ties": 1, "losses": 0,
+                 "verdict": "no evidence", "sentence": "x", "missing": [], "pooled": POOLED}],
+}  # fmt: skip
+
+
+@given(st.data())
+def test_a_combination_with_any_change_is_a_page_or_a_sentence(tmp_path, data):
+    (tmp_path / "combined.json").write_text(json.dumps(changed(COMBINED, data)))
+    value_or_sentence(lambda: write_report(tmp_path))

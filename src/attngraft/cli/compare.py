@@ -10,6 +10,7 @@ import typer
 
 from ..errors import ConfigError
 from . import options
+from .combine import show_combination
 from .options import option
 from .output import command_line, console, names, print_json, say, say_notes
 
@@ -104,21 +105,18 @@ def run(
         trained |= {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
         _refuse(trained, [f"--{name.replace('_', '-')}" for name in WITH_PREDICTIONS])
         chosen = {name: settings.get(name) for name in WITH_PREDICTIONS}
-        asked = {"baseline": baseline, "metric": metric, "margin": margin, "run_dir": run_dir, **chosen}
-        _show(_compared_predictions([*predictions, *map(Path, data or ())], controls, columns, asked), as_json)
+        fixed = {"baseline": baseline, "metric": metric, "margin": margin, "run_dir": run_dir, **chosen}
+        _show(_compared_predictions([*predictions, *map(Path, data or ())], controls, columns, fixed), as_json)
         return
     if not data or backbone is None:
         what = "DATA" if not data else "--backbone"
         raise ConfigError(f"there is no {what}: give DATA and --backbone to train, or --predictions FILE... to read.")
     if baseline is not None or columns:
         raise ConfigError("--baseline and --columns are for --predictions: leave them out.")
-    if len(data) > 1:
-        raise ConfigError(f"got {len(data)} data sets: give one.")
-    from ..comparison import compare, split_variants
+    from ..comparison import compare, compare_each, split_variants
     from ..training import join_world
 
-    result = compare(
-        data[0],
+    asked: dict[str, Any] = dict(
         backbone=backbone,
         attentions=split_variants(attention or "cbam"),
         controls=split_variants(controls),
@@ -131,10 +129,16 @@ def run(
         robustness=robustness,
         pretrained=pretrained,
         weights=weights,
-        run_dir=run_dir or usual_folder(data[0], backbone),
+        run_dir=run_dir or usual_folder("-".join(map(_slug, data)) if data[1:] else data[0], backbone),
         command=command_line(),
         **settings,
     )
+    if len(data) > 1:
+        found = compare_each(data, **asked)
+        if join_world().is_main:
+            show_combination(found, as_json)
+        return
+    result = compare(data[0], **asked)
     if join_world().is_main:
         _show(result, as_json)
 

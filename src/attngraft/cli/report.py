@@ -10,7 +10,9 @@ from .output import say
 
 
 def run(
-    folder: Annotated[Path, argument("FOLDER", "A run, a comparison, a bench, an explanation, a search or a store.")],
+    folder: Annotated[
+        Path, argument("FOLDER", "A run, a comparison, a combination, a bench, an explanation, a search or a store.")
+    ],
 ) -> None:
     """Write report.html again from what is in the folder."""
     from ..reporting import write_report

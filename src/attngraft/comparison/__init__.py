@@ -1,6 +1,8 @@
 """Compare with and without attention: variants, the paired protocol, statistics, verdicts."""
 
+from .combine import Combination, combine
 from .compare import Comparison, compare
+from .compare_each import compare_each
 from .compare_predictions import compare_predictions
 from .comparison_folder import COMPARISON_FILE
 from .power_analysis import PowerAnalysis, power
@@ -8,10 +10,13 @@ from .variants import Variant, parse_variant, parse_variants, split_variants
 
 __all__ = [
     "COMPARISON_FILE",
+    "Combination",
     "Comparison",
     "PowerAnalysis",
     "Variant",
+    "combine",
     "compare",
+    "compare_each",
     "compare_predictions",
     "parse_variant",
     "parse_variants",

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..benchmarking.bench_result import BenchResult
+from ..comparison.combined_record import CombinedRecord
 from ..continual.search.search_record import SearchRecord
 from ..explanation.explanation_record import ExplanationRecord
 from ..files import write_text
 from .bench_page import bench_notes, bench_page
+from .combined_page import combined_page
 from .comparison_page import comparison_page
 from .explanation_page import explanation_page
 from .iterate_page import iterate_page
@@ -20,6 +22,7 @@ from .terminal_tables import (
     adaptation_table,
     bench_tables,
     best_trials_table,
+    combined_table,
     comparison_table,
     data_notes,
     power_table,
@@ -31,6 +34,7 @@ __all__ = [
     "bench_notes",
     "bench_tables",
     "best_trials_table",
+    "combined_table",
     "comparison_table",
     "data_notes",
     "power_table",
@@ -39,6 +43,7 @@ __all__ = [
 ]
 
 PAGES: dict[Kind, Callable[[Path], str]] = {
+    "combined": lambda folder: combined_page(read_record_as(CombinedRecord, folder, "combined")),
     "comparison": lambda folder: comparison_page(folder, read_comparison(folder)),
     "run": lambda folder: run_page(folder, read_run(folder)),
     "bench": lambda folder: bench_page(read_record_as(BenchResult, folder, "bench")),
@@ -49,8 +54,8 @@ PAGES: dict[Kind, Callable[[Path], str]] = {
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write ``report.html`` into a folder and return its path: of a run, a comparison, a bench, an explanation, a store
-    or a search.
+    """Write ``report.html`` into a folder and return its path: of a run, a comparison, a combination, a bench, an
+    explanation, a store or a search.
 
     Reads only the folder. Runs, predictions or images that are missing are left out, and the page says so.
 

@@ -44,8 +44,9 @@ class Predictions:
         return np.bincount(flat, minlength=classes * classes).reshape(classes, classes).astype(np.float64)
 
 
-Kind = Literal["comparison", "run", "bench", "explanation", "store", "iteration"]
+Kind = Literal["combined", "comparison", "run", "bench", "explanation", "store", "iteration"]
 DOCUMENTS: dict[Kind, str] = {
+    "combined": "combined.json",
     "comparison": "comparison.json",
     "run": "run.json",
     "bench": "bench.json",
@@ -63,7 +64,8 @@ def folder_kind(run_dir: Path) -> Kind:
     """
     if not run_dir.is_dir():
         raise RunError(
-            f"no folder {run_dir}: give the folder of a run, a comparison, a bench, an explanation, a store or a search."
+            f"no folder {run_dir}: give the folder of a run, a comparison, a combination, a bench, an explanation, a store "
+            "or a search."
         )
     for kind, name in DOCUMENTS.items():
         if (run_dir / name).is_file():
@@ -74,7 +76,7 @@ def folder_kind(run_dir: Path) -> Kind:
         )
     raise RunError(
         f"{run_dir} has none of {', '.join(DOCUMENTS.values())}: "
-        "give the folder of a run, a comparison, a bench, an explanation, a store or a search."
+        "give the folder of a run, a comparison, a combination, a bench, an explanation, a store or a search."
     )
 
 

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..benchmarking.bench_result import BenchResult
 from ..comparison import PowerAnalysis
+from ..comparison.combined_record import CombinedRecord
 from ..comparison.comparison_record import ComparisonRecord
 from ..continual.search.search_record import SearchRecord
 from ..data import printable
 from ..training import RunRecord
 from .bench_page import all_tables
+from .combined_page import effect_table
 from .comparison_tables import variant_table
 from .iterate_page import trial_table
 from .number_format import MISSING, duration, format_difference, percent, words_for
@@ -69,6 +71,11 @@ def power_table(plan: PowerAnalysis) -> Table:
     caption = f"{100 * plan.power:.0f} % power, {plan.images:,} test images, noise from {plan.source}"
     note = "seed variance at its upper 80 % bound"
     return rich_table(DataTable(caption, columns, rows, note=note, strong=strong))
+
+
+def combined_table(record: CombinedRecord) -> Table:
+    """The effects of each variant on every data set, and over all of them."""
+    return rich_table(effect_table(record))
 
 
 def run_summary(run: RunRecord) -> Table:

@@ -1,0 +1,48 @@
+"""attngraft combine: one answer from comparisons on several data sets."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from . import options
+from .options import argument, option
+from .output import command_line, console, print_json, say
+
+if TYPE_CHECKING:
+    from ..comparison import Combination
+
+
+def run(
+    runs: Annotated[list[Path], argument("RUN...", "Folders of finished comparisons on different data sets.")],
+    run_dir: Annotated[
+        Path | None, option("Folder of what is combined.  [default: runs/combine-RUN-and-N-more]", "FOLDER")
+    ] = None,
+    as_json: options.Json = False,
+) -> None:
+    """Combine comparisons of the same variants on several data sets.
+
+    Shows the effect on each and, from three data sets on, the mean over data sets with its interval.
+    """
+    from ..comparison import combine
+
+    folder = run_dir or Path("runs") / f"combine-{runs[0].resolve().name}-and-{len(runs) - 1}-more"
+    show_combination(combine(runs, run_dir=folder, command=command_line()), as_json)
+
+
+def show_combination(found: Combination, as_json: bool) -> None:
+    """Write the page, and print table and sentences."""
+    from ..reporting import combined_table, write_report
+
+    for member in found.record.sets:
+        inside = found.run_dir / member.folder
+        if inside.resolve().is_relative_to(found.run_dir.resolve()) and inside.is_dir():
+            write_report(inside)
+    page = write_report(found.run_dir)
+    if as_json:
+        print_json(json.loads(found.to_json()))
+        return
+    console().print(combined_table(found.record))
+    say(found, wrap=True, style="bold")
+    say(f"report: {page}")
