@@ -20,7 +20,7 @@ import attngraft as ag
 from attngraft.continual.search.iterate import iterate
 from attngraft.continual.search.search_loop import is_hopeless
 from attngraft.continual.search.search_record import Iteration
-from attngraft.data import Dataset
+from attngraft.data import Dataset, grouped
 from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
 from attngraft.files import read_json
 from attngraft.training import Evaluation, EvaluationContext, evaluate
@@ -216,6 +216,18 @@ def test_test_images_that_were_seen_in_training_are_said(run, data: Dataset) -> 
     mixed = replace(data.test, pixel_hashes=(*data.train.pixel_hashes[:3], *data.test.pixel_hashes[3:]))
     found = run(data=replace(data, test=mixed), trials=1, seeds=1)
     assert any(note.startswith("3 of 40 test images are among the training") for note in found.document["notes"])
+
+
+def test_groups_are_the_unit_of_the_verdict(run, data: Dataset, whole: Iteration) -> None:
+    parts = {name: grouped(getattr(data, name), r"\d$") for name in ("train", "val", "test")}
+    together = replace(data, grouped_by=r"\d$", **parts)
+    found = run(data=together)
+    assert f"{len(data.test)} test images in 10 groups" in found.sentence
+    blind, seen = (one.document["measured"]["top1"] for one in (whole, found))
+    assert seen["value"] == blind["value"]
+    assert (seen["low"], seen["high"]) != (blind["low"], blind["high"])
+    with pytest.raises(RunError, match="another group_by"):
+        run(data=data)
 
 
 def test_a_hopeless_training_is_given_up_in_its_second_half() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 import pytest
+from scipy.special import ndtri
 from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 from training_helpers import classes_evaluation
@@ -14,7 +18,7 @@ from attngraft.statistics.effects import crossed_effect
 from attngraft.training import Evaluation
 
 
-def measure(name: str, evaluations: list[Evaluation], **options: float) -> Measured:
+def measure(name: str, evaluations: list[Evaluation], **options: Any) -> Measured:
     return measure_quantity(quantities_of(evaluations[0].task)[name], evaluations, **options)
 
 
@@ -113,6 +117,62 @@ def test_a_perfect_answer_is_bounded_by_the_number_of_images() -> None:
     assert measure("worst_class", [perfect]).low == pytest.approx(0.025 ** (1 / 25))
     assert measure("macro_f1", [perfect]).low < 1
     assert as_json({"loss": measure("loss", [perfect])})["loss"]["high"] is None
+
+
+@pytest.mark.parametrize("metric", ["top1", "loss", "macro_f1", "ece", "worst_class"])
+def test_copies_in_groups_say_no_more_than_one_of_each(metric: str) -> None:
+    seeds = [evaluation(0, images=80)]
+    copied = [classes_evaluation(np.repeat(e.probabilities, 5, 0), np.repeat(e.labels, 5)) for e in seeds]
+    groups = np.repeat(np.arange(80), 5)
+    one, many = measure(metric, seeds), measure(metric, copied, groups=groups)
+    blind = measure(metric, copied)
+    assert many.value == pytest.approx(one.value)
+    assert many.high - many.low >= 0.85 * (one.high - one.low)
+    assert blind.high - blind.low < 0.75 * (many.high - many.low)
+
+
+def grouped_answers(rng, seeds, groups, size, accuracy, alike, noise=0.05) -> np.ndarray:
+    """(S, groups x size) right or wrong; `alike` is the part of the latent variance between groups."""
+    within = np.sqrt((1 - alike) / 2)
+    latent = np.sqrt(alike) * rng.standard_normal((1, groups, 1)) + within * rng.standard_normal((1, groups, size))
+    latent = latent + within * rng.standard_normal((seeds, groups, size)) + noise * rng.standard_normal((seeds, 1, 1))
+    return (latent < ndtri(accuracy) * np.sqrt(1 + noise**2)).reshape(seeds, -1).astype(np.float64)
+
+
+def failing_groups(rng, seeds, groups, size, share, rest) -> np.ndarray:
+    """A few groups fail as a whole, and a few images elsewhere."""
+    wrong = (rng.random((1, groups, 1)) < share) | (rng.random((1, groups, size)) < rest)
+    return np.broadcast_to(~wrong, (seeds, groups, size)).reshape(seeds, -1).astype(np.float64)
+
+
+def wrongly_met(draw, truth, groups, size, experiments, *, grouped=True) -> float:
+    """How often the lower end is above the truth, so that a requirement just above it would be called met."""
+    rng, index = np.random.default_rng([groups, size]), np.repeat(np.arange(groups), size)
+    found = (proportion(draw(rng), groups=index if grouped else None).low for _ in range(experiments))
+    return float(np.mean([low > truth for low in found]))
+
+
+def test_a_requirement_is_seldom_met_wrongly_in_groups() -> None:
+    def draw(rng):
+        return grouped_answers(rng, 3, 40, 30, 0.95, 0.9)
+
+    assert wrongly_met(draw, 0.95, 40, 30, 300) <= 0.03 + 0.03
+    assert wrongly_met(draw, 0.95, 40, 30, 300, grouped=False) > 0.2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [10, 30])
+@pytest.mark.parametrize("groups", [10, 40, 100])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_requirements_are_seldom_met_wrongly_in_the_grid(seeds: int, groups: int, size: int) -> None:
+    for accuracy in (0.8, 0.95):
+        for alike in (0.3, 0.9):
+            draw = partial(grouped_answers, seeds=seeds, groups=groups, size=size, accuracy=accuracy, alike=alike)
+            assert wrongly_met(draw, accuracy, groups, size, 1000) <= 0.06
+    for share in (0.02, 0.05):
+        for rest in (0.0, 0.005, 0.02):
+            draw = partial(failing_groups, seeds=seeds, groups=groups, size=size, share=share, rest=rest)
+            assert wrongly_met(draw, (1 - share) * (1 - rest), groups, size, 1000) <= 0.06
 
 
 def test_a_higher_confidence_is_wider() -> None:

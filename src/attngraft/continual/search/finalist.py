@@ -57,14 +57,14 @@ def evaluate_finalist(context: SearchContext, finalist: Finalist, test: ImageSet
         record.verdict, record.sentence = "not met", "not met: no run of the finalist could be trained"
         return
     for run, evaluation in zip(finalist.trained, evaluations, strict=True):
-        run.measured = {name: m.value for name, m in context.measure([evaluation]).items()}
-    found = context.measure(evaluations)
+        run.measured = {name: m.value for name, m in context.measure([evaluation], test).items()}
+    found = context.measure(evaluations, test)
     record.costs = costs = context.costs(load(context.iteration.run_of(finalist.trained[0])))
     found |= {clause.metric: Measured.cost(costs[clause.metric]) for clause in context.requirement.of_costs}
     record.measured = told = as_json(found)
     shown = [is_shown(clause, found[clause.metric]) for clause in clauses]
     is_met = all(shown) and len(evaluations) == len(finalist.runs)
-    record.verdict, record.sentence = "met" if is_met else "not met", _sentence(context, found, is_met, len(test))
+    record.verdict, record.sentence = "met" if is_met else "not met", _sentence(context, found, is_met, test)
     record.clauses = tuple(
         ClauseRecord(clause.metric, clause.operator, clause.number, **told[clause.metric], met=met)
         for clause, met in zip(clauses, shown, strict=True)
@@ -103,13 +103,14 @@ def _digest(path: Path) -> str:
         raise RunError(f"{path} cannot be read ({error.strerror}): restore it from a copy.") from None
 
 
-def _sentence(context: SearchContext, found: Mapping[str, Measured], is_met: bool, images: int) -> str:
+def _sentence(context: SearchContext, found: Mapping[str, Measured], is_met: bool, test: ImageSet) -> str:
     clauses, finalist = context.requirement.clauses, context.record.finalist
     assert finalist is not None
     seeds, runs = len(finalist.trained), len(finalist.runs)
     first = [clause for clause in clauses if is_met or not is_shown(clause, found[clause.metric])] or list(clauses)
     told = "; ".join(_told(clause, found[clause.metric]) for clause in first)
-    n = f"{seeds} seed{'s' if seeds > 1 else ''}, {images:,} test images, 95 % interval"
+    groups = "" if test.groups is None else f" in {len(set(test.groups.tolist())):,} groups"
+    n = f"{seeds} seed{'s' if seeds > 1 else ''}, {len(test):,} test images{groups}, 95 % interval"
     lost = f"; {runs - seeds} of {runs} runs of the finalist could not be trained" if seeds < runs else ""
     lone = "; with one seed this holds for this model alone" if seeds == 1 and is_met else ""
     return f"{'met' if is_met else 'not met'}: {told} ({n}){lost}{lone}"

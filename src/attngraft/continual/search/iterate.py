@@ -136,6 +136,7 @@ def iterate(
             preprocessing=preprocessing,
             data=DataRecord.of(dataset),
             quantities={name: quantity.describe() for name, quantity in known.items()},
+            group_by=dataset.grouped_by,
             command=command,
         )
         with only_one(folder / LOCK_FILE):

@@ -16,8 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...comparison.analysis_plan import AnalysisPlan
 from ...errors import ConfigError, nearest
 from ...statistics.effects import crossed_effect
+from ...statistics.proportions import proportion_interval
 from ...tasks import Classification, Metric, Rows, Task
 from ...tasks.classification import calibration_error, correct
 from ...training import Evaluation
@@ -290,21 +292,31 @@ def quantities_of(task: Task) -> dict[str, Quantity]:
     return {quantity.name: quantity for quantity in [*map(Quantity.of, metrics), *COSTS.values()]}
 
 
-def measure(quantity: Quantity, evaluations: Sequence[Evaluation], *, confidence: float = 0.95) -> Measured:
+def measure(
+    quantity: Quantity,
+    evaluations: Sequence[Evaluation],
+    *,
+    confidence: float = 0.95,
+    groups: NDArray[Any] | None = None,
+) -> Measured:
     """Measure a metric on evaluations of the same images.
 
     Args:
         quantity: one with a metric.
         evaluations: one per seed.
         confidence: of the interval, two-sided.
+        groups: (N,) of images that belong together, which are then the unit.
     """
     metric = quantity.metric
     assert metric is not None
     if quantity.name == WORST_CLASS:
-        return _worst_class(evaluations, confidence)
-    scores = np.stack([metric.scores(evaluation.rows) for evaluation in evaluations])
-    if metric.bounds == (0.0, 1.0) and np.isin(scores, (0.0, 1.0)).all():
-        return proportion(scores, confidence)
+        return _worst_class(evaluations, confidence, groups)
+    if metric.bounds == (0.0, 1.0) and metric.is_mean:
+        scores = np.stack([metric.scores(evaluation.rows) for evaluation in evaluations])
+        if np.isin(scores, (0.0, 1.0)).all():
+            return proportion(scores, confidence, groups)
+    plan = AnalysisPlan(metric, groups=groups)
+    scores = np.stack([plan.scores(evaluation.rows) for evaluation in evaluations])
     effect = crossed_effect(scores, confidence=confidence, limit=math.inf)
     low, high = metric.bounds
     if effect.method == "no variation" and not math.isfinite(low + high):  # an unseen image may have any score
@@ -312,30 +324,10 @@ def measure(quantity: Quantity, evaluations: Sequence[Evaluation], *, confidence
     return Measured(effect.mean, max(effect.low, low), min(effect.high, high), effect.seeds, effect.images)
 
 
-def proportion(correct: Floats, confidence: float = 0.95) -> Measured:
-    """The mean of a (S, N) matrix of zeros and ones with an interval that also holds near 0 and 1.
-
-    The crossed standard error says how many independent images the matrix is worth; the interval is the exact
-    binomial one for that many (Korn & Graubard, Survey Methodology 24, 1998). With one seed it is the exact interval
-    for the images.
-
-    >>> proportion(np.ones((3, 100))).low.__round__(4)
-    0.9638
-    """
-    from scipy.special import betaincinv, stdtrit  # late: most of this module's import time
-
-    seeds, images = correct.shape
-    mean, tail = float(correct.mean()), (1 - confidence) / 2
-    size = float(images)
-    if 0 < mean < 1 and seeds > 1 and images > 1 and np.ptp(correct) > 0:
-        effect = crossed_effect(correct, confidence=confidence)
-        if effect.standard_error > 0:
-            ratio = stdtrit(images - 1, 1 - tail) / stdtrit(effect.degrees_of_freedom, 1 - tail)
-            size = min(seeds * size, mean * (1 - mean) / effect.standard_error**2 * float(ratio) ** 2)
-    right = mean * size
-    low = float(betaincinv(right, size - right + 1, tail)) if right > 0 else 0.0
-    high = float(betaincinv(right + 1, size - right, 1 - tail)) if right < size else 1.0
-    return Measured(mean, min(low, mean), max(high, mean), seeds, images)
+def proportion(correct: Floats, confidence: float = 0.95, groups: NDArray[Any] | None = None) -> Measured:
+    """The mean of a (S, N) matrix of zeros and ones; see `proportion_interval`."""
+    found = proportion_interval(correct, groups, confidence)
+    return Measured(found.mean, found.low, found.high, *correct.shape)
 
 
 def as_json(found: Mapping[str, Measured]) -> dict[str, dict[str, float | None]]:
@@ -350,11 +342,12 @@ def as_json(found: Mapping[str, Measured]) -> dict[str, dict[str, float | None]]
     }
 
 
-def _worst_class(evaluations: Sequence[Evaluation], confidence: float) -> Measured:
+def _worst_class(evaluations: Sequence[Evaluation], confidence: float, groups: NDArray[Any] | None) -> Measured:
     """The lowest recall. Every class is tested at the full level: all must reach the number, so nothing is corrected."""
     labels = evaluations[0].labels
     right = np.stack([correct(evaluation.rows).astype(np.float64) for evaluation in evaluations])
-    found = [proportion(right[:, labels == label], confidence) for label in np.unique(labels)]
+    masks = [labels == label for label in np.unique(labels)]
+    found = [proportion(right[:, mask], confidence, None if groups is None else groups[mask]) for mask in masks]
     return Measured(*(min(getattr(m, end) for m in found) for end in ("value", "low", "high")), *right.shape)
 
 

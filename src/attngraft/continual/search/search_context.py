@@ -105,9 +105,9 @@ class SearchContext:
         context = EvaluationContext.of(model, precision=self.precision, device=self.device, workers=workers)
         return evaluate(model, images, context)
 
-    def measure(self, evaluations: Sequence[Evaluation]) -> dict[str, Measured]:
-        """The metrics of evaluations, one per seed."""
-        return {quantity.name: measure(quantity, evaluations) for quantity in self.measured}
+    def measure(self, evaluations: Sequence[Evaluation], images: ImageSet) -> dict[str, Measured]:
+        """The metrics of evaluations of these images, one per seed."""
+        return {quantity.name: measure(quantity, evaluations, groups=images.groups) for quantity in self.measured}
 
     def costs(self, model: nn.Module) -> dict[str, float]:
         """Parameters, multiply-accumulates and, where it is required, the latency of one image."""

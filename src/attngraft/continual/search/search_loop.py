@@ -103,9 +103,9 @@ def _is_reached(context: SearchContext, ended: Sequence[Trial]) -> bool:
     if best is None or best.status != "finished":
         return False
     evaluation = Evaluation.read(context.iteration.run_of(best) / PREDICTIONS_FILE)
-    confidence = 1 - 0.05 / len(ended)
+    confidence, groups = 1 - 0.05 / len(ended), context.dataset.test.groups
     return all(
-        is_shown(clause, measure(clause.quantity, [evaluation], confidence=confidence))
+        is_shown(clause, measure(clause.quantity, [evaluation], confidence=confidence, groups=groups))
         for clause in context.requirement.of_images
     )
 
@@ -196,7 +196,7 @@ def run_trial(context: SearchContext, trial: Trial) -> None:
     except TrainingError as error:
         _end(context, trial, "failed", score=FAILED, reason=str(error))
         return
-    measured = context.measure([result.evaluation])
+    measured = context.measure([result.evaluation], context.dataset.test)
     trial.curve, trial.measured = _curve(context, result.history), as_json(measured)
     values = {name: m.value for name, m in measured.items()}
     _end(context, trial, trial.stop or "finished", score=score_of(context.requirement, context.primary, values))

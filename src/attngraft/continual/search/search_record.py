@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ...config import Preprocessing, from_dict, to_dict
+from ...config import ADDED, Preprocessing, from_dict, to_dict
 from ...environment import hardware, versions
 from ...errors import ConfigError, RunError
 from ...files import read_json, write_json
@@ -25,6 +25,7 @@ LOCK_FILE = "lock"
 # what must be equal for a search to be continued
 IDENTITY = (
     "until", "budget_s", "trials_asked", "seeds", "seed", "backbone", "pretrained", "weights", "space", "preprocessing",
+    "group_by",
 )  # fmt: skip
 
 
@@ -119,7 +120,7 @@ class SearchRecord:
     """The content of `iterate.json`.
 
     The first entries say what was asked for; the others are filled in as the search proceeds. `quantities` describes
-    the metrics and costs by name.
+    the metrics and costs by name, `group_by` what makes images belong together.
     """
 
     until: str
@@ -135,6 +136,7 @@ class SearchRecord:
     preprocessing: Preprocessing
     data: DataRecord
     quantities: Mapping[str, Any] = field(default_factory=dict)
+    group_by: str | None = field(default=None, metadata=ADDED)
     created: str = field(default_factory=timestamp)
     status: str = "searching"
     command: str | None = None
