@@ -19,21 +19,31 @@ def run(
     run_dir: Annotated[
         Path | None, option("Folder of what is combined.  [default: runs/combine-RUN-and-N-more]", "FOLDER")
     ] = None,
+    log: options.Log = None,
     as_json: options.Json = False,
 ) -> None:
     """Combine comparisons of the same variants on several data sets.
 
     Shows the effect on each and, from three data sets on, the mean over data sets with its interval.
     """
+    check_log(log)
     from ..comparison import combine
 
     folder = run_dir or Path("runs") / f"combine-{runs[0].resolve().name}-and-{len(runs) - 1}-more"
-    show_combination(combine(runs, run_dir=folder, command=command_line()), as_json)
+    show_combination(combine(runs, run_dir=folder, command=command_line()), as_json, log)
 
 
-def show_combination(found: Combination, as_json: bool) -> None:
+def check_log(tracker: str | None) -> None:
+    """Say at once that a tracker cannot be written to, and import nothing where none is asked for."""
+    if tracker is not None:
+        from ..reporting import check_tracker
+
+        check_tracker(tracker)
+
+
+def show_combination(found: Combination, as_json: bool, log: str | None) -> None:
     """Write the page, and print table and sentences."""
-    from ..reporting import combined_table, write_report
+    from ..reporting import combined_table, log_report, write_report
 
     for member in found.record.sets:
         inside = found.run_dir / member.folder
@@ -42,7 +52,9 @@ def show_combination(found: Combination, as_json: bool) -> None:
     page = write_report(found.run_dir)
     if as_json:
         print_json(json.loads(found.to_json()))
-        return
-    console().print(combined_table(found.record))
-    say(found, wrap=True, style="bold")
-    say(f"report: {page}")
+    else:
+        console().print(combined_table(found.record))
+        say(found, wrap=True, style="bold")
+        say(f"report: {page}")
+    if log is not None:
+        log_report(found.run_dir, log)

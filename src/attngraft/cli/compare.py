@@ -10,7 +10,7 @@ import typer
 
 from ..errors import ConfigError
 from . import options
-from .combine import show_combination
+from .combine import check_log, show_combination
 from .options import option
 from .output import command_line, console, names, print_json, say, say_notes
 
@@ -92,12 +92,14 @@ def run(
     ] = None,
     pretrained: options.Pretrained = None,
     weights: options.Weights = None,
+    log: options.Log = None,
     as_json: options.Json = False,
 ) -> None:
     """Train with and without attention and say what the difference is worth.
 
     Every variant is trained with the same seeds and the same recipe.
     """
+    check_log(log)
     if predictions:
         trained: dict[str, Any] = {"--backbone": backbone, "--attention": attention, "--seeds": seeds, "--looks": looks}
         trained |= {"--pretrained": pretrained, "--weights": weights}
@@ -106,7 +108,7 @@ def run(
         _refuse(trained, [f"--{name.replace('_', '-')}" for name in WITH_PREDICTIONS])
         chosen = {name: settings.get(name) for name in WITH_PREDICTIONS}
         fixed = {"baseline": baseline, "metric": metric, "margin": margin, "run_dir": run_dir, **chosen}
-        _show(_compared_predictions([*predictions, *map(Path, data or ())], controls, columns, fixed), as_json)
+        _show(_compared_predictions([*predictions, *map(Path, data or ())], controls, columns, fixed), as_json, log)
         return
     if not data or backbone is None:
         what = "DATA" if not data else "--backbone"
@@ -136,11 +138,11 @@ def run(
     if len(data) > 1:
         found = compare_each(data, **asked)
         if join_world().is_main:
-            show_combination(found, as_json)
+            show_combination(found, as_json, log)
         return
     result = compare(data[0], **asked)
     if join_world().is_main:
-        _show(result, as_json)
+        _show(result, as_json, log)
 
 
 def _refuse(given: dict[str, Any], allowed: list[str]) -> None:
@@ -166,20 +168,28 @@ def _compared_predictions(files: list[Path], controls: str, columns: str, asked:
     )
 
 
-def _show(result: Comparison, as_json: bool) -> None:
+def _show(result: Comparison, as_json: bool, log: str | None) -> None:
     """Write the page, and print table, notes and sentences."""
-    from ..reporting import comparison_table, data_notes, write_report
+    from ..reporting import log_report, write_report
 
     page = write_report(result.run_dir)
     if as_json:
         print_json(json.loads(result.to_json()))
-        return
+    else:
+        _print(result)
+        say(f"report: {page}")
+    if log is not None:
+        log_report(result.run_dir, log)
+
+
+def _print(result: Comparison) -> None:
+    from ..reporting import comparison_table, data_notes
+
     console().print(comparison_table(result.document))
     say_notes(data_notes(result.document["data"]))
     for run in result.document.get("left_out", []) if "predictions" in result.document else ():
         say(f"left out: {run['variant']}, seed {run['seed']}: {run['reason']}", wrap=True)
     say(result, wrap=True, style="bold")
-    say(f"report: {page}")
 
 
 def _seeds(text: str) -> int | list[int]:

@@ -70,6 +70,9 @@ Set = Annotated[
     list[str] | None,
     option("Set any other setting by its name, for example batch_size=16. Repeatable.", "KEY=VALUE", "--set"),
 ]
+Log = Annotated[
+    str | None, option("Also write the numbers to a tracker, as set up for its package.", "wandb|mlflow", "--log")
+]
 Epochs = Annotated[int | None, option("Total epochs; the recipe's phases stretch or shrink in proportion.")]
 
 

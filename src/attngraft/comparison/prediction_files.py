@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -156,11 +155,14 @@ def _read_parquet(file: Path) -> PredictionTable:
 
 def _parquet_columns(file: Path) -> dict[str, Sequence[Any]]:
     try:
-        table = importlib.import_module("pyarrow.parquet").read_table(file)
-        return {str(name): column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
+        from pyarrow import parquet
     except ImportError:
-        frame = importlib.import_module("pandas").read_parquet(file)
+        import pandas
+
+        frame = pandas.read_parquet(file)
         return {str(name): frame[name].tolist() for name in frame.columns}
+    table = parquet.read_table(file)
+    return {str(name): column.to_pylist() for name, column in zip(table.column_names, table.columns, strict=True)}
 
 
 def _check_names(file: Path, names: Sequence[str]) -> None:
