@@ -172,7 +172,7 @@ def test_a_graft_that_hardly_moved_is_said() -> None:
 def test_a_comparison_with_looks_stops_when_it_is_futile_and_says_why(
     tmp_path: Path, digits: Dataset, settings: dict[str, Any]
 ) -> None:
-    frozen = settings | {"lr_scale": 1e-12}  # nothing is learned, so that nothing can come
+    frozen = settings | {"lr_scale": 1e-12, "controls": ["static"]}  # nothing is learned, so that nothing can come
     first = compare(digits, attentions=["se"], looks=[2, 3], margin=20.0, run_dir=tmp_path, **frozen)
     document = read_plain(tmp_path / "comparison.json")
     assert document["seeds"] == [0, 1]

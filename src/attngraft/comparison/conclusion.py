@@ -11,7 +11,7 @@ from ..environment import hardware, versions
 from ..statistics.effects import Effect
 from ..statistics.looks import FUTILE, conditional_power
 from ..timestamp import timestamp
-from .analysis_plan import ALPHA, AnalysisPlan
+from .analysis_plan import AnalysisPlan
 from .comparison_context import ComparisonContext
 from .comparison_folder import read_comparison, write_comparison
 from .contrasts import Evaluations, effects
@@ -71,7 +71,7 @@ class Conclusion:
             **({"robustness": robustness(context, self.variants, results)} if plan.robustness else {}),
             "left_out": _left_out(results),
             **({"matched": earlier["matched"]} if "matched" in earlier else {}),
-            **_look_outcome(plan, found, seeds),
+            **_look_outcome(plan, self.variants, found, seeds),
             "looks": looks,
             "notes": _notes(context, self.variants, seeds, looks, results),
             "hardware": hardware(),
@@ -119,12 +119,15 @@ def _left_out(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def _look_outcome(plan: AnalysisPlan, found: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> dict[str, Any]:
+def _look_outcome(
+    plan: AnalysisPlan, variants: Sequence[Variant], found: Sequence[Mapping[str, Any]], seeds: Sequence[int]
+) -> dict[str, Any]:
     """What became of a planned look: its level, and whether and why the comparison stops; nothing without a plan."""
     if plan.looks is None or not plan.is_planned(len(seeds)):
         return {}
-    primary = [entry for entry in found if entry["against"] == BASELINE and entry["p_adjusted"] is not None]
-    alpha = ALPHA / max(len(primary), 1)
+    first = _first_family(variants)
+    primary = [entry for entry in found if entry["against"] == BASELINE and entry["variant"] in first]
+    alpha = plan.alpha(len(first))
     powers = {}
     for entry in primary:
         worth = plan.worth_finding
@@ -132,12 +135,10 @@ def _look_outcome(plan: AnalysisPlan, found: Sequence[Mapping[str, Any]], seeds:
             fields = {key: entry[key] for key in Effect.__dataclass_fields__}
             effect = from_dict(Effect, fields, where="effect")
             powers[entry["variant"]] = conditional_power(effect, plan.looks, alpha, worth)
-    settled = all(_is_settled(entry) or powers.get(entry["variant"], 1.0) < FUTILE for entry in primary)
-    is_last = len(seeds) >= plan.looks.seeds[-1]
     stopped = ""
-    if settled and primary:
-        stopped = "settled" if any(map(_is_settled, primary)) and not powers else "futile" if powers else "settled"
-    elif is_last:
+    if all(_is_settled(entry) or powers.get(entry["variant"], 1.0) < FUTILE for entry in primary):
+        stopped = "futile" if powers else "settled"
+    elif len(seeds) >= plan.looks.seeds[-1]:
         stopped = "all looks taken"
     return {
         "look": {
@@ -147,6 +148,12 @@ def _look_outcome(plan: AnalysisPlan, found: Sequence[Mapping[str, Any]], seeds:
         },
         **({"stopped": stopped} if stopped else {}),
     }
+
+
+def _first_family(variants: Sequence[Variant]) -> list[str]:
+    """The variants that the comparison is about: the attentions, or else the controls."""
+    attentions = [variant.name for variant in variants if variant.role == "attention"]
+    return attentions or [variant.name for variant in variants if variant.role == "control"]
 
 
 def _is_settled(entry: Mapping[str, Any]) -> bool:
@@ -171,6 +178,11 @@ def _notes(
     for name, failed in results.failed_seeds().items():
         who = "the plain backbone" if name == BASELINE else name
         found.append(f"Training diverged: {who}, seed{'' if len(failed) == 1 else 's'} {', '.join(map(str, failed))}.")
+    planned, attentions = context.analysis.looks, len(_first_family(variants))
+    hopeless = () if planned is None else planned.hopeless(context.analysis.alpha(attentions))
+    if hopeless:
+        counts = " or ".join(map(str, hopeless))
+        found.append(f"A look at {counts} seeds asks for |t| above 100: it can only stop for futility.")
     return [*found, *seed_notes(len(seeds), looks, context.analysis)]
 
 
