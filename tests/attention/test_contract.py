@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import slow
 from pairs import over
 from torch import nn
 
@@ -355,8 +356,15 @@ def test_sync_batchnorm_conversion_keeps_names_and_values(name):
     assert not any(type(layer).__name__ == "GateBatchNorm" for layer in converted.modules())
 
 
-@every_name
-@in_train_and_eval
+def differs_in_training(name):
+    return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in create_attention(name, 8).modules())
+
+
+COMPILED = [(name, False) for name in NAMES]
+COMPILED += [(name, True) if differs_in_training(name) else slow(name, True) for name in NAMES]
+
+
+@pytest.mark.parametrize(("name", "training"), COMPILED)
 def test_compiles_as_one_graph(name, training):
     torch.compiler.reset()
     module, x = awakened(name).train(training), feature_map()

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from cases import slow
 from scipy.stats import beta
 
 from attngraft.config import from_dict, to_dict
@@ -14,7 +15,8 @@ from attngraft.continual.guard.guard import GuardPolicy, GuardSizes, PairedCorre
 from attngraft.errors import ConfigError
 from attngraft.statistics.exact_power import power_noninferiority
 
-LOOPS, ATTEMPTS = 1000, 20
+ATTEMPTS = 20
+in_many_lives = pytest.mark.parametrize("loops", [400, slow(1000)])
 WHOLE = GuardPolicy(class_delta=None)
 CLASSES = ("ants", "bees", "cats")
 
@@ -107,7 +109,7 @@ def shown(new, old):
     return PairedCorrect(new > 0, new < 0, candidate, served, served, np.zeros(len(old), dtype=np.int64), ("all",))
 
 
-def loops_with_a_bad_promotion(candidates, policy=WHOLE, attempts=ATTEMPTS, loops=LOOPS):
+def loops_with_a_bad_promotion(candidates, policy=WHOLE, attempts=ATTEMPTS, *, loops):
     """In how many loops the guard promotes a bad candidate.
 
     ``candidates(rng, attempt, passed)`` gives what is right and whether the candidate is bad; it knows all verdicts so far.
@@ -126,35 +128,37 @@ def loops_with_a_bad_promotion(candidates, policy=WHOLE, attempts=ATTEMPTS, loop
     return found
 
 
-def upper(found, loops=LOOPS):
+def upper(found, loops):
     return beta.ppf(0.95, found + 1, loops - found)
 
 
 def test_the_naive_rule_promotes_a_worse_candidate_sooner_or_later():
     """What the guard is there for, in the simulation that it is tested with: 17, 61 and 98 % after 1, 5 and 20 tries."""
     rng = np.random.default_rng(5)
-    tries = rng.multinomial(2000, [0.0275, 0.0325, 0.94], size=(LOOPS, ATTEMPTS))
+    tries = rng.multinomial(2000, [0.0275, 0.0325, 0.94], size=(1000, ATTEMPTS))
     higher = np.maximum.accumulate(tries[..., 0] > tries[..., 1], axis=1)
     rates = [float(higher[:, attempt - 1].mean()) for attempt in (1, 5, 20)]
     assert rates == pytest.approx([0.17, 0.61, 0.98], abs=0.03)
 
 
-def test_candidates_that_are_worse_on_the_new_data_are_not_promoted_in_a_life():
+@in_many_lives
+def test_candidates_that_are_worse_on_the_new_data_are_not_promoted_in_a_life(loops):
     old = np.zeros(2000, dtype=int)
 
     def worse(rng, attempt, passed):
         return shown(drawn(rng, 2000, 0.06, -0.005), old), True
 
-    assert upper(loops_with_a_bad_promotion(worse)) <= 0.05
+    assert upper(loops_with_a_bad_promotion(worse, loops=loops), loops) <= 0.05
 
 
-def test_candidates_no_better_on_the_new_data_are_promoted_in_at_most_alpha_of_all_lives():
+@in_many_lives
+def test_candidates_no_better_on_the_new_data_are_promoted_in_at_most_alpha_of_all_lives(loops):
     old = np.zeros(800, dtype=int)
 
     def equal(rng, attempt, passed):
         return shown(drawn(rng, 800, 0.06, 0.0), old), True
 
-    assert upper(loops_with_a_bad_promotion(equal)) <= 0.05
+    assert upper(loops_with_a_bad_promotion(equal, loops=loops), loops) <= 0.05
 
 
 def test_candidates_at_the_margin_on_the_old_data_are_promoted_in_at_most_alpha_of_all_lives():
@@ -173,7 +177,8 @@ def test_candidates_at_the_margin_on_the_old_data_are_promoted_in_at_most_alpha_
     assert found / 400 == pytest.approx(1 - none_promoted, abs=3 * 0.0098)
 
 
-def test_candidates_fitted_to_the_verdicts_are_promoted_in_at_most_alpha_of_all_lives():
+@in_many_lives
+def test_candidates_fitted_to_the_verdicts_are_promoted_in_at_most_alpha_of_all_lives(loops):
     """Two good candidates first, so that later levels are those after promotions, then bad ones that resemble the last."""
     policy, old, last = replace(WHOLE, alpha=0.05), np.zeros(800, dtype=int), {}
 
@@ -186,7 +191,7 @@ def test_candidates_fitted_to_the_verdicts_are_promoted_in_at_most_alpha_of_all_
         last["flips"] = fresh
         return shown(fresh, old), True
 
-    assert upper(loops_with_a_bad_promotion(fitted, policy)) <= 0.05
+    assert upper(loops_with_a_bad_promotion(fitted, policy, loops=loops), loops) <= 0.05
 
 
 # What is said before anything is spent.

@@ -137,15 +137,15 @@ def calls_counted(death: Death = NEVER) -> Iterator[list[int]]:
     count, owner = [0], os.getpid()
 
     def called(frame: object, event: str, argument: object) -> None:
-        count[0] += event == "call"
+        count[0] += 1
         if death.call and count[0] == death.call and os.getpid() == owner:  # workers are forks, and count on
             os.kill(os.getpid(), signal.SIGKILL)
 
-    sys.setprofile(called)
+    sys.settrace(called)  # which is called as functions are entered and never again
     try:
         yield count
     finally:
-        sys.setprofile(None)
+        sys.settrace(None)
 
 
 @contextmanager

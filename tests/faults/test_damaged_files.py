@@ -32,7 +32,7 @@ from attngraft.surgery import describe, graft
 from attngraft.training import Evaluation, FitResult, RunFolder
 from attngraft.training.checkpoint import read_checkpoint, read_newest
 
-TIMES = [100, slow(500)]
+TIMES = [40, slow(500)]
 RECIPE = short_recipe(3)
 
 

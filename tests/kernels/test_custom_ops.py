@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 import torch
+from cases import slow
 from fused_helpers import (
-    LAYOUTS,
     arriving_at,
     assert_near,
     awakened,
@@ -21,6 +21,7 @@ from fused_helpers import (
     observed_passes,
     outcome,
 )
+from pairs import over
 from torch import Tensor, nn
 
 from attngraft import kernels
@@ -34,7 +35,6 @@ READINGS = [("contiguous", "CHANNEL_ROWS"), ("contiguous", "PLANES"), ("channels
 
 # torch.library.opcheck itself looks at the gradients of what is no leaf
 checked = pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
-in_train_and_eval = pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 
 
 @pytest.fixture(autouse=True)
@@ -149,23 +149,21 @@ def test_scale_has_the_gradients_of_plain_pytorch(layout: str, reading: str, row
 
 
 @needs_numba
-@pytest.mark.parametrize("name", ["cbam", "se", "coord", "srm"])
-@in_train_and_eval
-def test_a_compiled_attention_computes_and_learns_the_same(name: str, training: bool) -> None:
-    module = awakened(name).train(training)
-    for layout in LAYOUTS:
-        x = feature_map(4, 32, 5, 6, layout=layout)
-        expected, twin = module_outcome(module, x), copy.deepcopy(module)
-        compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
-        with observed_passes() as seen:
-            found = outcome(compiled, x, watched=list(twin.parameters()))
-        assert seen or (name == "coord" and layout == "channels_last")  # strips run as the reference there
-        assert found[0].stride() == x.stride()
-        assert_near([*found, *twin.buffers()], expected)
+@over(name=["cbam", "se", "coord", "srm"], training=[True, False])
+@in_both_layouts
+def test_a_compiled_attention_computes_and_learns_the_same(name: str, training: bool, layout: str) -> None:
+    module, x = awakened(name).train(training), feature_map(4, 32, 5, 6, layout=layout)
+    expected, twin = module_outcome(module, x), copy.deepcopy(module)
+    compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
+    with observed_passes() as seen:
+        found = outcome(compiled, x, watched=list(twin.parameters()))
+    assert seen or (name == "coord" and layout == "channels_last")  # strips run as the reference there
+    assert found[0].stride() == x.stride()
+    assert_near([*found, *twin.buffers()], expected)
 
 
 @needs_numba
-@in_both_layouts
+@pytest.mark.parametrize("layout", ["contiguous", slow("channels_last")])
 def test_one_graph_serves_maps_of_any_size(layout: str) -> None:
     module = awakened("cbam").eval()
     compiled = torch.compile(module, backend="aot_eager", fullgraph=True, dynamic=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import slow
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -33,7 +34,11 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize(("spec", "path"), HEADS.items())
+SIMILAR = {"torchvision:densenet121", "torchvision:squeezenet1_0", "torchvision:mnasnet0_5", "timm:repvgg_a0"}
+SIMILAR |= {"timm:ghostnet_100", "timm:hrnet_w18_small", "timm:legacy_xception", "timm:dpn48b"}
+
+
+@pytest.mark.parametrize(("spec", "path"), [slow(*item) if item[0] in SIMILAR else item for item in HEADS.items()])
 def test_the_head_is_found_and_replaced(spec, path):
     with torch.device("meta"):  # names and shapes are enough
         model = ag.create_backbone(spec)
