@@ -19,7 +19,7 @@ from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
 from attngraft.explanation.explain import EXPLANATION_FILE, explain
 from attngraft.reporting import write_report
 
-SIZE, LIMIT = 32, 24
+SIZE, LIMIT = 16, 24
 QUICK = {"precision": "fp32+contiguous", "workers": 0, "device": "cpu", "epochs": 3, "batch_size": 16}
 
 

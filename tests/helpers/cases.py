@@ -10,7 +10,7 @@ import pytest
 
 def few_of(cases: Iterable[Any], kept: Container[Any]) -> list[Any]:
     """All cases; those that are not kept are marked as slow."""
-    return [case if case in kept else slow(case) for case in cases]
+    return [case if case in kept else slow(*(case if isinstance(case, tuple) else (case,))) for case in cases]
 
 
 def slow(*values: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from cases import slow
 from grafting_helpers import image_batch, settle_, stir_grafts_
 from safetensors import safe_open
 from torch import nn
@@ -88,7 +89,7 @@ def test_constant_gates_of_every_attention_go_into_the_batchnorms(attention):
         ("torchvision:mobilenet_v3_small", "auto", "features.3.block.2.1"),
         ("timm:tf_efficientnet_lite0", "auto", "blocks.1.1.bn3"),
         ("timm:convnext_atto", "auto", "stages.0.blocks.0.mlp.fc2"),  # between them a scale of the block
-        ("timm:resnetv2_50", "layers", "stages.0.blocks.0.conv3"),
+        slow("timm:resnetv2_50", "layers", "stages.0.blocks.0.conv3"),
     ],
 )
 def test_the_layer_is_found_in_and_before_hosts_of_all_kinds(spec, where, layer):

@@ -8,12 +8,14 @@ import os
 import signal
 from dataclasses import replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import training_helpers
+from cases import few_of, slow
 from hypothesis import given
 from hypothesis import strategies as st
 from sealed import rewrite
@@ -152,8 +154,9 @@ def replayed(rows: Any, recipe: Recipe) -> list[dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("val", [0, 12])
+@pytest.mark.parametrize(
+    ("kind", "val"), few_of(product(KINDS, (0, 12)), [("rate", 0), ("strength", 12), ("both", 12)])
+)
 def test_rows_say_what_the_rule_makes_of_the_losses(tmp_path: Path, kind: Any, val: int):
     """Of the validation images where there are some, of the training images otherwise."""
     recipe = replace(RESTLESS, dynamic=kind)
@@ -190,7 +193,7 @@ def test_the_strength_is_in_the_weights_and_in_their_average(tmp_path: Path, squ
             torch.testing.assert_close(parameter.detach(), factor * before[f"{path}.graft.{name}"])
 
 
-@pytest.mark.parametrize("epochs", [3, 4, 7])
+@pytest.mark.parametrize("epochs", [3, 4, slow(7)])
 def test_the_model_that_is_kept_is_the_one_that_was_measured(tmp_path: Path, squares: Dataset, epochs: int):
     """No change after the last epoch, nor after one at which somebody says stop."""
     recipe = load_recipe(replace(RESTLESS, phases=(replace(RESTLESS.phases[0], epochs=9),)))
@@ -269,7 +272,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return result
 
 
-@pytest.mark.parametrize("step", [9, 13, 21, 25])
+@pytest.mark.parametrize("step", [slow(9), 13, slow(21), 25])
 def test_stopped_politely_and_resumed_with_the_same_bits(tmp_path: Path, whole: Any, step: int):
     def fit_it(**options: Any) -> Any:
         return run_fit(grafted(), coloured_squares(val=12), tmp_path / "run", recipe=RESTLESS, **options)

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from cases import slow
 from torch import nn
 from training_helpers import (
     CLASSES,
@@ -258,7 +259,7 @@ def test_clipping_limits_the_step(tmp_path: Path, squares: Dataset):
     assert moved("free") > 1e-3
 
 
-@pytest.mark.parametrize("options", [{"mixup": 0.4}, {"cutmix": 1.0}, {"mixup": 0.4, "cutmix": 1.0}])
+@pytest.mark.parametrize("options", [slow({"mixup": 0.4}), slow({"cutmix": 1.0}), {"mixup": 0.4, "cutmix": 1.0}])
 def test_mixing_changes_training_and_still_learns(tmp_path: Path, squares: Dataset, options: dict):
     recipe = short_recipe(epochs=6, lr=0.2)
     plain = run_fit(small_model(), squares, tmp_path / "plain", recipe=recipe)

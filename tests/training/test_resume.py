@@ -6,11 +6,13 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from cases import few_of
 from sealed import read_plain
 from torch import nn
 from training_helpers import (
@@ -44,6 +46,7 @@ PLATEAU = Recipe(
     ema_decay=0.5,
 )
 RECIPES = {"sgd": SGD, "adamw-ema": ADAMW_EMA, "plateau": PLATEAU}
+BOTH = [(1, "sgd"), (5, "sgd"), (3, "adamw-ema"), (8, "adamw-ema"), (3, "plateau"), (5, "plateau")]
 
 
 def grafted_model() -> nn.Module:
@@ -84,8 +87,7 @@ class SuddenDeathError(BaseException):
     """Nothing catches this."""
 
 
-@pytest.mark.parametrize("step", [1, 3, 5, 8])
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(("step", "name"), few_of(product((1, 3, 5, 8), RECIPES), BOTH))
 def test_stopped_politely_and_resumed(tmp_path: Path, data: Dataset, whole, name: str, step: int):
     with pytest.raises(KeyboardInterrupt):
         run_fit(droppy_model(), data, tmp_path / "run", recipe=RECIPES[name], progress=AtStep(step, ask_to_stop))
