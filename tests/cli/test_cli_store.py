@@ -90,6 +90,17 @@ def test_a_store_is_made_of_a_run_and_its_images(attngraft, run, photos, tmp_pat
     assert store.versions()[0].made["source"] == str(run)
 
 
+def test_a_store_counts_groups_where_it_is_told_to(attngraft, run, photos, tmp_path):
+    options = ("--data", photos, "--create", run, "--group-by", r"(\w+/\w+/\d)\d?\.png")
+    assert attngraft("store", tmp_path / "shop", *options)[0] == 0
+    base = Domains(Store.open(tmp_path / "shop").path).all()[0]
+    assert len(set(base.packed.images.groups.tolist())) == 2 * 5 + 2 * 10
+    code, out, err = attngraft("store", tmp_path / "shop", "--release")
+    assert code == 0, err
+    assert f"in {len(set(base.of('final').groups.tolist()))} groups" in one_line(out)
+    assert attngraft("store", tmp_path / "other", *options[:-1], "patient")[0] == 2
+
+
 def test_the_table_says_what_is_served_and_what_happened(attngraft, store):
     with store.writing():
         store.promote(last(store))
@@ -161,6 +172,7 @@ def test_a_damaged_head_is_healed_by_rolling_back(attngraft, store, image):
         (("--create", "RUN"), "is in use: choose a new folder for the store."),
         (("--release",), "has no final images: make a store with a share for them."),
         (("--data", "photos"), "--data is fixed when the store is made"),
+        (("--group-by", "folder"), "--group-by is fixed when the store is made"),
         (("--alpha", 0.1), "--alpha is fixed when the store is made: give it together with --create RUN."),
         (("--class-delta", 0.1, "--verify"), "--class-delta is fixed when the store is made"),
     ],

@@ -21,7 +21,7 @@ SHOWN = 8  # lines of the journal
 DIGITS = 8  # of an id in the table; enough to name a version
 
 
-@options.takes("skip_broken", "root", "download")
+@options.takes("skip_broken", "root", "download", "group_by")
 def run(
     store: Annotated[Path, argument("STORE", "Folder of the store.")],
     settings: dict[str, Any],
@@ -59,8 +59,9 @@ def run(
     budgets = {"latency_budget": latency_budget, "size_budget": size_budget}
     guard = _given(delta=delta, class_delta=class_delta, alpha=alpha, **budgets)
     _check_one(create=create, rollback=rollback, release=release or None, verify=verify or None)
-    if create is None and (guard or data is not None):
-        name = next(iter(guard), "data").replace("_", "-")
+    fixed = guard | _given(data=data, group_by=settings.get("group_by"))
+    if create is None and fixed:
+        name = next(iter(fixed)).replace("_", "-")
         raise ConfigError(f"--{name} is fixed when the store is made: give it together with --create RUN.")
     if verify:
         _verify(Store.open(store), as_json)
@@ -105,10 +106,11 @@ def _release(store: Path, as_json: bool) -> None:
         print_json(dict(entry))
         return
     rows = ((row["name"], f"{row['images']:,}", f"{row['top1']:.1%}") for row in entry["per_domain"])
+    groups = f" in {entry['groups']:,} groups" if "groups" in entry else ""
     console().print(table({"final images of": TEXT, "images": NUMBER, "top-1": NUMBER}, rows))
     say(
         f"{entry['version']}: top-1 {entry['top1']:.1%} (95 % interval {entry['low']:.1%} to {entry['high']:.1%}) on "
-        f"{entry['images']:,} final images, which no decision has looked at."
+        f"{entry['images']:,} final images{groups}, which no decision has looked at."
     )
 
 

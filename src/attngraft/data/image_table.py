@@ -92,6 +92,23 @@ def read_labels(table: Path, *, partly: bool = False) -> tuple[list[str], list[s
     return [path for path, _ in found], [label for _, label in found]
 
 
+def read_groups(table: Path, column: str) -> dict[str, str]:
+    """What a column beside path and label says of each path; it may be empty.
+
+    Raises:
+        DataError: no such column.
+    """
+    lines = _read(table, "classification", _EXPECTED, strictly=("path", "label"))
+    if column not in lines.columns:
+        raise _no_column(lines, column)
+    return dict(zip(lines.cells("path"), lines.cells(column), strict=True))
+
+
+def _no_column(lines: _Lines, column: str) -> DataError:
+    shown = nearest(column, lines.columns)
+    return DataError(f"{printable(lines.file)} has no column {column!r} to group images by: {shown}")
+
+
 def read_image_table(files: Mapping[str, Path], task: str | None = None, group_column: str | None = None) -> ImageTable:
     """Images, their splits and their targets.
 
@@ -114,8 +131,7 @@ def read_image_table(files: Mapping[str, Path], task: str | None = None, group_c
                 f"{','.join(first.columns)}: expected the same in both."
             )
     if group_column is not None and group_column not in first.columns:
-        shown = nearest(group_column, first.columns)
-        raise DataError(f"{printable(first.file)} has no column {group_column!r} to group images by: {shown}")
+        raise _no_column(first, group_column)
     task, columns, notes = _chosen_columns(first, task, group_column)
     if not any(part.rows for part in parts.values()):
         raise DataError(f"{printable(first.file)} lists no images: expected one line for each.")

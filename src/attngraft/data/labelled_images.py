@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from .build_dataset import LoadOptions, check_at_least_1
 from .class_names import unknown_classes
 from .dataset import ImageSet
 from .folders import scan_labelled
-from .image_table import read_labels
+from .image_groups import column_of, groups_of
+from .image_table import read_groups, read_labels
 from .inference_images import decode_images, relabelled
 from .pixel_store import Progress
 from .read_image import extensions_of, printable
@@ -32,6 +34,7 @@ def load_labelled(
     partly: bool = False,
     skip_broken: bool = False,
     limit: int | None = None,
+    group_by: str | None = None,
     cache_dir: Path | None = None,
     root: Path | None = None,
     download: bool = False,
@@ -50,6 +53,7 @@ def load_labelled(
         partly: leave out the images of a CSV file that have no label as yet, instead of an error.
         skip_broken: leave out files that cannot be read, instead of an error.
         limit: at most this many images, with the classes in proportion and at least one of each.
+        group_by: what makes images belong together, as for `load_data`.
         cache_dir: where decoded images go when they are too many for memory.
         root: where published data sets lie.
         download: fetch one that is not there.
@@ -74,7 +78,8 @@ def load_labelled(
             limit=limit,
             progress=progress,
         )
-        return _built_in(source, tuple(classes), options, extend)
+        images, known = _built_in(source, tuple(classes), options, extend)
+        return _in_groups(images, group_by, ()), known
     place = Path(source).expanduser()
     if isinstance(source, str) and not place.exists():
         raise unknown_source(source)
@@ -92,7 +97,23 @@ def load_labelled(
         cache_dir=_cache(cache_dir),
         progress=progress,
     )
-    return images, known
+    return _in_groups(images, group_by, [place] if place.is_file() else _tables_in(place)), known
+
+
+def _in_groups(images: ImageSet, rule: str | None, tables: Sequence[Path]) -> ImageSet:
+    """The images with the groups of a rule, which may be a column of their tables."""
+    column = column_of(rule)
+    if rule is None:
+        return images
+    if column is None or not tables:
+        return replace(images, groups=groups_of(images, rule))
+    known = {path: group for table in tables for path, group in read_groups(table, column).items()}
+    missing = [name for name in images.ids if not known.get(name)]
+    if missing:
+        raise DataError(
+            f"{printable(tables[0])} has nothing in the column {column!r} for {printable(missing[0])}: every image needs a group."
+        )
+    return replace(images, groups=np.array([known[name] for name in images.ids], dtype=np.str_))
 
 
 def _listed(place: Path, classes: Sequence[str], partly: bool, channels: int) -> tuple[Path, list[str], list[str]]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from ...backbones import preprocessing_of
 from ...config import from_dict
-from ...data import ImageSet, load_labelled
+from ...data import ImageSet, grouped, load_labelled
 from ...errors import ConfigError, DataError, RunError, TrainingError, nearest
 from ...settings.serving import AdaptOptions
 from ...surgery import classes_of
@@ -81,8 +81,10 @@ def adapt(
         raise ConfigError(f"classes is '{classes}': expected known or extend.")
     with _adapting(store, progress, overrides) as adapting:
         known = classes_of(adapting.served)
+        group_by = group_rule(adapting.store)
         if isinstance(data, ImageSet):
-            images, wanted, source = data, known, "memory"
+            images = data if data.groups is not None else grouped(data, group_by)
+            wanted, source = known, "memory"
         else:
             images, wanted = load_labelled(
                 data,
@@ -91,6 +93,7 @@ def adapt(
                 extend=classes == "extend",
                 skip_broken=skip_broken,
                 limit=limit,
+                group_by=group_by,
                 root=root,
                 download=download,
                 progress=Reading(adapting.progress),
@@ -98,6 +101,12 @@ def adapt(
             source = str(data)
         domain = _domain_of(adapting.store, images, name or Path(source).resolve().name or source, source, wanted)
         return adapting.to(domain, wanted)
+
+
+def group_rule(store: Store) -> str | None:
+    """What makes images of a store belong together; None where each stands for itself."""
+    rule = store.settings.get("group_by")
+    return None if rule is None else str(rule)
 
 
 def adapt_to_kept(store: str | Path, domain: int, *, progress: Progress | None = None, **overrides: Any) -> Adaptation:

@@ -11,7 +11,8 @@ from torch import nn
 
 from ...backbones import backbone_info, preprocessing_of
 from ...config import Preprocessing, from_dict, to_dict
-from ...data import Dataset, Origin, class_changes, load_data, relabelled
+from ...data import Dataset, Origin, class_changes, grouped, load_data, relabelled
+from ...data.image_groups import column_of
 from ...errors import ConfigError, DataError, RunError
 from ...files import new_folder, read_json
 from ...surgery import classes_of, load
@@ -33,6 +34,7 @@ def create_store(
     shares: Shares | None = None,
     seed: int = 0,
     replay_pool: int = LEARN_POOL,
+    group_by: str | None = None,
     progress: Progress | None = None,
     **data_options: Any,
 ) -> Store:
@@ -49,6 +51,8 @@ def create_store(
         shares: fraction of new images that gets each role; fixed as well.
         seed: of the roles.
         replay_pool: number of training images that are kept for replay.
+        group_by: what makes images belong together, as for `load_data`; as the run's data set was grouped where not
+            given. A group then has one role, and the guard counts one image of each; fixed as well.
         progress: where to show it.
         **data_options: of `load_data`, where `data` is a path or a name.
 
@@ -70,9 +74,11 @@ def create_store(
     if not classes:
         raise ConfigError("the model does not say what its classes are called: save it with save(..., classes=...).")
     with watched(progress) as shown:
-        dataset = _dataset(data, run, preprocessing_of(model), shown, data_options)
+        dataset = _dataset(data, run, preprocessing_of(model), shown, data_options, group_by)
         dataset = _in_order(dataset, classes)
         settings = {"guard": to_dict(policy), "shares": to_dict(shares), "seed": seed}
+        if dataset.grouped_by is not None:
+            settings["group_by"] = dataset.grouped_by
         made = {"by": "create", "source": str(run) if isinstance(run, (str, Path)) else "a model in memory"}
         with new_folder(target) as part:
             store = Store.create(part, model, settings=settings, made=made)
@@ -88,8 +94,9 @@ def _dataset(
     preprocessing: Preprocessing,
     progress: Progress,
     options: Mapping[str, Any],
+    group_by: str | None,
 ) -> Dataset:
-    """The images of the run with the split of the run.
+    """The images of the run with the split of the run, in groups where there is a rule.
 
     Raises:
         ConfigError: it is not known which images these are.
@@ -106,6 +113,8 @@ def _dataset(
         dataset = data
     else:  # split as the origin says
         split = {} if origin is None else {key: value for key, value in asdict(origin).items() if key != "source"}
+        if column_of(group_by) is not None:  # known while reading alone
+            split["group_by"] = group_by
         source = data if data is not None else origin.source if origin is not None else ""
         dataset = load_data(source, progress=Reading(progress), **{**preprocessing.read_options, **split, **options})
     if known.get("fingerprint") not in (None, dataset.fingerprint):
@@ -113,7 +122,15 @@ def _dataset(
             f"{dataset.name} is not what the run in {run} was trained and tested on, or is split otherwise, so images "
             "that it has learned from could judge it: give the same images."
         )
-    return dataset
+    return _grouped(dataset, group_by)
+
+
+def _grouped(dataset: Dataset, group_by: str | None) -> Dataset:
+    if group_by in (None, dataset.grouped_by):
+        return dataset
+    train, test = (grouped(images, group_by) for images in (dataset.train, dataset.test))
+    val = None if dataset.val is None else grouped(dataset.val, group_by)
+    return replace(dataset, train=train, val=val, test=test, grouped_by=group_by)
 
 
 def _data_of(run: Path) -> dict[str, Any]:

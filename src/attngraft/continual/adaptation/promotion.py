@@ -17,6 +17,7 @@ from ...errors import RunError
 from ...surgery.version_store.store import Store
 from ..guard.alpha_spending import AlphaLedger, Attempt
 from ..guard.guard import GuardPolicy, GuardSizes, PairedCorrect, forecast, judge, over_budget
+from ..images.split_assignment import one_of_each_group
 from ..images.stored_domains import Domain
 from .adaptation_record import PROMOTED, REFUSED, REJECTED, adaptations
 from .candidate_training import MOST_TUNED, evaluate_version, images_of
@@ -93,7 +94,7 @@ class GuardContest:
 
     def correct(self, role: str, most: int | None = None) -> PairedCorrect:
         """Which images of one role are classified correctly, on at most `most` of each earlier domain."""
-        new, olds = images_of(self.new, role), [one.of(role) for one in self.earlier]
+        new, olds = self._images(role)
         if most is not None:
             olds = [images.select(evenly_spread(len(images), most)) for images in olds]
         old, first = joined([images for images in olds if len(images)]), len(olds[0])
@@ -113,13 +114,19 @@ class GuardContest:
 
     def sizes(self) -> GuardSizes:
         """How many images the guard has; their labels are counted, no model sees them."""
-        old = np.concatenate([one.of("guard").labels for one in self.earlier])
+        new, olds = self._images("guard")
+        old = np.concatenate([images.labels for images in olds])
         return GuardSizes(
-            new=len(images_of(self.new, "guard")),
+            new=len(new),
             old=len(old),
             old_per_class=tuple(np.bincount(old, minlength=len(self.classes)).tolist()),
-            of_base=len(self.earlier[0].of("guard")),
+            of_base=len(olds[0]),
         )
+
+    def _images(self, role: str) -> tuple[ImageSet, list[ImageSet]]:
+        """The images of one role: the new ones, and the old ones by domain. For the guard, one of each group."""
+        new, olds = images_of(self.new, role), [one.of(role) for one in self.earlier]
+        return (one_of_each_group([new])[0], one_of_each_group(olds)) if role == "guard" else (new, olds)
 
     def _judged(self, policy: GuardPolicy, ledger: AlphaLedger) -> Attempt:
         """Write the attempt to the journal before any guard image is read, and then its verdict."""
@@ -135,7 +142,10 @@ class GuardContest:
     def _undecidable(self, policy: GuardPolicy, sizes: GuardSizes, ledger: AlphaLedger) -> str | None:
         alpha = ledger.alpha_for(self.candidate_id, self.served_id)
         found = forecast(self.correct("tune", MOST_TUNED), sizes, policy, alpha)
-        return None if found.decidable else found.sentence
+        if found.decidable:
+            return None
+        is_counted = bool(found.needed) and self.earlier[0].packed.images.groups is not None
+        return f"{found.sentence[:-1]}; of each group one image counts." if is_counted else found.sentence
 
     def _over_budget(self, policy: GuardPolicy) -> str | None:
         """Why the candidate costs too much; None where it does not. Only what has a budget is measured."""

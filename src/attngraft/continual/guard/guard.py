@@ -4,6 +4,9 @@ The candidate has to pass every test at the level of the attempt, so a candidate
 at most that probability (an intersection-union test, Berger, Technometrics 24 (1982)), and no correction for the number
 of tests is due. The tests are exact (`statistics.exact_tests`); the levels come from the `ledger`.
 
+The tests take images for independent draws. Where images come in groups, the caller gives one image of each group (see
+`images.split_assignment.one_of_each_group`).
+
 A test that can hardly be passed spends its level all the same, so such a candidate is refused before, by a forecast from
 the tune images, with the number of images that would be enough.
 """

@@ -1,12 +1,13 @@
 """Assign each image to learn, tune, guard or final by its hash, permanently.
 
 *learn* images train, *tune* images are evaluated without limit, *guard* images give pass or fail, and *final* images are
-read once per release. The role follows from the pixels, so equal images cannot have two roles.
+read once per release. The role follows from the pixels, so equal images cannot have two roles. Where images come in
+groups, such as frames of one video, it follows from the group, so that none is on two sides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -108,12 +109,59 @@ def _exact(images: ImageSet, known: Collection[str]) -> Deduplicated:
     return Deduplicated(images.select(list(kept.values())), **counts)
 
 
-def roles_of(pixel_hashes: Sequence[str], shares: Shares, seed: int) -> NDArray[np.str_]:
-    """The role of each image: a function of its pixels and the seed alone.
+def roles_of_images(
+    images: ImageSet, shares: Shares, seed: int, known: Mapping[str, str] | None = None
+) -> NDArray[np.str_]:
+    """The role of each image, or of its group.
+
+    Args:
+        images: with groups or without.
+        shares: fraction of the images, or groups, that gets each role.
+        seed: of the roles.
+        known: role of each group that has one; it keeps it.
+
+    Returns:
+        (N,) of "learn", "tune", "guard" and "final".
+    """
+    if images.groups is None:
+        return roles_of(images.pixel_hashes, shares, seed)
+    groups = images.groups.tolist()
+    fresh = roles_of([f"group {group}" for group in groups], shares, seed)
+    roles = [(known or {}).get(group, role) for group, role in zip(groups, fresh.tolist(), strict=True)]
+    return np.array(roles, dtype=np.str_)
+
+
+def one_of_each_group(sets: Sequence[ImageSet]) -> list[ImageSet]:
+    """The sets with one image of each group in all of them together; as they are where images stand for themselves.
+
+    Exact tests of a guard take images for independent draws. Images of one group are not, but groups are: one image
+    of each, chosen before any model sees it, is a sample of independent draws from "some image of some group", and every
+    exact test holds for the accuracy on these, however much the images of a group are alike. Each group counts once,
+    whatever its size. A design effect would keep more of the information where images of a group differ much, but is
+    itself an estimate, and no estimate holds at levels of 1e-8.
+
+    The image is the one whose pixels have the lowest hash: no outcome has a say in it, and the same one is taken at
+    every attempt. A group that is in several sets counts in the first.
+    """
+    seen: set[str] = set()
+    found = []
+    for images in sets:
+        if images.groups is None:
+            found.append(images)
+            continue
+        order = np.argsort([hash64("group", 0, digest) for digest in images.pixel_hashes], kind="stable")
+        first = {images.groups[i]: int(i) for i in order[::-1]}  # the lowest comes last and stays
+        found.append(images.select(sorted(i for group, i in first.items() if group not in seen)))
+        seen |= set(first)
+    return found
+
+
+def roles_of(keys: Sequence[str], shares: Shares, seed: int) -> NDArray[np.str_]:
+    """The role of each pixel hash or group: a function of it and the seed alone.
 
     Returns:
         (N,) of "learn", "tune", "guard" and "final".
     """
     limits = np.cumsum([getattr(shares, role) for role in ROLES])[:-1]
-    places = np.array([hash64("role", seed, digest) / 2**64 for digest in pixel_hashes], dtype=np.float64)
+    places = np.array([hash64("role", seed, key) / 2**64 for key in keys], dtype=np.float64)
     return np.array(ROLES)[np.searchsorted(limits, places, side="right")]

@@ -25,7 +25,7 @@ from ...errors import ConfigError, DataError, RunError
 from ...files import new_folder, read_json, write_atomically, write_json
 from ...safetensors_files import open_tensors
 from ...timestamp import timestamp
-from .split_assignment import HELD_OUT, Shares, deduplicate, roles_of
+from .split_assignment import HELD_OUT, Shares, deduplicate, roles_of_images
 
 DOMAINS_FOLDER = "domains"
 DOMAIN_FILE = "domain.json"
@@ -113,6 +113,15 @@ class Domains:
         packed = [domain.packed for domain in self.all()]
         return {digest for one in packed for digest in (*one.images.pixel_hashes, *one.learned)}
 
+    def group_roles(self) -> dict[str, str]:
+        """The role of every group of images; empty where images stand for themselves."""
+        found: dict[str, str] = {}
+        for packed in (domain.packed for domain in reversed(self.all())):  # the first one to have a group decides
+            if packed.images.groups is not None:
+                found |= dict(zip(packed.images.groups.tolist(), packed.roles.tolist(), strict=True))
+            found |= dict.fromkeys(packed.learned_groups, "learn")
+        return found
+
     def thumbnails(self) -> Thumbnails:
         """(M, 192) of the same images; see `near_duplicates`."""
         return np.concatenate([np.zeros((0, NUMBERS), dtype=np.uint8), *(d.packed.thumbnails for d in self.all())])
@@ -150,8 +159,10 @@ def add_batch(
     Near duplicates would count as independent images in every test, so only one of them is kept.
 
     Raises:
-        DataError: no image is new; or too few are, so that a role has none.
+        DataError: no image is new; or too few are, so that a role has none; or only the store, or only these images, have
+            groups.
     """
+    _check_groups(domains, images, name)
     kept = deduplicate(images, domains.known(), domains.thumbnails())
     if not len(kept.images):
         raise DataError(
@@ -159,14 +170,14 @@ def add_batch(
             f"duplicates of some that are, and {kept.contradictory} have more than one label; give images that are new to "
             "the store."
         )
-    roles = roles_of(kept.images.pixel_hashes, shares, seed)
+    roles = roles_of_images(kept.images, shares, seed, domains.group_roles())
     packed = Packed(kept.images, roles, (), thumbnails(kept.images))
     counts = packed.counts()
     for role in ("learn", "tune", "guard"):
         if getattr(shares, role) > 0 and not counts.get(role):
             raise DataError(
-                f"{name} has {len(kept.images)} new images, too few to learn from, to tune on and to guard with: "
-                "give at least 100."
+                f"{name} has {_counted(kept.images)}, too few to learn from, to tune on and to guard with: give at least 100"
+                f"{'' if kept.images.groups is None else ', of groups that are new to the store'}."
             )
     record = DomainRecord(
         number=len(domains.all()),
@@ -184,11 +195,31 @@ def add_batch(
     return domains.add(packed, record)
 
 
+def _counted(images: ImageSet) -> str:
+    """How many new images there are, and of how many groups."""
+    groups = "" if images.groups is None else f" of {len(set(images.groups.tolist()))} groups"
+    return f"{len(images)} new images{groups}"
+
+
+def _check_groups(domains: Domains, images: ImageSet, name: str) -> None:
+    """Raise DataError where either the store or new images have groups, and the others have none."""
+    stored = next((domain.packed.images for domain in domains.all()), images)
+    if stored.groups is None and images.groups is not None:
+        raise DataError(
+            f"{name} has groups of images and the store counts images as independent: give images without groups, or "
+            "create the store with --group-by (group_by=)."
+        )
+    if stored.groups is not None and images.groups is None:
+        raise DataError(
+            f"{name} has no groups of images and the store counts groups: give images with groups, as the store's were."
+        )
+
+
 def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int = LEARN_POOL) -> Domain:
     """Keep the images that the base was trained and tested on: a sample of the first, all of the others.
 
     Training images may be replayed and nothing else; test images get the other roles, except near duplicates of a
-    training image or of each other.
+    training image or of each other, and images of a group that is trained on.
 
     Raises:
         DataError: no test image is left.
@@ -204,14 +235,15 @@ def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int =
         parts.append((deduplicate(dataset.val, learned, small).images, "tune"))
         learned |= set(dataset.val.pixel_hashes)
         small = np.concatenate([small, thumbnails(dataset.val)])
-    tested = deduplicate(dataset.test, learned, small)
+    trained_groups, tuned_groups = _groups_of(train), _groups_of(dataset.val)
+    tested = deduplicate(_without_groups(dataset.test, trained_groups), learned, small)
     if not len(tested.images):
         raise DataError(
-            f"every test image of {dataset.name} is among its training images, or a near duplicate of "
-            "one: give data whose test images are new."
+            f"every test image of {dataset.name} is among its training images, a near duplicate of one, or of a group "
+            "that was trained on: give data whose test images are new."
         )
     roles = [np.full(len(images), role) for images, role in parts]
-    roles.append(roles_of(tested.images.pixel_hashes, HELD_OUT, seed))
+    roles.append(roles_of_images(tested.images, HELD_OUT, seed, dict.fromkeys(tuned_groups, "tune")))
     images = joined([*(images for images, _ in parts), tested.images])
     record = DomainRecord(
         number=0,
@@ -219,7 +251,7 @@ def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int =
         source=dataset.origin.source if dataset.origin else dataset.name,
         fingerprint=fingerprint(images),
         given=len(dataset.train) + len(dataset.test) + (len(dataset.val) if dataset.val is not None else 0),
-        known=tested.known,
+        known=tested.known + len(dataset.test) - len(_without_groups(dataset.test, trained_groups)),
         repeated=tested.repeated,
         contradictory=tested.contradictory,
         mirrorable=dataset.mirrorable,
@@ -228,7 +260,16 @@ def add_base(domains: Domains, dataset: Dataset, *, seed: int, learn_pool: int =
     )
     others = tuple(sorted({*train.pixel_hashes, *learned, *dataset.test.pixel_hashes} - set(images.pixel_hashes)))
     small = np.concatenate([thumbnails(images), small])
-    return domains.add(Packed(images, np.concatenate(roles).astype(np.str_), others, small), record)
+    packed = Packed(images, np.concatenate(roles).astype(np.str_), others, small, tuple(sorted(trained_groups)))
+    return domains.add(packed, record)
+
+
+def _groups_of(images: ImageSet | None) -> set[str]:
+    return set() if images is None or images.groups is None else set(images.groups.tolist())
+
+
+def _without_groups(images: ImageSet, groups: Collection[str]) -> ImageSet:
+    return images if images.groups is None else images.select(np.flatnonzero(~np.isin(images.groups, sorted(groups))))
 
 
 def learned_numbers(domains: Sequence[Domain], promoted: Collection[int]) -> set[int]:
@@ -266,12 +307,14 @@ class Packed:
         roles: (N,) of "learn", "tune", "guard" and "final".
         learned: pixel hashes of further images that were learned from and are not kept.
         thumbnails: (M, 192) uint8 of all of these, the images first; see `near_duplicates`.
+        learned_groups: groups that were learned from, where images come in groups.
     """
 
     images: ImageSet
     roles: NDArray[np.str_]
     learned: tuple[str, ...] = ()
     thumbnails: Thumbnails = field(default_factory=lambda: np.zeros((0, NUMBERS), dtype=np.uint8))
+    learned_groups: tuple[str, ...] = ()
 
     def of(self, role: str) -> ImageSet:
         """The images of one role."""
@@ -305,6 +348,8 @@ def pack(packed: Packed, folder: Path) -> None:
         "hashes": json.dumps(images.pixel_hashes),
         "roles": json.dumps(packed.roles.tolist()),
         "pixels": file_hash(folder / PIXELS_FILE),
+        **({"groups": json.dumps(images.groups.tolist())} if images.groups is not None else {}),
+        **({"learned_groups": json.dumps(packed.learned_groups)} if packed.learned_groups else {}),
         **({"kinds": json.dumps(kinds)} if set(kinds) - {"uint8"} else {}),
         **({"channels": str(images.store.channels)} if images.store.channels != 3 else {}),
     }
@@ -327,13 +372,15 @@ def unpack(folder: Path) -> Packed:
             learned = tensors.get_tensor("learned").tobytes().hex()
             small = tensors.get_tensor("thumbnails")
             channels, kinds = json.loads(texts.get("channels", "3")), json.loads(texts.get("kinds", "[]"))
+            groups, learned_groups = (json.loads(texts.get(name, "[]")) for name in ("groups", "learned_groups"))
             boxes = tensors.get_tensor("boxes") if "boxes" in tensors.keys() else None  # noqa: SIM118
         size = (folder / PIXELS_FILE).stat().st_size
         is_intact = texts.get("pixels") in (None, file_hash(folder / PIXELS_FILE))  # the first stores had no hash
     except Exception as error:  # safetensors and NumPy raise many kinds for a damaged file
         raise RunError(f"the images in {folder} cannot be read ({error}): restore the store from a copy.") from None
     expected = int(image_bytes(shapes, channels, kinds).sum())
-    if size != expected or not len(ids) == len(hashes) == len(roles) == len(labels) == len(shapes):
+    counts = {len(ids), len(hashes), len(roles), len(labels), len(shapes), len(groups) or len(ids)}
+    if size != expected or len(counts) > 1:
         raise RunError(
             f"{folder / PIXELS_FILE} has {size} bytes where {expected} are expected: restore the store from a copy."
         )
@@ -346,9 +393,10 @@ def unpack(folder: Path) -> Packed:
         store=PixelStore(shapes, folder / PIXELS_FILE, channels, kinds),
         rows=np.arange(len(ids)),
         boxes=boxes,
+        groups=np.array(groups, dtype=np.str_) if groups else None,
     )
     digests = tuple(learned[start : start + HEX_DIGITS] for start in range(0, len(learned), HEX_DIGITS))
-    return Packed(images, np.array(roles, dtype=np.str_), digests, small)
+    return Packed(images, np.array(roles, dtype=np.str_), digests, small, tuple(learned_groups))
 
 
 def _write_pixels(images: ImageSet, path: Path, kinds: list[str]) -> None:

@@ -17,7 +17,7 @@ from ...errors import ConfigError, DataError, InUseError, RunError, TrainingErro
 from ...locking import only_one
 from ...settings.serving import WatchOptions
 from ...surgery.version_store.store import Store
-from ..adaptation.adapt import adapt, adapt_to_kept, split_options
+from ..adaptation.adapt import adapt, adapt_to_kept, group_rule, split_options
 from ..adaptation.adaptation_record import Adaptation, adaptations
 from ..adaptation.partial_update import check_update
 from ..adaptation.store_history import update_history
@@ -301,6 +301,7 @@ class Watch:
             **self.served.preprocessing.read_options,
             partly=True,
             skip_broken=self.options.skip_broken,
+            group_by=group_rule(self.opened),
         )[0]
 
     def _handle_labels(self, images: ImageSet) -> bool:
