@@ -80,6 +80,11 @@ def test_corruptions_are_a_family_of_their_own(tmp_path: Path, digits: Dataset, 
     assert effect["mean"] == pytest.approx(gains.mean(), abs=1e-9)
     assert effect["p_adjusted"] == pytest.approx(min(1.0, 2.5 * effect["p_value"]))
     assert "under corruptions" in str(found)
+    kept = sorted(tmp_path.glob("robustness/*/seed-*.safetensors"))
+    assert len(kept) == 4
+    kept[0].write_bytes(b"damaged")
+    again = compare(digits, attentions=["none"], seeds=2, robustness=True, run_dir=tmp_path, **settings)
+    assert again.document["robustness"] == document
     assert "Under corruptions" in write_report(tmp_path).read_text(encoding="utf-8")
 
 

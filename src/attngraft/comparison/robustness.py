@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
+from ..checksums import file_hash
 from ..data.corruptions import CORRUPTIONS, corrupted
 from ..errors import ConfigError
+from ..files import write_atomically
 from ..statistics.effects import crossed_effect
 from ..statistics.multiplicity import holm
 from ..surgery import load
-from ..training import Evaluation, EvaluationContext, evaluate
+from ..surgery.serialization import MODEL_FILE
+from ..training import Evaluation, EvaluationContext, FitResult, evaluate
 from .analysis_plan import ALPHA
 from .comparison_context import ComparisonContext
 from .run_all import Results
@@ -68,26 +74,76 @@ def robustness(context: ComparisonContext, variants: Sequence[Variant], results:
     return {"severity": SEVERITY, "corruptions": list(CORRUPTIONS), "values": values, "effects": entries}
 
 
+@dataclass(frozen=True)
+class _Measured:
+    """One run under all corruptions.
+
+    Attributes:
+        value: mean of the metric over the corruptions.
+        scores: (N,) of the images, or (C,) of their groups: means over the corruptions.
+    """
+
+    value: float
+    scores: NDArray[np.float64]
+
+
+def _file(context: ComparisonContext, run: FitResult) -> Path:
+    """Where the scores of a run are kept, so that a comparison that goes on measures only what is new."""
+    slug, seed = run.run_dir.parent.name, run.run_dir.name
+    return context.folder / "robustness" / slug / f"{seed}.safetensors"
+
+
+def _key(context: ComparisonContext, run: FitResult) -> str:
+    """What the scores depend on: the trained weights, the images, the metric and the groups."""
+    groups = "" if context.analysis.groups is None else str(context.dataset.grouped_by)
+    parts = (
+        file_hash(run.run_dir / MODEL_FILE),
+        context.dataset.fingerprint,
+        context.metric.name,
+        groups,
+        str(SEVERITY),
+    )
+    return " ".join(parts)
+
+
+def _kept(file: Path, key: str) -> _Measured | None:
+    """What was measured before; None where it was not, or the file is damaged or of something else."""
+    try:
+        with safe_open(file, framework="np") as stored:
+            if (stored.metadata() or {}).get("key") != key:
+                return None
+            return _Measured(float(stored.get_tensor("value")[0]), stored.get_tensor("scores"))
+    except Exception:  # whatever a damaged file raises: it is measured again
+        return None
+
+
+def _keep(file: Path, key: str, measured: _Measured) -> None:
+    arrays = {"value": np.array([measured.value]), "scores": np.ascontiguousarray(measured.scores)}
+    write_atomically(file, lambda temporary: save_file(arrays, temporary, metadata={"key": key}))
+
+
 def _under_corruptions(context: ComparisonContext, results: Results) -> tuple[dict[str, list[float]], Scores]:
     """Value of the metric for each run, and scores of each image, means over the corruptions."""
-    sums: dict[str, dict[int, list[Any]]] = {
-        name: {seed: [] for seed in runs} for name, runs in results.finished.items()
-    }
-    for corruption in CORRUPTIONS:
-        images = replace(corrupted(context.dataset.test, corruption, SEVERITY), groups=context.dataset.test.groups)
-        for name, runs in results.finished.items():
-            for seed, run in runs.items():
-                sums[name][seed].append(_evaluated(context, run.run_dir, images))
-    metric, plan = context.metric, context.analysis
-    values = {
-        name: [float(np.mean([found.value(metric.name) for found in runs[seed]])) for seed in runs]
-        for name, runs in sums.items()
-    }
-    scores = {
-        name: {seed: np.mean([plan.scores(found.rows) for found in runs[seed]], axis=0) for seed in runs}
-        for name, runs in sums.items()
-    }
-    return values, scores
+    runs = [(name, seed, run) for name, found in results.finished.items() for seed, run in found.items()]
+    known = {(name, seed): _kept(_file(context, run), _key(context, run)) for name, seed, run in runs}
+    missing = [(name, seed, run) for name, seed, run in runs if known[name, seed] is None]
+    evaluations: dict[tuple[str, int], list[Evaluation]] = {(name, seed): [] for name, seed, _ in missing}
+    for corruption in CORRUPTIONS if missing else ():
+        images = corrupted(context.dataset.test, corruption, SEVERITY)
+        for name, seed, run in missing:
+            evaluations[name, seed].append(_evaluated(context, run.run_dir, images))
+    for name, seed, run in missing:
+        found = evaluations[name, seed]
+        value = float(np.mean([evaluation.value(context.metric.name) for evaluation in found]))
+        scores = np.mean([context.analysis.scores(evaluation.rows) for evaluation in found], axis=0)
+        known[name, seed] = _Measured(value, scores)
+        _keep(_file(context, run), _key(context, run), _Measured(value, scores))
+    measured = {key: found for key, found in known.items() if found is not None}
+    names = results.finished
+    return (
+        {name: [measured[name, seed].value for seed in names[name]] for name in names},
+        {name: {seed: measured[name, seed].scores for seed in names[name]} for name in names},
+    )
 
 
 def _evaluated(context: ComparisonContext, run_dir: Any, images: Any) -> Evaluation:
