@@ -17,6 +17,7 @@ from PIL import Image
 import attngraft as ag
 from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
 from attngraft.explanation.explain import EXPLANATION_FILE, explain
+from attngraft.explanation.image_source import open_subject
 from attngraft.reporting import write_report
 
 SIZE, LIMIT = 16, 24
@@ -214,3 +215,14 @@ def test_what_an_interrupted_explanation_left_is_replaced(run: Path, tmp_path: P
     (out / EXPLANATION_FILE).write_text(json.dumps(document | {"status": "partial"}))
     assert explain(run, out=out, limit=4, examples=1).document["status"] == "finished"
     shutil.rmtree(out)
+
+
+def test_a_run_on_groups_is_explained_by_its_groups(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = ag.graft(ag.create_backbone("small-cnn", num_classes=10), "se")
+    options = {**QUICK, "recipe": "scratch", "epochs": 1, "image_size": SIZE, "limit": LIMIT, "group_by": r"\d\d$"}
+    ag.fit(model, "cluttered-digits", run_dir=tmp_path / "run", **options)
+    subject = open_subject(tmp_path / "run", None, device=torch.device("cpu"))
+    assert [name[-2:] for name in subject.view.ids] == subject.view.groups.tolist()
+    again = open_subject(tmp_path / "run", None, device=torch.device("cpu"), group_by=r"\d$")
+    assert again.view.group_count == len({name[-1] for name in again.view.ids})
