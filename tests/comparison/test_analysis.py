@@ -259,6 +259,9 @@ def test_where_the_plain_backbone_diverges_with_every_seed_the_error_stands() ->
         def fit(self, variant: Any, seed: int, progress: Any) -> Any:
             raise NotFiniteError("nan")
 
+        def title(self, seed: int) -> str:
+            return f"seed {seed}"
+
     with pytest.raises(NotFiniteError):
         run_all(Context(), parse_variants(["se"], []), [0, 1], None)  # type: ignore[arg-type]
     assert Results().failed_seeds() == {}

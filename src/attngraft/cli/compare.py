@@ -68,6 +68,10 @@ def run(
     robustness: Annotated[
         bool, options.switch("--robustness", "Also compare under eight corruptions of the test images.")
     ] = False,
+    folds: Annotated[
+        int, option("Cross-validate in so many folds instead of seeds, where a test set would be too small.", "K")
+    ] = 0,
+    repeats: Annotated[int, option("Part the images into folds so many times.", "R")] = 1,
     predictions: Annotated[
         list[Path] | None,
         option(
@@ -104,6 +108,7 @@ def run(
         trained: dict[str, Any] = {"--backbone": backbone, "--attention": attention, "--seeds": seeds, "--looks": looks}
         trained |= {"--pretrained": pretrained, "--weights": weights}
         trained |= {"--tune": tune or None, "--robustness": robustness or None}
+        trained |= {"--folds": folds or None}
         trained |= {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
         _refuse(trained, [f"--{name.replace('_', '-')}" for name in WITH_PREDICTIONS])
         chosen = {name: settings.get(name) for name in WITH_PREDICTIONS}
@@ -115,6 +120,8 @@ def run(
         raise ConfigError(f"there is no {what}: give DATA and --backbone to train, or --predictions FILE... to read.")
     if baseline is not None or columns:
         raise ConfigError("--baseline and --columns are for --predictions: leave them out.")
+    if folds and seeds is not None:
+        raise ConfigError("--folds takes the place of --seeds: leave out the one or the other.")
     from ..comparison import compare, compare_each, split_variants
     from ..training import join_world
 
@@ -129,6 +136,8 @@ def run(
         looks=looks,
         tune=tune,
         robustness=robustness,
+        folds=folds,
+        repeats=repeats,
         pretrained=pretrained,
         weights=weights,
         run_dir=run_dir or usual_folder("-".join(map(_slug, data)) if data[1:] else data[0], backbone),

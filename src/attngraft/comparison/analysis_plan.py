@@ -15,6 +15,7 @@ from ..statistics.effects import Effect, crossed_effect
 from ..statistics.groups import by_group
 from ..statistics.looks import Looks, parse_looks
 from ..statistics.margins import MarginVerdict, margin_verdict
+from ..statistics.resampling import cross_validated_effect
 from ..tasks import Metric, Rows
 
 ALPHA = 0.05
@@ -34,6 +35,7 @@ class AnalysisPlan:
         robustness: whether corruptions of the test images are endpoints too.
         is_pilot: whether the runs are to plan with: margin and looks are fixed when the comparison goes on.
         trains: whether the runs are trained here, so that advice on training makes sense.
+        folds, repeats: of cross-validation, where each "seed" is a fold; 0 folds for a test set of its own.
     """
 
     metric: Metric
@@ -44,6 +46,8 @@ class AnalysisPlan:
     robustness: bool = False
     is_pilot: bool = False
     trains: bool = True
+    folds: int = 0
+    repeats: int = 1
 
     @classmethod
     def of(
@@ -83,7 +87,14 @@ class AnalysisPlan:
             found["tune"] = self.tune
         if self.is_pilot:
             found["is_pilot"] = True
+        if self.folds:
+            found |= {"folds": self.folds, "repeats": self.repeats}
         return found
+
+    @property
+    def fewest(self) -> int:
+        """Runs without which there is no effect: from one fold nothing varies."""
+        return 2 if self.folds else 1
 
     @property
     def limit(self) -> float:
@@ -91,7 +102,9 @@ class AnalysisPlan:
         return self.metric.bounds[1] - self.metric.bounds[0]
 
     def scores(self, rows: Rows) -> NDArray[np.float64]:
-        """(N,) scores of the test images, or (C,) of their groups."""
+        """(N,) scores of the test images, (C,) of their groups, or (1,) the value on a fold."""
+        if self.folds:
+            return np.array([self.metric.value(rows)])
         if self.groups is None:
             return self.metric.scores(rows)
         if self.metric.is_mean:
@@ -114,8 +127,23 @@ class AnalysisPlan:
 
     def effect(self, difference: NDArray[np.float64], comparisons: int = 1) -> Effect:
         """The effect with the interval that the plan gives it; with looks, the repeated one of this look."""
-        level = self.level(len(difference), comparisons)
-        return crossed_effect(difference, confidence=1 - level, limit=self.limit)
+        return self.interval(difference, 1 - self.level(len(difference), comparisons))
+
+    def interval(
+        self, difference: NDArray[np.float64], confidence: float = 1 - ALPHA, limit: float | None = None
+    ) -> Effect:
+        """The effect over seeds and images, or over folds.
+
+        Args:
+            difference: (S, N), or (folds, 1).
+            confidence: of its interval.
+            limit: the largest difference that is possible; that of the metric where not given.
+        """
+        limit = self.limit if limit is None else limit
+        if self.folds:
+            share = 1 / self.folds
+            return cross_validated_effect(difference[:, 0], test_share=share, confidence=confidence, limit=limit)
+        return crossed_effect(difference, confidence=confidence, limit=limit)
 
     def adjusted(self, p_values: Sequence[float], seeds: int) -> tuple[float, ...] | None:
         """P-values to be compared with 0.05 at a planned look; None where Holm's correction is due."""
@@ -134,7 +162,7 @@ class AnalysisPlan:
         level = self.level(len(difference), comparisons, 2 * ALPHA)
         if not self.is_planned(len(difference)):
             level /= max(comparisons, 1)
-        effect = crossed_effect(difference, confidence=1 - level, limit=self.limit)
+        effect = self.interval(difference, 1 - level)
         return margin_verdict(effect, self.margin, higher_is_better=self.metric.higher_is_better)
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..backbones import backbone_info, preprocessing_of
 from ..data import Dataset
+from ..data.cross_validation import Folds, cross_validation
 from ..errors import ConfigError
 from ..locking import Claim
 from ..settings import Settings
@@ -36,6 +37,7 @@ class ComparisonRequest:
         folder: of the comparison.
         tune, robustness: as in `AnalysisPlan`.
         is_pilot: whether the runs are to plan the comparison with, whose looks are fixed later.
+        folds, repeats: of cross-validation, which takes the place of `seeds`; 0 folds for a test set.
     """
 
     backbone: str
@@ -52,6 +54,13 @@ class ComparisonRequest:
     tune: int = 0
     robustness: bool = False
     is_pilot: bool = False
+    folds: int = 0
+    repeats: int = 1
+
+    @property
+    def runs(self) -> int | Sequence[int]:
+        """The seeds of a variant's runs, or how many: those of the last look, or a fold each."""
+        return self.folds * self.repeats or (self.seeds if self.looks is None else self.looks.seeds[-1])
 
 
 @dataclass(frozen=True)
@@ -84,9 +93,10 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
     """
     settings, folder, planned = wanted.settings, wanted.folder, wanted.looks
     check_trials(wanted.tune)
+    _check_folds(wanted)
     variants = parse_variants(wanted.attentions, wanted.controls)
     variants = under(settings.recipe, matched_controls(with_earlier(variants, earlier_variants(folder))))
-    seeds = with_earlier_seeds(folder, _seeds(wanted.seeds if planned is None else planned.seeds[-1]), variants)
+    seeds = with_earlier_seeds(folder, _seeds(wanted.runs), variants)
     published = starts_pretrained(wanted.pretrained, wanted.backbone, settings.recipe, wanted.weights)
     source = ModelSource(wanted.backbone, published, wanted.weights, in_channels=settings.data.channels)
     world, device = join_world(settings.machine), settings.machine.resolve_device()
@@ -99,11 +109,15 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         spec = preprocessing.input
         variants = world.in_main(lambda: with_larger(variants, source, spec.shape, folder))
         dataset = open_data(data, settings, preprocessing=preprocessing, progress=Reading(shown))
+        folds = _folds(dataset, wanted)
+        dataset = dataset if folds is None else folds.whole
         if wanted.robustness:
             check_corruptible(dataset.test.store.channels)
         task = create_task(dataset.task, dataset.classes)
         metric = find_metric(task, wanted.metric)
-        plan = AnalysisPlan.of(metric, margin=wanted.margin, looks=planned, groups=dataset.test.groups)
+        groups = dataset.test.groups if folds is None else None  # groups stay in one fold, which is then the unit
+        plan = AnalysisPlan.of(metric, margin=wanted.margin, looks=planned, groups=groups)
+        plan = replace(plan, folds=wanted.folds, repeats=wanted.repeats)
         context = ComparisonContext(
             source=source,
             settings=settings,
@@ -116,6 +130,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
             folder=folder,
             device=device,
             world=world,
+            folds=folds,
         )
         model = source.fresh(dataset.classes, 0)  # weights that cannot be had: say so now
         for spec_of_larger in {variant.backbone for variant in variants if variant.backbone is not None}:
@@ -134,6 +149,35 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
 def listed(variants: str | Sequence[str]) -> list[str]:
     """A sequence of variants, also where they were given as one text."""
     return split_variants(variants) if isinstance(variants, str) else list(variants)
+
+
+def _check_folds(wanted: ComparisonRequest) -> None:
+    """Raise ConfigError for what does not go with cross-validation."""
+    if not wanted.folds:
+        if wanted.repeats != 1:
+            raise ConfigError("repeats is for folds: give folds too, or leave it out.")
+        return
+    data = wanted.settings.data
+    asked = {
+        "looks": wanted.looks is not None,
+        "tune": wanted.tune > 0,
+        "robustness": wanted.robustness,
+        "resample_train": data.resample_train != 1,
+        "val_fraction": data.val_fraction > 0,
+        f"the recipe {wanted.settings.recipe.name}, which decides on validation images,": (
+            wanted.settings.recipe.needs_validation
+        ),
+    }
+    idle = [name for name, is_asked in asked.items() if is_asked]
+    if idle:
+        raise ConfigError(f"{' and '.join(idle)} cannot be had with folds: leave out the one or the other.")
+
+
+def _folds(dataset: Dataset, wanted: ComparisonRequest) -> Folds | None:
+    if not wanted.folds:
+        return None
+    chosen = wanted.settings.data
+    return cross_validation(dataset, wanted.folds, wanted.repeats, seed=chosen.split_seed, fix_leaks=chosen.fix_leaks)
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:

@@ -69,6 +69,8 @@ def compare(
     looks: str | Sequence[int] | None = None,
     tune: int = 0,
     robustness: bool = False,
+    folds: int = 0,
+    repeats: int = 1,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
     run_dir: str | Path,
@@ -95,6 +97,8 @@ def compare(
         tune: trials of learning rates that every variant, the plain backbone included, gets on validation images before
             the seeds are spent; 0 turns it off.
         robustness: also compare under eight corruptions of the test images.
+        folds: compare by cross-validation in so many folds, where images are too few for a test set; instead of `seeds`.
+        repeats: how many times all images are parted into folds anew.
         pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch".
         weights: a file of weights to start from, as for `create_backbone`.
         run_dir: a new folder, or that of the same comparison to be continued.
@@ -121,6 +125,8 @@ def compare(
         weights=None if weights is None else Path(weights),
         tune=tune,
         robustness=robustness,
+        folds=folds,
+        repeats=repeats,
     )
     with begun(data, wanted, progress) as found:
         variants, tuning = tune_rates(found.context, found.variants, wanted.tune, found.progress)

@@ -11,6 +11,7 @@ from torch import nn
 
 from ..config import Preprocessing
 from ..data import Dataset
+from ..data.cross_validation import Folds
 from ..settings import Settings
 from ..surgery import GraftPlan
 from ..tasks import Metric, Task
@@ -36,6 +37,7 @@ class ComparisonContext:
         folder: of the comparison.
         device: where training runs.
         world: the processes that train together.
+        folds: how the images are parted for each "seed" in cross-validation; None for a test set of its own.
     """
 
     source: ModelSource
@@ -49,6 +51,7 @@ class ComparisonContext:
     folder: Path
     device: torch.device
     world: World
+    folds: Folds | None = None
 
     @property
     def metric(self) -> Metric:
@@ -57,6 +60,14 @@ class ComparisonContext:
 
     def run_dir(self, variant: Variant, seed: int) -> Path:
         return self.folder / "runs" / variant.slug / f"seed-{seed}"
+
+    def data_of(self, seed: int) -> Dataset:
+        """What the runs of a seed, or of a fold, are trained and tested on."""
+        return self.dataset if self.folds is None else self.folds.dataset(seed)
+
+    def title(self, seed: int) -> str:
+        """What a seed is called while it is trained."""
+        return f"seed {seed}" if self.folds is None else self.folds.name(seed)
 
     def build(self, variant: Variant, seed: int) -> nn.Module:
         """The model of a run before it is trained."""
@@ -67,7 +78,7 @@ class ComparisonContext:
         machine = replace(self.settings.machine, precision=str(self.precision))
         return fit(
             self.build(variant, seed),
-            self.dataset,
+            self.data_of(seed),
             recipe=replace(self.settings, recipe=variant.recipe(self.settings.recipe), machine=machine),
             run_dir=self.run_dir(variant, seed),
             seed=seed + variant.seed_offset,

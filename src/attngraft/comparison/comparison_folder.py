@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def describe_request(
         weights: what a file of weights to start from is called; None without one.
     """
     task, described = describe_task(context.task), context.analysis.describe()
-    groups = context.analysis.groups
+    groups = context.dataset.test.groups
     if groups is not None:
         described |= {
             "group_by": context.dataset.grouped_by or "groups of the data set",
@@ -57,7 +58,7 @@ def describe_request(
         **({"task": task} if task else {}),
         "metric": context.metric.describe(),
         **({"analysis": described} if described else {}),
-        "data": to_dict(DataRecord.of(context.dataset)),
+        "data": to_dict(_data_record(context)),
         "backbone": context.source.backbone,
         "pretrained": context.source.pretrained,
         "weights": weights,
@@ -67,6 +68,12 @@ def describe_request(
         "baseline": BASELINE,
         "requested": [{"name": v.name, "role": v.role, "slug": v.slug} for v in variants],
     }
+
+
+def _data_record(context: ComparisonContext) -> DataRecord:
+    """Of folds, all images are test images at some time, and none are only training images."""
+    found = DataRecord.of(context.dataset)
+    return found if context.folds is None else replace(found, train_images=None)
 
 
 def earlier_variants(folder: Path) -> tuple[Variant, ...]:
@@ -214,7 +221,9 @@ def check_same_question(folder: Path, found: Mapping[str, Any], wanted: Mapping[
 
 def _check_same_analysis(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Raise where looks, margin or groups are not those that the comparison was begun with: they are fixed before."""
-    fixed = {"group_by"} if found.get("is_pilot") or wanted.get("is_pilot") else {"group_by", "margin", "looks", "tune"}
+    fixed = {"group_by", "folds", "repeats"}
+    if not (found.get("is_pilot") or wanted.get("is_pilot")):
+        fixed |= {"margin", "looks", "tune"}
     for key in sorted(fixed):
         if found.get(key) != wanted.get(key):
             there = found.get(key, "none")

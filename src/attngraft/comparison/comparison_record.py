@@ -159,6 +159,7 @@ class AnalysisRecord:
         looks: after how many seeds.
         group_by: what the test images were grouped by.
         groups: how many groups of test images there are.
+        folds, repeats: of cross-validation; None for a test set of its own.
         tune: trials that every variant got before.
         is_pilot: whether the runs so far are to plan with.
     """
@@ -169,6 +170,8 @@ class AnalysisRecord:
     groups: int | None = None
     tune: int = 0
     is_pilot: bool = False
+    folds: int | None = None
+    repeats: int | None = None
 
 
 @dataclass(frozen=True)

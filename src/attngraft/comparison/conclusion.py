@@ -177,7 +177,10 @@ def _notes(
         found.append("Runs with other seeds vary more than the paired runs of a variant, which share their seeds.")
     for name, failed in results.failed_seeds().items():
         who = "the plain backbone" if name == BASELINE else name
-        found.append(f"Training diverged: {who}, seed{'' if len(failed) == 1 else 's'} {', '.join(map(str, failed))}.")
+        word = "fold" if context.folds else "seed"
+        found.append(
+            f"Training diverged: {who}, {word}{'' if len(failed) == 1 else 's'} {', '.join(map(str, failed))}."
+        )
     planned, attentions = context.analysis.looks, len(_first_family(variants))
     hopeless = () if planned is None else planned.hopeless(context.analysis.alpha(attentions))
     if hopeless:
@@ -189,8 +192,9 @@ def _notes(
 def seed_notes(count: int, looks: Sequence[Sequence[int]], plan: AnalysisPlan) -> list[str]:
     """What so many seeds can miss, and that they were looked at before without a plan."""
     missed = 100 * (1 - RARE_FAILURE) ** count
+    word = "fold" if plan.folds else "seed"
     found = [
-        f"{count} seed{'' if count == 1 else 's'} miss{'es' if count == 1 else ''} a failure that strikes 1 run in 10 "
+        f"{count} {word}{'' if count == 1 else 's'} miss{'es' if count == 1 else ''} a failure that strikes 1 run in 10 "
         f"with a chance of {missed:.0f} %."
     ]
     if unplanned_looks(looks, plan):
@@ -208,7 +212,11 @@ def scope(context: ComparisonContext) -> str:
     share = context.settings.data.resample_train
     trained = "this training set" if share == 1 else f"training sets like this one (each seed drew {100 * share:g} %)"
     images = f"images like the {len(dataset.test):,} test images"
-    if analysis.groups is not None:
+    if analysis.folds:
+        part = 100 * (1 - 1 / analysis.folds)
+        trained = f"training sets of {part:.3g} % of images like these (each fold trains on the others)"
+        images = f"images like the {len(dataset.test):,} that there are"
+    if dataset.test.groups is not None:
         images += ", in new groups"
     weights = "this checkpoint" if context.source.pretrained or context.source.weights else "random weights"
     return f"Scope: {trained}, these hyper-parameters, {weights}, {images}."

@@ -93,7 +93,7 @@ class Families:
         grafted = [v.name for v in variants if v.role == "attention" and not v.is_again]
 
         def pairs(names: Sequence[tuple[str, str]], comparisons: int = 1) -> tuple[Contrast, ...]:
-            paired = [(a, b) for a, b in names if contrasts.seeds(a, b)]
+            paired = [(a, b) for a, b in names if len(contrasts.seeds(a, b)) >= contrasts.plan.fewest]
             return tuple(contrasts.between(a, b, comparisons) for a, b in paired)
 
         first, baseline = attentions or controls, baseline_of(variants)
@@ -248,7 +248,7 @@ def _class_effects(
     contrasts: Sequence[Contrast], gates: Mapping[str, float], evaluations: Evaluations, task: Task, plan: AnalysisPlan
 ) -> dict[str, list[dict[str, Any]]]:
     """Effects on the classes of the primary metric; Holm over variants and classes together, after each variant."""
-    if not contrasts:
+    if not contrasts or plan.folds:
         return {}
     rows = next(iter(evaluations[contrasts[0].against].values())).rows
     labels = task.groups(rows) if plan.metric.name == primary(task).name else None
@@ -305,6 +305,8 @@ def changed_images(
     variants: Sequence[Variant], evaluations: Evaluations, task: Task, plan: AnalysisPlan, most: int = 6
 ) -> list[Change]:
     """The images that changed most for each attention, at most `most` in each direction."""
+    if plan.folds:
+        return []
     contrasts = Contrasts(evaluations, replace(plan, groups=None))
     sign, baseline = 1 if plan.metric.higher_is_better else -1, baseline_of(variants)
     found: list[Change] = []

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from ..attention import attention_options
 from ..attention.cbam_channel import parse_poolings
-from ..statistics.effects import Effect, crossed_effect
+from ..statistics.effects import Effect
 from ..statistics.multiplicity import gated
 from .analysis_plan import AnalysisPlan
 from .contrasts import Contrasts, Evaluations
@@ -53,7 +53,7 @@ def factorial(
     """
     contrasts = Contrasts(evaluations, plan)
     passed = {e["variant"]: e["p_adjusted"] for e in effects if e["against"] == BASELINE}
-    kept = [square for square in squares(variants) if contrasts.seeds(*(v.name for v in square))]
+    kept = [square for square in squares(variants) if len(contrasts.seeds(*(v.name for v in square))) >= plan.fewest]
     found = [_effects(square, contrasts, plan) for square in kept]
     gates = [min(passed.get(v.name, 1.0) for v in square[1:]) for square in kept for _ in EFFECTS]
     adjusted = gated([effect.p_value for effects, _ in found for effect in effects.values()], gates)
@@ -106,5 +106,5 @@ def _effects(square: Square, contrasts: Contrasts, plan: AnalysisPlan) -> tuple[
         (both - spatial) - (channel - none),
     )
     limits = (plan.limit, plan.limit, 2 * plan.limit)
-    effects = (crossed_effect(d, limit=limit) for d, limit in zip(differences, limits, strict=True))
+    effects = (plan.interval(d, limit=limit) for d, limit in zip(differences, limits, strict=True))
     return dict(zip(EFFECTS, effects, strict=True)), {half: float(matrix.mean()) for half, matrix in scores.items()}

@@ -46,7 +46,7 @@ def run_all(
     total = len(variants) * len(seeds)
     order = sorted(variants, key=lambda variant: variant.attention == LONGER)  # it has to know how long others took
     for number, (seed, variant) in enumerate((s, v) for s in seeds for v in order):
-        title = f"run {number + 1} of {total}: {variant.name}, seed {seed}"
+        title = f"run {number + 1} of {total}: {variant.name}, {context.title(seed)}"
         if variant.attention == LONGER:
             variant = _lengthened(context, variant, results, seed)
         try:

@@ -143,7 +143,7 @@ class Judge:
         self, effect: Effect, name: str, versus: str, comparisons: int, left: float, is_gated: bool
     ) -> str:
         start = f"no evidence that {name} helps or hurts{versus}: "
-        if effect.method == "no variation" and effect.mean == 0:
+        if effect.method == "no variation" and effect.mean == 0 and not self.plan.folds:
             bound = f"{self._difference(effect.high, effect)}{self._unit}"
             same = "are right on the same images" if self.metric.is_binary else "score the same on every image"
             return f"{start}both {same} in every seed ({self._size(effect)}); a true effect beyond {bound} either way is unlikely"
@@ -166,7 +166,7 @@ class Judge:
                 else "; there is nothing left to gain"
             )
         seen, low, high = (self._difference(v, effect).lstrip("+") for v in (found.size, found.low, found.high))
-        spread = f", by the noise of {_seeds(effect.seeds)} {low} to {high}" if found.low < found.high else ""
+        spread = f", by the noise of {self._trainings(effect)} {low} to {high}" if found.low < found.high else ""
         return f"; this comparison could have seen an effect of {seen}{self._unit} or more ({100 * self.power:.0f} % power{spread})"
 
     def _margin_clause(self, margin: MarginVerdict, effect: Effect) -> str:
@@ -208,8 +208,19 @@ class Judge:
         return f" {self.metric.unit}" if self.metric.unit else ""
 
     def _size(self, effect: Effect) -> str:
+        if self.plan.folds:
+            return self._trainings(effect)
         what = "image" if self.plan.groups is None else "group"
         return f"{_seeds(effect.seeds)} x {effect.images:,} {what}{'' if effect.images == 1 else 's'}"
+
+    def _trainings(self, effect: Effect) -> str:
+        """What the noise was seen in: seeds, or folds, of which some may have diverged."""
+        folds, repeats = self.plan.folds, self.plan.repeats
+        if not folds:
+            return _seeds(effect.seeds)
+        if effect.seeds < folds * repeats:
+            return f"{effect.seeds} of {folds * repeats} folds"
+        return f"{folds} folds x {repeats} repetition{'' if repeats == 1 else 's'}"
 
     def _interval(self, effect: Effect) -> str:
         return f"{self._difference(effect.low, effect)} to {self._difference(effect.high, effect)}"

@@ -114,7 +114,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
     everything = pool.images
     families, notes = image_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
     together = families or pool.pixel_hashes if pool.groups is None else tuple(pool.groups.tolist())
-    splits, made = _complete_splits(pool, options, together)
+    splits, made, drawn = _complete_splits(pool, options, together)
     check_classes(pool, splits)
     for name in ("train", "test"):
         if name not in splits:
@@ -148,6 +148,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         mirrorable=pool.mirrorable,
         task=pool.targets.task,
         grouped_by=options.group_by,
+        drawn=drawn,
     )
 
 
@@ -209,25 +210,28 @@ def _is_carved(pool: Pool, options: LoadOptions) -> bool:
     return not own & {"val", "test"} or bool(options.val_fraction and not {"val", "test"} <= own)
 
 
-def _complete_splits(pool: Pool, options: LoadOptions, families: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Every image in train, val or test, and sentences on how that came about; families stay on one side."""
+def _complete_splits(
+    pool: Pool, options: LoadOptions, families: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...], dict[str, str]]:
+    """Every image in train, val or test, sentences on how that came about, and those of splits that were drawn; families
+    stay on one side."""
     splits = pool.splits.astype("<U5")
     splits[splits == ""] = "train"
-    notes = []
+    notes, drawn = [], {}
     if "test" not in splits and "val" in splits:
         splits[splits == "val"] = "test"
         notes.append("there is no test split, so the validation images serve as the test set.")
     elif "test" not in splits:
         chosen = _carve(pool, families, splits, options.test_fraction, "test", options.split_seed)
         part = f"{options.test_fraction:.0%} of {_PARTS.get(pool.targets.task, 'the images')}"
-        notes.append(f"the test set is a random {part} (seed {options.split_seed}).")
+        drawn["test"] = f"the test set is a random {part} (seed {options.split_seed})."
         splits[chosen] = "test"
     if "val" not in splits and options.val_fraction:
         splits[_carve(pool, families, splits, options.val_fraction, "val", options.split_seed)] = "val"
         of = "the training images of each class" if pool.targets.task == "classification" else "the training images"
         part = f"{options.val_fraction:.0%} of {of}"
-        notes.append(f"the validation set is a random {part} (seed {options.split_seed}).")
-    return splits, tuple(notes)
+        drawn["val"] = f"the validation set is a random {part} (seed {options.split_seed})."
+    return splits, (*notes, *drawn.values()), drawn
 
 
 def _carve(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -107,6 +107,7 @@ class Dataset:
         origin: where it was loaded from and how it was split; None for one that was put together by hand.
         task: name of the task that the targets are for.
         grouped_by: the rule that the images' groups come from; None without groups.
+        drawn: splits that were drawn at random -> the note that says so; the others come with the data.
     """
 
     name: str
@@ -120,6 +121,7 @@ class Dataset:
     origin: Origin | None = None
     task: str = "classification"
     grouped_by: str | None = None
+    drawn: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -183,3 +183,30 @@ def evenly_spread(count: int, most: int) -> np.ndarray:
     ([0, 4, 8], [0, 1])
     """
     return np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
+
+
+def deal(strata: np.ndarray, families: Sequence[str], *, folds: int, seed: int) -> np.ndarray:
+    """Deal the images into folds with every stratum in proportion; the images of a family stay together.
+
+    Args:
+        strata: (N,) numbers of the strata, such as class indices; a family counts to that of its first image.
+        families: one text per image.
+        folds: how many.
+        seed: of the order in which families are dealt.
+
+    Returns:
+        (N,) int64, the fold of each image.
+    """
+    groups = _grouped(np.arange(len(strata)), families)
+    order = sorted(groups, key=lambda family: (hash64("folds", seed, family), family))
+    order.sort(key=lambda family: int(strata[groups[family][0]]))
+    sizes: dict[int, np.ndarray] = {}
+    total, found = np.zeros(folds, dtype=np.int64), np.empty(len(strata), dtype=np.int64)
+    for family in order:
+        members = groups[family]
+        mine = sizes.setdefault(int(strata[members[0]]), np.zeros(folds, dtype=np.int64))
+        fold = min(range(folds), key=lambda fold: (int(mine[fold]), int(total[fold]), fold))
+        found[members] = fold
+        mine[fold] += len(members)
+        total[fold] += len(members)
+    return found

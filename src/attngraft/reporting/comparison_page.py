@@ -154,7 +154,9 @@ def _confusions(
     comparison: ComparisonRecord, predictions: Mapping[str, Mapping[str, Predictions]]
 ) -> list[dict[str, Any]]:
     classes, base = comparison.data.classes, predictions.get(comparison.baseline, {})
-    found = []
+    found: list[dict[str, Any]] = []
+    if comparison.analysis.folds:  # counts of folds are of different images
+        return found
     for effect in _told_effects(comparison):
         runs = predictions.get(effect.variant, {})
         pairs = [(base[seed], runs[seed]) for seed in runs if seed in base]
@@ -202,12 +204,15 @@ def _predictions(predictions: Sequence[str]) -> str:
 
 
 def _protocol(comparison: ComparisonRecord, recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    interval = "crossed analysis of variance, seeds x test images, Satterthwaite's degrees of freedom, 95 %"
+    if comparison.analysis.folds:
+        interval = "over folds, with Nadeau and Bengio's correction for training sets that overlap, 95 %"
     return [
         *_training(comparison),
         ("seeds", plain(list(comparison.seeds))),
         *data_facts(to_dict(comparison.data), "outputs" if comparison.task else "classes"),
         *_settings(comparison, recipe),
-        ("interval", "crossed analysis of variance, seeds x test images, Satterthwaite's degrees of freedom, 95 %"),
+        ("interval", interval),
         *_analysis(comparison),
         *((f"control {slug}", _matched(facts)) for slug, facts in comparison.matched.items()),
         ("correction", "attentions against the baseline first (Holm's); the rest only where that found an effect"),
@@ -224,7 +229,10 @@ def _training(comparison: ComparisonRecord) -> list[tuple[str, str]]:
         ]
     weights = comparison.weights or ("pretrained" if comparison.pretrained else "random weights")
     return [
-        ("pairing", "the same seed gives every variant the same split, order, augmentation and head"),
+        (
+            "pairing",
+            f"the same {'fold' if comparison.analysis.folds else 'seed'} gives every variant the same split, order, augmentation and head",
+        ),
         ("backbone", f"{comparison.backbone}, {weights}"),
     ]
 
@@ -252,7 +260,10 @@ def _analysis(comparison: ComparisonRecord) -> list[tuple[str, str]]:
     """What was fixed before the runs."""
     analysis, found = comparison.analysis, []
     if analysis.group_by is not None:
-        found.append(("groups", f"{analysis.groups} of test images, by {analysis.group_by}; the unit is the group"))
+        unit = "each stays in one fold" if analysis.folds else "the unit is the group"
+        found.append(("groups", f"{analysis.groups} of test images, by {analysis.group_by}; {unit}"))
+    if analysis.folds:
+        found.append(("folds", f"{analysis.folds}, stratified, {analysis.repeats} times; seed-N is fold N, from 0"))
     if analysis.margin is not None:
         found.append(("margin", f"{analysis.margin:g} {comparison.metric.unit}".rstrip()))
     if analysis.looks is not None:
@@ -304,7 +315,7 @@ def effect_chart(comparison: ComparisonRecord) -> Chart | None:
     effects, metric = comparison.effects, comparison.metric
     note = (
         f"Dot: mean paired difference to '{comparison.baseline}', or to the control that is named. "
-        "Line: interval over seeds and test images. "
+        f"Line: interval over {'folds' if comparison.analysis.folds else 'seeds and test images'}. "
         "Shaded: effects smaller than this comparison finds with 80 % power."
     )
     return interval_chart(

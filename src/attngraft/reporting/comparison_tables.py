@@ -33,6 +33,8 @@ EFFECTS = {"channel": "channel gates", "spatial": "spatial gates", "interaction"
 
 def sample_size(comparison: ComparisonRecord) -> str:
     """How many seeds and test images the numbers rest on."""
+    if comparison.analysis.folds:
+        return f"{_seeds(comparison)} of {comparison.data.test_images:,} images"
     groups = comparison.analysis.groups
     in_groups = "" if groups is None else f" in {groups:,} groups"
     return f"{_seeds(comparison)} x {comparison.data.test_images:,} test images{in_groups}"
@@ -45,11 +47,11 @@ def baseline_first(comparison: ComparisonRecord) -> list[VariantRecord]:
 
 def variant_table(comparison: ComparisonRecord) -> Table:
     """The variants: score, effect, verdict and cost."""
-    metric = comparison.metric
+    metric, runs = comparison.metric, "folds" if comparison.analysis.folds else "seeds"
     has_costs = any(variant.parameters is not None for variant in comparison.variants)
     columns = (
         Column("variant", terminal="text"),
-        Column(metric.label, "mean ± sd over seeds", "text"),
+        Column(metric.label, f"mean ± sd over {runs}", "text"),
         Column(f"effect{words_for(metric.unit, ', ')}", "95 % interval"),
         *(COSTS if has_costs else ()),
         Column("verdict"),
@@ -57,7 +59,7 @@ def variant_table(comparison: ComparisonRecord) -> Table:
     rows = tuple(_variant_row(comparison, variant, has_costs) for variant in baseline_first(comparison))
     caption = f"{comparison.title}, n = {sample_size(comparison)}"
     costs = "; costs against it" if has_costs else ""
-    note = f"effect: paired difference to '{comparison.baseline}'{costs}; sd over seeds"
+    note = f"effect: paired difference to '{comparison.baseline}'{costs}; sd over {runs}"
     return Table(caption, columns, rows, frozenset({len(columns) - 1}), note=note)
 
 
@@ -245,5 +247,7 @@ def _effects(square: SquareRecord, comparison: ComparisonRecord) -> Table:
 
 
 def _seeds(comparison: ComparisonRecord) -> str:
-    number = len(comparison.seeds)
+    number, folds, repeats = len(comparison.seeds), comparison.analysis.folds, comparison.analysis.repeats
+    if folds:
+        return f"{folds} folds x {repeats} repetition{'' if repeats == 1 else 's'}"
     return f"{number} seed{'' if number == 1 else 's'}"
