@@ -13,7 +13,7 @@ from test_predictions import HEADER, Row, rows, write
 
 from attngraft import combine, compare_each, compare_predictions, load_data
 from attngraft.comparison.combined_record import CombinedRecord
-from attngraft.errors import AttngraftError, ConfigError, RunError
+from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
 from attngraft.reporting import combined_table, write_report
 from attngraft.reporting.read_folder import read_record_as
 from attngraft.statistics.meta_analysis import pooled_effect
@@ -133,6 +133,8 @@ def test_one_seed_and_two_sets_of_one_name_are_said(folders: list[Path], tmp_pat
 
 def test_data_sets_are_compared_one_after_the_other_and_continued(tmp_path: Path, settings: dict[str, Any]) -> None:
     sets = [load_data("cluttered-digits", image_size=16, limit=limit) for limit in (40, 60)]
+    with pytest.raises(DataError, match="photoos is neither a folder"):
+        compare_each([sets[0], "photoos"], attentions=["se"], seeds=2, run_dir=tmp_path / "none", **settings)
     with pytest.raises(ConfigError, match="got 'cluttered-digits' twice"):
         compare_each(sets, attentions=["se"], seeds=2, run_dir=tmp_path, **settings)
     sets[1] = replace(sets[1], name="digits/more")

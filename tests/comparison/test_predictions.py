@@ -212,6 +212,15 @@ def test_missing_images_and_seeds_are_left_out_with_the_reason(tmp_path: Path) -
     assert "no prediction of 1 image" in write_report(tmp_path / "run").read_text(encoding="utf-8")
 
 
+def test_a_column_of_names_that_is_taken_for_classes_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("attngraft.comparison.paired_predictions.MOST_CELLS", 1000)
+    table = [[*row[:4], row[0]] for row in rows({"none": 0.0, "se": 0.3}, images=30)]
+    with pytest.raises(DataError, match="are label and prediction the right columns"):
+        compare_predictions(write(tmp_path / "p.csv", table, PLAIN), run_dir=tmp_path / "run")
+
+
 def test_columns_groups_and_seeds_can_be_named(tmp_path: Path) -> None:
     table = [
         [f"v{i % 5}/{r[0]}", f"run-{r[1]}", *r[2:5]] for i, r in enumerate(only_predictions(rows({"a": 0, "b": 1})))

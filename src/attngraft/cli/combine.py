@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    runs: Annotated[list[Path], argument("RUN...", "Folders of finished comparisons on different data sets.")],
+    runs: Annotated[list[Path], argument("RUN", "Folders of finished comparisons on different data sets.")],
     run_dir: Annotated[
         Path | None, option("Folder of what is combined.  [default: runs/combine-RUN-and-N-more]", "FOLDER")
     ] = None,

@@ -17,6 +17,7 @@ from .output import command_line, console, names, print_json, say, say_notes
 if TYPE_CHECKING:
     from ..comparison import Comparison
 
+USUAL_RECIPE = "three-phase"
 WITH_PREDICTIONS = ("task", "group_by")  # the settings that mean something where nothing is trained
 
 
@@ -24,7 +25,7 @@ WITH_PREDICTIONS = ("task", "group_by")  # the settings that mean something wher
 def run(
     settings: dict[str, Any],
     data: options.DataSets = None,
-    backbone: options.Backbone | None = None,
+    backbone: options.MaybeBackbone = None,
     attention: Annotated[
         str | None,
         option(
@@ -38,7 +39,7 @@ def run(
         option("Controls, comma-separated: static, capacity, larger, longer; or variants of the predictions.", "NAMES"),
     ] = "",
     seeds: Annotated[str | None, option("Number of seeds, or the seeds: 3, or 0,1,7.  [default: 3]", "SEEDS")] = None,
-    recipe: options.RecipeName = "three-phase",
+    recipe: options.RecipeName = USUAL_RECIPE,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -101,16 +102,21 @@ def run(
 ) -> None:
     """Train with and without attention and say what the difference is worth.
 
-    Every variant is trained with the same seeds and the same recipe.
+    Every variant is trained with the same seeds and the same recipe. Several data sets are compared one after the other
+    and then combined.
     """
     check_log(log)
     if predictions:
-        trained: dict[str, Any] = {"--backbone": backbone, "--attention": attention, "--seeds": seeds, "--looks": looks}
-        trained |= {"--pretrained": pretrained, "--weights": weights}
-        trained |= {"--tune": tune or None, "--robustness": robustness or None}
-        trained |= {"--folds": folds or None}
-        trained |= {f"--{name.replace('_', '-')}": value for name, value in settings.items()}
-        _refuse(trained, [f"--{name.replace('_', '-')}" for name in WITH_PREDICTIONS])
+        trained: dict[str, Any] = {
+            "backbone": backbone,
+            "attention": attention,
+            "seeds": seeds,
+            "looks": looks,
+            "weights": weights,
+        }
+        trained |= {"pretrained": pretrained, "tune": tune or None, "robustness": robustness or None}
+        trained |= {"folds": folds or None, "recipe": None if recipe == USUAL_RECIPE else recipe}
+        _refuse({**trained, **settings})
         chosen = {name: settings.get(name) for name in WITH_PREDICTIONS}
         fixed = {"baseline": baseline, "metric": metric, "margin": margin, "run_dir": run_dir, **chosen}
         _show(_compared_predictions([*predictions, *map(Path, data or ())], controls, columns, fixed), as_json, log)
@@ -154,9 +160,10 @@ def run(
         _show(result, as_json, log)
 
 
-def _refuse(given: dict[str, Any], allowed: list[str]) -> None:
+def _refuse(given: dict[str, Any]) -> None:
     """Raise where an option was given that only a training can follow."""
-    idle = [name for name, value in given.items() if value is not None and name not in allowed]
+    idle = [name for name, value in given.items() if value is not None and name not in WITH_PREDICTIONS]
+    idle = [f"--{name.replace('_', '-')}" for name in idle]
     if idle:
         raise ConfigError(f"with --predictions nothing is trained: leave out {', '.join(idle)}.")
 

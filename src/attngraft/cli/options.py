@@ -43,7 +43,7 @@ Data = Annotated[
 DataSets = Annotated[
     list[str] | None,
     argument(
-        "[DATA]...",
+        "DATA",
         "A folder of class folders, a CSV file, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet.",
     ),
 ]
@@ -53,6 +53,14 @@ StoreFolder = Annotated[Path, argument("STORE", "A store, made by attngraft stor
 Backbone = Annotated[
     str,
     option("timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder.", "NAME"),
+]
+MaybeBackbone = Annotated[
+    str | None,
+    option(
+        "timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder; needed to train.",
+        "NAME",
+        "--backbone",
+    ),
 ]
 RecipeName = Annotated[str, option("three-phase, one-cycle, scratch, plateau, or the path of a .toml file.", "NAME")]
 Pretrained = Annotated[

@@ -24,6 +24,7 @@ from .prediction_files import PredictionTable, read_predictions
 
 _WHOLE = re.compile(r"\d{1,9}")
 _DECIMAL = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
+MOST_CELLS = 1 << 30  # predictions x classes of a file, 4 bytes each
 FEWEST_SHARED = 0.5  # of the images of a run; with fewer the runs have been tested on something else
 Run = tuple[str, str]  # variant and seed as they are written
 
@@ -243,6 +244,12 @@ def _classification(index: _Index) -> Read:
     classes = tuple(sorted(classes, key=_natural)) if classes else _named_classes(parts)
     if len(classes) < 2:
         raise DataError(f"there is only one class, '{classes[0]}': expected at least two.")
+    large = next((part.table for part in parts if len(part.table) * len(classes) > MOST_CELLS), None)
+    if large is not None:
+        raise DataError(
+            f"{printable(large.file)} has {len(large):,} predictions of {len(classes):,} classes, too many to hold: are label "
+            "and prediction the right columns? Else give fewer rows in a file."
+        )
     number = {name: at for at, name in enumerate(classes)}
     rows: list[Rows] = []
     differing = 0
