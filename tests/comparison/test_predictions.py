@@ -47,6 +47,7 @@ def only_predictions(table: Iterable[Row]) -> list[Row]:
 
 
 def write(file: Path, table: Iterable[Sequence[Any]], header: Sequence[str] = HEADER) -> Path:
+    file.parent.mkdir(exist_ok=True)
     with file.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([header, *table])
     return file
@@ -267,3 +268,39 @@ def test_a_folder_is_continued_with_more_seeds_and_nothing_else(
     with pytest.raises(RunError, match="has files but no comparison"):
         compare_predictions(fewer, run_dir=tmp_path / "mine")
     assert sorted(path.name for path in (tmp_path / "mine").iterdir()) == ["thesis.tex"]
+
+
+def test_the_predictions_of_a_comparison_give_its_own_effects(tmp_path: Path, finished: Any) -> None:
+    files = []
+    for variant in finished.document["variants"]:
+        for run in variant["runs"]:
+            kept = Evaluation.read(finished.run_dir / run / "predictions.safetensors")
+            files.append(tmp_path / f"{run.replace('/', '_')}.npz")
+            seed = int(run.rpartition("-")[2])
+            np.savez(
+                files[-1], image=kept.ids, label=kept.labels, probabilities=kept.probabilities, seed=seed,
+                variant=variant["name"],
+            )  # fmt: skip
+    found = compare_predictions(files, controls=["static"], run_dir=tmp_path / "run")
+    expected = {(e["variant"], e["against"]): e for e in finished.effects}
+    assert {(e["variant"], e["against"]) for e in found.effects} >= set(expected)
+    for effect in found.effects:
+        own = expected.get((effect["variant"], effect["against"]))
+        if own is not None:
+            assert [effect[key] for key in ("mean", "low", "high", "p_value")] == [
+                own[key] for key in ("mean", "low", "high", "p_value")
+            ]
+
+
+def test_names_stay_names(tmp_path: Path) -> None:
+    odd = "../../../<b>x</b>\x1b[2J\u202e"
+    table = [[f"../{row[0]}<i>", row[1], *row[2:7]] for row in rows({"none": 0.0, odd: 0.4, odd + "!": 0.1}, images=30)]
+    found = compare_predictions(write(tmp_path / "a/p.csv", table, HEADER[:7]), run_dir=tmp_path / "a/run")
+    page = write_report(tmp_path / "a/run").read_text(encoding="utf-8")
+    assert "<b>x" not in page
+    assert "\x1b" not in page
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"p.csv", "run"}
+    slugs = [path.name for path in (tmp_path / "a/run/runs").iterdir()]
+    assert len(set(slugs)) == 3
+    assert r"\textbackslash" not in (tmp_path / "a/run/comparison.tex").read_text(encoding="utf-8")
+    assert set(found.verdicts) == {odd, odd + "!"}
