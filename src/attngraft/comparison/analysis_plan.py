@@ -145,11 +145,11 @@ class AnalysisPlan:
             return cross_validated_effect(difference[:, 0], test_share=share, confidence=confidence, limit=limit)
         return crossed_effect(difference, confidence=confidence, limit=limit)
 
-    def adjusted(self, p_values: Sequence[float], seeds: int) -> tuple[float, ...] | None:
-        """P-values to be compared with 0.05 at a planned look; None where Holm's correction is due."""
+    def adjusted(self, p_values: Sequence[float], seeds: int, alpha: float = ALPHA) -> tuple[float, ...] | None:
+        """P-values to be compared with alpha at a planned look; None where Holm's correction is due."""
         if self.looks is None or not self.is_planned(seeds):
             return None
-        factor = ALPHA / self.level(seeds, len(p_values))
+        factor = alpha / self.level(seeds, len(p_values), alpha)
         return tuple(min(1.0, factor * p) for p in p_values)
 
     def margin_verdict(self, difference: NDArray[np.float64], comparisons: int = 1) -> MarginVerdict | None:

@@ -56,10 +56,12 @@ def robustness(context: ComparisonContext, variants: Sequence[Variant], results:
         seeds = [seed for seed in scores[BASELINE] if seed in scores[variant.name]]
         if len(seeds) > 1:
             matrix = np.stack([scores[variant.name][seed] - scores[BASELINE][seed] for seed in seeds])
-            pairs.append((variant.name, crossed_effect(matrix, confidence=1 - SHARE, limit=limit)))
-    adjusted = holm([effect.p_value for _, effect in pairs])
+            level = context.analysis.level(len(seeds), len(variants) - 1, SHARE)
+            pairs.append((variant.name, crossed_effect(matrix, confidence=1 - level, limit=limit)))
+    p_values = [effect.p_value for _, effect in pairs]
+    adjusted = context.analysis.adjusted(p_values, pairs[0][1].seeds, SHARE) if pairs else None
     entries = []
-    for (name, effect), p in zip(pairs, adjusted, strict=True):
+    for (name, effect), p in zip(pairs, adjusted or holm(p_values), strict=True):
         p_adjusted = min(1.0, p * ALPHA / SHARE)  # to be compared with 0.05, as all others
         verdict = judge.verdict(effect, p_adjusted, name=f"{name} under corruptions", comparisons=len(pairs))
         entries.append(

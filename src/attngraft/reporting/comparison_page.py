@@ -398,7 +398,7 @@ def class_chart(effect: EffectRecord, comparison: ComparisonRecord) -> Chart | N
     metric = comparison.metric
     entries = sorted(effect.per_class, key=lambda entry: -abs(entry.mean))
     shown = sorted(entries[:MOST_CLASSES], key=lambda entry: -entry.mean)
-    note = "In brackets: test images of the class. In colour: beyond chance after Holm's correction over the classes."
+    note = "In brackets: test images of the class. In colour: beyond chance after Holm's correction over variants and classes."
     if len(shown) < len(entries):
         note = f"The {len(shown)} of {len(entries)} classes that changed most. {note}"
     sure = [entry.p_adjusted <= 0.05 and effect.verdict != "one seed" for entry in shown]
