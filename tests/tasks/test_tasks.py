@@ -21,8 +21,10 @@ from attngraft.tasks import (
     Regression,
     Task,
     create_task,
+    find_metric,
     note_task_of_,
     require,
+    task_from,
     task_of,
 )
 from attngraft.tasks.multilabel import best_threshold
@@ -155,3 +157,24 @@ def test_a_model_says_what_it_is_for_after_it_was_saved(name: str, tmp_path: Pat
     model = note_task_of_(ag.create_backbone("small-cnn", num_classes=3), task)
     ag.save(model, tmp_path)
     assert task_of(ag.load(tmp_path)) == task
+
+
+def test_a_task_whose_module_was_not_imported_is_said_to_be_missing():
+    with pytest.raises(
+        ConfigError, match=r"the task 'ordinal' is not among classification.*import the module that registers"
+    ):
+        task_from({"name": "ordinal"}, ("a", "b"))
+
+
+@pytest.mark.parametrize(
+    ("classes", "metric", "told"),
+    [
+        (3, "top5", "the metric 'top5' needs more than 5 classes, and there are 3"),
+        (3, "sensitivity@specificity", "needs 2 classes, and there are 3"),
+        (6, "sensitivity@specificity=0.9", "needs 2 classes, and there are 6"),
+        (2, "top3", "unknown metric 'top3' of classification: did you mean 'top1'"),
+    ],
+)
+def test_a_metric_for_another_number_of_classes_says_so(classes, metric, told):
+    with pytest.raises(ConfigError, match=told):
+        find_metric(Classification(tuple("abcdef"[:classes])), metric)

@@ -39,6 +39,7 @@ class Wrapped(nn.Module):
         super().__init__()
         self.fc = nn.Linear(16, classes)
         self.auxiliary = nn.Linear(16, 7)
+        self.early = nn.Linear(16, classes)
         self.body = nn.Sequential(
             nn.Conv2d(3, 16, 3, stride=2, padding=1),
             nn.BatchNorm2d(16),
@@ -61,6 +62,8 @@ class Wrapped(nn.Module):
             "named tuple": GoogLeNetOutputs(logits, other, None),
             "dict without a main output": {"first": logits, "second": other},
             "list of lists": [[logits]],
+            "a loss": {"loss": logits.mean()},
+            "auxiliary first": (self.early(features), logits),
         }
         return wrapped[self.kind]
 
@@ -123,6 +126,12 @@ def test_the_head_phase_trains_the_layer_that_makes_the_output(tmp_path, squares
     [
         (Wrapped("dict without a main output"), BackboneError, r"returns a dict of first \(1, 3\), second \(1, 7\): "),
         (Wrapped("list of lists", train_only=True), BackboneError, "in train mode the model returns a list of list"),
+        (Wrapped("a loss", train_only=True), BackboneError, r"in train mode the model returns a tensor of shape \(\)"),
+        (
+            Wrapped("auxiliary first", train_only=True),
+            BackboneError,
+            "comes from early in train mode and from fc in eval mode, which training would not reach: return the main",
+        ),
         (Wrapped("dict", classes=5), DataError, "the model has 5 logits and the data have 3 classes"),
     ],
 )

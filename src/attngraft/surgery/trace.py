@@ -137,21 +137,23 @@ class Trace:
 
 
 @torch.inference_mode(False)  # tensors made in inference mode have no version to tell them apart by
-def trace(model: nn.Module, example_input: Any) -> Trace:
-    """Record one forward pass of the model in eval mode; the model is left untouched.
+def trace(model: nn.Module, example_input: Any, *, training: bool = False) -> Trace:
+    """Record one forward pass of the model; the model is left untouched.
 
     Args:
         model: any module.
         example_input: a tensor, or the tuple of positional arguments.
+        training: whether it runs in train mode, and not in eval mode.
 
     Raises:
         GraftError: the model cannot process the input.
     """
-    with meta_twin(model, example_input) as (twin, arguments):
+    with meta_twin(model, example_input, training=training) as (twin, arguments):
         recorder = _Recorder(twin)
         with recorder.recording(arguments):
             recorder.trace.outputs = twin(*arguments)
-        recorder.trace.containers |= _iterating(twin, arguments, recorder.trace)
+        if not training:
+            recorder.trace.containers |= _iterating(twin, arguments, recorder.trace)
     return recorder.trace
 
 

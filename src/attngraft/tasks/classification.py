@@ -90,6 +90,14 @@ class Classification:
             found.append(_sensitivity("sensitivity@specificity", USUAL_SPECIFICITY))
         return {metric.name: metric for metric in found}
 
+    @property
+    def undefined_metrics(self) -> Mapping[str, str]:
+        """What metrics that need another number of classes need, by their names."""
+        count = len(self.outputs)
+        found = {} if count > 5 else {"top5": f"needs more than 5 classes, and there are {count}"}
+        names = ("sensitivity@specificity", *(f"sensitivity@specificity={s:g}" for s in SPECIFICITIES))
+        return found | ({} if count == 2 else dict.fromkeys(names, f"needs 2 classes, and there are {count}"))
+
     def fitted(self, targets: Any) -> Classification:
         return self
 

@@ -275,6 +275,9 @@ def find_metric(task: Task, name: str | None) -> Metric:
     if name is None:
         return primary(task)
     if name not in task.metrics:
+        reason = getattr(task, "undefined_metrics", {}).get(name)
+        if reason is not None:
+            raise ConfigError(f"the metric '{name}' {reason}: choose another.")
         raise ConfigError(f"unknown metric '{name}' of {task.name}: {nearest(name, list(task.metrics))}")
     return task.metrics[name]
 
@@ -320,7 +323,7 @@ def check_width(outputs: Tensor, names: Sequence[str], what: str) -> None:
     """
     if outputs.ndim != 2:
         raise BackboneError(
-            f"the model returns {tuple(outputs.shape)} for {len(outputs)} images: expected (images, {what}); add a head."
+            f"the model returns a tensor of shape {tuple(outputs.shape)}: expected (images, {what}); add a head."
         )
     if outputs.shape[1] != len(names):
         raise DataError(

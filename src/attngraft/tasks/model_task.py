@@ -8,9 +8,10 @@ from typing import Any
 from torch import nn
 
 from ..config import to_dict
+from ..errors import ConfigError
 from ..surgery import classes_of, note_classes_, note_task_, task_note
 from .classification import Classification
-from .contract import Task, create_task
+from .contract import TASKS, Task, create_task
 
 
 def describe_task(task: Task) -> dict[str, Any] | None:
@@ -30,6 +31,10 @@ def task_from(record: Any, outputs: Sequence[str]) -> Task:
     """
     if record is None:
         return Classification(tuple(outputs))
+    if record.get("name") not in TASKS:
+        raise ConfigError(
+            f"the task '{record.get('name')}' is not among {', '.join(TASKS)}: import the module that registers it first"
+        )
     return create_task(str(record.get("name")), outputs, **{k: v for k, v in record.items() if k != "name"})
 
 

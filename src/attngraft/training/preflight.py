@@ -12,8 +12,9 @@ from ..data import Dataset, class_changes
 from ..errors import AttngraftError, BackboneError, ConfigError, DataError, GraftError, first_line
 from ..settings.recipe import PARTS, Recipe
 from ..surgery import classes_of
+from ..surgery.heads import find_head
 from ..surgery.meta_twin import outputs_in_train_mode, unchanged_rng
-from ..surgery.model_output import main_output
+from ..surgery.model_output import MAIN_OUTPUTS, main_output
 from ..surgery.sites import resolve_input
 from ..surgery.trace import Trace, trace
 from ..tasks import require
@@ -69,7 +70,8 @@ def check_outputs(model: nn.Module, context: RunContext) -> Trace:
     context.task.check(outputs)
     example = resolve_input(model, spec.shape, None)
     try:
-        context.task.check(main_output(outputs_in_train_mode(model, example)))
+        trained = outputs_in_train_mode(model, example)
+        context.task.check(main_output(trained))
     except GraftError as error:
         raise DataError(_cannot_run(spec, error.__cause__ or error, " in train mode")) from error
     except BackboneError as error:
@@ -81,7 +83,21 @@ def check_outputs(model: nn.Module, context: RunContext) -> Trace:
             f"the model's logits stand for other classes than those of {dataset.name} ({changes}): give it a new head "
             "(attngraft.surgery.renew_head_(model, classes)), or, where it has one, say so with note_classes_(model, ())."
         )
-    return trace(model, example)
+    record = trace(model, example)
+    if not isinstance(trained, Tensor):
+        _check_same_head(model, example, record)
+    return record
+
+
+def _check_same_head(model: nn.Module, example: Tensor, record: Trace) -> None:
+    """Raise BackboneError where the main output in train mode comes from other layers than in eval mode."""
+    used = find_head(model, record=record).layers
+    trained = find_head(model, record=trace(model, example, training=True)).layers
+    if set(trained).isdisjoint(used):
+        raise BackboneError(
+            f"the main output comes from {', '.join(trained)} in train mode and from {', '.join(used)} in eval mode, which "
+            f"training would not reach: return the main output first, or call it '{MAIN_OUTPUTS[0]}'."
+        )
 
 
 def _evaluated(model: nn.Module, spec: InputSpec) -> Tensor:
