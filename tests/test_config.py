@@ -226,3 +226,10 @@ def test_mean_and_deviation_follow_the_channels():
 def test_an_input_that_no_image_can_be_brought_to(values, told):
     with pytest.raises(ConfigError, match=told):
         Preprocessing(**values)
+
+
+def test_a_size_that_is_none_is_told_both_ways_of_writing_one():
+    with pytest.raises(
+        ConfigError, match="image_size is '32x': expected a whole number, or HEIGHTxWIDTH such as 256x128"
+    ):
+        from_dict(Preprocessing, {"image_size": parse_value("32x")})

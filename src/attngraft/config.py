@@ -267,6 +267,8 @@ def _convert_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
             return _convert(option, value, where)
         except ConfigError as error:
             failures.append(error)
+    if int in args and tuple[int, int] in args and isinstance(value, str):
+        raise ConfigError(f"{where} is {value!r}: expected a whole number, or HEIGHTxWIDTH such as 256x128.")
     raise failures[0]
 
 

@@ -391,3 +391,11 @@ def test_what_is_read_can_be_predicted_without_a_copy_that_warns(tmp_path: Path,
         assert as_tensor(pixels).dtype in (torch.uint8, torch.float32)
     Image.fromarray(bands(1, "uint8")[..., 0]).save(tmp_path / "x.png")
     assert as_tensor(read_image(tmp_path / "x.png", channels=1)).shape == (10, 14, 1)
+
+
+def test_class_folders_of_arrays_alone_say_which_option_they_need(tmp_path: Path):
+    for name in ("ants/0.npy", "bees/0.npy"):
+        (tmp_path / name).parent.mkdir()
+        npy(tmp_path / name, np.zeros((8, 8, 12), np.uint8))
+    with pytest.raises(DataError, match=r"\.npy files count as images with --channels \(channels=\.\.\.\) only"):
+        load_data(tmp_path, image_size=8)

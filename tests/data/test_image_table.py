@@ -229,7 +229,13 @@ WRONG = [
     ("path,age\n" + TWO, None, r"line 2 of .*: age is 'ant', expected a number; a column of classes is called label"),
     ("path,age\nimages/0.png,nan\n", None, "line 2 of .*: age is 'nan', expected a finite number"),
     ("path,age\nimages/0.png,1e999\n", None, "expected a finite number"),
-    ("path,age\nimages/0.png,1e39\n", None, "expected a finite number"),
+    (
+        "path,age\nimages/0.png,1e39\n",
+        None,
+        "line 2 of .*: age is '1e39', expected a number between -3.4e38 and 3.4e38",
+    ),
+    ("path,age\n" + "images/0.png,1\nimages/0.png,2\n", None, r"line 3 .* two different targets, '1' and '2' \(line 2"),
+    ("path,labels\nimages/0.png,\n", "classification", "line 2 of .*: labels is empty, expected a class"),
     ("path,age\nimages/0.png,\n", None, "age is '', expected a number"),
     ('path,age\nimages/0.png,"1,5"\n', None, "age is '1,5', expected a number"),
     ("path,age\nimages/0.png,1_000\n", None, "age is '1_000', expected a number"),
@@ -361,3 +367,19 @@ def test_any_bytes_are_a_table_or_a_sentence(tmp_path: Path, content: bytes, tas
     else:
         told = ""
     assert "\n" not in told
+
+
+def test_a_label_that_every_image_has_is_a_note(photos: Path):
+    cells = [f"{'test' if number % 4 == 0 else 'train'},all|{'odd' if number % 2 else 'even'}" for number in range(40)]
+    notes = load(table(photos, "path,split,labels", cells)).report.notes
+    assert "every train image has the label 'all', so its average precision there is always 100 %." in notes
+    assert any(note.startswith("every test image has the label 'all', 'even'") for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("header", "cell"), [("path,label", "caf\xe9"), ("path,labels", "a|caf\xe9"), ("path,\xe2ge", "1")]
+)
+def test_names_that_are_not_utf_8_are_refused(photos: Path, header: str, cell: str):
+    table(photos, "", []).write_bytes(f"{header}\nimages/0.png,{cell}\nimages/1.png,3\n".encode("latin-1"))
+    with pytest.raises(DataError, match="not UTF-8: save the file as CSV UTF-8"):
+        load(photos / "data.csv")

@@ -323,3 +323,30 @@ def test_a_class_without_images_need_not_be_known(image_set: ImageSet):
 def test_boxes_come_along(image_set: ImageSet):
     boxes = np.arange(4 * len(image_set), dtype=np.float32).reshape(-1, 4)
     assert np.array_equal(relabelled(replace(image_set, boxes=boxes), "abc", "cba").boxes, boxes)
+
+
+# --- CSV files ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("column", "expected"), [("", 8), ("split", 4)])
+def test_of_a_csv_file_the_test_images_are_taken_or_all(make_folder: MakeFolder, column: str, expected: int):
+    folder = make_folder({"ant": 4, "bee": 4})
+    rows = [f"{path.relative_to(folder).as_posix()},{path.parent.name}" for path in sorted(folder.glob("*/*"))]
+    lines = [f"{row},{'test' if n % 2 else 'train'}" for n, row in enumerate(rows)] if column else rows
+    (folder / "listed.csv").write_text("\n".join([f"path,label{',' if column else ''}{column}", *lines]))
+    images = pictures(folder / "listed.csv", ("bee", "ant"))
+    assert len(images) == expected
+    assert [("bee", "ant")[label] for label in images.labels] == [image_id.split("/")[0] for image_id in images.ids]
+    assert len(pictures(folder / "listed.csv", ("bee", "ant"), limit=2)) == 2
+    with pytest.raises(DataError, match="ant"):
+        pictures(folder / "listed.csv", ("bee", "wasp"))
+
+
+def test_a_column_of_a_csv_file_says_which_images_belong_together(make_folder: MakeFolder):
+    folder = make_folder({"ant": 4, "bee": 4})
+    paths = [path.relative_to(folder).as_posix() for path in sorted(folder.glob("*/*"))]
+    rows = [f"{path},{path.split('/')[0]},{number // 2}" for number, path in enumerate(paths)]
+    (folder / "listed.csv").write_text("\n".join(["path,label,nest", *rows]))
+    images = pictures(folder / "listed.csv", ("ant", "bee"), group_by="column:nest")
+    assert images.groups is not None
+    assert images.groups.tolist() == list("00112233")

@@ -18,7 +18,7 @@ def run(
         str | None,
         argument(
             "IMAGES",
-            "A folder of class folders, a data set, or a folder of images; by default the run's own test images.",
+            "A folder of class folders, a CSV file, a data set, or a folder of images; by default the run's own test images.",
         ),
     ] = None,
     out: Annotated[Path | None, option("Folder for the results.  [default: RUN/explanation]", "FOLDER")] = None,

@@ -63,6 +63,6 @@ def run(
         return
     console().print(run_summary(record))
     if has_new_head:
-        say_notes([f"{backbone} was trained on other classes, so it was given a new head."])
+        say_notes([f"{backbone} was trained for other outputs, so it was given a new head."])
     say_notes([*data_notes(to_dict(record.data)), *(event.text for event in record.events)])
     say(f"report: {page}")

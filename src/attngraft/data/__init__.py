@@ -14,7 +14,7 @@ from .dataset import (
 from .domain_folders import Domains, load_domains
 from .folders import list_images
 from .image_groups import grouped
-from .inference_images import UNLABELLED, load_images, relabelled
+from .inference_images import UNLABELLED, is_listed, load_images, relabelled
 from .labelled_images import load_labelled
 from .loader import Batch, Loader, make_loader
 from .mixing import mix_batch
@@ -53,6 +53,7 @@ __all__ = [
     "evenly_spread",
     "grouped",
     "hash64",
+    "is_listed",
     "joined",
     "list_images",
     "load_data",

@@ -262,9 +262,15 @@ def _missing(targets: Targets, names: Sequence[str]) -> list[int]:
 
 
 def _missing_labels(sets: dict[str, ImageSet], names: Sequence[str]) -> list[str]:
-    """Sentences on labels that no image of a split has."""
+    """Sentences on labels that no image of a split has, or every one."""
     found = {split: [names[i] for i in _missing(images.targets, names)] for split, images in sets.items()}
-    return [f"no {split} image has the label {quoted(missing)}." for split, missing in found.items() if missing]
+    notes = [f"no {split} image has the label {quoted(missing)}." for split, missing in found.items() if missing]
+    for split, images in sets.items():
+        if isinstance(images.targets, LabelSets):
+            common = [names[i] for i in np.flatnonzero(images.targets.labels.all(0)).tolist()]
+            told = f"every {split} image has the label {quoted(common)}"
+            notes += [f"{told}, so its average precision there is always 100 %."] if common else []
+    return notes
 
 
 def strata_of(targets: Targets) -> np.ndarray:

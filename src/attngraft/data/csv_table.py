@@ -68,6 +68,15 @@ def _text(path: Path, expected: str) -> str:
     return raw.decode("utf-8-sig", "surrogateescape")
 
 
+def is_utf8(text: str) -> bool:
+    r"""Whether a text was UTF-8 in the file.
+
+    >>> is_utf8("né"), is_utf8("n\udce9")
+    (True, False)
+    """
+    return text.isascii() or not any("\udc80" <= letter <= "\udcff" for letter in text)
+
+
 def _check_separator(first: Row, path: Path) -> None:
     if len(first.cells) > 1:
         return

@@ -152,7 +152,9 @@ def _agreed_classes(root: Path, scans: dict[str, _Scan]) -> tuple[str, ...]:
     for split, scan in scans.items():
         empty = [name for name in classes if not scan.images.get(name)]
         if len(empty) == len(classes):
-            raise DataError(f"{printable(root / split)} holds no images in class folders: {_LAYOUT}.")
+            arrays = next(iter((root / split).glob("*/*.npy")), None) is not None
+            hint = "; .npy files count as images with --channels (channels=...) only" if arrays else ""
+            raise DataError(f"{printable(root / split)} holds no images in class folders: {_LAYOUT}{hint}.")
         if empty:
             place = f"the {split} split" if split else "the data"
             cause = likely_cause(empty, [name for name in classes if name not in empty])

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..errors import DataError, nearest
 from .class_names import quoted
-from .csv_table import Row, read_rows
+from .csv_table import Row, is_utf8, read_rows
 from .folders import SPLIT_NAMES
 from .read_image import EXTENSIONS, printable
 from .targets import ClassLabels, LabelSets, Targets, Values
@@ -160,7 +160,12 @@ class _Line:
     split: str
 
     def cell(self, column: str) -> str:
-        return self.row.cells[self.part.columns.index(column)].strip()
+        found = self.row.cells[self.part.columns.index(column)].strip()
+        if not is_utf8(found):
+            raise self.error(
+                f"{printable(column)} is {printable(found)}, which is not UTF-8: save the file as CSV UTF-8"
+            )
+        return found
 
     def error(self, what: str) -> DataError:
         return self.part.error(self.row, what)
@@ -180,6 +185,8 @@ def _read(table: Path, task: str | None, expected: str, strictly: tuple[str, ...
         columns, rows = names, rows[1:]
         if len(set(columns)) < len(columns) or "" in columns:
             raise DataError(f"the header of {printable(table)} has two columns of one name, or one without a name.")
+        if not is_utf8("".join(columns)):
+            raise DataError(f"the header of {printable(table)} is not UTF-8: save the file as CSV UTF-8.")
     else:
         _check_no_header(table, rows[0], expected)
         columns = ("path", {"multilabel": "labels", "regression": "target"}.get(task or "", "label"))
@@ -285,8 +292,9 @@ def _without_repeats(parts: Mapping[str, Sequence[_Line]], columns: Sequence[str
         earlier = first.setdefault(path, line)
         if [line.cell(name) for name in columns] != [earlier.cell(name) for name in columns]:
             shown = " and ".join(repr(",".join(one.cell(name) for name in columns)) for one in (earlier, line))
+            what = "labels" if columns[0] in ("label", "labels") else "targets"
             raise line.error(
-                f"{printable(line.path)} has two different labels, {shown} ({earlier.part.place(earlier.row)}): keep one"
+                f"{printable(line.path)} has two different {what}, {shown} ({earlier.part.place(earlier.row)}): keep one"
             )
         kept.setdefault((line.split, path), line)
     return list(kept.values())
@@ -296,7 +304,7 @@ def _classes(lines: Sequence[_Line], columns: Sequence[str]) -> tuple[tuple[str,
     cells = [line.cell(columns[0]) for line in lines]
     empty = next((line for line, cell in zip(lines, cells, strict=True) if not cell), None)
     if empty is not None:
-        raise empty.error(f"the {columns[0]} is empty, expected a class")
+        raise empty.error(f"{'the label' if columns[0] == 'label' else columns[0]} is empty, expected a class")
     names = sorted(set(cells))
     if len(names) < 2:
         raise DataError(
@@ -337,8 +345,10 @@ def _number(line: _Line, column: str) -> float:
         raise line.error(
             f"{column} is {cell!r}, expected a number; a column of classes is called label, one of several labels labels"
         ) from None
-    if not math.isfinite(value) or abs(value) > _LARGEST:
+    if not math.isfinite(value):
         raise line.error(f"{column} is {cell!r}, expected a finite number")
+    if abs(value) > _LARGEST:
+        raise line.error(f"{column} is {cell!r}, expected a number between -3.4e38 and 3.4e38")
     return value
 
 

@@ -1,4 +1,4 @@
-"""Images for a trained model, with labels from class folders or without labels."""
+"""Images for a trained model, with labels from class folders or CSV files, or without labels."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from ..config import ImageSize
 from ..errors import ConfigError, DataError
+from .build_dataset import LoadOptions, assemble
 from .class_names import unknown_classes
 from .dataset import ImageSet
 from .folders import list_images, training_folders
-from .image_groups import check_group_by, grouped
+from .image_groups import check_group_by, column_of, grouped
 from .pixel_store import Progress, decode_files, short_side_limit
 from .read_image import PIXEL_CAP, printable
-from .sources import SOURCES, data_root, load_data
+from .sources import SOURCES, data_root, load_data, load_tables, tables_of
 from .splits import evenly_spread
 from .targets import ClassLabels
 
@@ -43,14 +44,15 @@ def load_images(
     Args:
         source: the name of a built-in data set or a folder with train and test folders (its test images, or
             validation images where it has no others); a folder of class folders (all images; some classes may be
-            missing); image files, or a folder of them without classes (labels are then -1).
+            missing); a CSV file with path,label (its test images, or all where it has no splits), or a folder of such
+            files; image files, or a folder of them without classes (labels are then -1).
         classes: of the model, in the order of its logits.
         image_size: side of the model's input in pixels.
         channels: see `read_image`.
         split_seed: for built-in data sets that are split by chance.
         skip_broken: leave out files that cannot be read, instead of an error.
         limit: at most this many images, evenly spread over the source.
-        group_by: what makes images belong together, as for `load_data`; not a column.
+        group_by: what makes images belong together, as for `load_data`.
         cache_dir: where decoded images go when they are too many for memory.
         root: where published data sets lie.
         download: fetch one that is not there.
@@ -77,6 +79,20 @@ def load_images(
             progress=progress,
         )
         return _thinned(grouped(relabelled(dataset.test, dataset.classes, classes), group_by), limit)
+    if isinstance(source, (str, Path)) and is_listed(Path(source).expanduser()):
+        options = LoadOptions(
+            image_size=image_size,
+            channels=channels,
+            split_seed=split_seed,
+            skip_broken=skip_broken,
+            cache_dir=cache_dir or data_root() / "decoded",
+            root=data_root(),
+            task="classification",
+            group_by=group_by if column_of(group_by) else None,
+            progress=progress,
+        )
+        listed = _of_tables(Path(source).expanduser(), classes, options)
+        return _thinned(listed if column_of(group_by) else grouped(listed, group_by), limit)
     sources = _paths([source] if isinstance(source, (str, Path)) else source)
     paths = list_images(sources, channels)
     folder = sources[0] if isinstance(source, (str, Path)) and sources[0].is_dir() else None
@@ -159,6 +175,22 @@ def _is_data_set(source: str | Path, classes: Sequence[str]) -> bool:
         return True
     folder = Path(source).expanduser()
     return folder.is_dir() and any(name not in classes for name in training_folders(folder))
+
+
+def is_listed(place: Path) -> bool:
+    """Whether images are listed in CSV files: one file, or a folder with train.csv and others."""
+    return place.suffix.lower() == ".csv" if place.is_file() else place.is_dir() and bool(tables_of(place))
+
+
+def _of_tables(place: Path, classes: Sequence[str], options: LoadOptions) -> ImageSet:
+    """The test images of CSV files that know splits, else all images.
+
+    Raises:
+        DataError: see `load_tables`, or classes that the model does not know.
+    """
+    pool = load_tables(tables_of(place), place, options)
+    images = assemble(pool, options).test if any(pool.splits) else pool.images
+    return relabelled(images, pool.classes, classes or pool.classes)
 
 
 def _paths(sources: Iterable[str | Path]) -> list[Path]:

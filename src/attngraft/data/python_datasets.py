@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -26,10 +26,8 @@ _REPORTED = 128  # images between two reports of progress
 
 
 def is_python_dataset(source: Any) -> bool:
-    """Whether a data source is an object with samples, or some of them by split."""
-    if isinstance(source, (str, bytes, Path)):
-        return False
-    return isinstance(source, (Mapping, tuple)) or hasattr(source, "__getitem__")
+    """Whether a data source is an object that should have samples, or some of them by split, and no place or name."""
+    return not isinstance(source, (str, PathLike))
 
 
 def load_samples(source: Any, options: LoadOptions) -> Pool:
@@ -246,12 +244,12 @@ def read_targets(
 
 
 def _plain(target: Any) -> Any:
-    """Numbers and texts as Python's own, vectors as arrays, lists as they are."""
+    """Numbers and texts as Python's own, vectors as arrays, tuples and lists as lists."""
     if isinstance(target, torch.Tensor):
         target = target.detach().cpu().numpy()
     if isinstance(target, (np.ndarray, np.generic)) and target.ndim == 0:
         return target.item()
-    return target
+    return list(target) if isinstance(target, tuple) else target
 
 
 def _task_of(plain: Sequence[Any]) -> str | None:
@@ -302,7 +300,11 @@ def _read_label_sets(plain: Sequence[Any], names: Sequence[str] | None) -> tuple
 
 
 def _read_values(plain: Sequence[Any], names: Sequence[str] | None) -> tuple[tuple[str, ...], Targets]:
-    values = Values(np.array(plain, dtype=np.float64))
+    table = np.array(plain, dtype=np.float64)
+    if not np.isfinite(table).all():
+        first = int(np.argwhere(~np.isfinite(table))[0][0])
+        raise ValueError(f"the target at position {first} is {table[first].tolist()}, expected finite numbers")
+    values = Values(table)
     count = values.values.shape[1]
     if names is None or len(names) != count:
         names = ("target",) if count == 1 else tuple(f"target_{k}" for k in range(count))

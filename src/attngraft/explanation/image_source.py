@@ -23,6 +23,7 @@ from ..data import (
     class_changes,
     evenly_spread,
     grouped,
+    is_listed,
     load_data,
     load_images,
     make_loader,
@@ -183,6 +184,8 @@ def _root(source: Source) -> Path | None:
     if isinstance(source, Dataset):
         source = source.origin.source if source.origin else ""
     folder = Path(source) if isinstance(source, (str, Path)) and source != "" else None
+    if folder is not None and is_listed(folder):
+        folder = folder.parent if folder.is_file() else folder
     return folder if folder is not None and folder.is_dir() else None
 
 
