@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import matplotlib
@@ -16,9 +17,12 @@ from fake_folders import write_comparison, write_run, write_single_run
 from matplotlib.figure import Figure
 from rich.console import Console
 
+from attngraft.comparison.comparison_record import ComparisonRecord
 from attngraft.errors import ConfigError, RunError
 from attngraft.reporting import comparison_table, run_summary, write_report
+from attngraft.reporting.comparison_tables import variant_table
 from attngraft.reporting.read_folder import read_metrics, thumbnail
+from attngraft.reporting.tables import rich_table
 from attngraft.training import RunFolder
 
 HOSTILE = ("<script>alert(1)</script>", "$x^2$ & $\\frac", "蜂", "_under\nline", "a" * 90, "\ud800")
@@ -331,6 +335,16 @@ def test_comparison_table_in_the_terminal(two_classes):
         assert part in text
     with pytest.raises(ConfigError, match="it has no"):
         comparison_table({})
+
+
+def test_the_verdict_is_whole_in_80_columns_whatever_the_unit(two_classes):
+    document = json.loads(json.dumps(two_classes[1]))
+    document["effects"][0].update(mean=0.0004, low=-0.006, high=0.007, verdict="no evidence")
+    record = ComparisonRecord.from_json(document)
+    table = variant_table(replace(record, metric=replace(record.metric, label="distance", unit="kilometres")))
+    text = shown(rich_table(table), width=80)
+    assert "no evidence" in text
+    assert re.search(r"(?<!\S)0\.000 ", text)  # as many decimals as its interval
 
 
 def test_run_summary_in_the_terminal(tmp_path):

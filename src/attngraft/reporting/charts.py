@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from markupsafe import Markup
 
-from .number_format import format_difference, format_interval, scale_of, shortened
+from .number_format import format_effect, format_interval, scale_of, shortened
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -236,8 +236,7 @@ def interval_chart(
         axes.set_xlim(min(low, -0.005 * scale), max(high, 0.005 * scale))
 
     words = "; ".join(
-        f"{name}: {format_difference(effect.mean, unit)} ({format_interval(effect, unit)})"
-        + (f", {told[row]}" if told else "")
+        f"{name}: {format_effect(effect, unit)} ({format_interval(effect, unit)})" + (f", {told[row]}" if told else "")
         for row, (name, effect) in enumerate(zip(names, effects, strict=True))
     )
     return Chart(draw(paint, 1.0 + row_height * len(names)), title, words, note)

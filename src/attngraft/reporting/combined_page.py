@@ -8,7 +8,16 @@ from typing import Any
 
 from ..comparison.combined_record import CombinedEffect, CombinedRecord, DataSetEffect
 from .charts import BETTER, INK, MUTED, WORSE, Chart, interval_chart
-from .number_format import MISSING, axis_label, decimal, format_difference, format_interval, shortened, words_for
+from .number_format import (
+    MISSING,
+    axis_label,
+    decimal,
+    format_difference,
+    format_effect,
+    format_interval,
+    shortened,
+    words_for,
+)
 from .page_parts import hardware_facts, render
 from .tables import Column, Noted, Table
 
@@ -103,13 +112,13 @@ def _rows(effect: CombinedEffect, unit: str) -> Sequence[tuple[str | Noted, ...]
     found: list[tuple[str | Noted, ...]] = [_row(effect.variant, one, unit) for one in effect.effects]
     pooled = effect.pooled
     if pooled is not None:
-        shown = Noted(format_difference(pooled.mean, unit), format_interval(pooled, unit))
+        shown = Noted(format_effect(pooled, unit), format_interval(pooled, unit))
         found.append((effect.variant, MEAN, shown, "", "", effect.verdict))
     return found
 
 
 def _row(variant: str, one: DataSetEffect, unit: str) -> tuple[str | Noted, ...]:
-    shown = Noted(format_difference(one.mean, unit), format_interval(one, unit))
+    shown = Noted(format_effect(one, unit), format_interval(one, unit))
     weight = MISSING if one.weight is None else f"{100 * one.weight:.0f} %"
     return (variant, one.data, shown, weight, str(one.seeds), one.verdict)
 

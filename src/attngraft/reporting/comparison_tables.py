@@ -12,6 +12,7 @@ from .number_format import (
     decimal,
     duration,
     format_difference,
+    format_effect,
     format_interval,
     format_value,
     mean_and_spread,
@@ -52,7 +53,7 @@ def variant_table(comparison: ComparisonRecord) -> Table:
     columns = (
         Column("variant", terminal="text"),
         Column(metric.label, f"mean ± sd over {runs}", "text"),
-        Column(f"effect{words_for(metric.unit, ', ')}", "95 % interval"),
+        Column(f"effect{words_for(metric.unit, ', ')}", "95 % interval", folds=True),
         *(COSTS if has_costs else ()),
         Column("verdict"),
     )
@@ -68,7 +69,7 @@ def _variant_row(comparison: ComparisonRecord, variant: VariantRecord, has_costs
     return (
         Noted(variant.name, variant.role),
         Noted(mean_and_spread(variant.scores, unit), f"n = {len(variant.scores)}"),
-        Noted(format_difference(effect.mean, unit), format_interval(effect, unit)) if effect else "",
+        Noted(format_effect(effect, unit), format_interval(effect, unit)) if effect else "",
         *(_costs(comparison, variant) if has_costs else ()),
         effect.verdict if effect else "",
     )
@@ -109,7 +110,7 @@ def effect_table(comparison: ComparisonRecord) -> Table:
         (
             effect.variant,
             effect.against,
-            format_difference(effect.mean, unit, 2),
+            format_effect(effect, unit, 2),
             format_interval(effect, unit),
             format_difference(effect.standard_error, unit, 2).lstrip("+"),
             decimal(effect.degrees_of_freedom, 1),
@@ -147,7 +148,7 @@ def class_table(comparison: ComparisonRecord) -> Table:
             entry.class_,
             effect.variant,
             f"{entry.images:,}",
-            format_difference(entry.mean, unit),
+            format_effect(entry, unit),
             format_interval(entry, unit),
             decimal(entry.p_adjusted, 3),
         )
@@ -202,7 +203,7 @@ def robustness_table(comparison: ComparisonRecord) -> Table | None:
         effect = effects.get(name)
         numbers = ("", "", "", "")
         if effect is not None:
-            shown = (format_difference(effect.mean, unit, 2), format_interval(effect, unit))
+            shown = (format_effect(effect, unit, 2), format_interval(effect, unit))
             numbers = (*shown, decimal(effect.p_adjusted, 4), effect.verdict)
         rows.append((name, mean_and_spread(values, unit), *numbers))
     label = f"{comparison.metric.label}, corrupted"
@@ -236,7 +237,7 @@ def _effects(square: SquareRecord, comparison: ComparisonRecord) -> Table:
     rows = tuple(
         (
             word,
-            format_difference(e.mean, unit, 2),
+            format_effect(e, unit, 2),
             format_interval(e, unit),
             MISSING if e.p_adjusted is None else decimal(e.p_adjusted, 3),
         )

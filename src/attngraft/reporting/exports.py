@@ -13,7 +13,7 @@ from ..comparison.combined_record import CombinedRecord
 from ..comparison.comparison_record import ComparisonRecord
 from ..files import write_text
 from .comparison_tables import baseline_first, sample_size
-from .number_format import format_difference, format_interval, mean_and_spread, scale_of, words_for
+from .number_format import format_effect, format_interval, mean_and_spread, scale_of, words_for
 from .page_parts import CONTROLS
 
 NUMBERS = ("mean", "low", "high", "standard_error")  # in the metric's unit
@@ -121,7 +121,7 @@ def combined_tex(record: CombinedRecord) -> str:
 
 
 def _told(effect: Any, unit: str) -> tuple[str, str]:
-    return (format_difference(effect.mean, unit), format_interval(effect, unit)) if effect else ("", "")
+    return (format_effect(effect, unit), format_interval(effect, unit)) if effect else ("", "")
 
 
 def _tex(head: Sequence[str], rows: Sequence[Sequence[str]], caption: str, columns: str) -> str:

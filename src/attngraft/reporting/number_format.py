@@ -66,6 +66,22 @@ def format_difference(value: Any, unit: str, decimals: int = 1) -> str:
     return f"{number:+.3g}".replace("-", MINUS) if number else "0"
 
 
+def format_effect(entry: Any, unit: str, decimals: int = 1) -> str:
+    """The mean of a difference, with the decimals of its interval; `decimals` are those of points.
+
+    >>> from types import SimpleNamespace as Entry
+    >>> format_effect(Entry(mean=0.00041, low=-0.006, high=0.007), ""), format_effect(Entry(mean=-0.04, low=-1, high=1), "px")
+    ('0.000', '0.0')
+    >>> format_effect(Entry(mean=0.018, low=0.01, high=0.02), "points")
+    '+1.8'
+    """
+    ends = [finite(end) for end in (entry.low, entry.high)]
+    if unit == POINTS or finite(entry.mean) is None or None in ends or ends[0] == ends[1]:
+        return format_difference(entry.mean, unit, decimals)
+    shown = f"{entry.mean:+.{significant_decimals(entry.high - entry.low)}f}"
+    return (shown.lstrip("+-") if float(shown) == 0 else shown).replace("-", MINUS)
+
+
 def format_interval(entry: Any, unit: str) -> str:
     """The interval of a difference: an object with `low` and `high`.
 

@@ -25,11 +25,13 @@ class Column(NamedTuple):
     Attributes:
         terminal: "note" shows the note alone where there is one; "none" leaves the column to the page, "only" to the
             terminal.
+        folds: whether cells may take two lines in a narrow terminal, so that columns to their right are not cut.
     """
 
     name: str
     note: str = ""
     terminal: Literal["both", "text", "note", "none", "only"] = "both"
+    folds: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ def rich_table(table: Table) -> RichTable:
     for index in shown:
         words = [len(_told(row[index], columns[index])) for row in table.rows]
         name, justify = Text(columns[index].name), "left" if index == 0 or index in table.text else "right"
-        folds = justify == "left" and any(length > LONGEST for length in words)
+        folds = columns[index].folds or (justify == "left" and any(length > LONGEST for length in words))
         least = min(10, max([len(name), *words])) if index == 0 else None
         found.add_column(name, justify=justify, overflow="fold", no_wrap=not folds and index > 0, min_width=least)  # type: ignore[arg-type]
     for number, row in enumerate(table.rows):
