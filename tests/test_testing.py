@@ -60,8 +60,7 @@ class Shifted(SE):
 
 class Greedy(SE):
     def gates(self, x: torch.Tensor) -> Gates:
-        if not x.requires_grad and self.mlp.fc2.weight.any():
-            x.mul_(1.0001)
+        x.mul_(1.0001)
         return super().gates(x)
 
 
@@ -78,7 +77,7 @@ def test_every_attention_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("build", "clause"),
-    [(Shifted, "is not the identity"), (Greedy, "changes its input in place|forward is not apply_gates")],
+    [(Shifted, "is not the identity"), (Greedy, "changes its input in place")],
 )
 def test_a_broken_attention_is_named(build: type[SE], clause: str) -> None:
     register(AttentionEntry(name="broken", build=build, summary="broken", source="none"))
