@@ -16,9 +16,11 @@ from PIL import Image
 
 import attngraft as ag
 from attngraft.attention import ATTENTIONS
+from attngraft.backbones import SOURCES as BACKBONES
 from attngraft.cli import VERBS, app
+from attngraft.data.sources import SOURCES
 from attngraft.tasks import TASKS
-from attngraft.training import load_recipe
+from attngraft.training import RunFolder, load_recipe
 from test_import_layers import LAYERS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -92,6 +94,16 @@ def test_pages_use_the_words_of_the_field(page):
 
 def test_every_verb_has_a_page():
     assert all((ROOT / f"docs/{verb}.md").is_file() for verb in VERBS)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert all(f"](docs/{verb}.md) |" in readme for verb in VERBS)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_two_sections_of_a_page_begin_alike(page):
+    """A section that was rewritten and kept is there twice."""
+    text = page.read_text(encoding="utf-8")
+    openings = [" ".join(part.split()[:8]) for part in re.split(r"^## .*\n", text, flags=re.MULTILINE)[1:]]
+    assert len(set(openings)) == len(openings)
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -172,7 +184,7 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
     assert (tmp_path / "runs/cmp/report.html").is_file()
 
 
-def test_the_examples_for_contributors_run(monkeypatch):
+def test_the_examples_for_contributors_run(tmp_path, monkeypatch):
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     assert len(blocks) >= 4
@@ -183,6 +195,14 @@ def test_the_examples_for_contributors_run(monkeypatch):
             exec(compile(block, "CONTRIBUTING.md", "exec"), module.__dict__)
         grown = ag.graft(ag.create_backbone("small-cnn", num_classes=3), "mean-gate")
         assert len(ag.grafts(grown)) == 3
+        model = ag.create_backbone("mine:tiny", num_classes=2)
+        trained = ag.fit(
+            model, "stripes", recipe="one-cycle", epochs=1, precision="fp32", run_dir=tmp_path, task="ordinal"
+        )
+        assert next(iter(trained.evaluation.summary())) == "distance"
+        assert RunFolder(tmp_path).read().backbone == "mine:tiny"
     finally:
+        BACKBONES._entries.pop("mine", None)
+        SOURCES._entries.pop("stripes", None)
         ATTENTIONS._entries.pop("mean-gate", None)
         TASKS._entries.pop("ordinal", None)
