@@ -67,6 +67,14 @@ def test_effects_that_cannot_be_are_refused(detect: float) -> None:
         plan(detect)
 
 
+def test_no_pilot_is_trained_for_an_effect_that_cannot_be(
+    tmp_path: Path, digits: Dataset, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(ConfigError, match=r"detect is 150 points: expected more than 0 and below 100\."):
+        ag.power(digits, detect=150.0, attentions="se", run_dir=tmp_path / "run", **settings)
+    assert not list(tmp_path.glob("run/runs/*/*"))
+
+
 def test_a_pilot_is_the_first_look_of_the_comparison(tmp_path: Path, digits: Dataset, settings: dict[str, Any]) -> None:
     settings = settings | {"lr_scale": 20.0, "epochs": 2}  # so that some answers differ
     found = ag.power(digits, detect=20.0, attentions="se", run_dir=tmp_path, **settings)

@@ -176,6 +176,7 @@ def test_numbers_with_decimals_are_regression(tmp_path: Path) -> None:
         (lambda t: t[5].__setitem__(4, "0"), "line 7 of p.csv: the probabilities of 3 classes sum to"),
         (lambda t: [r.__setitem__(3, "cow") for r in t if r[0] == "img5.png"], "the label is 'cow', which has no probabilities (cat, dog, owl)"),
         (lambda t: t[5].__setitem__(2, ""), "line 7 of p.csv: the variant is empty or NaN"),
+        (lambda t: t[5].__setitem__(3, "nan"), "line 7 of p.csv: the label is empty or NaN"),
         (lambda t: t[5].__setitem__(7, "other"), "two different groups"),
         (lambda t: t[5].pop(), "line 7 of p.csv has 7 cells: expected 8"),
         (lambda t: t.clear(), "p.csv has no predictions: expected columns"),

@@ -59,3 +59,9 @@ def test_the_baseline_comes_first_and_doubles_are_refused():
         parse_variants(["se", "se"], [])
     with pytest.raises(ConfigError, match="nothing to compare"):
         parse_variants([], [])
+
+
+@pytest.mark.parametrize(("name", "words"), [("foo", "known: capacity, larger, longer, static"), ("lager", "'larger'")])
+def test_an_unknown_control_names_controls(name: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=f"unknown control '{name}': .*{words}"):
+        parse_variants(["cbam"], [name])

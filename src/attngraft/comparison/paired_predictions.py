@@ -70,6 +70,7 @@ class _Part:
     cells: Mapping[str, list[str]]
 
 
+EMPTY = ("", "nan", "NaN")  # what programs write where there is no value
 Place = tuple[int, int]  # number of the file and of the row
 
 
@@ -99,7 +100,7 @@ class _Index:
 
     def _add(self, number: int, row: int) -> None:
         place, cells = (number, row), self.parts[number].cells
-        empty = next((role for role, values in cells.items() if not values[row]), None)
+        empty = next((role for role, values in cells.items() if values[row] in EMPTY), None)
         if empty is not None:
             raise self.error(place, f"the {empty} is empty or NaN, expected one in every row")
         image, run = cells["image"][row], (cells["variant"][row], cells["seed"][row])

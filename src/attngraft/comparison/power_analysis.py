@@ -197,6 +197,7 @@ def power(
             is_pilot=True,
         )
         with begun(data, wanted, progress) as found:
+            _size(found.context.metric, detect)  # before any run is trained
             pilot, found_metric = _measured(found), found.context.metric
     return plan_for(pilot, found_metric, detect, power, comparisons=len(chosen), images=images)
 
@@ -209,11 +210,7 @@ def plan_for(
     Raises:
         ConfigError: an effect that is not above 0 or above all differences.
     """
-    effect, span = detect / metric.scale, metric.bounds[1] - metric.bounds[0]
-    if not 0 < effect < span:
-        raise ConfigError(
-            f"detect is {detect:g} {metric.unit}".rstrip() + ": expected more than 0 and less than the range."
-        )
+    effect = _size(metric, detect)
     noise, number = planning_noise(pilot.effects), images or pilot.images
     confidence = 1 - ALPHA / max(comparisons, 1)
     usual = USUAL_EFFECTS if metric.unit == "points" else tuple(factor * effect for factor in FACTORS)
@@ -225,6 +222,19 @@ def plan_for(
         more = more if more is None or metric.unit != "points" else max(more, math.ceil(1 / size))  # one changed image
         rows.append(PlanRow(size, seeds if size <= pilot.left else None, time_s, more if size <= pilot.left else None))
     return PowerAnalysis(metric, detect, power, tuple(rows), noise, number, comparisons, pilot.source, pilot.left)
+
+
+def _size(metric: Metric, detect: float) -> float:
+    """The effect on the metric's own scale.
+
+    Raises:
+        ConfigError: it is not above 0 or above all differences.
+    """
+    effect, span = detect / metric.scale, metric.bounds[1] - metric.bounds[0]
+    if not 0 < effect < span:
+        below = f" and below {metric.scale * span:g}" if math.isfinite(span) else ""
+        raise ConfigError(f"detect is {detect:g} {metric.unit}".rstrip() + f": expected more than 0{below}.")
+    return effect
 
 
 def _measured(found: Begun) -> Pilot:

@@ -122,7 +122,10 @@ def parse_variant(text: str, role: Role = "attention") -> Variant:
     if dynamic is not None and dynamic not in get_args(Dynamic):
         raise ConfigError(f"dynamic is {dynamic!r} in variant '{text}': {nearest(str(dynamic), get_args(Dynamic))}")
     if name not in ATTENTIONS:
-        raise ConfigError(f"unknown attention '{name}': {nearest(name, [*ATTENTIONS, BASELINE])}")
+        controls = [*PLAIN_CONTROLS, *(known for known in ATTENTIONS if ATTENTIONS[known].control)]
+        raise ConfigError(
+            f"unknown {role} '{name}': {nearest(name, controls if role == 'control' else [*ATTENTIONS, BASELINE])}"
+        )
     known = {*attention_options(name), "init", DYNAMIC}
     for option in options:
         if option not in known:
