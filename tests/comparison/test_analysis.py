@@ -167,6 +167,10 @@ def test_a_graft_that_hardly_moved_is_said() -> None:
     (entry,) = effects(parse_variants(["se"], []), evaluations, TASK, AnalysisPlan(TOP1), {})
     assert entry["answers_differ"] == 0
     assert "the graft hardly moved" in entry["sentence"]
+    evaluations["longer"] = evaluations["none"]  # has no graft that could move
+    longer = effects(parse_variants(["se"], ["longer"]), evaluations, TASK, AnalysisPlan(TOP1), {})[1]
+    assert (longer["variant"], longer["answers_differ"]) == ("longer", 0)
+    assert "graft" not in longer["sentence"]
 
 
 def test_a_comparison_with_looks_stops_when_it_is_futile_and_says_why(

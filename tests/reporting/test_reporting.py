@@ -22,7 +22,7 @@ from attngraft.errors import ConfigError, RunError
 from attngraft.reporting import comparison_table, run_summary, write_report
 from attngraft.reporting.comparison_tables import variant_table
 from attngraft.reporting.read_folder import read_metrics, thumbnail
-from attngraft.reporting.tables import rich_table
+from attngraft.reporting.tables import Column, rich_table
 from attngraft.training import RunFolder
 
 HOSTILE = ("<script>alert(1)</script>", "$x^2$ & $\\frac", "蜂", "_under\nline", "a" * 90, "\ud800")
@@ -345,6 +345,11 @@ def test_the_verdict_is_whole_in_80_columns_whatever_the_unit(two_classes):
     text = shown(rich_table(table), width=80)
     assert "no evidence" in text
     assert re.search(r"(?<!\S)0\.000 ", text)  # as many decimals as its interval
+
+
+def test_the_verdict_of_a_comparison_may_wrap_but_is_never_cut(two_classes):
+    table = variant_table(ComparisonRecord.from_json(two_classes[1]))
+    assert table.columns[-1] == Column("verdict", folds=True)
 
 
 def test_run_summary_in_the_terminal(tmp_path):

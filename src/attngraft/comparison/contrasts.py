@@ -149,12 +149,12 @@ def effects(
         *((c, p, len(paced), True) for c, p in paced),
     ]
     by_class = _class_effects([c for c, *_ in told if c.against == baseline], passed, evaluations, task, plan)
-    found = []
+    grafted, found = {variant.name for variant in variants if not variant.is_plain}, []
     for item, p_adjusted, comparisons, is_gated in told:
         is_main = item.against == baseline
         tail = clauses.get(item.variant, "") + prices.get(item.variant, "") if is_main else ""
         failed = tuple((failures or {}).get(item.variant, ()))
-        about: Any = {"is_main": is_main, "is_gated": is_gated, "failed": failed}
+        about: Any = {"is_main": is_main, "is_gated": is_gated, "has_graft": item.variant in grafted, "failed": failed}
         entry = _entry(item, p_adjusted, comparisons, judge, tail, evaluations, task, **about)
         found.append({**entry, "per_class": by_class.get(item.variant, []) if is_main else []})
     return found
@@ -188,6 +188,7 @@ def _entry(
     *,
     is_main: bool,
     is_gated: bool,
+    has_graft: bool,
     failed: tuple[int, ...],
 ) -> dict[str, Any]:
     plan, base = judge.plan, evaluations[item.against]
@@ -201,7 +202,7 @@ def _entry(
         against=BASELINE if is_main else item.against,
         comparisons=comparisons,
         left=left,
-        moved=moved,
+        moved=moved if is_main and has_graft else 1.0,
         margin=margin,
         failed=failed,
         is_gated=is_gated,

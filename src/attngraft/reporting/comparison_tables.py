@@ -55,7 +55,7 @@ def variant_table(comparison: ComparisonRecord) -> Table:
         Column(metric.label, f"mean ± sd over {runs}", "text"),
         Column(f"effect{words_for(metric.unit, ', ')}", "95 % interval", folds=True),
         *(COSTS if has_costs else ()),
-        Column("verdict"),
+        Column("verdict", folds=True),
     )
     rows = tuple(_variant_row(comparison, variant, has_costs) for variant in baseline_first(comparison))
     caption = f"{comparison.title}, n = {sample_size(comparison)}"
