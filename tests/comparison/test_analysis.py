@@ -188,6 +188,9 @@ def test_a_comparison_with_looks_stops_when_it_is_futile_and_says_why(
     assert "planned at 2, 3 seeds" in write_report(tmp_path).read_text(encoding="utf-8")
     again = compare(digits, attentions=["se"], looks=[2, 3], margin=20.0, run_dir=tmp_path, **frozen)
     assert again.document["seeds"] == [0, 1]
+    assert "Stopped after 2 of 3 planned seeds" in str(first)
+    with pytest.raises(RunError, match="has been looked at with se"):
+        compare(digits, attentions=["se", "eca"], looks=[2, 3], margin=20.0, run_dir=tmp_path, **frozen)
     for other in ({"looks": [2, 4], "margin": 20.0}, {"looks": [2, 3]}, {"margin": 20.0}):
         with pytest.raises(RunError, match="begun with"):
             compare(digits, attentions=["se"], run_dir=tmp_path, **frozen, **other)

@@ -305,3 +305,15 @@ def test_names_stay_names(tmp_path: Path) -> None:
     assert len(set(slugs)) == 3
     assert r"\textbackslash" not in (tmp_path / "a/run/comparison.tex").read_text(encoding="utf-8")
     assert set(found.verdicts) == {odd, odd + "!"}
+
+
+def test_other_predictions_of_the_same_trainings_are_refused_and_nothing_changes(tmp_path: Path) -> None:
+    table = rows({"none": 0.6, "se": 0.8})
+    compare_predictions([write(tmp_path / "a.csv", table)], run_dir=tmp_path / "run")
+    again = compare_predictions([write(tmp_path / "a.csv", table)], run_dir=tmp_path / "run")
+    assert again.document["effects"][0]["seeds"] == 3
+    other = [row if row[2] != "se" else [*row[:4], *row[4:7][::-1], row[7]] for row in table]
+    kept = (tmp_path / "run/comparison.json").read_bytes()
+    with pytest.raises(RunError, match="other predictions of se or none with seed"):
+        compare_predictions([write(tmp_path / "b.csv", other)], run_dir=tmp_path / "run")
+    assert (tmp_path / "run/comparison.json").read_bytes() == kept

@@ -126,6 +126,8 @@ def run(
         raise ConfigError(f"there is no {what}: give DATA and --backbone to train, or --predictions FILE... to read.")
     if baseline is not None or columns:
         raise ConfigError("--baseline and --columns are for --predictions: leave them out.")
+    if looks and seeds is not None:
+        raise ConfigError("--looks says how many seeds there are: leave out --seeds.")
     if folds and seeds is not None:
         raise ConfigError("--folds takes the place of --seeds: leave out the one or the other.")
     from ..comparison import compare, compare_each, split_variants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -82,6 +83,7 @@ def compare_predictions(
         Claim(folder, held)()
         earlier = _open(folder, request)
         document = _conclude(found, variants, plan, request, earlier, command, folder)
+        _check_kept(folder, earlier, document)
         write_comparison(folder, document)
     return Comparison(folder, document)
 
@@ -165,6 +167,27 @@ def _open(folder: Path, request: Mapping[str, Any]) -> dict[str, Any]:
         raise RunError(f"the comparison in {folder} has trainings of its own or another baseline: choose a new folder.")
     check_same_question(folder, found, request)
     return found
+
+
+def _check_kept(folder: Path, earlier: Mapping[str, Any], document: Mapping[str, Any]) -> None:
+    """Raise where a training has other predictions than those that the folder was concluded with.
+
+    Raises:
+        RunError: names the variant and the seed.
+    """
+    new = {
+        (effect["variant"], effect["against"], seed): value
+        for effect in document["effects"]
+        for seed, value in zip(effect["paired_seeds"], effect["seed_effects"], strict=True)
+    }
+    for effect in earlier.get("effects", []):
+        for seed, value in zip(effect.get("paired_seeds", []), effect.get("seed_effects", []), strict=True):
+            now = new.get((effect["variant"], effect["against"], seed))
+            if now is not None and not math.isclose(now, value, rel_tol=1e-9, abs_tol=1e-12):
+                raise RunError(
+                    f"the comparison in {folder} was made with other predictions of {effect['variant']} or "
+                    f"{effect['against']} with seed {seed}: choose a new folder; nothing was changed."
+                )
 
 
 def _conclude(

@@ -208,6 +208,8 @@ def check_same_question(folder: Path, found: Mapping[str, Any], wanted: Mapping[
         RunError: names what differs.
     """
     _check_same_analysis(folder, found.get("analysis", {}), wanted.get("analysis", {}))
+    if found.get("looks") and "looks" in found.get("analysis", {}):
+        _check_same_attentions(folder, found, wanted)
     metric = found.get("metric", {}).get("name", wanted["metric"]["name"])
     if metric != wanted["metric"]["name"]:
         raise RunError(
@@ -231,3 +233,15 @@ def _check_same_analysis(folder: Path, found: Mapping[str, Any], wanted: Mapping
                 f"the comparison in {folder} was begun with {key.replace('_', ' ')} {there}, not {wanted.get(key, 'none')}: "
                 "what is fixed before the runs stays, so choose a new folder; nothing was changed."
             )
+
+
+def _check_same_attentions(folder: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Raise where a comparison with planned looks would get other attentions after a look: they share one error rate."""
+    before, now = (
+        {row["name"] for row in rows.get("requested", []) if row["role"] == "attention"} for rows in (found, wanted)
+    )
+    if before != now:
+        raise RunError(
+            f"the comparison in {folder} has been looked at with {', '.join(sorted(before))}: other attentions would change "
+            "the levels of its looks, so choose a new folder; nothing was changed."
+        )

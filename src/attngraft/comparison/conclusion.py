@@ -55,6 +55,7 @@ class Conclusion:
         failed = results.failed_seeds()
         found = effects(self.variants, evaluations, context.task, plan, prices, failed)
         halves = factorial(self.variants, evaluations, plan, found)
+        outcome = _look_outcome(plan, self.variants, found, seeds)
         earlier = read_comparison(context.folder)
         looks = _looks(context, seeds, earlier.get("looks", []))
         document = {
@@ -71,9 +72,9 @@ class Conclusion:
             **({"robustness": robustness(context, self.variants, results)} if plan.robustness else {}),
             "left_out": _left_out(results),
             **({"matched": earlier["matched"]} if "matched" in earlier else {}),
-            **_look_outcome(plan, self.variants, found, seeds),
+            **outcome,
             "looks": looks,
-            "notes": _notes(context, self.variants, seeds, looks, results),
+            "notes": [*_stop_notes(plan, outcome), *_notes(context, self.variants, seeds, looks, results)],
             "hardware": hardware(),
             "versions": versions(),
             "samples": write_samples(context, self.variants, evaluations),
@@ -148,6 +149,20 @@ def _look_outcome(
         },
         **({"stopped": stopped} if stopped else {}),
     }
+
+
+def _stop_notes(plan: AnalysisPlan, outcome: Mapping[str, Any]) -> list[str]:
+    """Why a comparison with planned looks has ended."""
+    if plan.looks is None or not outcome.get("stopped"):
+        return []
+    count, planned = outcome["look"]["seeds"], plan.looks.seeds[-1]
+    if outcome["stopped"] == "all looks taken":
+        return [f"All planned looks are taken ({count} seeds); the intervals are those over all looks."]
+    why = "what was asked is settled"
+    if outcome["stopped"] == "futile":
+        worth = plan.metric.show_difference(plan.worth_finding or 0.0)
+        why = f"to go on is futile, as an effect of {worth} would be found with a chance below {100 * FUTILE:.0f} %"
+    return [f"Stopped after {count} of {planned} planned seeds: {why}; the intervals are those over all looks."]
 
 
 def _first_family(variants: Sequence[Variant]) -> list[str]:

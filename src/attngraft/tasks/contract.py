@@ -96,6 +96,14 @@ class Metric:
             return f"{100 * value:.1f} %"
         return f"{value:.4g} {self.unit}".rstrip()
 
+    def show_difference(self, value: float) -> str:
+        """A difference with its unit, for people.
+
+        >>> mean_metric("top1", "top-1", lambda rows: rows["right"]).show_difference(0.01)
+        '1 points'
+        """
+        return f"{self.scale * value:.4g} {self.unit}".rstrip()
+
     def describe(self) -> dict[str, Any]:
         """What records keep of it."""
         return {
