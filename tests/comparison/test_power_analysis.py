@@ -88,6 +88,12 @@ def test_a_pilot_is_the_first_look_of_the_comparison(tmp_path: Path, digits: Dat
     went_on = ag.compare(digits, attentions="se", run_dir=tmp_path, looks=[3, 4], **settings)
     assert went_on.document["analysis"] == {"looks": [3, 4]}
     assert went_on.document["looks"][0] == [0, 1, 2]
+    other = tmp_path.parent / f"{tmp_path.name}-other"
+    ag.compare(
+        digits, attentions="se", seeds=1, run_dir=other, **settings | {"backbone": "small-cnn:width=8", "epochs": 1}
+    )
+    with pytest.raises(RunError, match="plan from comparisons of one backbone"):
+        ag.power(detect=20.0, attentions="se", runs=[tmp_path, other])
     again = ag.power(detect=20.0, attentions="se", runs=[tmp_path])
     assert again.images == 60
     assert again.source == "1 earlier comparison"

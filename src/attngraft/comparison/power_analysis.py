@@ -267,6 +267,11 @@ def _from_runs(folders: Sequence[Path], attentions: Sequence[str], metric: str |
             raise RunError(
                 f"the comparison in {folder} was made by {record.metric.label}: give comparisons by one metric."
             )
+        if record.backbone != first.backbone:
+            raise RunError(
+                f"the comparison in {folder} is of {record.backbone} and that in {folders[0]} of {first.backbone}, which vary "
+                "by themselves: plan from comparisons of one backbone."
+            )
     effects, times, values = [], [], []
     for record in records:
         against = record.against_baseline
