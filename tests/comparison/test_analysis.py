@@ -98,6 +98,21 @@ def test_a_seed_that_failed_is_left_out_for_its_variant_alone_and_nothing_is_cla
     assert (found["eca"]["verdict"], found["eca"]["paired_seeds"]) == ("helps", [0, 1, 2, 3])
 
 
+def test_a_run_that_failed_does_not_lift_the_level_of_a_planned_look() -> None:
+    rng = np.random.default_rng(8)
+    variants = parse_variants(["se", "eca"], [])
+    evaluations = simulated(rng, [v.name for v in variants], 3, 200)
+    plan = AnalysisPlan.of(TOP1, looks=[3, 5]).at(3)
+    whole = effects(variants, evaluations, TASK, plan, {})
+    del evaluations["se"][1]
+    _, eca = effects(variants, evaluations, TASK, plan, {}, {"se": [1]})
+    assert (eca["confidence"], eca["p_adjusted"]) == (whole[1]["confidence"], whole[1]["p_adjusted"])
+    del evaluations["none"][2]
+    _, eca = effects(variants, evaluations, TASK, plan, {}, {"none": [2]})
+    assert eca["seeds"] == 2
+    assert eca["confidence"] == whole[1]["confidence"] > 0.99
+
+
 def test_groups_are_counted_and_not_images() -> None:
     rng = np.random.default_rng(2)
     evaluations = simulated(rng, ["none", "se"], 3, 120)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class AnalysisPlan:
         metric: what the variants are compared by.
         margin: a difference that matters, in the unit of the scores (0.01 for one point); None where none is named.
         looks: after how many seeds the comparison is looked at; None for one look at its end.
+        look: with how many seeds the present look was planned, whatever number of them ended; None at any other time.
         groups: (N,) the group of each test image; None where every image is its own.
         tune: trials that every variant gets on validation images before the seeds are spent.
         robustness: whether corruptions of the test images are endpoints too.
@@ -44,6 +45,7 @@ class AnalysisPlan:
     groups: NDArray[Any] | None = None
     tune: int = 0
     robustness: bool = False
+    look: int | None = None
     is_pilot: bool = False
     trains: bool = True
     folds: int = 0
@@ -115,19 +117,19 @@ class AnalysisPlan:
         """The error rate of one of several primary comparisons: all of it for Holm, an equal part with looks."""
         return ALPHA / max(comparisons, 1) if self.looks else ALPHA
 
-    def is_planned(self, seeds: int) -> bool:
-        """Whether a look was planned with so many seeds."""
-        return self.looks is not None and seeds in self.looks.seeds
+    def at(self, seeds: int) -> AnalysisPlan:
+        """The plan at a look after so many seeds of every variant."""
+        return replace(self, look=seeds if self.looks is not None and seeds in self.looks.seeds else None)
 
-    def level(self, seeds: int, comparisons: int, alpha: float = ALPHA) -> float:
+    def level(self, comparisons: int, alpha: float = ALPHA) -> float:
         """Two-sided level of a primary effect, before Holm: that of the look, where it is a planned one."""
-        if self.looks is None or not self.is_planned(seeds):
+        if self.looks is None or self.look is None:
             return alpha
-        return self.looks.level_at(seeds, alpha / max(comparisons, 1))
+        return self.looks.level_at(self.look, alpha / max(comparisons, 1))
 
     def effect(self, difference: NDArray[np.float64], comparisons: int = 1) -> Effect:
         """The effect with the interval that the plan gives it; with looks, the repeated one of this look."""
-        return self.interval(difference, 1 - self.level(len(difference), comparisons))
+        return self.interval(difference, 1 - self.level(comparisons))
 
     def interval(
         self, difference: NDArray[np.float64], confidence: float = 1 - ALPHA, limit: float | None = None
@@ -145,11 +147,11 @@ class AnalysisPlan:
             return cross_validated_effect(difference[:, 0], test_share=share, confidence=confidence, limit=limit)
         return crossed_effect(difference, confidence=confidence, limit=limit)
 
-    def adjusted(self, p_values: Sequence[float], seeds: int, alpha: float = ALPHA) -> tuple[float, ...] | None:
+    def adjusted(self, p_values: Sequence[float], alpha: float = ALPHA) -> tuple[float, ...] | None:
         """P-values to be compared with alpha at a planned look; None where Holm's correction is due."""
-        if self.looks is None or not self.is_planned(seeds):
+        if self.look is None:
             return None
-        factor = alpha / self.level(seeds, len(p_values), alpha)
+        factor = alpha / self.level(len(p_values), alpha)
         return tuple(min(1.0, factor * p) for p in p_values)
 
     def margin_verdict(self, difference: NDArray[np.float64], comparisons: int = 1) -> MarginVerdict | None:
@@ -159,8 +161,8 @@ class AnalysisPlan:
         """
         if self.margin is None:
             return None
-        level = self.level(len(difference), comparisons, 2 * ALPHA)
-        if not self.is_planned(len(difference)):
+        level = self.level(comparisons, 2 * ALPHA)
+        if self.look is None:
             level /= max(comparisons, 1)
         effect = self.interval(difference, 1 - level)
         return margin_verdict(effect, self.margin, higher_is_better=self.metric.higher_is_better)
@@ -169,8 +171,3 @@ class AnalysisPlan:
     def worth_finding(self) -> float | None:
         """The margin, or one point; None for other units."""
         return self.margin or (USUAL_MARGIN if self.metric.unit == "points" else None)
-
-
-def plan_of(described: Mapping[str, Any], metric: Metric, groups: NDArray[Any] | None = None) -> AnalysisPlan:
-    """The plan that `describe` described."""
-    return AnalysisPlan.of(metric, margin=described.get("margin"), looks=described.get("looks"), groups=groups)

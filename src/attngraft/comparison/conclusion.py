@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..config import from_dict, to_dict
@@ -21,7 +21,7 @@ from .run_all import Results
 from .thumbnails import write_samples
 from .tuning import Tuning
 from .variant_table import price, variant_table
-from .variants import BASELINE, Variant
+from .variants import BASELINE, Variant, first_family
 
 RARE_FAILURE = 0.1
 
@@ -46,7 +46,8 @@ class Conclusion:
 
     def __call__(self, seeds: Sequence[int], results: Results) -> Mapping[str, Any]:
         """Conclude from these seeds; the document has "stopped" where no further look is needed."""
-        context, plan = self.context, self.context.analysis
+        plan = self.context.analysis.at(len(seeds))
+        context = replace(self.context, analysis=plan)
         evaluations: Evaluations = {
             name: {seed: run.evaluation for seed, run in runs.items()} for name, runs in results.finished.items()
         }
@@ -55,7 +56,7 @@ class Conclusion:
         failed = results.failed_seeds()
         found = effects(self.variants, evaluations, context.task, plan, prices, failed)
         halves = factorial(self.variants, evaluations, plan, found)
-        outcome = _look_outcome(plan, self.variants, found, seeds)
+        outcome = _look_outcome(plan, self.variants, found)
         earlier = read_comparison(context.folder)
         looks = _looks(context, seeds, earlier.get("looks", []))
         document = {
@@ -86,7 +87,7 @@ class Conclusion:
 def _looks(context: ComparisonContext, seeds: Sequence[int], earlier: list[list[int]]) -> list[list[int]]:
     """The sets of seeds that this comparison was concluded with, this one last."""
     plan = context.analysis
-    if plan.looks is not None and plan.is_planned(len(seeds)):
+    if plan.looks is not None and plan.look is not None:
         return [list(seeds[:count]) for count in plan.looks.seeds if count <= len(seeds)]
     return with_look(earlier, seeds)
 
@@ -121,12 +122,12 @@ def _left_out(results: Results) -> list[dict[str, Any]]:
 
 
 def _look_outcome(
-    plan: AnalysisPlan, variants: Sequence[Variant], found: Sequence[Mapping[str, Any]], seeds: Sequence[int]
+    plan: AnalysisPlan, variants: Sequence[Variant], found: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """What became of a planned look: its level, and whether and why the comparison stops; nothing without a plan."""
-    if plan.looks is None or not plan.is_planned(len(seeds)):
+    if plan.looks is None or plan.look is None:
         return {}
-    first = _first_family(variants)
+    first = first_family(variants)
     primary = [entry for entry in found if entry["against"] == BASELINE and entry["variant"] in first]
     alpha = plan.alpha(len(first))
     powers = {}
@@ -139,12 +140,12 @@ def _look_outcome(
     stopped = ""
     if all(_is_settled(entry) or powers.get(entry["variant"], 1.0) < FUTILE for entry in primary):
         stopped = "futile" if powers else "settled"
-    elif len(seeds) >= plan.looks.seeds[-1]:
+    elif plan.look == plan.looks.seeds[-1]:
         stopped = "all looks taken"
     return {
         "look": {
-            "seeds": len(seeds),
-            "level": plan.looks.level_at(len(seeds), alpha),
+            "seeds": plan.look,
+            "level": plan.looks.level_at(plan.look, alpha),
             "conditional_power": powers,
         },
         **({"stopped": stopped} if stopped else {}),
@@ -163,12 +164,6 @@ def _stop_notes(plan: AnalysisPlan, outcome: Mapping[str, Any]) -> list[str]:
         worth = plan.metric.show_difference(plan.worth_finding or 0.0)
         why = f"to go on is futile, as an effect of {worth} would be found with a chance below {100 * FUTILE:.0f} %"
     return [f"Stopped after {count} of {planned} planned seeds: {why}; the intervals are those over all looks."]
-
-
-def _first_family(variants: Sequence[Variant]) -> list[str]:
-    """The variants that the comparison is about: the attentions, or else the controls."""
-    attentions = [variant.name for variant in variants if variant.role == "attention"]
-    return attentions or [variant.name for variant in variants if variant.role == "control"]
 
 
 def _is_settled(entry: Mapping[str, Any]) -> bool:
@@ -196,7 +191,7 @@ def _notes(
         found.append(
             f"Training diverged: {who}, {word}{'' if len(failed) == 1 else 's'} {', '.join(map(str, failed))}."
         )
-    planned, attentions = context.analysis.looks, len(_first_family(variants))
+    planned, attentions = context.analysis.looks, len(first_family(variants))
     hopeless = () if planned is None else planned.hopeless(context.analysis.alpha(attentions))
     if hopeless:
         counts = " or ".join(map(str, hopeless))

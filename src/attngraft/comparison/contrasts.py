@@ -16,7 +16,7 @@ from ..statistics.power import smallest_detectable
 from ..tasks import Task, primary
 from ..training import Evaluation
 from .analysis_plan import AnalysisPlan
-from .variants import BASELINE, Variant, baseline_of
+from .variants import BASELINE, Variant, baseline_of, first_family
 from .verdicts import Judge
 
 Evaluations = Mapping[str, Mapping[int, Evaluation]]  # variant name -> seed -> evaluation of the run, where it ended
@@ -96,7 +96,7 @@ class Families:
             paired = [(a, b) for a, b in names if len(contrasts.seeds(a, b)) >= contrasts.plan.fewest]
             return tuple(contrasts.between(a, b, comparisons) for a, b in paired)
 
-        first, baseline = attentions or controls, baseline_of(variants)
+        first, baseline = first_family(variants), baseline_of(variants)
         return cls(
             primary=pairs([(name, baseline) for name in first], len(first)),
             controls=pairs([(name, baseline) for name in controls]) if attentions else (),
@@ -162,7 +162,7 @@ def effects(
 
 def _first_family(family: Sequence[Contrast], plan: AnalysisPlan) -> tuple[float, ...]:
     p_values = [contrast.effect.p_value for contrast in family]
-    at_look = plan.adjusted(p_values, family[0].effect.seeds) if family else None
+    at_look = plan.adjusted(p_values)
     return holm(p_values) if at_look is None else at_look
 
 

@@ -16,7 +16,6 @@ from ..checksums import file_hash
 from ..data.corruptions import CORRUPTIONS, corrupted
 from ..errors import ConfigError
 from ..files import write_atomically
-from ..statistics.effects import crossed_effect
 from ..statistics.multiplicity import holm
 from ..surgery import load
 from ..surgery.serialization import MODEL_FILE
@@ -50,16 +49,17 @@ def robustness(context: ComparisonContext, variants: Sequence[Variant], results:
         JSON values: "severity", "corruptions", "values" (variant -> seed by seed) and "effects".
     """
     values, scores = _under_corruptions(context, results)
-    judge, limit = Judge(context.analysis), context.analysis.limit
+    plan = context.analysis
+    judge = Judge(plan)
     pairs = []
     for variant in variants[1:]:
         seeds = [seed for seed in scores[BASELINE] if seed in scores[variant.name]]
         if len(seeds) > 1:
             matrix = np.stack([scores[variant.name][seed] - scores[BASELINE][seed] for seed in seeds])
-            level = context.analysis.level(len(seeds), len(variants) - 1, SHARE)
-            pairs.append((variant.name, crossed_effect(matrix, confidence=1 - level, limit=limit)))
+            level = plan.level(len(variants) - 1, SHARE)
+            pairs.append((variant.name, plan.interval(matrix, 1 - level)))
     p_values = [effect.p_value for _, effect in pairs]
-    adjusted = context.analysis.adjusted(p_values, pairs[0][1].seeds, SHARE) if pairs else None
+    adjusted = plan.adjusted(p_values, SHARE)
     entries = []
     for (name, effect), p in zip(pairs, adjusted or holm(p_values), strict=True):
         p_adjusted = min(1.0, p * ALPHA / SHARE)  # to be compared with 0.05, as all others

@@ -145,6 +145,12 @@ def _plain_control(text: str, name: str, options: Mapping[str, Any], has_place: 
     return Variant(text, name, options=options, role="control", backbone=None if backbone is None else str(backbone))
 
 
+def first_family(variants: Sequence[Variant]) -> list[str]:
+    """Names of the variants that a comparison is about: the attentions, or else the controls."""
+    attentions = [variant.name for variant in variants if variant.role == "attention"]
+    return attentions or [variant.name for variant in variants if variant.role == "control"]
+
+
 def under(recipe: Recipe, variants: Sequence[Variant]) -> tuple[Variant, ...]:
     """The variants with what the recipe says where they say nothing."""
     return tuple(replace(variant, dynamic=variant.recipe(recipe).dynamic) for variant in variants)

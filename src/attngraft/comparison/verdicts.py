@@ -117,8 +117,8 @@ class Judge:
 
     def forecast_effect(self, effect: Effect, comparisons: int) -> Effect:
         """The effect at the level that it is tested at, for what it could have seen."""
-        if self.plan.is_planned(effect.seeds):
-            return at_level(effect, self.plan.level(effect.seeds, comparisons))
+        if self.plan.look is not None:
+            return at_level(effect, self.plan.level(comparisons))
         return at_corrected_level(effect, comparisons)
 
     @property
@@ -198,7 +198,7 @@ class Judge:
 
     def _with_interval(self, effect: Effect) -> str:
         sure = f"{100 * effect.confidence:.3g} % interval"
-        if self.plan.is_planned(effect.seeds):
+        if self.plan.look is not None:
             sure = f"interval over all looks ({100 * effect.confidence:.4g} % at this one)"
         number = f"{self._difference(effect.mean, effect)}{self._unit} {self.metric.label}"
         return f"{number} ({sure} {self._interval(effect)}; {self._size(effect)})"
