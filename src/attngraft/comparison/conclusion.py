@@ -14,7 +14,7 @@ from ..timestamp import timestamp
 from .analysis_plan import AnalysisPlan
 from .comparison_context import ComparisonContext
 from .comparison_folder import read_comparison, write_comparison
-from .contrasts import Evaluations, effects
+from .contrasts import effects
 from .factorial import factorial
 from .robustness import robustness
 from .run_all import Results
@@ -48,9 +48,7 @@ class Conclusion:
         """Conclude from these seeds; the document has "stopped" where no further look is needed."""
         plan = self.context.analysis.at(len(seeds))
         context = replace(self.context, analysis=plan)
-        evaluations: Evaluations = {
-            name: {seed: run.evaluation for seed, run in runs.items()} for name, runs in results.finished.items()
-        }
+        evaluations = results.evaluations()
         rows = variant_table(context, self.variants, seeds, results)
         prices = {row["name"]: price(row, rows[0]) for row in rows}
         failed = results.failed_seeds()

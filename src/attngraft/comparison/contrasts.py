@@ -192,7 +192,7 @@ def _entry(
     failed: tuple[int, ...],
 ) -> dict[str, Any]:
     plan, base = judge.plan, evaluations[item.against]
-    left = _left(judge, [base[seed].value(plan.metric.name) for seed in item.seeds])
+    left = plan.metric.left(float(np.mean([base[seed].value(plan.metric.name) for seed in item.seeds])))
     moved = answers_differ(evaluations[item.variant], base, item.seeds, task)
     margin = plan.margin_verdict(item.difference, comparisons) if is_main else None
     verdict = judge.verdict(
@@ -224,13 +224,6 @@ def _entry(
         "verdict": verdict.kind,
         "sentence": f"{verdict.sentence}{tail}.",
     }
-
-
-def _left(judge: Judge, values: Sequence[float]) -> float:
-    """The largest gain that is still possible, from the mean over the seeds."""
-    low, high = judge.plan.metric.bounds
-    mean = float(np.mean(values))
-    return max(high - mean if judge.sign > 0 else mean - low, 0.0)
 
 
 def answers_differ(

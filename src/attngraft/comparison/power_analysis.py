@@ -242,7 +242,7 @@ def _measured(found: Begun) -> Pilot:
     context, seeds = found.context, found.seeds
     results = run_all(context, found.variants, seeds, found.progress)
     found.progress.stop()
-    evaluations = {name: {s: run.evaluation for s, run in runs.items()} for name, runs in results.finished.items()}
+    evaluations = results.evaluations()
     contrasts = Contrasts(evaluations, replace(context.analysis, looks=None))
     pairs = [
         contrasts.between(v.name, BASELINE) for v in found.variants[1:] if len(contrasts.seeds(v.name, BASELINE)) > 1
@@ -253,7 +253,7 @@ def _measured(found: Begun) -> Pilot:
         f"a pilot of {len(seeds)} seeds in {context.folder}",
         _varied([pair.effect for pair in pairs], str(context.folder)),
         pairs[0].difference.shape[1] if pairs else 0,
-        _left(context.metric, values),
+        context.metric.left(fmean(values)),
         median(times) * len(found.variants),
     )
 
@@ -285,7 +285,7 @@ def _from_runs(folders: Sequence[Path], attentions: Sequence[str], metric: str |
             source,
             _varied(effects, ", ".join(map(str, folders))),
             effects[0].images if effects else 0,
-            _left(found_metric, values),
+            found_metric.left(fmean(values)) if values else found_metric.bounds[1] - found_metric.bounds[0],
             median(times) * (1 + len(attentions)) if times else None,
         ),
         found_metric,
@@ -304,10 +304,3 @@ def _varied(effects: Sequence[Effect], where: str) -> tuple[Effect, ...]:
             f"nothing can be planned from {where}: expected at least two seeds and two test images whose answers differ."
         )
     return known
-
-
-def _left(metric: Metric, values: Sequence[float]) -> float:
-    low, high = metric.bounds
-    if not values:
-        return high - low
-    return high - fmean(values) if metric.higher_is_better else fmean(values) - low

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from torch import nn
 
 from ..errors import NotFiniteError
-from ..training import FitResult, Progress, titled
+from ..training import Evaluation, FitResult, Progress, titled
 from .comparison_context import ComparisonContext
 from .plain_controls import keep, longer_epochs
 from .variants import BASELINE, LONGER, Variant
@@ -25,6 +25,10 @@ class Results:
 
     finished: dict[str, dict[int, FitResult]] = field(default_factory=dict)
     failures: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def evaluations(self) -> dict[str, dict[int, Evaluation]]:
+        """Variant name -> seed -> predictions of the run."""
+        return {name: {seed: run.evaluation for seed, run in runs.items()} for name, runs in self.finished.items()}
 
     def failed_seeds(self) -> Mapping[str, Sequence[int]]:
         """Variant name -> seeds whose run diverged, of the variants that have some."""

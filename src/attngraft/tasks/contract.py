@@ -96,6 +96,11 @@ class Metric:
             return f"{100 * value:.1f} %"
         return f"{value:.4g} {self.unit}".rstrip()
 
+    def left(self, value: float) -> float:
+        """The largest gain that is possible from this value; infinite where the metric has no bound."""
+        low, high = self.bounds
+        return max(high - value if self.higher_is_better else value - low, 0.0)
+
     def show_difference(self, value: float) -> str:
         """A difference with its unit, for people.
 
