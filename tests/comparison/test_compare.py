@@ -107,12 +107,11 @@ def test_the_second_self_of_the_baseline_has_other_seeds(finished):
     assert seeds == [1000, 1001]
 
 
-def test_a_finished_comparison_is_not_done_again(finished, digits, settings):
-    before = {name: data for name, data in snapshot(finished.run_dir).items() if name.startswith("runs")}
-    again = compare(
-        digits, attentions=["se", "none"], controls=["static"], seeds=2, run_dir=finished.run_dir, **settings
-    )
-    after = {name: data for name, data in snapshot(finished.run_dir).items() if name.startswith("runs")}
+def test_a_finished_comparison_is_not_done_again(finished, tmp_path, digits, settings):
+    folder = shutil.copytree(finished.run_dir, tmp_path / "again")  # its record is written again
+    before = {name: data for name, data in snapshot(folder).items() if name.startswith("runs")}
+    again = compare(digits, attentions=["se", "none"], controls=["static"], seeds=2, run_dir=folder, **settings)
+    after = {name: data for name, data in snapshot(folder).items() if name.startswith("runs")}
     assert before == after
     assert again.verdicts == finished.verdicts
 
