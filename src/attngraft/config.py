@@ -74,6 +74,8 @@ class Preprocessing:
         channels: of the input.
         resize: how an image of another shape is brought to the input: "crop" cuts off what is too long, "squash" changes
             the aspect ratio, "pad" adds borders in the mean colour.
+        stored_for: image size that images are shrunk for before anything else; `image_size` where None. It differs where a
+            data set was loaded for larger inputs than it was used for.
     """
 
     image_size: ImageSize = 224
@@ -83,6 +85,7 @@ class Preprocessing:
     crop_pct: float = 0.875
     channels: int = field(default=3, metadata=ADDED)
     resize: Resize = field(default="crop", metadata=ADDED)
+    stored_for: ImageSize | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what no image can be brought to."""
@@ -98,6 +101,9 @@ class Preprocessing:
                 f"mean has {len(self.mean)} and std {len(self.std)} numbers: expected one for each of the "
                 f"{self.channels} channels."
             )
+        stored = (1,) if self.stored_for is None else sides(self.stored_for)
+        if not all(1 <= side <= MOST_SIDE for side in stored):
+            raise ConfigError(f"stored_for is {self.stored_for}: expected 1 to {MOST_SIDE:,} pixels.")
         if self.resize not in RESIZES:
             raise ConfigError(f"resize is {self.resize!r}: {nearest(str(self.resize), RESIZES)}")
         if not all(math.isfinite(value) for value in self.mean) or not all(0 < value < math.inf for value in self.std):
@@ -117,8 +123,8 @@ class Preprocessing:
 
     @property
     def read_options(self) -> dict[str, Any]:
-        """What the loaders of images are told: image size and channels."""
-        return {"image_size": self.image_size, "channels": self.channels}
+        """What the loaders of images are told, so that they store them as those of the training were."""
+        return {"image_size": self.stored_for or self.image_size, "channels": self.channels}
 
     def with_channels(self, channels: int) -> Preprocessing:
         """The same for inputs of another number of channels.

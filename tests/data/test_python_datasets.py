@@ -194,7 +194,7 @@ WRONG = [
     (pairs([0.5, float("nan")]), r"the target at position 1 is \[?nan\]?, expected finite numbers"),
     (iter(pairs([0, 1])), "list_iterator has no length or no samples by number"),
     (3, "int has no length"),
-    ([("x.png", 0), ("y.png", 1)], "the image is str, expected a PIL image, an array or a tensor"),
+    ([("x.png", 0), ("y.png", 1)], "x.png: No such file"),
     ([(np.zeros((4, 4, 5), np.uint8), 0)], r"its shape is 4 x 4 x 5, expected height x width x 3"),
     ([(np.zeros((4, 4, 3), np.int64), 0)], "its values are int64"),
     ([(torch.randn(3, 8, 8), 0)], "give images before they are normalised"),

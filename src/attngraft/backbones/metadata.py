@@ -52,7 +52,7 @@ def preprocessing_of(model: nn.Module, image_size: ImageSize | None = None) -> P
     What is noted on the model counts, else its `pretrained_cfg`, as timm's models have it, else ImageNet's usual values.
     """
     found = noted_preprocessing(model) or (_configured(model) or Preprocessing()).with_channels(input_channels(model))
-    return replace(found, image_size=image_size) if image_size else found
+    return replace(found, image_size=image_size, stored_for=None) if image_size else found
 
 
 def preprocessing_source(model: nn.Module) -> str | None:

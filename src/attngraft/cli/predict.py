@@ -23,6 +23,7 @@ def run(
         bool, switch("--skip-broken", "Leave out files that cannot be read, and report them.")
     ] = False,
     device: options.Device = "cpu",
+    precision: Annotated[str, option("Number format: auto for that of the run, or fp32, bf16.", "NAME")] = "auto",
 ) -> None:
     """Print predictions for images: classes, labels or numbers."""
     from ..data import printable
@@ -30,7 +31,7 @@ def run(
 
     if output not in ("csv", "json"):
         raise ConfigError(f"output is '{output}': expected csv or json.")
-    found = predict(model, images, batch_size=batch_size, skip_broken=skip_broken, device=device)
+    found = predict(model, images, batch_size=batch_size, skip_broken=skip_broken, device=device, precision=precision)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text: their bytes come out again
     print_raw(found.to_csv(top) if output == "csv" else found.to_json(top) + "\n")

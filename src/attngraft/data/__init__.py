@@ -18,6 +18,7 @@ from .inference_images import UNLABELLED, is_listed, load_images, relabelled
 from .labelled_images import load_labelled
 from .loader import Batch, Loader, make_loader
 from .mixing import mix_batch
+from .model_inputs import Images, InputReader
 from .pixel_store import as_tensor
 from .read_bands import rgb_preview
 from .read_image import UnreadableImageError, printable, read_image
@@ -37,6 +38,8 @@ __all__ = [
     "Domains",
     "ImageSet",
     "ImageTransform",
+    "Images",
+    "InputReader",
     "JoinedStore",
     "LabelSets",
     "Loader",

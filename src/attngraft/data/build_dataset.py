@@ -149,6 +149,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         task=pool.targets.task,
         grouped_by=options.group_by,
         drawn=drawn,
+        loaded_for=options.image_size,
     )
 
 

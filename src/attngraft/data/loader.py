@@ -188,13 +188,10 @@ class _Samples(Dataset[Batch]):
         return Batch(images, self.images.targets.collate(chosen.numpy()), chosen)
 
     def _transformed(self, indices: Sequence[int]) -> torch.Tensor:
-        with torch.random.fork_rng(devices=[]), _one_thread():
+        with torch.random.fork_rng(devices=[]), one_thread():
             if not isinstance(self.transform, ImageTransform):
                 return torch.stack([self._one(self.transform, index) for index in indices])
-            arranged = [self._one(self.transform.arrange, index) for index in indices]
-            if len({image.dtype for image in arranged}) > 1:  # 8-bit files among others
-                arranged = [image / 255 if image.dtype == torch.uint8 else image for image in arranged]
-            return self.transform.normalise(torch.stack(arranged))
+            return self.transform.batch([self._one(self.transform.arrange, index) for index in indices])
 
     def _one(self, transform: Transform, index: int) -> torch.Tensor:
         # torch.manual_seed would also seed the GPU, whose state nobody restores here.
@@ -203,7 +200,7 @@ class _Samples(Dataset[Batch]):
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """A sample is too little work to share: on a busy machine, waiting for the other threads takes 50 times longer."""
     before = torch.get_num_threads()
     if before == 1:

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from ..errors import DataError, one_line
+from .any_image import decode_any
 from .build_dataset import LoadOptions, Pool, strata_of
 from .class_names import quoted
 from .folders import SPLIT_NAMES
 from .pixel_store import keep_images, short_side_limit
-from .read_bands import from_array
-from .read_image import pillow_pixels
+from .read_image import UnreadableImageError, printable
 from .splits import thin
 from .targets import ClassLabels, LabelSets, Targets, Values
 
@@ -50,7 +50,10 @@ def load_samples(source: Any, options: LoadOptions) -> Pool:
             for position in chosen[split]:
                 try:
                     image, targets[done] = part.sample(position)
-                    yield _pixels(image, options)
+                    yield decode_any(image, channels=options.channels, pixel_cap=options.pixel_cap)
+                except UnreadableImageError as error:
+                    is_file = isinstance(image, (str, PathLike))
+                    yield f"{printable(image)}: {error.reason}" if is_file else error.reason
                 except DataError:
                     raise
                 except Exception as error:  # whatever the data set of somebody else raises
@@ -187,25 +190,6 @@ def _keys(item: Any, features: Mapping[str, Any], name: str) -> tuple[Any, Any]:
 
 def _is_image(value: Any) -> bool:
     return isinstance(value, Image.Image) or (isinstance(value, (np.ndarray, torch.Tensor)) and value.ndim >= 2)
-
-
-def _pixels(image: Any, options: LoadOptions) -> np.ndarray:
-    """The image as (H, W, C), as if it had been read from a file.
-
-    Raises:
-        ValueError: it is no image, too large, or has values without a meaning.
-    """
-    if isinstance(image, Image.Image):
-        if image.width * image.height > options.pixel_cap:
-            raise ValueError(
-                f"it has {image.width} x {image.height} pixels, more than the cap of {options.pixel_cap:,}"
-            )
-        return pillow_pixels(image, options.channels, "the image")
-    if isinstance(image, torch.Tensor):
-        return from_array(image.detach().cpu().numpy(), options.channels, channels_first=True)
-    if isinstance(image, np.ndarray):
-        return from_array(image, options.channels, channels_first=False)
-    raise ValueError(f"the image is {type(image).__name__}, expected a PIL image, an array or a tensor")
 
 
 # --- targets -----------------------------------------------------------------------------------------------------

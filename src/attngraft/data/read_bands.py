@@ -91,7 +91,7 @@ def from_array(values: np.ndarray, channels: int, *, channels_first: bool) -> np
     """An array in memory as (H, W, C).
 
     Grey becomes RGB where three channels are wanted. Floats that are 8-bit values over 255 become uint8 again, so that
-    their images are equal to those from files.
+    their images are equal to those from files; true is white.
 
     Args:
         values: (H, W), (H, W, C) or (C, H, W).
@@ -101,6 +101,8 @@ def from_array(values: np.ndarray, channels: int, *, channels_first: bool) -> np
     Raises:
         ValueError: another number of channels, another type, or floats that were normalised already.
     """
+    if values.dtype == bool:
+        values = values.astype(np.uint8) * 255
     if values.ndim == 3 and channels_first and channels == values.shape[0]:
         values = np.moveaxis(values, 0, -1)
     ends = {values.shape[0], values.shape[-1]} if values.ndim == 3 else {1}

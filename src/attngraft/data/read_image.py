@@ -7,7 +7,7 @@ import re
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
@@ -92,14 +92,26 @@ def pillow_warnings_ignored() -> Iterator[None]:
         yield
 
 
-def decode(path: str | Path, pixel_cap: int, postpone_above: int | None = None, channels: int = 3) -> np.ndarray | None:
+def decode(
+    source: str | Path | IO[bytes],
+    pixel_cap: int,
+    postpone_above: int | None = None,
+    channels: int = 3,
+    name: str | None = None,
+) -> np.ndarray | None:
     """`read_image` without the filter for warnings, to be called from several threads.
 
     Args:
+        source: a path, or a file that is open, which stays so.
         postpone_above: return None for images of more pixels than this, so that they can be decoded one at a time.
+        name: for messages, of a file without a path.
     """
+    path = source if isinstance(source, (str, Path)) else name or "the image"
     try:
-        with _opened(path, pixel_cap) as file:
+        with _opened(source, pixel_cap) if isinstance(source, (str, Path)) else nullcontext(source) as file:
+            if not isinstance(source, (str, Path)):
+                _check_bytes(file.seek(0, os.SEEK_END), path, pixel_cap)
+                file.seek(0)
             head = file.read(len(NPY_MAGIC))
             file.seek(0)
             if head == NPY_MAGIC or (head.startswith(TIFF_MAGICS) and channels not in (1, 3)):
@@ -181,11 +193,15 @@ def _opened(path: str | Path, pixel_cap: int) -> IO[bytes]:
 def _check_file(status: os.stat_result, path: str | Path, pixel_cap: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise UnreadableImageError(path, "it is not a regular file")
-    if status.st_size == 0:
+    _check_bytes(status.st_size, path, pixel_cap)
+
+
+def _check_bytes(count: int, path: str | Path, pixel_cap: int) -> None:
+    if count == 0:
         raise UnreadableImageError(path, "the file is empty")
     most = _MOST_BYTES_PER_PIXEL * pixel_cap + _MOST_METADATA_BYTES
-    if status.st_size > most:
-        raise UnreadableImageError(path, f"it has {status.st_size:,} bytes, more than an image of {pixel_cap:,} pixels")
+    if count > most:
+        raise UnreadableImageError(path, f"it has {count:,} bytes, more than an image of {pixel_cap:,} pixels")
 
 
 def _check_scans(file: IO[bytes], image: Image.Image, pixel_cap: int, path: str | Path) -> None:

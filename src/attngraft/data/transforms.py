@@ -42,6 +42,12 @@ class ImageTransform:
             image = step(image)
         return image
 
+    def batch(self, arranged: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The inputs (N, C, H, W) float32 of images that were arranged, also where 8-bit ones are among others."""
+        if len({image.dtype for image in arranged}) > 1:
+            arranged = [image / 255 if image.dtype == torch.uint8 else image for image in arranged]
+        return self.normalise(torch.stack(list(arranged)))
+
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """float32 with the backbone's mean and standard deviation taken out."""
         white = 255 if images.dtype == torch.uint8 else 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
-from ..config import Preprocessing
-from ..data import UnreadableImageError, as_tensor, build_transform, list_images, read_image
+from ..data import Images, InputReader, UnreadableImageError
 from ..errors import DataError
 from ..files import to_json
 from ..settings import MachineSettings
 from ..surgery import check_live, load
 from ..surgery.model_output import main_output
 from ..tasks import Rows, Task, task_of
+from ..training import RunFolder
+from ..training.evaluate import in_eval_mode
+from ..training.precision import Precision, parse_precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,10 +33,10 @@ class Predictions:
     """Predictions for some images.
 
     Attributes:
-        ids: path of every image.
+        ids: path of every image; its position for one without a path.
         rows: arrays whose first axis counts the images; which they are is up to the task.
         task: what was predicted.
-        skipped: (path, reason) of every file that could not be read.
+        skipped: (path or position, reason) of every image that could not be read.
     """
 
     ids: tuple[str, ...]
@@ -79,46 +81,67 @@ class Predictions:
 
 def predict(
     run_or_model: str | Path | nn.Module,
-    images: str | Path | Iterable[str | Path],
+    images: Images,
     *,
     batch_size: int = 32,
     skip_broken: bool = False,
     device: str = "cpu",
+    precision: str = "auto",
 ) -> Predictions:
-    """Predict image files.
+    """Predict images, as evaluation does: the test images of a run have the predictions that the run has kept.
 
     Args:
         run_or_model: a run folder, a saved model, or a model, which is taken for a classifier where it does not say.
-        images: a file, a folder (searched through), or several of them.
+        images: one image or several, not normalised: a path, the bytes of a file, an open file, a PIL image, an array
+            (H, W, C) or a tensor (C, H, W) of uint8, or of floats of 0 to 1; a folder (searched through); a batch
+            (N, H, W, C) or (N, C, H, W); or a `Dataset` (its test images).
         batch_size: images per forward pass.
         skip_broken: leave out files that cannot be read, and report them, instead of stopping.
         device: where to compute: "auto", "cpu", "cuda", "mps".
+        precision: "auto" for that of the run (fp32 where there is none, or it was trained on another kind of
+            device in bf16), or as in training: "fp32", "bf16", "fp32+contiguous", ...
 
     Raises:
         DataError: no images, or one that cannot be read; or the model has another number of outputs than of names.
         RunError: as for `load`.
+        ConfigError: an unknown precision or device.
     """
-    where = MachineSettings(device=device).resolve_device()
+    chosen, where = parse_precision(precision), MachineSettings(device=device).resolve_device()
     model = run_or_model if isinstance(run_or_model, nn.Module) else load(run_or_model)
     check_live(model)
-    task, preprocessing = task_of(model), preprocessing_of(model)
-    paths = list_images([images] if isinstance(images, (str, Path)) else images, preprocessing.channels)
-    model = model.to(where).eval()
+    if chosen is None:
+        chosen = Precision() if isinstance(run_or_model, nn.Module) else _precision_of(Path(run_or_model), where)
+    task, reader = task_of(model), InputReader(preprocessing_of(model))
+    model = model.to(where)
+    if chosen.layout != "contiguous":
+        model = model.to(memory_format=chosen.memory_format)  # type: ignore[call-overload]
     forward = _forward(model, task)
     names: list[str] = []
     parts: list[Rows] = []
     skipped: list[tuple[str, str]] = []
-    read = _read(paths, preprocessing, skip_broken, skipped)
-    while batch := list(islice(read, batch_size)):
-        names += [name for name, _ in batch]
-        with torch.no_grad():
-            parts.append(task.rows(forward, torch.stack([image for _, image in batch]).to(where)))
+    read = _read(reader, images, skip_broken, skipped)
+    with torch.no_grad(), in_eval_mode(model), chosen.autocast(where):
+        while batch := list(islice(read, batch_size)):
+            names += [name for name, _ in batch]
+            inputs = reader.batch([image for _, image in batch])
+            parts.append(task.rows(forward, inputs.to(where, memory_format=chosen.memory_format)))
     if not parts:
         raise DataError("none of the images can be read: give at least one image file.")
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not task.outputs:
         task = replace(task, outputs=tuple(map(str, range(rows["probabilities"].shape[1]))))  # type: ignore[type-var]
     return Predictions(tuple(names), rows, task, tuple(skipped))
+
+
+def _precision_of(path: Path, device: torch.device) -> Precision:
+    """The precision in which a run was evaluated; a file or a store does not say."""
+    folder = path.parent if path.is_file() else path
+    if not (folder / "run.json").is_file():
+        return Precision()
+    record = RunFolder(folder).read()
+    found = record.precision or Precision()
+    is_same_kind = (record.hardware.get("gpu") is None) == (device.type == "cpu")
+    return found if is_same_kind else Precision("fp32", found.layout)
 
 
 def _forward(model: nn.Module, task: Task) -> Callable[[Tensor], Tensor]:
@@ -151,15 +174,14 @@ def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _read(
-    paths: Sequence[Path], preprocessing: Preprocessing, skip_broken: bool, skipped: list[tuple[str, str]]
+    reader: InputReader, images: Images, skip_broken: bool, skipped: list[tuple[str, str]]
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    transform = build_transform("none", preprocessing, train=False)
-    for path in paths:
+    for name, read in reader.named(images):
         try:
-            pixels = read_image(path, channels=preprocessing.channels)
+            image = read()
         except UnreadableImageError as error:
             if not skip_broken:
                 raise
-            skipped.append((str(path), error.reason))
+            skipped.append((name, error.reason))
             continue
-        yield str(path), transform(as_tensor(pixels).permute(2, 0, 1))
+        yield name, image

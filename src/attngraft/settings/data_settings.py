@@ -78,4 +78,5 @@ class DataSettings:
                 f"the model takes images of {own.channels} channels and channels is {self.channels}: leave it out, or create "
                 f"the model for them (create_backbone(..., in_channels={self.channels}))."
             )
-        return replace(own, image_size=self.image_size or own.image_size, resize=self.resize or own.resize)
+        size, resize = self.image_size or own.image_size, self.resize or own.resize
+        return replace(own, image_size=size, resize=resize, stored_for=None)

@@ -32,7 +32,7 @@ from .early_stopping import ShouldStop
 from .evaluate import PREDICTIONS_FILE, Evaluation, in_eval_mode
 from .nonfinite import first_not_finite
 from .oom import is_out_of_memory, memory_needed
-from .open_data import open_data, resampled
+from .open_data import as_loaded, open_data, resampled
 from .precision import Precision, choose_precision, parse_precision
 from .preflight import check_fit
 from .progress import Progress, Reading, Silent, watched
@@ -131,6 +131,7 @@ def fit(
             world.in_main(claim)
         reading = Reading(shown)
         dataset = open_data(data, settings, preprocessing=preprocessing, progress=reading)
+        preprocessing = as_loaded(preprocessing, dataset)
         dataset = resampled(dataset, settings.data.resample_train, seed)
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)
         context = RunContext(dataset, task, preprocessing, settings, seed, device, world, run.checkpoints)

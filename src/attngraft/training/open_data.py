@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..backbones import has_pretrained
-from ..config import Preprocessing
+from ..config import Preprocessing, sides
 from ..data import Dataset, load_data
 from ..data.splits import thin
 from ..errors import DataError
@@ -69,6 +69,14 @@ def open_data(
     options = loaded | {"val_fraction": val_fraction, "task": reads, "resize": preprocessing.resize}
     dataset = load_data(source, **options | preprocessing.read_options, progress=progress)
     return dataset if chosen.task is None else replace(dataset, task=chosen.task)
+
+
+def as_loaded(preprocessing: Preprocessing, dataset: Dataset) -> Preprocessing:
+    """The preprocessing with how the images of the data set were stored, from which other images are read alike."""
+    loaded_for = dataset.loaded_for
+    if loaded_for is None or max(sides(loaded_for)) == max(preprocessing.size):
+        return preprocessing
+    return replace(preprocessing, stored_for=loaded_for)
 
 
 def resampled(dataset: Dataset, share: float, seed: int) -> Dataset:

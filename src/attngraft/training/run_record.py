@@ -169,4 +169,5 @@ class RunRecord:
         # how numbers that are not finite are dealt with may change: a run that stopped because of them would never go on
         lasting = replace(self, recipe=replace(self.recipe, on_nonfinite="stop"))
         document = to_dict(lasting)
+        document["preprocessing"].pop("stored_for", None)  # earlier records lack it, and the images are compared anyway
         return {key: document[key] for key in IDENTITY}

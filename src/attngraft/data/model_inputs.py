@@ -1,0 +1,114 @@
+"""From an image to the input of a model, as evaluation makes it of the stored images of a data set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ..config import Preprocessing
+from ..errors import DataError
+from .any_image import IMAGE_KINDS, ImageLike, decode_any
+from .dataset import Dataset, ImageSet
+from .folders import list_images
+from .loader import one_thread
+from .pixel_store import as_tensor, short_side_limit, shrink
+from .read_image import PIXEL_CAP
+from .transforms import ImageTransform, build_transform
+
+Images: TypeAlias = ImageLike | Dataset | ImageSet | Iterable[ImageLike]
+"""What `InputReader.named` takes."""
+Read: TypeAlias = Callable[[], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class InputReader:
+    """The way of images into a model: decode, shrink as data sets are stored, bring to the input.
+
+    Attributes:
+        preprocessing: of the model.
+        pixel_cap: largest width x height of an image.
+    """
+
+    preprocessing: Preprocessing
+    pixel_cap: int = PIXEL_CAP
+    transform: ImageTransform = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "transform", build_transform("none", self.preprocessing, train=False))
+
+    def stored(self, image: ImageLike, name: str = "the image") -> torch.Tensor:
+        """An image as a data set stores it: (C, H, W) uint8 or float32, laid out with channels last.
+
+        Raises:
+            UnreadableImageError: see `decode_any`.
+        """
+        wanted = self.preprocessing.read_options
+        pixels = decode_any(image, channels=wanted["channels"], pixel_cap=self.pixel_cap, name=name)
+        return as_tensor(shrink(pixels, short_side_limit(wanted["image_size"]))).permute(2, 0, 1)
+
+    def arranged(self, image: ImageLike, name: str = "the image") -> torch.Tensor:
+        """An image at the size of the input, in its own type: what `batch` takes.
+
+        Raises:
+            UnreadableImageError: see `decode_any`.
+        """
+        return self._arrange(self.stored(image, name))
+
+    def batch(self, arranged: Sequence[torch.Tensor]) -> torch.Tensor:
+        """(N, C, H, W) float32: the input of the model."""
+        return self.transform.batch(arranged)
+
+    def named(self, images: Images) -> Iterator[tuple[str, Read]]:
+        """Every image with its name and how it is read and arranged; nothing is read yet.
+
+        Args:
+            images: one, several, folders, a batch (an array or tensor with a first axis more), a data set (its test
+                images) or one split.
+
+        Raises:
+            DataError: no images, something else, or no such file.
+        """
+        if isinstance(images, (Dataset, ImageSet)):
+            chosen = images.test if isinstance(images, Dataset) else images
+            for position, name in enumerate(chosen.ids):
+                yield name, partial(self._of_set, chosen, position)
+            return
+        found = 0
+        for position, image in enumerate(_one_by_one(images)):
+            for name, one in self._files(image) if isinstance(image, (str, PathLike)) else [(str(position), image)]:
+                found += 1
+                yield name, partial(self.arranged, one, f"image {name}")
+        if not found:
+            raise DataError(f"got no images: give {IMAGE_KINDS}, a folder, or several of them.")
+
+    def _files(self, path: str | PathLike[str]) -> Iterable[tuple[str, str | Path]]:
+        if not str(path):
+            raise DataError(f"the path is empty: give {IMAGE_KINDS}, a folder, or several of them.")
+        if isinstance(path, str) and ":" in path and not Path(path).exists():
+            return [(path, path)]  # an address, which `decode_any` refuses in words, or no file
+        return [(str(file), file) for file in list_images([Path(path).expanduser()], self.preprocessing.channels)]
+
+    def _of_set(self, images: ImageSet, position: int) -> torch.Tensor:
+        return self._arrange(images.image(position))
+
+    def _arrange(self, image: torch.Tensor) -> torch.Tensor:
+        with one_thread():
+            return self.transform.arrange(image)
+
+
+def _one_by_one(images: Any) -> Iterable[Any]:
+    """Single images of what was given; a batch is cut along its first axis."""
+    if isinstance(images, np.ndarray) and images.dtype.kind in "OUS":
+        return images.ravel().tolist()
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return list(images) if images.ndim == 4 else [images]
+    is_one = isinstance(images, (str, PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(images, "read")
+    return [images] if is_one or not isinstance(images, Iterable) or isinstance(images, dict) else images
