@@ -12,7 +12,6 @@ from .dataset import (
     Origin,
 )
 from .domain_folders import Domains, load_domains
-from .folders import list_images
 from .image_groups import grouped
 from .inference_images import UNLABELLED, is_listed, load_images, relabelled
 from .labelled_images import load_labelled
@@ -26,6 +25,7 @@ from .sources import describe_sources, load_data
 from .splits import evenly_spread, hash64
 from .targets import ClassLabels, LabelSets, Targets, Values
 from .transforms import ImageTransform, build_transform
+from .walk_folders import list_images
 
 __all__ = [
     "CORRUPTIONS",

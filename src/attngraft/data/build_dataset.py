@@ -19,6 +19,7 @@ from .image_groups import check_group_by, column_of, groups_of
 from .leaks import FoundLeaks, find_leaks, image_families, without_leaks
 from .pixel_store import PixelStore, Progress, empty_store
 from .read_image import PIXEL_CAP
+from .split_names import parse_splits
 from .splits import carve, carve_loosely, thin
 from .targets import ClassLabels, LabelSets, Targets
 
@@ -59,6 +60,7 @@ class LoadOptions:
     fix_leaks: bool = False
     task: str | None = None
     group_by: str | None = None
+    splits: str | None = None
     channels: int = 3
     resize: Resize = "crop"
     progress: Progress | None = None
@@ -69,6 +71,8 @@ class LoadOptions:
             raise ConfigError(f"val_fraction is {self.val_fraction}: expected 0 or more and less than 1.")
         if self.group_by is not None:
             check_group_by(self.group_by)
+        if self.splits is not None:
+            parse_splits(self.splits)
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"test_fraction is {self.test_fraction}: expected more than 0 and less than 1.")
 

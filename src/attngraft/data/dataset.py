@@ -132,7 +132,7 @@ class Origin:
 
     Attributes:
         source: name of a built-in data set, or the absolute path of the folder.
-        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by: as for
+        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits: as for
             `load_data`.
     """
 
@@ -145,3 +145,4 @@ class Origin:
     fix_leaks: bool = False
     task: str | None = field(default=None, metadata=ADDED)
     group_by: str | None = field(default=None, metadata=ADDED)
+    splits: str | None = field(default=None, metadata=ADDED)

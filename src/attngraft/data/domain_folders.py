@@ -12,10 +12,11 @@ from ..errors import DataError, nearest
 from .build_dataset import fingerprint_of
 from .class_names import quoted
 from .dataset import Dataset, ImageSet
-from .folders import subfolders, training_folders
+from .folders import training_folders
 from .inference_images import relabelled
 from .read_image import printable
 from .sources import load_data
+from .walk_folders import subfolders
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ import numpy as np
 from ..errors import DataError, nearest
 from .class_names import quoted
 from .csv_table import Row, is_utf8, read_rows
-from .folders import SPLIT_NAMES
 from .read_image import EXTENSIONS, printable
+from .split_names import split_of
 from .targets import ClassLabels, LabelSets, Targets, Values
 
 TASKS = ("classification", "multilabel", "regression")
@@ -269,7 +269,7 @@ def _with_splits(lines: _Lines, split: str) -> list[_Line]:
     if split or "split" not in lines.columns:
         splits = [split] * len(paths)
     else:
-        splits = [SPLIT_NAMES.get(cell.strip().lower(), "?") for cell in lines.cells("split")]
+        splits = [split_of(cell.strip()) or "?" for cell in lines.cells("split")]
     for row, path, found in zip(lines.rows, paths, splits, strict=True):
         if not path:
             raise lines.error(row, "the path is empty, expected that of an image")

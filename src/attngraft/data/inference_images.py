@@ -13,13 +13,14 @@ from ..errors import ConfigError, DataError
 from .build_dataset import LoadOptions, assemble
 from .class_names import unknown_classes
 from .dataset import ImageSet
-from .folders import list_images, training_folders
+from .folders import has_splits
 from .image_groups import check_group_by, column_of, grouped
 from .pixel_store import Progress, decode_files, short_side_limit
 from .read_image import PIXEL_CAP, printable
 from .sources import SOURCES, data_root, load_data, load_tables, tables_of
 from .splits import evenly_spread
 from .targets import ClassLabels
+from .walk_folders import list_images
 
 UNLABELLED = -1
 
@@ -170,11 +171,11 @@ def relabelled(images: ImageSet, own: Sequence[str], known: Sequence[str]) -> Im
 
 
 def _is_data_set(source: str | Path, classes: Sequence[str]) -> bool:
-    """A built-in source, or a folder with a folder of training images, unless that is one of the classes."""
+    """A built-in source, or a folder with splits, unless these are called like classes."""
     if isinstance(source, str) and source in SOURCES:
         return True
     folder = Path(source).expanduser()
-    return folder.is_dir() and any(name not in classes for name in training_folders(folder))
+    return folder.is_dir() and has_splits(folder, classes)
 
 
 def is_listed(place: Path) -> bool:

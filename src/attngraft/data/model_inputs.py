@@ -17,11 +17,11 @@ from ..config import Preprocessing
 from ..errors import DataError
 from .any_image import IMAGE_KINDS, ImageLike, decode_any
 from .dataset import Dataset, ImageSet
-from .folders import list_images
 from .loader import one_thread
 from .pixel_store import as_tensor, short_side_limit, shrink
 from .read_image import PIXEL_CAP
 from .transforms import ImageTransform, build_transform
+from .walk_folders import list_images
 
 Images: TypeAlias = ImageLike | Dataset | ImageSet | Iterable[ImageLike]
 """What `InputReader.named` takes."""

@@ -14,9 +14,9 @@ from ..errors import DataError, one_line
 from .any_image import decode_any
 from .build_dataset import LoadOptions, Pool, strata_of
 from .class_names import quoted
-from .folders import SPLIT_NAMES
 from .pixel_store import keep_images, short_side_limit
 from .read_image import UnreadableImageError, printable
+from .split_names import split_of
 from .splits import thin
 from .targets import ClassLabels, LabelSets, Targets, Values
 
@@ -101,7 +101,7 @@ def _by_split(source: Any) -> dict[str, Any]:
         return {"": source}
     found: dict[str, Any] = {}
     for key, dataset in source.items():
-        split = SPLIT_NAMES.get(str(key).lower())
+        split = split_of(str(key))
         if split is None or split in found:
             raise DataError(f"got the splits {', '.join(map(str, source))}: expected train, val and test, each once.")
         found[split] = dataset

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import ImageSize, Resize
-from ..errors import DataError, nearest
+from ..errors import ConfigError, DataError, nearest
 from ..registry import Registry
 from .build_dataset import (
     LoadOptions,
@@ -24,7 +24,8 @@ from .build_dataset import (
 )
 from .dataset import Dataset, Origin
 from .digits import CANVAS, TRAIN_COUNT, render_splits
-from .folders import SPLIT_NAMES, scan_folder, subfolders, training_folders
+from .folder_checks import ARCHIVES
+from .folders import scan_folder, training_folders
 from .image_groups import column_of
 from .image_table import ImageTable, is_image_table, read_image_table
 from .leaks import SPLITS
@@ -36,6 +37,7 @@ from .pixel_store import (
 )
 from .python_datasets import is_python_dataset, load_samples
 from .read_image import PIXEL_CAP, extensions_of, printable
+from .split_names import split_of
 from .targets import ClassLabels
 from .torchvision_sets import (
     PUBLISHED,
@@ -43,6 +45,7 @@ from .torchvision_sets import (
     find_imagenet,
     read_arrays,
 )
+from .walk_folders import subfolders
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ def load_data(
     fix_leaks: bool = False,
     task: str | None = None,
     group_by: str | None = None,
+    splits: str | None = None,
     channels: int = 3,
     resize: Resize = "crop",
     progress: Progress | None = None,
@@ -100,6 +104,8 @@ def load_data(
         group_by: what makes images belong together, so that statistics count groups and splits keep them on one side:
             "folder", "copies" (nearly equal images), "column:NAME" of a CSV file, or a regular expression on the paths,
             whose first group or whole match is the name.
+        splits: which folders of a folder are its splits, as "train=FOLDER,test=FOLDER" (also val, and several of one
+            split), where their names do not say; or "none" where all folders are classes.
         channels: 3 for 8-bit RGB; others, see `read_image`.
         resize: how images will be brought to the input; "crop" notes how much is cut off where that is much.
         progress: called with (images done, images in all).
@@ -123,28 +129,42 @@ def load_data(
         fix_leaks=fix_leaks,
         task=task,
         group_by=group_by,
+        splits=splits,
         channels=channels,
         resize=resize,
         progress=progress,
     )
     if is_python_dataset(source):
+        _check_is_folder(splits, "data of Python")
         return assemble(load_samples(source, options), options)
     if not str(source):
         raise DataError("the data source is empty: give a folder, a CSV file or the name of a built-in data set.")
     builtin = isinstance(source, str) and source in SOURCES
     path = Path(source).expanduser()
     place = str(source) if builtin else str(path.absolute())
-    origin = Origin(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by)
+    origin = Origin(
+        place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits
+    )
     if builtin:
+        _check_is_folder(splits, str(source))
         pool = SOURCES[str(source)].load(options)
     elif isinstance(source, str) and not path.exists():
         raise unknown_source(source)
     else:
         tables = tables_of(path)
+        if tables:
+            _check_is_folder(splits, "a CSV file, whose column split says it")
         pool = load_tables(tables, path, options) if tables else load_folder(path, options)
     if task not in (None, pool.targets.task):
         raise DataError(f"{printable(source)} has images of classes: expected a CSV file for the task '{task}'.")
     return replace(assemble(pool, options), origin=origin)
+
+
+def _check_is_folder(splits: str | None, source: str) -> None:
+    if splits is not None:
+        raise ConfigError(
+            f"splits is {splits!r}, which says what the folders of a folder are, and the data is {source}."
+        )
 
 
 def tables_of(path: Path) -> dict[str, Path]:
@@ -155,11 +175,13 @@ def tables_of(path: Path) -> dict[str, Path]:
     """
     if path.is_file():
         if path.suffix.lower() != ".csv":
-            raise DataError(f"{printable(path)} is a file: expected a CSV file or a folder of images.")
+            is_archive = path.name.lower().endswith(ARCHIVES)
+            advice = "unpack it, and give the folder" if is_archive else "expected a CSV file or a folder of images"
+            raise DataError(f"{printable(path)} is {'an archive' if is_archive else 'a file'}: {advice}.")
         return {"": path}
     found: dict[str, Path] = {}
     for file in sorted(path.glob("*.[cC][sS][vV]")) if path.is_dir() else ():
-        split = SPLIT_NAMES.get(file.stem.lower())
+        split = split_of(file.stem)
         if split in found:
             raise DataError(f"{printable(path)} has both {found[split].name} and {file.name}: keep one.")
         if split is not None:
@@ -195,7 +217,7 @@ def load_folder(folder: Path, options: LoadOptions) -> Pool:
     Raises:
         DataError: see `scan_folder`; or files cannot be read and `skip_broken` is off.
     """
-    return _decoded(scan_folder(folder, extensions_of(options.channels)), folder, options)
+    return _decoded(scan_folder(folder, extensions_of(options.channels), options.splits), folder, options)
 
 
 def load_tables(files: Mapping[str, Path], source: Path, options: LoadOptions) -> Pool:

@@ -49,6 +49,12 @@ class DataSettings:
         flag=True,
         metavar="RULE",
     )
+    splits: str | None = setting(
+        None,
+        "Which folders are splits, where their names do not say: train=FOLDER,test=FOLDER, or none if all are classes.",
+        flag=True,
+        metavar="SPLIT=FOLDER,...",
+    )
     resample_train: float = setting(
         1.0, "Part of the training images that each seed draws for itself, stratified.", flag=True
     )
