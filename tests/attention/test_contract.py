@@ -12,6 +12,7 @@ import torch
 from cases import slow
 from pairs import over
 from torch import nn
+from torch.func import functional_call, grad, stack_module_state, vmap
 
 import attngraft.attention
 from attngraft.attention import (
@@ -380,6 +381,42 @@ def test_exports_with_dynamic_batch_height_and_width(name):
     exported = torch.export.export(module, (x,), dynamic_shapes=(dynamic,)).module()
     other = feature_map(3, 32, 6, 10)
     torch.testing.assert_close(exported(other), module(other))
+
+
+@every_name
+def test_stacked_modules_run_under_vmap(name):
+    modules, x = [awakened(name, 8).eval() for _ in range(2)], feature_map(channels=8)
+    parameters, buffers = stack_module_state(modules)
+    together = vmap(lambda p, b: functional_call(modules[0], (p, b), (x,)))(parameters, buffers)
+    torch.testing.assert_close(together, torch.stack([module(x) for module in modules]))
+
+
+@every_name
+def test_gradients_of_each_image_are_computed_by_vmap(name):
+    module, x = awakened(name).eval(), feature_map()
+    parameters = {key: value.detach() for key, value in module.named_parameters()}
+
+    def loss(p, image):
+        return functional_call(module, p, (image[None],)).square().sum()
+
+    per_image = vmap(grad(loss), in_dims=(None, 0))(parameters, x)
+    loss(dict(module.named_parameters()), x[1]).backward()
+    for key, parameter in module.named_parameters():
+        torch.testing.assert_close(per_image[key][1], parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+@every_name
+@pytest.mark.filterwarnings("ignore")  # the exporter's own, which is deprecated
+def test_the_torchscript_onnx_exporter_keeps_other_batches_heights_and_widths(name, tmp_path):
+    reference = pytest.importorskip("onnx.reference")
+    module, path = awakened(name, 8).eval(), tmp_path / "module.onnx"
+    axes = {"x": {0: "batch", 2: "height", 3: "width"}}
+    torch.onnx.export(
+        module, (feature_map(1, 8),), path, dynamo=False, verbose=False, input_names=["x"], dynamic_axes=axes
+    )
+    other = feature_map(3, 8, 6, 10)
+    (found,) = reference.ReferenceEvaluator(str(path)).run(None, {"x": other.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), module(other).detach(), rtol=1e-4, atol=1e-5)
 
 
 def test_package_lists_only_names_that_exist():

@@ -45,7 +45,7 @@ class GlobalContext(Attention):
     def gates(self, x: Tensor) -> Gates:
         positions = x.flatten(2)  # (B, C, N)
         weights = torch.softmax(self.attend(positions), 2).to(x.dtype)  # (B, 1, N)
-        context = (positions @ weights.mT).squeeze(2)
+        context = (positions @ weights.transpose(1, 2)).squeeze(2)
         return Gates(channel=self.sigmoid_gate(self.fc2(F.relu(self.norm(self.fc1(context))))))
 
 

@@ -41,7 +41,7 @@ class RowColumn(Attention):
 
     def gates(self, x: Tensor) -> Gates:
         rows, columns = kernels.strip_pool(x)
-        logits = self.rows(rows).mT + self.columns(columns)  # (B, H, 1) + (B, 1, W)
+        logits = self.rows(rows).transpose(1, 2) + self.columns(columns)  # (B, H, 1) + (B, 1, W)
         return Gates(spatial=self.sigmoid_gate(logits))
 
 

@@ -50,7 +50,11 @@ class SGE(Attention):
     def _similarity(self, x: Tensor) -> Tensor:
         """Inner product of every position with its group's mean: (B, groups, H, W), in at least fp32."""
         mean, _ = kernels.channel_moments(x)
-        return (x * mean[..., None, None]).unflatten(1, (self.groups, -1)).sum(2)
+        batch, _, height, width = x.shape
+        # not unflatten: TorchScript's ONNX exporter would write the height and width of its example
+        return (
+            (x * mean[..., None, None]).reshape(batch, self.groups, self.channels // self.groups, height, width).sum(2)
+        )
 
     @staticmethod
     def _standardise(similarity: Tensor) -> Tensor:

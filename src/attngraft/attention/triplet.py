@@ -43,9 +43,9 @@ class Triplet(Attention):
         row_mean, column_mean = kernels.strip_pool(x)
         row_peak, column_peak = kernels.strip_max(x)
         mean, peak = kernels.spatial_pool(x)
-        rows = torch.stack((row_peak, row_mean), 1).mT  # (B, 2, H, C), the authors' orientation
+        rows = torch.stack((row_peak, row_mean), 1).transpose(2, 3)  # (B, 2, H, C), the authors' orientation
         return Gates(
-            rows=self.sigmoid_gate(self.rows(rows)).mT,
+            rows=self.sigmoid_gate(self.rows(rows)).transpose(1, 2),
             columns=self.sigmoid_gate(self.columns(torch.stack((column_peak, column_mean), 1))),
             spatial=self.sigmoid_gate(self.spatial(torch.stack((peak, mean), 1))),
         )

@@ -77,10 +77,10 @@ def route_of(x: Tensor) -> Route | None:
 
 
 def _choose(x: Tensor) -> Route | None:
-    reading = reading_of(x)
-    if reading is None or not is_plain(x) or backend_for(x) is None:
+    if not is_plain(x):  # asked first: a batched tensor of vmap cannot tell how it lies in memory
         return None
-    return Route(reading, x.device.type)
+    reading = reading_of(x)
+    return None if reading is None or backend_for(x) is None else Route(reading, x.device.type)
 
 
 # What is noted is a key of these, so that a tensor with a note can be pickled and loaded like any other.

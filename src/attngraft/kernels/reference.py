@@ -7,6 +7,7 @@ Statistics that square x are computed and returned in at least fp32: squares of 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +31,10 @@ def channel_pool(x: Tensor, spatial: Tensor | None = None) -> tuple[Tensor, Tens
 
 def channel_moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased variance over positions: (B, C, *) -> twice (B, C); one position has variance 0."""
-    positions: int = math.prod(x.shape[2:])
-    correction: int = torch.sym_max(positions - 1, 1)  # type: ignore[assignment]  # an int, or symbolic in export
+    correction = _at_least_one(math.prod(x.shape[2:]) - 1)
     wide, dims = _at_least_fp32(x), _position_dims(x)
     mean = wide.mean(dims, keepdim=True)
-    return mean.squeeze(dims), (wide - mean).square().sum(dims) / correction
+    return mean.flatten(1), (wide - mean).square().sum(dims) / correction
 
 
 def channel_norm(x: Tensor, eps: float) -> Tensor:
@@ -92,6 +92,13 @@ def broadcast_gates(
         None if columns is None else columns.unsqueeze(-2),
     )
     return [gate.to(x.dtype) for gate in shaped if gate is not None]
+
+
+def _at_least_one(count: Any) -> Any:
+    """The count, at least 1: an int, symbolic in `torch.export`, a tensor where TorchScript traces (ONNX)."""
+    if torch.jit.is_tracing() and isinstance(count, Tensor):
+        return count.clamp(min=1)
+    return torch.sym_max(count, 1)  # type: ignore[arg-type]
 
 
 def _position_dims(x: Tensor) -> tuple[int, ...]:
