@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -43,6 +44,13 @@ def stir_grafts_(model: nn.Module, strength: float = 0.5) -> nn.Module:
             for parameter in attention.parameters():
                 parameter += strength * torch.randn(parameter.shape, generator=generator).to(parameter)
     return model
+
+
+def as_torchscript(module: nn.Module, *shape: int) -> nn.Module:
+    """The module as TorchScript, traced on an input of this shape; that is deprecated, and still met."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(module.eval(), image_batch(*shape))
 
 
 def outcome(model: nn.Module, *inputs: Any, train: bool, seed: int = 3) -> tuple[Any, dict[str, Tensor]]:

@@ -116,7 +116,8 @@ def test_export_with_a_dynamic_batch_keeps_the_attention(grown, x, logits):
 def test_symbolic_trace_keeps_the_attention(grown, x, logits):
     traced = torch.fx.symbolic_trace(grown)
     assert_same(traced, x, logits)
-    check_live(traced, graft_plan(grown))
+    check_live(traced)
+    assert graft_plan(traced) == graft_plan(grown)
 
 
 @pytest.mark.parametrize("where", ["residual", "stage"])
@@ -197,9 +198,30 @@ def test_fx_fusing_drops_the_grafts_which_the_plan_tells(x):
     grown = stir_grafts_(ag.graft(settle_(ag.create_backbone("torchvision:resnet18")).eval(), "se")).eval()
     fused = fuse(grown)
     assert ag.grafts(fused) == {}
-    # FX builds a new module from the graph: only the plan of the model that went in knows what is missing
-    with pytest.raises(GraftError, match="8 of the grafts are not live"):
-        check_live(fused, graft_plan(grown))
+    for plan in (None, graft_plan(grown)):
+        with pytest.raises(GraftError, match="8 of the grafts are not live"):
+            check_live(fused, plan)
+
+
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own: this kind of quantisation is deprecated
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_fx_quantisation_drops_the_grafts_which_the_graph_tells(grown, x, wrapped):
+    from torch.ao.quantization import get_default_qconfig_mapping, quantize_fx
+
+    model, prefix = (nn.Sequential(grown), "0.") if wrapped else (grown, "")
+    prepared = quantize_fx.prepare_fx(model, get_default_qconfig_mapping(), (x,))
+    assert [site.path for site in graft_plan(prepared).sites] == [prefix + s.path for s in graft_plan(grown).sites]
+    prepared(x)
+    for graph in (copy.deepcopy(prepared), quantize_fx.convert_fx(prepared)):
+        with pytest.raises(GraftError, match="grafts are not live any more"):
+            check_live(graph)
+
+
+def test_a_traced_plain_network_has_no_plan(plain, grown):
+    for model in (plain, ag.ungraft(grown)):
+        traced = torch.fx.symbolic_trace(model)
+        assert graft_plan(traced) is None
+        check_live(traced)
 
 
 def test_a_lost_graft_cannot_be_saved(grown, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import slow
+from grafting_helpers import as_torchscript
 from own_networks import (
     ChainNet,
     CoordinateNet,
@@ -275,14 +276,29 @@ def test_a_grown_network_has_the_sites_of_its_backbone(resnet18, where):
     assert paths(grown, where) == paths(resnet18, where)
 
 
-def test_a_model_that_cannot_be_copied_is_refused_in_a_sentence():
-    model = FunctionalVGG()
-    model.last_activation = torch.ones(2, requires_grad=True) * 2  # kept from an earlier forward pass
-    with pytest.raises(GraftError, match=r"the model cannot be copied .*: detach or delete the tensors"):
-        ag.find_sites(model, input_size=(1, 32, 32))
-
-
 @pytest.mark.parametrize("layers", [[nn.BatchNorm2d(5)], [nn.BatchNorm2d(4), nn.BatchNorm2d(3)]])
 def test_a_normalisation_of_other_channels_is_refused(layers):
     with pytest.raises(GraftError, match="cannot process"):
         ag.find_sites(nn.Sequential(nn.Conv2d(3, 4, 3), *layers), input_size=(3, 8, 8))
+
+
+def test_torchscript_parts_are_passed_over_and_said():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()
+    ).eval()
+    model[3] = as_torchscript(model[3], 1, 8, 15, 15)
+    plan = ag.plan_graft(model, "se", input_size=(3, 32, 32))
+    assert [site.path for site in plan.sites] == ["1", "4"]
+    assert any("'3' is TorchScript, in which no attention can be put" in note for note in plan.notes)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(ag.graft(model, plan)(x), model(x))
+    with pytest.raises(GraftError, match=r"3: it is TorchScript.*graft before it is scripted"):
+        ag.find_sites(model, "3", input_size=(3, 32, 32))
+
+
+def test_a_torchscript_model_has_no_sites_and_the_reason_is_said():
+    model = as_torchscript(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2)), 1, 3, 32, 32)
+    for where in ("auto", "residual"):
+        with pytest.raises(GraftError, match=r"the model is TorchScript.*graft before it is scripted"):
+            ag.find_sites(model, where, input_size=(3, 32, 32))
+    assert ag.grafts(model) == {}

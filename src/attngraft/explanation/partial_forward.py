@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ..attention import Attention, Gates
 from ..errors import GraftError, nearest
-from ..surgery import computing, grafts, uncompiled
+from ..surgery import computing, grafts, is_compiled, uncompiled
 from ..surgery.gate_hooks import Compute
 
 Changes = Mapping[str, Compute]  # site path -> how its attention computes
@@ -68,7 +68,7 @@ class PartialForward:
         self._given: dict[str, frozenset[int]] = {}  # site -> calls that return recorded outputs in passes from there
         self._used: frozenset[int] = frozenset()  # those of them whose values matter
         self.sites = tuple(grafts(self._model))
-        if not any(_is_compiled(module) for module in self._model.modules()):
+        if not any(is_compiled(module) for module in self._model.modules()):
             self._observe(example)
         recording = self.record(example)
         self._given = {path: given for path, given in self._given.items() if self._agrees(recording, path)}
@@ -287,10 +287,6 @@ def _outside_grafts(model: nn.Module) -> list[nn.Module]:
     """All modules apart from the parts of attentions, which run or not depending on how the attention computes."""
     parts = {part for graft in grafts(model).values() for part in graft.modules() if part is not graft}
     return [module for module in model.modules() if module not in parts]
-
-
-def _is_compiled(module: nn.Module) -> bool:
-    return module._compiled_call_impl is not None or uncompiled(module) is not module
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from ..attention import Attention, Gates
 from ..errors import ConfigError, GraftError
-from ..surgery import find_sites, grafts, uncompiled, watching
+from ..surgery import copy_model, find_sites, grafts, uncompiled, watching
 from ..training.evaluate import in_eval_mode
 from .image_source import BATCH, Source, View, inputs_of, predict_probabilities, prepared
 
@@ -108,7 +107,7 @@ def cam_maps(model: nn.Module, images: View | Source, targets: Sequence[int] | N
         ) from None
     inputs = inputs_of(model, images)
     wanted = predict_probabilities(model, inputs).argmax(1) if targets is None else np.asarray(targets)
-    copied = copy.deepcopy(uncompiled(model)).float().eval()
+    copied = copy_model(uncompiled(model)).float().eval()
     layer = copied.get_submodule(last_stage(copied, inputs))
     layer.register_forward_hook(_begin_graph)
     cam = GradCAM(model=copied, target_layers=[layer])

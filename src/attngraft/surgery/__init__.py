@@ -1,8 +1,10 @@
 """Find sites, plan, graft, ungraft, save and load."""
 
+from .compiled import is_compiled, uncompiled
+from .copying import copy_model
 from .fold import PartFold, fold_grafts
 from .gate_hooks import computing, watching
-from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, uncompiled, ungraft, ungraft_
+from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, ungraft, ungraft_
 from .heads import Head, find_head, renew_head_, replace_head_
 from .model_output import main_output
 from .notes import FoldNote, classes_of, fold_note, note_classes_, note_fold_, note_task_, task_note
@@ -21,6 +23,7 @@ __all__ = [
     "check_live",
     "classes_of",
     "computing",
+    "copy_model",
     "describe",
     "find_head",
     "find_sites",
@@ -30,6 +33,7 @@ __all__ = [
     "graft_",
     "graft_plan",
     "grafts",
+    "is_compiled",
     "load",
     "main_output",
     "note_classes_",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,9 +12,12 @@ from torch import Tensor, nn
 from ..attention import Attention, Gates, Reduction
 from ..errors import GraftError, nearest
 from .channel_scaling import Passage, merge_, observe
-from .graft import CHILD, PLAN_ATTRIBUTE, check_live, detach_, graft_plan, grafts, like_host, uncompiled
+from .compiled import uncompiled
+from .copying import copy_model
+from .graft import CHILD, check_live, detach_, graft_plan, grafts, like_host, set_plan_
 from .plan import GraftPlan, Override
 from .sites import Site
+from .symbolic_tracing import plan_in_graph
 
 STATIC = "static"
 NEUTRAL = 1e-6  # a gate that differs from doing nothing by less is taken as doing nothing
@@ -59,13 +61,13 @@ def fold_grafts(
     Raises:
         GraftError: no grafts, an unknown site or part, a constant of another shape, or the example does not fit.
     """
-    model = copy.deepcopy(uncompiled(model)).eval()
+    model = copy_model(uncompiled(model)).eval()
     check_live(model)
     plan, live = graft_plan(model), grafts(model)
     if not live:
         raise GraftError("the model has no grafts: nothing to fold.")
-    if plan is None:
-        raise GraftError("the model has grafts but no plan, as a tool rebuilt it: fold it before that tool.")
+    if plan is None or plan_in_graph(model) is not None:
+        raise GraftError("the model has grafts but is not what they were put into, as a tool rebuilt it: fold it before.")
     _check(constants, live)
     passage = observe(model, example, list(live))
     outcomes = [
@@ -218,10 +220,7 @@ def _check(constants: Mapping[str, Constants], live: Mapping[str, Attention]) ->
 def _note_plan_(model: nn.Module, plan: GraftPlan, overrides: Mapping[str, Override], remaining: set[str]) -> None:
     """The plan of what is left; a model without grafts has none."""
     sites = tuple(site for site in plan.sites if site.path in remaining)
-    if sites:
-        setattr(model, PLAN_ATTRIBUTE, replace(plan, sites=sites, overrides=dict(overrides)))
-    else:
-        delattr(model, PLAN_ATTRIBUTE)
+    set_plan_(model, replace(plan, sites=sites, overrides=dict(overrides)) if sites else None)
 
 
 def _said(layer: str | None) -> tuple[str, str]:

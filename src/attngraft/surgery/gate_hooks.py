@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..attention import Attention, Gates
 from ..errors import GraftError, nearest
-from .graft import grafts, uncompiled
+from .compiled import uncompiled
+from .graft import grafts
 
 Compute = Callable[[Attention, Tensor], Gates]
 See = Callable[[str, Tensor, Gates], None]

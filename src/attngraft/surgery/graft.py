@@ -6,7 +6,6 @@ the backbone's `state_dict` stays as it was, and copying, pickling, compiling an
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -15,12 +14,14 @@ from torch import Tensor, nn
 
 from ..attention import Attention
 from ..errors import GraftError, nearest
+from .compiled import forget_compiled_code, uncompiled
+from .copying import copy_model
 from .meta_twin import meta_twin
 from .plan import GraftPlan, plan_graft
 from .sites import resolve_input
+from .symbolic_tracing import PLAN_ATTRIBUTE, plan_in_graph, unwatch_tracing_, watch_tracing_
 
 CHILD = "graft"
-PLAN_ATTRIBUTE = "attngraft_plan"
 
 
 def graft(model: nn.Module, plan: GraftPlan | str, **plan_options: Any) -> nn.Module:
@@ -33,7 +34,7 @@ def graft(model: nn.Module, plan: GraftPlan | str, **plan_options: Any) -> nn.Mo
     Raises:
         GraftError, ConfigError: as for `graft_`.
     """
-    return graft_(copy.deepcopy(model), plan, **plan_options)
+    return graft_(copy_model(model), plan, **plan_options)
 
 
 def graft_(model: nn.Module, plan: GraftPlan | str, *, example_input: Any = None, **plan_options: Any) -> nn.Module:
@@ -47,15 +48,17 @@ def graft_(model: nn.Module, plan: GraftPlan | str, *, example_input: Any = None
         plan = plan_graft(model, plan, example_input=example_input, **plan_options)
     elif plan_options:
         raise GraftError(f"got a finished plan and also {sorted(plan_options)}: give these to plan_graft instead.")
-    attentions = _build(model, plan)
-    _try_on_twin(model, plan, example_input)
-    _attach(model, plan, attentions)
+    inner = uncompiled(model)
+    attentions = _build(inner, plan)
+    _try_on_twin(inner, plan, example_input)
+    _attach(inner, plan, attentions)
+    forget_compiled_code(model)
     return model
 
 
 def ungraft(model: nn.Module) -> nn.Module:
     """A copy of the model without its grafts; backbone weights stay as they are now."""
-    return ungraft_(copy.deepcopy(model))
+    return ungraft_(copy_model(model))
 
 
 def ungraft_(model: nn.Module) -> nn.Module:
@@ -64,13 +67,14 @@ def ungraft_(model: nn.Module) -> nn.Module:
     Raises:
         GraftError: the model has no grafts.
     """
-    hosts = [module for module in model.modules() if isinstance(getattr(module, CHILD, None), Attention)]
+    inner = uncompiled(model)
+    hosts = [module for module in inner.modules() if _carries(module)]
     if not hosts:
         raise GraftError("the model has no grafts: nothing to take out.")
     for host in hosts:
         detach_(host)
-    if hasattr(model, PLAN_ATTRIBUTE):
-        delattr(model, PLAN_ATTRIBUTE)
+    set_plan_(inner, None)
+    forget_compiled_code(model)
     return model
 
 
@@ -83,6 +87,7 @@ def detach_(host: nn.Module) -> None:
 
 def grafts(model: nn.Module) -> dict[str, Attention]:
     """Site path -> attention, as they are live: a graft whose hook was lost is not listed."""
+    model = uncompiled(model)
     in_graph = _run_by_graph(model)
     return {
         path: host.graft
@@ -92,9 +97,19 @@ def grafts(model: nn.Module) -> dict[str, Attention]:
 
 
 def graft_plan(model: nn.Module) -> GraftPlan | None:
-    """The plan that the model was grafted with; None for a plain model."""
+    """The plan that the model, or the network that a graph was traced from, was grafted with; None for a plain model."""
     plan = getattr(model, PLAN_ATTRIBUTE, None)
-    return plan if isinstance(plan, GraftPlan) else None
+    return plan if isinstance(plan, GraftPlan) else plan_in_graph(model)
+
+
+def set_plan_(model: nn.Module, plan: GraftPlan | None) -> None:
+    """Note on the model which grafts it has; None where it has none."""
+    unwatch_tracing_(model)
+    if plan is not None:
+        setattr(model, PLAN_ATTRIBUTE, plan)
+        watch_tracing_(model, plan)
+    elif hasattr(model, PLAN_ATTRIBUTE):
+        delattr(model, PLAN_ATTRIBUTE)
 
 
 def check_live(model: nn.Module, plan: GraftPlan | None = None) -> None:
@@ -104,8 +119,8 @@ def check_live(model: nn.Module, plan: GraftPlan | None = None) -> None:
 
     Args:
         model: a network, grafted or not.
-        plan: what should be live; the model's own plan where it is left out. `torch.fx` builds a new module
-            that has no plan: give it the plan of the model that went in.
+        plan: what should be live; the model's own plan, or that of the network that a graph was traced from, where it
+            is left out.
 
     Raises:
         GraftError: names the grafts that would not run.
@@ -128,17 +143,12 @@ def check_live(model: nn.Module, plan: GraftPlan | None = None) -> None:
 def reattach_(model: nn.Module) -> nn.Module:
     """Give the hook back to hosts that were rebuilt but kept their attention; return the model."""
     live = grafts(model)
-    for path, host in model.named_modules():
+    for path, host in uncompiled(model).named_modules():
         if _carries(host) and path not in live:
             host.register_forward_hook(_run_graft)
+    forget_compiled_code(model)
     check_live(model)
     return model
-
-
-def uncompiled(model: nn.Module) -> nn.Module:
-    """The module that `torch.compile` wrapped, or the model itself: a wrapper prefixes every path."""
-    inner = getattr(model, "_orig_mod", None)
-    return inner if isinstance(inner, nn.Module) else model
 
 
 def _run_graft(host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -158,7 +168,7 @@ def _run_by_graph(model: nn.Module) -> set[str]:
 
 
 def _carries(host: nn.Module) -> bool:
-    return isinstance(host._modules.get(CHILD), Attention)
+    return isinstance(getattr(host, CHILD, None), Attention)
 
 
 def _is_live(host: nn.Module) -> bool:
@@ -248,4 +258,4 @@ def _attach(model: nn.Module, plan: GraftPlan, attentions: dict[str, Attention])
     for path, attention in attentions.items():
         modules[path].add_module(CHILD, attention)
         modules[path].register_forward_hook(_run_graft)
-    setattr(model, PLAN_ATTRIBUTE, plan)
+    set_plan_(model, plan)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +12,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from ..errors import GraftError, first_line
+from .compiled import running_eagerly, uncompiled
+from .copying import check_initialised, copy_model
 
 
 @contextmanager
@@ -33,19 +34,14 @@ def meta_twin(
         GraftError: the model cannot be copied, or cannot process the input.
     """
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
-    try:
-        twin = _copy_to_meta(model).train(training)
-    except RuntimeError as error:
-        raise GraftError(
-            f"the model cannot be copied ({first_line(error)}): "
-            "detach or delete the tensors that it keeps as plain attributes."
-        ) from error
-    with unchanged_rng(model), torch.no_grad(), _QuickNormalisation():
+    model = uncompiled(model)
+    twin = _copy_to_meta(model).train(training)
+    with unchanged_rng(model), torch.no_grad(), running_eagerly(model), _QuickNormalisation():
         meta_arguments = _moved(arguments, torch.device("meta"))
         try:
             twin(*meta_arguments)
         except Exception as meta_error:
-            twin, meta_arguments = copy.deepcopy(model).train(training), _moved(arguments, _device_of(model))
+            twin, meta_arguments = copy_model(model).train(training), _moved(arguments, _device_of(model))
             try:
                 twin(*meta_arguments)
             except Exception:
@@ -99,12 +95,13 @@ def unchanged_rng(model: nn.Module) -> Iterator[None]:
 
 def _copy_to_meta(model: nn.Module) -> nn.Module:
     """Deep copy in which every parameter and buffer is a shape without storage."""
-    memo: dict[int, Any] = {}
+    check_initialised(model)
+    weightless: dict[int, Any] = {}
     for parameter in model.parameters():
-        memo[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
+        weightless[id(parameter)] = nn.Parameter(parameter.detach().to("meta"), requires_grad=parameter.requires_grad)
     for buffer in model.buffers():
-        memo[id(buffer)] = buffer.detach().to("meta")
-    return copy.deepcopy(model, memo)
+        weightless[id(buffer)] = buffer.detach().to("meta")
+    return copy_model(model, weightless)
 
 
 def _moved(arguments: tuple[Any, ...], device: torch.device) -> tuple[Any, ...]:

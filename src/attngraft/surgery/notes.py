@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from .graft import uncompiled
+from .compiled import uncompiled
 
 CLASSES_ATTRIBUTE = "attngraft_classes"
 FOLD_ATTRIBUTE = "attngraft_fold"

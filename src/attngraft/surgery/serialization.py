@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -36,7 +35,9 @@ from ..config import Preprocessing, from_dict, to_dict
 from ..errors import BackboneError, ConfigError, GraftError, RunError
 from ..formats import MODEL_FORMAT, own_version
 from ..safetensors_files import Shapes, open_tensors, shapes_of
-from .graft import check_live, graft_, graft_plan, uncompiled
+from .compiled import uncompiled
+from .copying import copy_model
+from .graft import check_live, graft_, graft_plan
 from .heads import replace_head_
 from .notes import FoldNote, classes_of, fold_note, note_classes_, note_fold_, note_task_, task_note
 from .plan import GraftPlan
@@ -251,7 +252,7 @@ def _build(saved: SavedModel, file: Path, shapes: Shapes, backbone: nn.Module | 
         BackboneError: as for `load`.
     """
     with torch.random.fork_rng(devices=[]), ForWeights(shapes, file):
-        model = copy.deepcopy(backbone) if backbone is not None else _create(saved, file)
+        model = copy_model(backbone) if backbone is not None else _create(saved, file)
         try:
             if saved.plan is not None:
                 graft_(model, saved.plan, example_input=example_input)

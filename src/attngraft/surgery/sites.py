@@ -14,6 +14,7 @@ from ..backbones import preprocessing_of
 from ..config import MOST_SIDE
 from ..errors import GraftError, nearest
 from ..registry import Registry
+from .compiled import uncompiled
 from .trace import TRACE_BATCH, Call, Key, Trace, trace
 
 Where = str | Sequence[str]
@@ -79,6 +80,7 @@ def search_sites(
     record: Trace | None = None,
 ) -> SiteSearch:
     """Like `find_sites`, and also tells what was passed over and why; `record` is the trace, where there is one."""
+    model = uncompiled(model)
     record = record or trace(model, resolve_input(model, input_size, example_input))
     notes: list[str] = []
     found: dict[str, Site] = {}
@@ -86,6 +88,9 @@ def search_sites(
         place = PLACEMENTS[part] if part in PLACEMENTS else _named(part, model)
         for site in place(record, notes):
             found.setdefault(site.path, site)
+    for path in record.scripted:
+        name = f"'{path}' is" if path else "the model is"
+        notes.append(f"{name} TorchScript, in which no attention can be put: graft before it is scripted")
     if not found:
         raise GraftError(_nothing_found(where, notes))
     order = {call.path: position for position, call in enumerate(record.calls)}
@@ -277,6 +282,8 @@ def _named(pattern: str, model: nn.Module) -> Placement:
 
 def _host_of(record: Trace, path: str) -> Site:
     """The site for an explicit path; a container is hosted by the module inside that makes its output."""
+    if any(path == scripted or path.startswith(f"{scripted}.") or not scripted for scripted in record.scripted):
+        raise GraftError(f"{path}: it is TorchScript, in which no attention can be put: graft before it is scripted.")
     uses = record.uses[path]
     if uses != 1:
         times = "is not run by" if uses == 0 else f"runs {uses} times in"

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.hooks import RemovableHandle
 
 from .meta_twin import meta_twin
 
@@ -95,6 +97,7 @@ class Trace:
         pools: feature maps that entered a pooling which shrinks them to more than one position.
         containers: paths of modules that run their children one after the other.
         identities: paths of modules that return what they get, at least in eval mode.
+        scripted: paths of TorchScript modules: what they do inside is not seen, and they take no hook.
         logit_maps: maps from which the logits follow by pooling alone; they belong to the head (SqueezeNet).
         steps: how every tensor that depends on the input was made, in the order of making.
         outputs: what the model returned.
@@ -111,6 +114,7 @@ class Trace:
     makers: dict[Key, list[str]] = field(default_factory=dict)
     near_makers: dict[Key, list[str]] = field(default_factory=dict)
     identities: set[str] = field(default_factory=set)
+    scripted: list[str] = field(default_factory=list)
     steps: dict[Key, Step] = field(default_factory=dict)
     outputs: Any = None
 
@@ -132,8 +136,9 @@ class Trace:
         return next((key for v in versions if (key := (id(tensor), v)) in self.steps), (id(tensor), tensor._version))
 
     def can_host(self, path: str) -> bool:
-        """A host runs once in a forward pass and does not iterate over its children."""
-        return bool(path) and self.uses[path] == 1 and path not in self.containers
+        """A host runs once in a forward pass, takes a hook and does not iterate over its children."""
+        usable = path not in self.containers and path not in self.scripted
+        return bool(path) and self.uses[path] == 1 and usable
 
 
 @torch.inference_mode(False)  # tensors made in inference mode have no version to tell them apart by
@@ -215,18 +220,40 @@ class _Recorder(TorchFunctionMode):
     @contextmanager
     def recording(self, arguments: tuple[Any, ...]) -> Iterator[None]:
         self.fed = {self._key(leaf) for leaf in _tensors(arguments)}
-        handles = []
+        handles: list[RemovableHandle] = []
+        scripted: dict[nn.Module, str] = {}
         try:
             for path, module in self.model.named_modules():
                 if _inside_graft(path):
                     continue
+                if isinstance(module, torch.jit.ScriptModule):
+                    scripted[module] = path
+                    continue
                 handles.append(module.register_forward_pre_hook(self._enter(path)))
                 handles.append(module.register_forward_hook(self._leave, with_kwargs=True))
+            handles += self._watching_scripts(scripted)
             with self:
                 yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    def _watching_scripts(self, paths: Mapping[nn.Module, str]) -> list[RemovableHandle]:
+        """TorchScript modules take no hooks of their own, but those of all modules see the outermost of them."""
+        known = list(paths.values())
+        self.trace.scripted = [p for p in known if not any(p != q and p.startswith(_below(q)) for q in known)]
+
+        def enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+            if module in paths:
+                self._enter(paths[module])(module, args)
+
+        def leave(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            if module in paths:
+                self._leave(module, args, {}, output)
+
+        if not paths:
+            return []
+        return [register_module_forward_pre_hook(enter), register_module_forward_hook(leave)]
 
     def _enter(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -370,6 +397,11 @@ def _tensors(values: Any) -> list[Tensor]:
 
 def _is_map(value: Any) -> bool:
     return isinstance(value, Tensor) and value.dim() == 4
+
+
+def _below(path: str) -> str:
+    """What the paths of all modules in this one begin with."""
+    return f"{path}." if path else path
 
 
 def _inside_graft(path: str) -> bool:

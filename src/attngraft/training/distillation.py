@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from ..backbones import noted_preprocessing
 from ..config import InputSpec
 from ..data import Batch, Dataset
 from ..errors import ConfigError, first_line
-from ..surgery import check_live, classes_of
+from ..surgery import check_live, classes_of, copy_model
 from ..surgery.model_output import main_output
 from ..tasks import require
 from .evaluate import in_eval_mode
@@ -109,7 +108,9 @@ class DistillationLoss:
         self.weight, self.temperature = teacher.weight, teacher.temperature
         self.precision, self.device = context.precision, context.device
         dataset, preprocessing, device = context.dataset, context.preprocessing, context.device
-        self.model = copy.deepcopy(teacher.model).eval().requires_grad_(False)
+        self.model = copy_model(teacher.model).eval()
+        for parameter in self.model.parameters():
+            parameter.requires_grad_(False)
         shared = _shared_classes(self.model, dataset.classes, _logits(self.model, preprocessing.input))
         self.shared = torch.tensor(shared, device=device)
         self.model.to(device).to(memory_format=context.precision.memory_format)  # type: ignore[call-overload]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -20,7 +19,7 @@ from ..interrupts import finishing, stopping_at_once
 from ..locking import Claim
 from ..settings import Settings, resolve_settings
 from ..settings.recipe import Recipe
-from ..surgery import check_live, graft_plan, load, save, ungraft_
+from ..surgery import check_live, copy_model, graft_plan, load, save, ungraft_
 from ..surgery.model_output import main_output
 from ..tasks import create_task, describe_task, note_task_of_, primary, task_of
 from ..timestamp import timestamp
@@ -268,7 +267,8 @@ def _is_sound(model: nn.Module, context: RunContext) -> bool:
 
 def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer) -> FitResult:
     """Measure the trained model on the test images and complete the run folder."""
-    model.requires_grad_(True).eval()
+    for parameter in model.eval().parameters():
+        parameter.requires_grad_(True)
     measure, dataset = trainer.validator.evaluate_split, context.dataset
     task = context.task.tuned(None if dataset.val is None else lambda: measure(model, "val", context.task).rows)
     evaluation = measure(model, "test", task)
@@ -308,5 +308,5 @@ def _finished(run: RunFolder, model: nn.Module, record: RunRecord) -> FitResult:
 
 
 def _plain_copy(model: nn.Module) -> nn.Module:
-    plain = copy.deepcopy(model).cpu()
+    plain = copy_model(model).cpu()
     return ungraft_(plain) if graft_plan(model) else plain

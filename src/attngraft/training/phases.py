@@ -193,7 +193,7 @@ def _norms(model: nn.Module, head: Head) -> tuple[str, ...]:
     return tuple(
         path
         for path, module in model.named_modules()
-        if module._buffers.get("running_var") is not None
+        if getattr(module, "running_var", None) is not None
         and "graft" not in path.split(".")
         and not (head.contains(path) or head.contains(f"{path}.weight"))
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from torch import nn
 
 from ..config import InputSpec
 from ..errors import ConfigError, TrainingError, nearest
+from ..surgery import copy_model
 from ..surgery.model_output import main_output
 from .oom import Portions, is_out_of_memory
 
@@ -113,7 +113,9 @@ def warm_up(model: nn.Module, precision: Precision, *, spec: InputSpec, batch_si
 def _stepper(model: nn.Module, batch: torch.Tensor, precision: Precision) -> Callable[[], None]:
     """A function that runs one forward and backward pass of a copy of the model."""
     device = batch.device
-    trial = copy.deepcopy(model).to(device).to(memory_format=precision.memory_format).train().requires_grad_(True)
+    trial = copy_model(model).to(device).to(memory_format=precision.memory_format).train()
+    for parameter in trial.parameters():  # TorchScript modules have no requires_grad_
+        parameter.requires_grad_(True)
     images = batch.to(memory_format=precision.memory_format)
 
     def step() -> None:

@@ -17,7 +17,8 @@ from ...backbones.classifier_layers import replace_layer_
 from ...errors import BackboneError, GraftError, RunError
 from ...files import write_atomically
 from ...safetensors_files import open_tensors
-from ..graft import check_live, uncompiled
+from ..compiled import uncompiled
+from ..graft import check_live
 
 DELTA_FORMAT = 1
 

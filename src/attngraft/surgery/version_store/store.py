@@ -27,7 +27,8 @@ from ...errors import ConfigError, GraftError, RunError
 from ...files import install_folder, write_json, write_text
 from ...locking import only_one
 from ...timestamp import timestamp
-from ..graft import graft_plan, uncompiled
+from ..compiled import uncompiled
+from ..graft import graft_plan
 from ..serialization import SavedModel, classes_of, describe, fold_note, load, load_version, save
 from .delta import count_changed, difference, write_delta
 from .journal import JOURNAL_FILE, Journal
