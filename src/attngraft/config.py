@@ -58,7 +58,11 @@ class InputSpec:
 
     def __str__(self) -> str:
         height, width = self.size
-        return f"{height} x {width} pixels" + ("" if self.channels == 3 else f" and {self.channels} channels")
+        return f"{height} x {width} pixels" + _beside_rgb(self.channels)
+
+
+def _beside_rgb(channels: int) -> str:
+    return "" if channels == 3 else f" and {channels} channel{'' if channels == 1 else 's'}"
 
 
 @dataclass(frozen=True)

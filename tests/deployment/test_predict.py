@@ -11,7 +11,7 @@ from PIL import Image
 from torch import nn
 
 import attngraft as ag
-from attngraft.errors import ConfigError, DataError, GraftError, RunError
+from attngraft.errors import BackboneError, ConfigError, DataError, GraftError, RunError
 
 
 @pytest.fixture(scope="module")
@@ -111,3 +111,19 @@ def test_an_own_network_remembers_how_it_was_trained(tmp_path, photos):
 def test_a_device_that_is_not_there_is_said(photos, model):
     with pytest.raises(ConfigError, match="cannot be used"):
         ag.predict(model, photos, device="cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("model", "error", "words"),
+    [
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(5, 2)), DataError, "does not run on images of 224"),
+        (nn.Sequential(nn.Conv2d(3, 2, 9), nn.AdaptiveAvgPool2d(1)), BackboneError, r"shape \(1, 2, 1, 1\)"),
+        (nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1)), DataError, "a single output"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3)).half(), DataError, r"convert it with model\.float\(\)"),
+    ],
+    ids=["size", "maps", "one-logit", "half"],
+)
+def test_models_that_do_not_classify_the_images_are_refused_in_a_sentence(model, error, words):
+    with pytest.raises(error, match=words) as caught:
+        ag.predict(model, Image.new("RGB", (40, 40)))
+    assert "\n" not in str(caught.value)

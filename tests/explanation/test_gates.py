@@ -434,17 +434,18 @@ def test_an_error_in_the_middle_leaves_nothing_behind(model, images, error):
     assert len(calls) == 2
     assert footprint(model) == before
     if expected is DataError:
-        assert "does not run on images of 3 x 32 x 32 (no room): give images" in str(raised.value)
+        assert "does not run on images of 32 x 32 pixels (no room): give images" in str(raised.value)
         assert raised.value.__cause__ is error
     handle.remove()
 
 
-@pytest.mark.parametrize("shape", [(3, 1, 1), (1, 32, 32)], ids=str)
-def test_images_on_which_the_network_does_not_run(model, shape):
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [((3, 1, 1), r"1 x 1 pixels \(.+\): give"), ((1, 32, 32), r"1 channel \(.+\): .* takes 3 channels")],
+)
+def test_images_on_which_the_network_does_not_run(model, shape, words):
     network = ag.graft(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()), "se", where="1")
-    with pytest.raises(
-        DataError, match=r"the model does not run on images of {} x {} x {} \(.+\): give".format(*shape)
-    ):
+    with pytest.raises(DataError, match=f"the model does not run on images of .*{words}"):
         gates(network, torch.randn(2, *shape))
 
 

@@ -502,3 +502,10 @@ def test_one_training_image_is_enough(tmp_path: Path):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
     result = run_fit(model, coloured_squares(train=1, test=3), tmp_path / "run", image_size=16)
     assert len(result.history) == 2
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.float64])
+def test_weights_of_another_precision_are_refused_with_what_to_do(tmp_path: Path, squares: Dataset, kind: torch.dtype):
+    with pytest.raises(DataError, match=r"convert it with model\.float\(\)"):
+        run_fit(small_model(3).to(kind), squares, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -23,8 +23,9 @@ from ..settings import MachineSettings
 from ..surgery import check_live, load
 from ..surgery.model_output import main_output
 from ..tasks import Rows, Task, task_of
+from ..tasks.contract import check_matrix
 from ..training import RunFolder
-from ..training.evaluate import in_eval_mode
+from ..training.evaluate import in_eval_mode, run_on_images
 from ..training.precision import Precision, parse_precision
 
 
@@ -148,7 +149,13 @@ def _forward(model: nn.Module, task: Task) -> Callable[[Tensor], Tensor]:
     """Images to the main output, which must have as many columns as the task has names."""
 
     def forward(images: Tensor) -> Tensor:
-        outputs = main_output(model(images))
+        outputs = main_output(run_on_images(model, images))
+        check_matrix(outputs, "classes")
+        if not task.outputs and outputs.shape[1] == 1:
+            raise DataError(
+                "the model has a single output, from which no class follows: give it one per class, or say what it "
+                "predicts (attngraft.surgery.note_task_)."
+            )
         if task.outputs and outputs.shape[1] != len(task.outputs):
             raise DataError(
                 f"the model has {outputs.shape[1]} logits and {len(task.outputs)} names for them: name each "

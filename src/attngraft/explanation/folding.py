@@ -26,9 +26,9 @@ from ..surgery import FoldNote, PartFold, fold_grafts, fold_note, grafts, note_f
 from ..surgery.fold import KEPT, constant_gates
 from ..surgery.serialization import MODEL_FILE
 from ..tasks import Classification
-from ..training.evaluate import Evaluation, in_eval_mode
+from ..training.evaluate import Evaluation, in_eval_mode, run_on_images
 from .explanation_record import Accuracy, FoldedPart, FoldingRecord, Latencies, in_groups
-from .gates import gates, run
+from .gates import gates
 from .image_source import BATCH, Groups, Source, View, grafted_view, predict_probabilities
 
 CHECKED_ON = 2  # images that every change of weights is checked on
@@ -287,7 +287,7 @@ def _changes(
 
     with torch.no_grad(), in_eval_mode(model), watching(model, see):
         for inputs, _ in view.inputs(model, size=batch_size):
-            run(model, inputs)
+            run_on_images(model, inputs)
     return {
         (path, part): (change[path, part] / output[path]) ** 0.5 if output[path] else 0.0
         for path, parts in constants.items()

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from ..attention import ATTENTIONS, Attention, Gates
 from ..config import to_dict
-from ..errors import AttngraftError, ConfigError, DataError, GraftError, nearest
+from ..errors import ConfigError, DataError, GraftError, nearest
 from ..surgery import grafts, watching
 from ..surgery.gate_statistics import GateMoments, PartStatistics
-from ..training.evaluate import in_eval_mode
+from ..training.evaluate import in_eval_mode, run_on_images
 from .explanation_record import GatesRecord, SiteGatesRecord
 from .image_source import BATCH, Source, View, grafted_view
 
@@ -59,26 +59,8 @@ def _survey(model: nn.Module, view: View, keep: int, batch_size: int) -> GateSur
     with torch.no_grad(), in_eval_mode(model), watching(model, see):
         for inputs, positions in view.inputs(model, size=batch_size):
             labels = view.labels[positions]
-            run(model, inputs)
+            run_on_images(model, inputs)
     return GateSurvey({path: site.finish() for path, site in seen.items()}, len(view), view.classes)
-
-
-def run(model: nn.Module, inputs: Tensor) -> Any:
-    """What the model returns for these inputs.
-
-    Raises:
-        DataError: it fails on inputs of this size.
-    """
-    try:
-        return model(inputs)
-    except AttngraftError:
-        raise
-    except Exception as error:  # a network's own reasons are of any kind
-        size = " x ".join(str(side) for side in inputs.shape[1:])
-        raise DataError(
-            f"the model does not run on images of {size} ({' '.join(str(error).split())[:200]}): "
-            "give images of a size that it takes."
-        ) from error
 
 
 class _Seen:

@@ -67,7 +67,9 @@ def fold_grafts(
     if not live:
         raise GraftError("the model has no grafts: nothing to fold.")
     if plan is None or plan_in_graph(model) is not None:
-        raise GraftError("the model has grafts but is not what they were put into, as a tool rebuilt it: fold it before.")
+        raise GraftError(
+            "the model has grafts but is not what they were put into, as a tool rebuilt it: fold it before."
+        )
     _check(constants, live)
     passage = observe(model, example, list(live))
     outcomes = [

@@ -326,6 +326,14 @@ def left_out_metric(
     return Metric(name, label, value, lambda rows: pseudo_values(value(rows), without(rows)), is_mean=False, **fields)
 
 
+def check_matrix(outputs: Tensor, what: str) -> None:
+    """Raise BackboneError where the main output is not a matrix; `what` says what its columns are."""
+    if outputs.ndim != 2:
+        raise BackboneError(
+            f"the model returns a tensor of shape {tuple(outputs.shape)}: expected (images, {what}); add a head."
+        )
+
+
 def check_width(outputs: Tensor, names: Sequence[str], what: str) -> None:
     """Raise where the main output is not (B, one number per name).
 
@@ -334,14 +342,11 @@ def check_width(outputs: Tensor, names: Sequence[str], what: str) -> None:
         names: what the outputs are called.
         what: in the plural: "classes", "labels" or "targets".
     """
-    if outputs.ndim != 2:
-        raise BackboneError(
-            f"the model returns a tensor of shape {tuple(outputs.shape)}: expected (images, {what}); add a head."
-        )
+    check_matrix(outputs, what)
     if outputs.shape[1] != len(names):
+        logits = f"{outputs.shape[1]} logit{'' if outputs.shape[1] == 1 else 's'}"
         raise DataError(
-            f"the model has {outputs.shape[1]} logits and the data have {len(names)} {what}: "
-            f"create it with num_classes={len(names)}."
+            f"the model has {logits} and the data have {len(names)} {what}: create it with num_classes={len(names)}."
         )
 
 

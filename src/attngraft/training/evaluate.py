@@ -18,20 +18,38 @@ from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
 from ..checksums import MOST_NAMES_BYTES, changed, check_seal, write_sealed
-from ..config import Preprocessing
+from ..config import InputSpec, Preprocessing
 from ..data import Batch, ImageSet, Loader, build_transform, make_loader
-from ..errors import NotFiniteError, RunError
+from ..errors import AttngraftError, DataError, NotFiniteError, RunError
 from ..safetensors_files import open_tensors
 from ..surgery import check_live
+from ..surgery.input_errors import refused_images
 from ..surgery.model_output import main_output
 from ..tasks import Classification, Rows, Task, describe_task, find_metric, task_from, task_of
 from ..tasks.classification import correct
 from .distributed import World
-from .oom import Portions
+from .oom import Portions, is_out_of_memory
 from .precision import Precision
 
 PREDICTIONS_FILE = "predictions.safetensors"
 PREDICTIONS_FORMAT = "2"
+
+
+def run_on_images(model: nn.Module, images: Tensor, advice: str = "give images of a size that it takes") -> Any:
+    """What the model returns for a batch of images (B, C, H, W).
+
+    Raises:
+        DataError: it does not take them; in its own words, with what to change.
+    """
+    try:
+        return model(images)
+    except AttngraftError:
+        raise
+    except Exception as error:  # a network's own reasons are of any kind
+        if is_out_of_memory(error):
+            raise
+        _, channels, height, width = images.shape
+        raise DataError(refused_images(model, InputSpec(channels, (height, width)), error, advice)) from error
 
 
 @dataclass(frozen=True, eq=False)

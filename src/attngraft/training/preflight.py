@@ -9,20 +9,22 @@ from torch import Tensor, nn
 
 from ..config import InputSpec
 from ..data import Dataset, class_changes
-from ..errors import AttngraftError, BackboneError, ConfigError, DataError, GraftError, first_line
+from ..errors import BackboneError, ConfigError, DataError, GraftError
 from ..settings.recipe import PARTS, Recipe
 from ..surgery import classes_of
 from ..surgery.heads import find_head
+from ..surgery.input_errors import refused_images
 from ..surgery.meta_twin import outputs_in_train_mode, unchanged_rng
 from ..surgery.model_output import MAIN_OUTPUTS, main_output
 from ..surgery.sites import resolve_input
 from ..surgery.trace import Trace, trace
 from ..tasks import require
-from .evaluate import in_eval_mode
+from .evaluate import in_eval_mode, run_on_images
 from .phases import Anatomy, dissect, parameter_groups, trainable_names
 from .run_context import RunContext
 
 HIGHEST_LR = 1e30
+ADVICE = "set another image_size"
 
 
 def check_fit(model: nn.Module, context: RunContext) -> Anatomy:
@@ -73,7 +75,7 @@ def check_outputs(model: nn.Module, context: RunContext) -> Trace:
         trained = outputs_in_train_mode(model, example)
         context.task.check(main_output(trained))
     except GraftError as error:
-        raise DataError(_cannot_run(spec, error.__cause__ or error, " in train mode")) from error
+        raise DataError(refused_images(model, spec, error.__cause__ or error, ADVICE, " in train mode")) from error
     except BackboneError as error:
         raise BackboneError(f"in train mode {error}") from None
     known = classes_of(model)
@@ -102,23 +104,15 @@ def _check_same_head(model: nn.Module, example: Tensor, record: Trace) -> None:
 
 def _evaluated(model: nn.Module, spec: InputSpec) -> Tensor:
     """The main output for one image of zeros, in eval mode; the model stays as it was."""
-    example = torch.zeros(1, *spec.shape, device=next(model.parameters()).device)
+    example = torch.zeros(1, *spec.shape, device=next((p.device for p in model.parameters()), None))
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
         with torch.no_grad(), unchanged_rng(model), in_eval_mode(model):
-            return main_output(model(example))
-    except AttngraftError:
-        raise
-    except Exception as error:
-        raise DataError(_cannot_run(spec, error)) from error
+            return main_output(run_on_images(model, example, ADVICE))
     finally:
         for name, buffer in model.named_buffers():
             if name in before and not torch.equal(buffer, before[name]):
                 buffer.copy_(before[name])
-
-
-def _cannot_run(spec: InputSpec, error: BaseException, mode: str = "") -> str:
-    return f"the model does not run on images of {spec}{mode} ({first_line(error)}): set another image_size."
 
 
 def check_validation(dataset: Dataset, recipe: Recipe) -> None:
