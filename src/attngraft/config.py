@@ -66,6 +66,28 @@ def _beside_rgb(channels: int) -> str:
 
 
 @dataclass(frozen=True)
+class Depth:
+    """What is black and what is white in images of more than 8 bits.
+
+    Attributes:
+        integers: lowest and highest value of whole numbers; 0 and 65535 where None.
+        floats: of floats; 0 and 1 where None.
+    """
+
+    integers: tuple[float, float] | None = None
+    floats: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        """Raise ConfigError for a range without an extent."""
+        for name, limits in (("integers", self.integers), ("floats", self.floats)):
+            if limits is not None and not -math.inf < limits[0] < limits[1] < math.inf:
+                raise ConfigError(f"the range of {name} is {limits}: expected a finite low and a higher high.")
+
+
+DEFAULT_DEPTH = Depth()
+
+
+@dataclass(frozen=True)
 class Preprocessing:
     """How a backbone wants its images.
 
@@ -80,6 +102,7 @@ class Preprocessing:
             the aspect ratio, "pad" adds borders in the mean colour.
         stored_for: image size that images are shrunk for before anything else; `image_size` where None. It differs where a
             data set was loaded for larger inputs than it was used for.
+        depth: black and white of images of more than 8 bits, as they were in the training images.
     """
 
     image_size: ImageSize = 224
@@ -90,6 +113,7 @@ class Preprocessing:
     channels: int = field(default=3, metadata=ADDED)
     resize: Resize = field(default="crop", metadata=ADDED)
     stored_for: ImageSize | None = field(default=None, metadata=ADDED)
+    depth: Depth = field(default=DEFAULT_DEPTH, metadata=ADDED)
 
     def __post_init__(self) -> None:
         """Raise ConfigError for what no image can be brought to."""
@@ -128,7 +152,7 @@ class Preprocessing:
     @property
     def read_options(self) -> dict[str, Any]:
         """What the loaders of images are told, so that they store them as those of the training were."""
-        return {"image_size": self.stored_for or self.image_size, "channels": self.channels}
+        return {"image_size": self.stored_for or self.image_size, "channels": self.channels, "depth": self.depth}
 
     def with_channels(self, channels: int) -> Preprocessing:
         """The same for inputs of another number of channels.

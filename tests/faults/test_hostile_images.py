@@ -97,9 +97,9 @@ def test_a_folder_of_them_is_loaded_and_every_file_is_accounted_for(
     hostile: tuple[Hostile, ...], data_folder: Path
 ) -> None:
     with pytest.raises(DataError, match="cannot be read") as caught:
-        load_data(data_folder, image_size=64)
+        load_data(data_folder, image_size=64, depth=16)
     assert str(caught.value).isprintable()
-    data = load_data(data_folder, image_size=64, skip_broken=True)
+    data = load_data(data_folder, image_size=64, skip_broken=True, depth=16)
     shown = {f"a/{item.path.name}": item for item in hostile}
     skipped = dict(data.report.skipped)
     read = pixels_by_id(data)

@@ -49,7 +49,8 @@ def run(
     source = ModelSource(backbone, start, weights, allow_grafts=True, in_channels=chosen.data.channels)
     preprocessing = chosen.data.preprocessing(preprocessing_of(source.template()))
     with watched(None if world.is_main else Silent()) as shown:
-        dataset = open_data(data, chosen, preprocessing=preprocessing, progress=Reading(shown))
+        begun, reading = RunFolder(run_dir).record_file, Reading(shown)
+        dataset = open_data(data, chosen, preprocessing=preprocessing, begun=begun, progress=reading)
     model = source.build(dataset.classes, variant, seed, shape=preprocessing.input.shape)
     has_new_head = saved_classes(backbone) not in ((), dataset.classes)
     name = None if variant.is_plain and graft_plan(model) else variant.name  # a grafted run as backbone

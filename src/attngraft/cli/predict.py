@@ -37,3 +37,5 @@ def run(
     print_raw(found.to_csv(top) if output == "csv" else found.to_json(top) + "\n")
     for path, reason in found.skipped:
         say_error(f"skipped {printable(path)}: {reason}")
+    for note in found.notes:
+        say_error(note)

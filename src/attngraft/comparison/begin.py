@@ -21,7 +21,14 @@ from ..training.disk_space import kept_bytes, working_bytes
 from .analysis_plan import AnalysisPlan
 from .build_model import ModelSource
 from .comparison_context import ComparisonContext
-from .comparison_folder import describe_request, earlier_variants, is_comparison, open_comparison, with_earlier_seeds
+from .comparison_folder import (
+    COMPARISON_FILE,
+    describe_request,
+    earlier_variants,
+    is_comparison,
+    open_comparison,
+    with_earlier_seeds,
+)
 from .plain_controls import keep, with_larger
 from .robustness import check_corruptible
 from .tuning import check_trials
@@ -108,7 +115,9 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         preprocessing = settings.data.preprocessing(preprocessing_of(template))
         spec = preprocessing.input
         variants = world.in_main(lambda: with_larger(variants, source, spec.shape, folder))
-        dataset = open_data(data, settings, preprocessing=preprocessing, progress=Reading(shown))
+        record, reading = folder / COMPARISON_FILE, Reading(shown)
+        dataset = open_data(data, settings, preprocessing=preprocessing, begun=record, progress=reading)
+        preprocessing = replace(preprocessing, depth=dataset.depth)
         folds = _folds(dataset, wanted)
         dataset = dataset if folds is None else folds.whole
         if wanted.robustness:

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from ..errors import one_line
+from .depth import DeepValues
 from .read_bands import from_array
 from .read_image import PIXEL_CAP, UnreadableImageError, decode, pillow_pixels, pillow_warnings_ignored
 
@@ -26,7 +27,14 @@ _MODES = (1, 2, 3, 4)  # bands of grey, grey with transparency, RGB, RGB with tr
 _SHOWN = 200  # characters of a name
 
 
-def decode_any(image: Any, *, channels: int = 3, pixel_cap: int = PIXEL_CAP, name: str = "the image") -> np.ndarray:
+def decode_any(
+    image: Any,
+    *,
+    channels: int = 3,
+    pixel_cap: int = PIXEL_CAP,
+    name: str = "the image",
+    deep: DeepValues | None = None,
+) -> np.ndarray:
     """Decode one image as `read_image` does its file, so that one image has the same pixels whatever holds it.
 
     Args:
@@ -35,6 +43,7 @@ def decode_any(image: Any, *, channels: int = 3, pixel_cap: int = PIXEL_CAP, nam
         channels: that are wanted, see `read_image`.
         pixel_cap: largest width x height.
         name: for messages, where the image is no path.
+        deep: what becomes of values of more than 8 bits; it keeps which they are.
 
     Returns:
         (H, W, C): uint8, uint16 or float32.
@@ -42,10 +51,11 @@ def decode_any(image: Any, *, channels: int = 3, pixel_cap: int = PIXEL_CAP, nam
     Raises:
         UnreadableImageError: it is none of these, or cannot be read (a DataError).
     """
+    deep = deep or DeepValues()
     if isinstance(image, (str, PathLike)):
-        return _from_file(_path(image), pixel_cap, channels)
+        return _from_file(_path(image), pixel_cap, channels, deep)
     try:
-        return _from_memory(image, channels, pixel_cap, name)
+        return _from_memory(image, channels, pixel_cap, name, deep)
     except UnreadableImageError:
         raise
     except Exception as error:  # what is decoded late, in Pillow, raises almost anything
@@ -63,38 +73,42 @@ def _path(image: str | PathLike[str]) -> Path:
     return Path(text)
 
 
-def _from_memory(image: Any, channels: int, pixel_cap: int, name: str) -> np.ndarray:
+def _from_memory(image: Any, channels: int, pixel_cap: int, name: str, deep: DeepValues) -> np.ndarray:
     if isinstance(image, Mapping) and image.keys() == {"bytes", "path"}:  # as Hugging Face keeps what is not decoded
         found = image["path"] if image["bytes"] is None else image["bytes"]
-        return decode_any(found, channels=channels, pixel_cap=pixel_cap, name=name)
+        return decode_any(found, channels=channels, pixel_cap=pixel_cap, name=name, deep=deep)
     if isinstance(image, (bytes, bytearray, memoryview)):
         image = io.BytesIO(image)
     if isinstance(image, Image.Image):
         _check_count(image.height, image.width, pixel_cap)
         with pillow_warnings_ignored():
-            return pillow_pixels(image, channels, name)
+            return pillow_pixels(image, channels, deep)
     if isinstance(image, torch.Tensor):
         values = image.detach().cpu()
         values = values.float() if values.dtype == torch.bfloat16 else values
-        return _checked_array(values.numpy(), channels, pixel_cap, channels_first=True)
+        return _checked_array(values.numpy(), channels, pixel_cap, deep, channels_first=True)
     if isinstance(image, np.ndarray):
-        return _checked_array(image, channels, pixel_cap, channels_first=False)
+        return _checked_array(image, channels, pixel_cap, deep, channels_first=False)
     if callable(getattr(image, "read", None)) and callable(getattr(image, "seek", None)):
-        return _from_file(image, pixel_cap, channels, name)
+        return _from_file(image, pixel_cap, channels, deep, name)
     raise ValueError(f"the image is {type(image).__name__}, expected {IMAGE_KINDS}")
 
 
-def _from_file(file: Path | IO[bytes], pixel_cap: int, channels: int, name: str | None = None) -> np.ndarray:
+def _from_file(
+    file: Path | IO[bytes], pixel_cap: int, channels: int, deep: DeepValues, name: str | None = None
+) -> np.ndarray:
     with pillow_warnings_ignored():
-        pixels = decode(file, pixel_cap, channels=channels, name=name)
+        pixels = decode(file, pixel_cap, channels=channels, name=name, deep=deep)
     assert pixels is not None
     return pixels
 
 
-def _checked_array(values: np.ndarray, channels: int, pixel_cap: int, *, channels_first: bool) -> np.ndarray:
+def _checked_array(
+    values: np.ndarray, channels: int, pixel_cap: int, deep: DeepValues, *, channels_first: bool
+) -> np.ndarray:
     found = _other_bands(values, channels, channels_first)
     if found is None:
-        found = from_array(values, channels, channels_first=channels_first)
+        found = from_array(values, channels, deep, channels_first=channels_first)
     _check_count(found.shape[0], found.shape[1], pixel_cap)
     return found
 
@@ -110,7 +124,7 @@ def _other_bands(values: np.ndarray, channels: int, channels_first: bool) -> np.
     if axis is None or channels not in (1, 3, 4) or min(values.shape) < 1:
         return None
     last = np.ascontiguousarray(np.moveaxis(values, axis, -1))
-    return pillow_pixels(Image.fromarray(last[:, :, 0] if last.shape[2] == 1 else last), channels, "the image")
+    return pillow_pixels(Image.fromarray(last[:, :, 0] if last.shape[2] == 1 else last), channels, DeepValues())
 
 
 def _check_count(height: int, width: int, pixel_cap: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..config import ImageSize, Resize, sides
+from ..config import DEFAULT_DEPTH, Depth, ImageSize, Resize, sides
 from ..errors import ConfigError, DataError
 from .class_names import quoted
 from .dataset import DataReport, Dataset, ImageSet
@@ -41,7 +41,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of `load_data`, checked once.
+    """The options of `load_data`, checked once; a depth of None is "auto".
 
     Raises:
         ConfigError: a value out of range.
@@ -63,6 +63,7 @@ class LoadOptions:
     splits: str | None = None
     channels: int = 3
     resize: Resize = "crop"
+    depth: Depth | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -86,6 +87,7 @@ class Pool:
         splits: "train", "val" or "test" per image, or "" where the source has no splits.
         boxes: (N, 4) in pixels of the stored image, or None.
         groups: (N,) text from a column of the source, or None.
+        depth: black and white of images of more than 8 bits.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Pool:
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     mirrorable: bool = True
+    depth: Depth = DEFAULT_DEPTH
 
     @property
     def images(self) -> ImageSet:
@@ -154,6 +157,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         grouped_by=options.group_by,
         drawn=drawn,
         loaded_for=options.image_size,
+        depth=pool.depth,
     )
 
 

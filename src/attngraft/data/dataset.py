@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..config import ADDED, ImageSize
+from ..config import ADDED, DEFAULT_DEPTH, Depth, ImageSize
 from ..errors import DataError
 from .pixel_store import Pixels
 from .targets import ClassLabels, Targets, as_targets
@@ -108,6 +108,7 @@ class Dataset:
         task: name of the task that the targets are for.
         grouped_by: the rule that the images' groups come from; None without groups.
         drawn: splits that were drawn at random -> the note that says so; the others come with the data.
+        depth: black and white of images of more than 8 bits.
         loaded_for: the image size that the images were shrunk for; None where that is not known.
     """
 
@@ -124,6 +125,7 @@ class Dataset:
     grouped_by: str | None = None
     drawn: Mapping[str, str] = field(default_factory=dict)
     loaded_for: ImageSize | None = None
+    depth: Depth = DEFAULT_DEPTH
 
 
 @dataclass(frozen=True)

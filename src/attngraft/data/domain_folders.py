@@ -65,6 +65,10 @@ def load_domains(
         if len(dataset.classes) < len(classes)
     ]
     repeated = [f"{len(shared)} images have the pixels of an image of another domain."] if shared else []
+    if len({dataset.depth for dataset in found.values()}) > 1:
+        repeated.append(
+            "black and white of images of more than 8 bits differ between domains: depth=... makes them one."
+        )
     datasets = {name: _counting(dataset, classes) for name, dataset in found.items()}
     return Domains(classes, datasets, shared, (*missing, *repeated))
 

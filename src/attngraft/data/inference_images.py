@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import ImageSize
+from ..config import DEFAULT_DEPTH, Depth, ImageSize
 from ..errors import ConfigError, DataError
 from .build_dataset import LoadOptions, assemble
 from .class_names import unknown_classes
@@ -31,6 +31,7 @@ def load_images(
     *,
     image_size: ImageSize,
     channels: int = 3,
+    depth: Depth = DEFAULT_DEPTH,
     split_seed: int = 0,
     skip_broken: bool = False,
     limit: int | None = None,
@@ -49,7 +50,7 @@ def load_images(
             files; image files, or a folder of them without classes (labels are then -1).
         classes: of the model, in the order of its logits.
         image_size: side of the model's input in pixels.
-        channels: see `read_image`.
+        channels, depth: see `read_image`.
         split_seed: for built-in data sets that are split by chance.
         skip_broken: leave out files that cannot be read, instead of an error.
         limit: at most this many images, evenly spread over the source.
@@ -72,6 +73,7 @@ def load_images(
             source,
             image_size=image_size,
             channels=channels,
+            depth=depth,
             split_seed=split_seed,
             skip_broken=skip_broken,
             cache_dir=cache_dir,
@@ -84,6 +86,7 @@ def load_images(
         options = LoadOptions(
             image_size=image_size,
             channels=channels,
+            depth=depth,
             split_seed=split_seed,
             skip_broken=skip_broken,
             cache_dir=cache_dir or data_root() / "decoded",
@@ -107,6 +110,7 @@ def load_images(
         labels,
         image_size=image_size,
         channels=channels,
+        depth=depth,
         skip_broken=skip_broken,
         cache_dir=cache_dir,
         progress=progress,
@@ -124,6 +128,7 @@ def decode_images(
     cache_dir: Path | None,
     progress: Progress | None,
     channels: int = 3,
+    depth: Depth = DEFAULT_DEPTH,
 ) -> ImageSet:
     """Image files with their ids and labels as an image set.
 
@@ -137,6 +142,7 @@ def decode_images(
         cache_dir=cache_dir or data_root() / "decoded",
         progress=progress,
         channels=channels,
+        depth=depth,
     )
     if decoded.failures and (not skip_broken or not len(decoded.kept)):
         index, reason = decoded.failures[0]

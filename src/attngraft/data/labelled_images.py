@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config import ImageSize
+from ..config import DEFAULT_DEPTH, Depth, ImageSize
 from ..errors import DataError
 from .build_dataset import LoadOptions, check_at_least_1
 from .class_names import unknown_classes
@@ -30,6 +30,7 @@ def load_labelled(
     *,
     image_size: ImageSize,
     channels: int = 3,
+    depth: Depth = DEFAULT_DEPTH,
     extend: bool = False,
     partly: bool = False,
     skip_broken: bool = False,
@@ -48,7 +49,7 @@ def load_labelled(
             else; or the name of a built-in data set. Classes may be missing, and one image of a class is enough.
         classes: names that are known, in the order of the labels; labels count them.
         image_size: side of the model's input in pixels; larger images are stored shrunk.
-        channels: see `read_image`.
+        channels, depth: see `read_image`.
         extend: append the names that are not known, sorted, instead of an error.
         partly: leave out the images of a CSV file that have no label as yet, instead of an error.
         skip_broken: leave out files that cannot be read, instead of an error.
@@ -71,6 +72,7 @@ def load_labelled(
         options = LoadOptions(
             image_size=image_size,
             channels=channels,
+            depth=depth,
             root=data_root() if root is None else Path(root).expanduser(),
             cache_dir=_cache(cache_dir),
             skip_broken=skip_broken,
@@ -93,6 +95,7 @@ def load_labelled(
         numbers[kept],
         image_size=image_size,
         channels=channels,
+        depth=depth,
         skip_broken=skip_broken,
         cache_dir=_cache(cache_dir),
         progress=progress,

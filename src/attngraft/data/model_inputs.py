@@ -17,6 +17,7 @@ from ..config import Preprocessing
 from ..errors import DataError
 from .any_image import IMAGE_KINDS, ImageLike, decode_any
 from .dataset import Dataset, ImageSet
+from .depth import DeepValues
 from .loader import one_thread
 from .pixel_store import as_tensor, short_side_limit, shrink
 from .read_image import PIXEL_CAP
@@ -35,11 +36,13 @@ class InputReader:
     Attributes:
         preprocessing: of the model.
         pixel_cap: largest width x height of an image.
+        clipped: names of images that had values beyond black and white of the training images, so far.
     """
 
     preprocessing: Preprocessing
     pixel_cap: int = PIXEL_CAP
     transform: ImageTransform = field(init=False)
+    clipped: list[str] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "transform", build_transform("none", self.preprocessing, train=False))
@@ -51,7 +54,10 @@ class InputReader:
             UnreadableImageError: see `decode_any`.
         """
         wanted = self.preprocessing.read_options
-        pixels = decode_any(image, channels=wanted["channels"], pixel_cap=self.pixel_cap, name=name)
+        deep = DeepValues(wanted["depth"])
+        pixels = decode_any(image, channels=wanted["channels"], pixel_cap=self.pixel_cap, name=name, deep=deep)
+        if deep.is_clipped:
+            self.clipped.append(name)
         return as_tensor(shrink(pixels, short_side_limit(wanted["image_size"]))).permute(2, 0, 1)
 
     def arranged(self, image: ImageLike, name: str = "the image") -> torch.Tensor:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ import torch
 
 from ..checksums import read_sealed_json, write_sealed_json
 from ..errors import DataError, RunError
+from .depth import Levels
 from .read_image import printable
 
 _CHUNK = 1 << 20
@@ -31,7 +32,10 @@ def image_bytes(shapes: np.ndarray, channels: int, kinds: Sequence[str] = ()) ->
 
 @dataclass
 class StoreIndex:
-    """What lies where: one entry per kept image, and the inputs that failed; no `kinds` where all values are uint8."""
+    """What lies where: one entry per kept image, and the inputs that failed; no `kinds` where all values are uint8.
+
+    The levels are those of images of more than 8 bits.
+    """
 
     sizes: list[tuple[int, int]] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
@@ -39,6 +43,15 @@ class StoreIndex:
     failed: list[tuple[int, str]] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     channels: int = 3
+    levels: dict[str, list[Any]] = field(default_factory=dict)
+
+    def note_levels(self, levels: Mapping[int, Levels]) -> None:
+        """Keep the levels of images by the position of the input."""
+        self.levels = {str(position): list(astuple(found)) for position, found in levels.items()}
+
+    def read_levels(self) -> dict[int, Levels]:
+        """What was kept."""
+        return {int(position): Levels(*found) for position, found in self.levels.items()}
 
     def add(self, position: int, pixels: np.ndarray, digest: str) -> None:
         """Note an image (H, W, C)."""
@@ -59,6 +72,7 @@ class StoreIndex:
             ValueError, TypeError: these values cannot be about so many inputs.
         """
         index = cls(**values)
+        index.read_levels()
         places = sorted([*index.positions, *(position for position, _ in index.failed)])
         rows = [len(part) for part in (index.positions, index.sizes, index.digests, index.kinds or index.positions)]
         if places != list(range(inputs)) or len(set(rows)) > 1 or any(min(size) < 1 for size in index.sizes):

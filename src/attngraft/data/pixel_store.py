@@ -6,9 +6,9 @@ import functools
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Protocol
@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..config import ImageSize, sides
+from ..config import DEFAULT_DEPTH, Depth, ImageSize, sides
+from .depth import DeepValues, Levels, choose_depth, pixel_hash
 from .pixel_cache import CacheFile, PixelWriter, StoreIndex, image_bytes
 from .read_image import UnreadableImageError, decode, pillow_warnings_ignored
 
@@ -132,22 +133,14 @@ class Decoded:
         kept: (M,) int64, which of the inputs these are.
         hashes: pixel hash of each kept image.
         failures: (input position, reason) of the others.
+        levels: of the images of more than 8 bits, by input position, also of those that could not be read.
     """
 
     store: PixelStore
     kept: np.ndarray
     hashes: tuple[str, ...]
     failures: tuple[tuple[int, str], ...] = ()
-
-
-def pixel_hash(pixels: np.ndarray) -> str:
-    """Hash of shape, type and bytes of an (H, W, C) image."""
-    form = "x".join(map(str, pixels.shape)) + f" {pixels.dtype.name}"
-    if pixels.shape[2:] == (3,) and pixels.dtype == np.uint8:  # at first there were no others
-        form = f"{pixels.shape[0]}x{pixels.shape[1]}"
-    digest = blake2b(f"{form}:".encode(), digest_size=16)
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.hexdigest()
+    levels: Mapping[int, Levels] = field(default_factory=dict)
 
 
 def shrink(pixels: np.ndarray, limit: int) -> np.ndarray:
@@ -175,6 +168,7 @@ def decode_files(
     progress: Progress | None = None,
     memory_bytes: int = IN_MEMORY_BYTES,
     channels: int = 3,
+    depth: Depth = DEFAULT_DEPTH,
 ) -> Decoded:
     """Decode image files with a few threads, or open what an earlier call left in the cache folder.
 
@@ -184,40 +178,71 @@ def decode_files(
         pixel_cap: see `read_image`.
         cache_dir: where pixels go when they take more than `memory_bytes`.
         progress: called with (done, total).
-        channels: see `read_image`.
+        channels, depth: see `read_image`.
 
     Raises:
         DataError: the cache file cannot be written.
     """
-    cache = CacheFile(cache_dir, _inputs_key(paths, limit, pixel_cap, channels))
+    cache = CacheFile(cache_dir, _inputs_key(paths, limit, pixel_cap, channels, depth))
     index = cache.read_index(len(paths))
     if index is not None:
         return _decoded(index, cache.pixels)
     with PixelWriter(cache, memory_bytes, channels) as writer:
-        read = functools.partial(_read, limit=limit, pixel_cap=pixel_cap, channels=channels)
+        seen: dict[Path, Levels] = {}
+        read = functools.partial(_read, limit=limit, pixel_cap=pixel_cap, channels=channels, depth=depth, seen=seen)
         _decode_into(writer, paths, read, pixel_cap, progress)
+        writer.index.note_levels({position: seen[path] for position, path in enumerate(paths) if path in seen})
         return _decoded(writer.index, writer.finish())
 
 
 def keep_images(
-    images: Iterable[np.ndarray | str],
+    images: Iterable[tuple[np.ndarray | str, Levels | None]],
     *,
     limit: int,
     cache_dir: Path,
     channels: int,
+    depth: Depth = DEFAULT_DEPTH,
     memory_bytes: int = IN_MEMORY_BYTES,
 ) -> Decoded:
     """Hash, shrink and keep arrays (H, W, C) that come one by one; a text is the reason why one cannot be read."""
+    levels: dict[int, Levels] = {}
     with PixelWriter(CacheFile(cache_dir, "pending"), memory_bytes, channels) as writer:
-        for position, image in enumerate(images):
-            writer.add(position, image if isinstance(image, str) else (shrink(image, limit), pixel_hash(image)))
-        key = blake2b(f"samples:{limit}:{channels}:{','.join(writer.index.digests)}".encode(), digest_size=16)
+        for position, (image, values) in enumerate(images):
+            writer.add(
+                position, image if isinstance(image, str) else (shrink(image, limit), hash_of_image(image, values))
+            )
+            if values is not None:
+                levels[position] = values
+        writer.index.note_levels(levels)
+        form = f"{limit}:{channels}" + ("" if depth == DEFAULT_DEPTH else f":{depth.integers}:{depth.floats}")
+        key = blake2b(f"samples:{form}:{','.join(writer.index.digests)}".encode(), digest_size=16)
         return _decoded(writer.index, writer.finish(key.hexdigest()))
+
+
+def decode_to_scale(
+    decode: Callable[[Depth], Decoded], depth: Depth | None, splits: Sequence[str] | np.ndarray
+) -> tuple[Decoded, Depth, tuple[str, ...]]:
+    """Decode images with the black and white that their own values ask for, where nobody has chosen them.
+
+    Args:
+        decode: all images, with this depth.
+        depth: what is chosen; None where the images decide.
+        splits: of each image; those of "val" and "test" that the data name do not decide, unless they are all.
+
+    Returns:
+        the images, black and white, and sentences on them.
+    """
+    if depth is not None:
+        return decode(depth), depth, ()
+    found = decode(DEFAULT_DEPTH)
+    training = [values for position, values in found.levels.items() if splits[position] in ("", "train")]
+    chosen, notes = choose_depth(training or found.levels.values())
+    return found if chosen == DEFAULT_DEPTH else decode(chosen), chosen, notes
 
 
 def _decoded(index: StoreIndex, buffer: torch.Tensor | Path) -> Decoded:
     store = PixelStore(index.shapes, buffer, index.channels, index.kinds)
-    return Decoded(store, index.kept, index.hashes, index.failures)
+    return Decoded(store, index.kept, index.hashes, index.failures, index.read_levels())
 
 
 def decode_array(pixels: np.ndarray, *, limit: int) -> Decoded:
@@ -273,19 +298,36 @@ def _outcomes(paths: Sequence[Path], read: Read, pixel_cap: int) -> Iterator[Out
 
 
 def _read(
-    path: Path, *, limit: int, pixel_cap: int, channels: int, postpone_above: int | None = None
+    path: Path,
+    *,
+    limit: int,
+    pixel_cap: int,
+    channels: int,
+    depth: Depth,
+    seen: dict[Path, Levels],
+    postpone_above: int | None = None,
 ) -> Outcome | None:
+    deep = DeepValues(depth)
     try:
-        pixels = decode(path, pixel_cap, postpone_above, channels)
+        pixels = decode(path, pixel_cap, postpone_above, channels, deep=deep)
     except UnreadableImageError as error:
         return error.reason
-    return None if pixels is None else (shrink(pixels, limit), pixel_hash(pixels))
+    finally:
+        if deep.levels is not None:
+            seen[path] = deep.levels
+    return None if pixels is None else (shrink(pixels, limit), hash_of_image(pixels, deep.levels))
 
 
-def _inputs_key(paths: Sequence[Path], limit: int, pixel_cap: int, channels: int) -> str:
+def hash_of_image(pixels: np.ndarray, levels: Levels | None) -> str:
+    """The hash of an image as decoded, or where a range was chosen of what it was before: other values stay others."""
+    return pixel_hash(pixels) if levels is None or not levels.digest else levels.digest
+
+
+def _inputs_key(paths: Sequence[Path], limit: int, pixel_cap: int, channels: int, depth: Depth) -> str:
     """Key of a set of files in a given size; a changed file changes its size or its times, new permissions the last."""
     wanted = f"{limit}:{pixel_cap}" if channels == 3 else f"{limit}:{pixel_cap}:{channels}"
-    digest = blake2b(f"v2:{wanted}".encode(), digest_size=16)
+    wanted += "" if depth == DEFAULT_DEPTH else f":{depth.integers}:{depth.floats}"
+    digest = blake2b(f"v3:{wanted}".encode(), digest_size=16)
     for path in paths:
         try:
             status = path.stat()

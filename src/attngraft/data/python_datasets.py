@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..config import Depth
 from ..errors import DataError, one_line
 from .any_image import decode_any
 from .build_dataset import LoadOptions, Pool, strata_of
 from .class_names import quoted
-from .pixel_store import keep_images, short_side_limit
+from .depth import DeepValues, Levels
+from .pixel_store import decode_to_scale, keep_images, short_side_limit
 from .read_image import UnreadableImageError, printable
 from .split_names import split_of
 from .splits import thin
@@ -44,26 +47,20 @@ def load_samples(source: Any, options: LoadOptions) -> Pool:
     chosen = {split: part.positions(options, is_split=len(parts) > 1) for split, part in parts.items()}
     total, targets = sum(map(len, chosen.values())), [None] * sum(map(len, chosen.values()))
 
-    def images() -> Iterator[np.ndarray | str]:
+    def images(depth: Depth) -> Iterator[tuple[np.ndarray | str, Levels | None]]:
         done = 0
         for split, part in parts.items():
             for position in chosen[split]:
-                try:
-                    image, targets[done] = part.sample(position)
-                    yield decode_any(image, channels=options.channels, pixel_cap=options.pixel_cap)
-                except UnreadableImageError as error:
-                    is_file = isinstance(image, (str, PathLike))
-                    yield f"{printable(image)}: {error.reason}" if is_file else error.reason
-                except DataError:
-                    raise
-                except Exception as error:  # whatever the data set of somebody else raises
-                    yield one_line(" ".join(str(error).split())) or type(error).__name__
+                image, targets[done], problem = part.sample(position)
+                yield _decoded(image, options, depth) if problem is None else (problem, None)
                 done += 1
                 if options.progress is not None and (done % _REPORTED == 0 or done == total):
                     options.progress(done, total)
 
     limit = short_side_limit(options.image_size)
-    decoded = keep_images(images(), limit=limit, cache_dir=options.cache_dir, channels=options.channels)
+    keep = partial(keep_images, limit=limit, cache_dir=options.cache_dir, channels=options.channels)
+    splits = np.array([split for split in parts for _ in chosen[split]])
+    decoded, depth, said = decode_to_scale(lambda depth: keep(images(depth), depth=depth), options.depth, splits)
     ids = [f"{split or 'sample'}/{position:06d}" for split in parts for position in chosen[split]]
     first = next(iter(parts.values()))
     if decoded.failures and not (options.skip_broken and len(decoded.kept)):
@@ -79,12 +76,24 @@ def load_samples(source: Any, options: LoadOptions) -> Pool:
         classes=names,
         ids=tuple(ids[i] for i in kept),
         targets=found,
-        splits=np.array([split for split in parts for _ in chosen[split]])[kept],
+        splits=splits[kept],
         pixel_hashes=decoded.hashes,
         store=decoded.store,
         skipped=tuple((ids[at], reason) for at, reason in decoded.failures),
-        notes=tuple(notes),
+        notes=(*notes, *said),
+        depth=depth,
     )
+
+
+def _decoded(image: Any, options: LoadOptions, depth: Depth) -> tuple[np.ndarray | str, Levels | None]:
+    """The pixels of an image, or the reason why there are none, and its levels."""
+    deep = DeepValues(depth)
+    try:
+        pixels = decode_any(image, channels=options.channels, pixel_cap=options.pixel_cap, deep=deep)
+    except UnreadableImageError as error:
+        is_file = isinstance(image, (str, PathLike))
+        return f"{printable(str(image))}: {error.reason}" if is_file else error.reason, deep.levels
+    return pixels, deep.levels
 
 
 def _by_split(source: Any) -> dict[str, Any]:
@@ -127,10 +136,15 @@ class _Samples:
         self.features: Any = getattr(dataset, "features", None)
         self.keys = _keys(dataset[0], self.features if isinstance(self.features, Mapping) else {}, self.name)
 
-    def sample(self, position: int) -> tuple[Any, Any]:
-        """Image and target."""
-        item = self.dataset[position]
-        return item[self.keys[0]], item[self.keys[1]]
+    def sample(self, position: int) -> tuple[Any, Any, str | None]:
+        """Image, target, and why there are none."""
+        try:
+            item = self.dataset[position]
+            return item[self.keys[0]], item[self.keys[1]], None
+        except DataError:
+            raise
+        except Exception as error:  # whatever the data set of somebody else raises
+            return None, None, one_line(" ".join(str(error).split())) or type(error).__name__
 
     def positions(self, options: LoadOptions, *, is_split: bool) -> Sequence[int]:
         """Which samples to read: with a limit not all, where the targets are known beforehand and the splits, too."""

@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .depth import DeepValues
+
 NPY_MAGIC, TIFF_MAGICS = b"\x93NUMPY", (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 KINDS = ("uint8", "uint16", "float32")
 GREY_MODES = ("1", "L", "I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _MOST_HEADER = 10_000  # bytes of an .npy header; NumPy parses it as a Python literal
 
 
-def read_npy(file: IO[bytes], channels: int, most_bytes: int) -> np.ndarray | None:
+def read_npy(file: IO[bytes], channels: int, most_bytes: int, deep: DeepValues) -> np.ndarray | None:
     """The array of an .npy file as (H, W, C), without running code from it; None for one of more than `most_bytes`.
 
     Raises:
@@ -39,10 +41,10 @@ def read_npy(file: IO[bytes], channels: int, most_bytes: int) -> np.ndarray | No
     if len(data) < count * dtype.itemsize:
         raise ValueError(f"it has {len(data):,} bytes of values where {count * dtype.itemsize:,} are expected")
     values = np.frombuffer(data, dtype).reshape(shape, order="F" if is_fortran else "C")
-    return _checked(values.reshape(*shape, 1) if len(shape) == 2 else values.transpose(axes), kind)
+    return deep.bands(values.reshape(*shape, 1) if len(shape) == 2 else values.transpose(axes))
 
 
-def read_tiff(file: IO[bytes], channels: int, most_bytes: int) -> np.ndarray | None:
+def read_tiff(file: IO[bytes], channels: int, most_bytes: int, deep: DeepValues) -> np.ndarray | None:
     """The bands of a TIFF file as (H, W, C), also where each is a page; None for more than `most_bytes`.
 
     Raises:
@@ -64,10 +66,11 @@ def read_tiff(file: IO[bytes], channels: int, most_bytes: int) -> np.ndarray | N
             values = first.asarray()
         else:
             values = np.stack([_like(first, page).asarray() for page in pages])
-    return _checked(values.reshape(*shape, 1) if len(shape) == 2 else values.transpose(axes), kind)
+    shown = values.reshape(*shape, 1) if len(shape) == 2 else values.transpose(axes)
+    return deep.bands(shown, inverted=first.photometric == 0)
 
 
-def from_pillow(image: Image.Image, channels: int) -> np.ndarray:
+def from_pillow(image: Image.Image, channels: int, deep: DeepValues, *, inverted: bool = False) -> np.ndarray:
     """A grey image, or RGB with its alpha channel or an opaque one, as (H, W, C).
 
     Raises:
@@ -76,18 +79,16 @@ def from_pillow(image: Image.Image, channels: int) -> np.ndarray:
     is_grey = image.mode in GREY_MODES
     if channels not in (1, 4) or is_grey != (channels == 1):
         raise ValueError(f"it is {image.mode} of {len(image.getbands())} channels, expected {channels} channels")
-    if image.mode == "F":
-        return _checked(np.asarray(image)[:, :, None], np.dtype("float32"))
-    if not image.mode.startswith("I"):
+    if image.mode != "F" and not image.mode.startswith("I"):
         values = np.asarray(image.convert("L" if is_grey else "RGBA"))
         return values.reshape(*values.shape[:2], channels)
-    values = np.asarray(image)
-    if not (values.min() >= 0 and values.max() <= 65535):
-        raise ValueError(f"its values run from {values.min()} to {values.max()}, expected 0 to 65535")
-    return values.astype(np.uint16)[:, :, None]
+    values = np.asarray(image)[:, :, None]
+    if values.dtype.kind == "i" and values.min() >= 0 and values.max() <= 65535:
+        values = values.astype(np.uint16)
+    return deep.bands(values, inverted=inverted)
 
 
-def from_array(values: np.ndarray, channels: int, *, channels_first: bool) -> np.ndarray:
+def from_array(values: np.ndarray, channels: int, deep: DeepValues, *, channels_first: bool) -> np.ndarray:
     """An array in memory as (H, W, C).
 
     Grey becomes RGB where three channels are wanted. Floats that are 8-bit values over 255 become uint8 again, so that
@@ -107,10 +108,15 @@ def from_array(values: np.ndarray, channels: int, *, channels_first: bool) -> np
         values = np.moveaxis(values, 0, -1)
     ends = {values.shape[0], values.shape[-1]} if values.ndim == 3 else {1}
     if channels == 3 and 1 in ends and 3 not in ends:
-        grey = from_array(values, 1, channels_first=channels_first)
+        is_16_bit = (values.dtype.kind, values.dtype.itemsize) == ("u", 2)
+        if is_16_bit and min(values.shape) > 0:  # as from a file
+            return np.repeat(
+                deep.grey(values.reshape([side for side in values.shape if side > 1]))[:, :, None], 3, axis=2
+            )
+        grey = from_array(values, 1, deep, channels_first=channels_first)
         return np.repeat(grey, 3, axis=2)
-    axes, kind = _axes(values.shape, channels), _kind(values.dtype)
-    found = _checked(values[:, :, None] if values.ndim == 2 else values.transpose(axes), kind)
+    axes, _ = _axes(values.shape, channels), _kind(values.dtype)
+    found = deep.bands(values[:, :, None] if values.ndim == 2 else values.transpose(axes))
     if found.dtype != np.float32:
         return found
     low, high = float(found.min()), float(found.max())
@@ -138,24 +144,18 @@ def _axes(shape: tuple[int, ...], channels: int) -> tuple[int, int, int]:
 
 
 def _kind(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """The type in which values are kept.
+    """The type in which values are kept; that of whole numbers of more than 16 bits, or with a sign, is scaled.
 
     Raises:
         ValueError: another one.
     """
-    if dtype.kind == "u" and dtype.itemsize <= 2:
-        return np.dtype(f"uint{8 * dtype.itemsize}")
+    if dtype.kind == "u" and dtype.itemsize == 1:
+        return np.dtype("uint8")
+    if dtype.kind in "iu" and dtype.itemsize <= 8:
+        return np.dtype("uint16")
     if dtype.kind == "f" and dtype.itemsize <= 8:
         return np.dtype("float32")
-    raise ValueError(f"its values are {dtype}, expected uint8, uint16 or floats")
-
-
-def _checked(values: np.ndarray, kind: np.dtype[Any]) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        kept = np.ascontiguousarray(values, dtype=kind)
-    if kind.kind == "f" and not np.isfinite(kept).all():
-        raise ValueError("it has values that are not finite")
-    return kept
+    raise ValueError(f"its values are {dtype}, expected whole numbers or floats")
 
 
 def _like(first: Any, page: Any) -> Any:

@@ -14,7 +14,10 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..config import DEFAULT_DEPTH, Depth
 from ..errors import DataError, one_line
+from .deep_colours import deep_colours
+from .depth import DeepValues
 from .read_bands import GREY_MODES, NPY_MAGIC, TIFF_MAGICS, from_pillow, read_npy, read_tiff
 
 PIXEL_CAP = 100_000_000
@@ -32,6 +35,7 @@ _MOST_METADATA_BYTES = 64 << 20
 _MOST_SCANS = 16  # of a JPEG with as many pixels as the cap allows; programs write about ten
 _STRIP_PIXELS = 4 << 20  # converted at once, so that one copy of a large image is held and not five
 _CHUNK = 1 << 20
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # Pillow inverts such images of up to 8 bits by itself
 # of JPEG: FF 00 and FF D0 to D7 stand within the data of a scan, D8 and 01 have no length
 _JPEG_MARK, _SCAN, _END = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]"), b"\xff\xda", b"\xff\xd9"
 
@@ -56,7 +60,9 @@ def printable(path: str | Path) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def read_image(path: str | Path, *, channels: int = 3, pixel_cap: int = PIXEL_CAP) -> np.ndarray:
+def read_image(
+    path: str | Path, *, channels: int = 3, pixel_cap: int = PIXEL_CAP, depth: Depth = DEFAULT_DEPTH
+) -> np.ndarray:
     """Decode one image file as people see it.
 
     EXIF orientation is applied, and of an animation the first frame is taken. With three channels, transparency is laid
@@ -68,6 +74,7 @@ def read_image(path: str | Path, *, channels: int = 3, pixel_cap: int = PIXEL_CA
         channels: 3 for RGB; 1 and 4 also from other image files (grey, RGBA), further ones from .npy and TIFF files.
         pixel_cap: largest width x height that is decoded; checked on the header, before memory is taken. Decoding
             takes about 11 bytes per pixel at most. Other arrays may have 3 bytes for each pixel of the cap.
+        depth: black and white of images of more than 8 bits.
 
     Returns:
         (H, W, C), uint8 for RGB from image files.
@@ -76,7 +83,7 @@ def read_image(path: str | Path, *, channels: int = 3, pixel_cap: int = PIXEL_CA
         UnreadableImageError: the file is missing, damaged, too large or not an image (a DataError).
     """
     with pillow_warnings_ignored():
-        pixels = decode(path, pixel_cap, channels=channels)
+        pixels = decode(path, pixel_cap, channels=channels, deep=DeepValues(depth))
     assert pixels is not None
     return pixels
 
@@ -98,6 +105,7 @@ def decode(
     postpone_above: int | None = None,
     channels: int = 3,
     name: str | None = None,
+    deep: DeepValues | None = None,
 ) -> np.ndarray | None:
     """`read_image` without the filter for warnings, to be called from several threads.
 
@@ -105,8 +113,9 @@ def decode(
         source: a path, or a file that is open, which stays so.
         postpone_above: return None for images of more pixels than this, so that they can be decoded one at a time.
         name: for messages, of a file without a path.
+        deep: what becomes of values of more than 8 bits; it keeps which they are.
     """
-    path = source if isinstance(source, (str, Path)) else name or "the image"
+    path, deep = source if isinstance(source, (str, Path)) else name or "the image", deep or DeepValues()
     try:
         with _opened(source, pixel_cap) if isinstance(source, (str, Path)) else nullcontext(source) as file:
             if not isinstance(source, (str, Path)):
@@ -115,8 +124,14 @@ def decode(
             head = file.read(len(NPY_MAGIC))
             file.seek(0)
             if head == NPY_MAGIC or (head.startswith(TIFF_MAGICS) and channels not in (1, 3)):
-                return _decode_bands(file, head, channels, pixel_cap, postpone_above)
-            return _decode_with_pillow(file, path, channels, pixel_cap, postpone_above)
+                return _decode_bands(file, head, channels, pixel_cap, postpone_above, deep)
+            try:
+                return _decode_with_pillow(file, path, channels, pixel_cap, postpone_above, deep)
+            except Image.UnidentifiedImageError:
+                if not head.startswith(TIFF_MAGICS):
+                    raise
+                file.seek(0)
+                return _decode_rare_tiff(file, channels, pixel_cap, postpone_above, deep)
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError:
@@ -128,7 +143,12 @@ def decode(
 
 
 def _decode_with_pillow(
-    file: IO[bytes], path: str | Path, channels: int, pixel_cap: int, postpone_above: int | None
+    file: IO[bytes],
+    path: str | Path,
+    channels: int,
+    pixel_cap: int,
+    postpone_above: int | None,
+    deep: DeepValues,
 ) -> np.ndarray | None:
     with Image.open(file, formats=_known_formats()) as image:
         _check_size(image, pixel_cap, path)
@@ -136,38 +156,67 @@ def _decode_with_pillow(
             return None
         if image.format in ("JPEG", "MPO"):
             _check_scans(file, image, pixel_cap, path)
+        colours = deep_colours(file, image, deep) if channels == 3 else None
+        if colours is not None:
+            return _to_rgb(colours, deep)
+        inverted = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
         image.load()
         _turn_upright(image)
-        return _values(image, channels, path)
+        return _values(image, channels, deep, inverted=inverted)
 
 
-def pillow_pixels(image: Image.Image, channels: int, name: str) -> np.ndarray:
+def pillow_pixels(image: Image.Image, channels: int, deep: DeepValues) -> np.ndarray:
     """An image that somebody else has opened as (H, W, C), with the same values as from a file; it is not changed.
 
     Raises:
-        UnreadableImageError, ValueError: it has another number of channels, or values without a meaning.
+        ValueError: it has another number of channels, or values without a meaning.
     """
     image = image.copy()
     _turn_upright(image)
-    return _values(image, channels, name)
+    return _values(image, channels, deep)
 
 
-def _values(image: Image.Image, channels: int, path: str | Path) -> np.ndarray:
+def _values(image: Image.Image, channels: int, deep: DeepValues, *, inverted: bool = False) -> np.ndarray:
     if channels == 3:
-        return _to_rgb(image, path)
+        return _to_rgb(image, deep, inverted=inverted)
     if channels == 1 and (image.mode not in GREY_MODES or _is_transparent(image)):
-        return np.asarray(Image.fromarray(_to_rgb(image, path)).convert("L"))[:, :, None]
-    return from_pillow(image, channels)
+        return np.asarray(Image.fromarray(_to_rgb(image, deep)).convert("L"))[:, :, None]
+    return from_pillow(image, channels, deep, inverted=inverted)
 
 
 def _decode_bands(
-    file: IO[bytes], head: bytes, channels: int, pixel_cap: int, postpone_above: int | None
+    file: IO[bytes],
+    head: bytes,
+    channels: int,
+    pixel_cap: int,
+    postpone_above: int | None,
+    deep: DeepValues,
 ) -> np.ndarray | None:
     read = read_npy if head == NPY_MAGIC else read_tiff
-    found = read(file, channels, _BYTES_PER_PIXEL * (pixel_cap if postpone_above is None else postpone_above))
+    most = _BYTES_PER_PIXEL * (pixel_cap if postpone_above is None else postpone_above)
+    found = read(file, channels, most, deep)
     if found is None and postpone_above is None:
         raise ValueError(f"it has more than {_BYTES_PER_PIXEL * pixel_cap:,} bytes of values: cut it into parts")
     return found
+
+
+def _decode_rare_tiff(
+    file: IO[bytes], channels: int, pixel_cap: int, postpone_above: int | None, deep: DeepValues
+) -> np.ndarray | None:
+    """A TIFF file of a kind that Pillow does not know: grey, or as many bands as are wanted."""
+    try:
+        found = _decode_bands(file, b"", 1, pixel_cap, postpone_above, deep)
+    except ValueError:
+        file.seek(0)
+        return _decode_bands(file, b"", channels, pixel_cap, postpone_above, deep)
+    except Exception:  # it is damaged
+        raise Image.UnidentifiedImageError from None
+    if found is None or channels == 1:
+        return found
+    if channels != 3:
+        raise ValueError(f"it is grey, expected {channels} channels")
+    grey = found if found.dtype == np.uint8 else DeepValues().grey(found)
+    return np.repeat(grey, 3, axis=2)
 
 
 def _known_formats() -> tuple[str, ...]:
@@ -255,9 +304,9 @@ def _turn_upright(image: Image.Image) -> None:
         ImageOps.exif_transpose(image, in_place=True)
 
 
-def _to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
+def _to_rgb(image: Image.Image, deep: DeepValues, *, inverted: bool = False) -> np.ndarray:
     if image.mode.startswith("I") or image.mode == "F":
-        return _deep_grey_to_rgb(image, path)
+        return np.repeat(deep.grey(np.asarray(image), inverted=inverted)[:, :, None], 3, axis=2)
     pixels = np.empty((image.height, image.width, 3), dtype=np.uint8)
     rows = max(1, _STRIP_PIXELS // image.width)
     for top in range(0, image.height, rows):
@@ -283,21 +332,6 @@ def _on_white(image: Image.Image) -> Image.Image:
     background = Image.new("RGB", rgba.size, (255, 255, 255))
     background.paste(rgba, mask=rgba.getchannel("A"))
     return background
-
-
-def _deep_grey_to_rgb(image: Image.Image, path: str | Path) -> np.ndarray:
-    """Grey of more than 8 bits: 0..65535 and 0.0..1.0 have a meaning, everything else would be a guess."""
-    values = np.asarray(image)
-    low, high = (values.min(), values.max()) if values.size else (0, 0)
-    if image.mode == "F":
-        if not (low >= 0 and high <= 1):
-            raise UnreadableImageError(path, f"its float values run from {low:g} to {high:g}, expected 0 to 1")
-        grey = np.rint(values * 255).astype(np.uint8)
-    else:
-        if low < 0 or high > 65535:
-            raise UnreadableImageError(path, f"its values run from {low} to {high}, expected 0 to 65535")
-        grey = ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def _one_line(error: Exception) -> str:

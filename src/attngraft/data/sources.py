@@ -23,6 +23,7 @@ from .build_dataset import (
     thin_splits,
 )
 from .dataset import Dataset, Origin
+from .depth import DepthOption, parse_depth
 from .digits import CANVAS, TRAIN_COUNT, render_splits
 from .folder_checks import ARCHIVES
 from .folders import scan_folder, training_folders
@@ -33,6 +34,7 @@ from .pixel_store import (
     Progress,
     decode_array,
     decode_files,
+    decode_to_scale,
     short_side_limit,
 )
 from .python_datasets import is_python_dataset, load_samples
@@ -78,6 +80,7 @@ def load_data(
     splits: str | None = None,
     channels: int = 3,
     resize: Resize = "crop",
+    depth: DepthOption = "auto",
     progress: Progress | None = None,
 ) -> Dataset:
     """Load and decode a data set.
@@ -108,6 +111,8 @@ def load_data(
             split), where their names do not say; or "none" where all folders are classes.
         channels: 3 for 8-bit RGB; others, see `read_image`.
         resize: how images will be brought to the input; "crop" notes how much is cut off where that is much.
+        depth: black and white of images of more than 8 bits: "auto" for what the values of the training images ask for
+            (of all images, where they are split by chance), a number of bits, (low, high) or "low:high", or a `Depth`.
         progress: called with (images done, images in all).
 
     Raises:
@@ -132,6 +137,7 @@ def load_data(
         splits=splits,
         channels=channels,
         resize=resize,
+        depth=parse_depth(depth),
         progress=progress,
     )
     if is_python_dataset(source):
@@ -259,7 +265,8 @@ def _decoded(named: Pool, folder: Path, options: LoadOptions) -> Pool:
     """
     wanted = thin_splits(named.targets, named.splits, named.ids, options)
     ids = [named.ids[i] for i in wanted]
-    decoded = decode_files(
+    read = partial(
+        decode_files,
         [folder / image_id for image_id in ids],
         limit=short_side_limit(options.image_size),
         pixel_cap=options.pixel_cap,
@@ -267,10 +274,11 @@ def _decoded(named: Pool, folder: Path, options: LoadOptions) -> Pool:
         progress=options.progress,
         channels=options.channels,
     )
+    decoded, depth, said = decode_to_scale(lambda depth: read(depth=depth), options.depth, named.splits[wanted])
     skipped = tuple((ids[i], reason) for i, reason in decoded.failures)
     if skipped and not options.skip_broken:
         raise _broken_files(folder, skipped, len(ids))
-    kept, notes = wanted[decoded.kept], named.notes
+    kept, notes = wanted[decoded.kept], (*named.notes, *said)
     if options.val_fraction and {"val", "test"} <= set(named.splits.tolist()):
         notes = (*notes, "the data has a validation split of its own, so val_fraction was not used.")
     return replace(
@@ -283,6 +291,7 @@ def _decoded(named: Pool, folder: Path, options: LoadOptions) -> Pool:
         store=decoded.store,
         skipped=skipped,
         notes=notes,
+        depth=depth,
     )
 
 

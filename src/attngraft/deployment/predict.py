@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
-from ..data import Images, InputReader, UnreadableImageError
+from ..data import Images, InputReader, UnreadableImageError, printable
 from ..errors import DataError
 from ..files import to_json
 from ..settings import MachineSettings
@@ -37,6 +37,7 @@ class Predictions:
         ids: path of every image; its position for one without a path.
         rows: arrays whose first axis counts the images; which they are is up to the task.
         task: what was predicted.
+        notes: sentences on what was noticed.
         skipped: (path or position, reason) of every image that could not be read.
     """
 
@@ -44,6 +45,7 @@ class Predictions:
     rows: Rows
     task: Task
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -131,7 +133,16 @@ def predict(
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not task.outputs:
         task = replace(task, outputs=tuple(map(str, range(rows["probabilities"].shape[1]))))  # type: ignore[type-var]
-    return Predictions(tuple(names), rows, task, tuple(skipped))
+    return Predictions(tuple(names), rows, task, tuple(skipped), _notes(reader, len(names)))
+
+
+def _notes(reader: InputReader, count: int) -> tuple[str, ...]:
+    if not reader.clipped:
+        return ()
+    return (
+        f"{len(reader.clipped)} of {count} images have values beyond those that are black and white since training, which "
+        f"were clipped (first {printable(reader.clipped[0])}).",
+    )
 
 
 def _precision_of(path: Path, device: torch.device) -> Precision:

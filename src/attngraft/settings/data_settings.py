@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..config import MOST_CHANNELS, RESIZES, ImageSize, Preprocessing, Resize, setting, sides
+from ..config import DEFAULT_DEPTH, MOST_CHANNELS, RESIZES, ImageSize, Preprocessing, Resize, setting, sides
 from ..errors import ConfigError, nearest
 
 
@@ -26,6 +26,12 @@ class DataSettings:
     )
     channels: int | None = setting(
         None, "Channels of the images, such as 1 for grey or 12 for satellites; 3 for a published backbone.", flag=True
+    )
+    depth: str | int | tuple[float, float] = setting(
+        "auto",
+        "Black and white of images of more than 8 bits: auto by their values, bits such as 12, or LOW:HIGH.",
+        flag=True,
+        metavar="auto|8|16|LOW:HIGH",
     )
     task: str | None = setting(
         None,
@@ -85,4 +91,4 @@ class DataSettings:
                 f"the model for them (create_backbone(..., in_channels={self.channels}))."
             )
         size, resize = self.image_size or own.image_size, self.resize or own.resize
-        return replace(own, image_size=size, resize=resize, stored_for=None)
+        return replace(own, image_size=size, resize=resize, stored_for=None, depth=DEFAULT_DEPTH)

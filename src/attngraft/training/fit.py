@@ -129,7 +129,7 @@ def fit(
             world.in_main(run.read)
             world.in_main(claim)
         reading = Reading(shown)
-        dataset = open_data(data, settings, preprocessing=preprocessing, progress=reading)
+        dataset = open_data(data, settings, preprocessing=preprocessing, begun=run.record_file, progress=reading)
         preprocessing = as_loaded(preprocessing, dataset)
         dataset = resampled(dataset, settings.data.resample_train, seed)
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..backbones import has_pretrained
-from ..config import Preprocessing, sides
+from ..config import Preprocessing, from_dict, sides
 from ..data import Dataset, load_data
+from ..data.depth import DepthOption
 from ..data.splits import thin
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from ..settings import Recipe, Settings
 from ..tasks import TASKS
 
@@ -35,6 +37,7 @@ def open_data(
     settings: Settings,
     *,
     preprocessing: Preprocessing,
+    begun: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Dataset:
     """Load the data for a fit, with a validation split where the recipe takes decisions.
@@ -43,6 +46,7 @@ def open_data(
         source: whatever `load_data` takes, or what it has returned.
         settings: of the fit.
         preprocessing: of the model.
+        begun: the record of what is continued, if it is there: its black and white stay.
         progress: called with (images done, images in all).
 
     Raises:
@@ -67,13 +71,25 @@ def open_data(
     val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.needs_validation else 0.0)
     loaded = {name: value for name, value in asdict(chosen).items() if name != "resample_train"}
     options = loaded | {"val_fraction": val_fraction, "task": reads, "resize": preprocessing.resize}
-    dataset = load_data(source, **options | preprocessing.read_options, progress=progress)
+    depth = recorded_depth(begun) if chosen.depth == "auto" else chosen.depth
+    options |= preprocessing.read_options | {"depth": depth}
+    dataset = load_data(source, **options, progress=progress)
     return dataset if chosen.task is None else replace(dataset, task=chosen.task)
+
+
+def recorded_depth(record: Path | None) -> DepthOption:
+    """Black and white with which a run, a comparison or a search was begun; "auto" where there is none."""
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))["preprocessing"] if record is not None else None
+        return "auto" if found is None else from_dict(Preprocessing, found).depth
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, ConfigError):
+        return "auto"  # what is wrong with the record is said where it is opened
 
 
 def as_loaded(preprocessing: Preprocessing, dataset: Dataset) -> Preprocessing:
     """The preprocessing with how the images of the data set were stored, from which other images are read alike."""
     loaded_for = dataset.loaded_for
+    preprocessing = replace(preprocessing, depth=dataset.depth)
     if loaded_for is None or max(sides(loaded_for)) == max(preprocessing.size):
         return preprocessing
     return replace(preprocessing, stored_for=loaded_for)

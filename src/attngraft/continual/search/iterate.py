@@ -45,7 +45,7 @@ from .budget import Clock, parse_budget
 from .requirement import parse_requirement, quantities_of, split_requirement
 from .search_context import SearchContext
 from .search_loop import conclude, search
-from .search_record import LOCK_FILE, ClauseRecord, Iteration, SearchRecord, check_folder, open_search
+from .search_record import ITERATION_FILE, LOCK_FILE, ClauseRecord, Iteration, SearchRecord, check_folder, open_search
 from .search_space import ATTENTIONS, build_space, require_optuna
 
 FINE_TUNING = ("three-phase", "one-cycle")
@@ -117,7 +117,9 @@ def iterate(
         spec = preprocessing.input
         space = build_space(variants, searched, set(overrides) & set(recipe_fields()), template, spec)
         first = replace(settings, recipe=searched[0])
-        dataset = open_data(data, first, preprocessing=preprocessing, progress=Reading(shown))
+        begun, reading = folder / ITERATION_FILE, Reading(shown)
+        dataset = open_data(data, first, preprocessing=preprocessing, begun=begun, progress=reading)
+        preprocessing = replace(preprocessing, depth=dataset.depth)
         blind, task = _without_test_images(dataset), create_task(dataset.task, dataset.classes)
         space = space.without(_unsupported(task))
         requirement = parse_requirement(until, known := quantities_of(task))
