@@ -52,7 +52,7 @@ def instead_of_folders(root: Path, extensions: Collection[str]) -> str:
     archive = next((name for name in files if name.lower().endswith(ARCHIVES)), None)
     if archive is not None:
         return f" but the archive {printable(archive)}, which has to be unpacked first"
-    count = sum(is_image(name, extensions) for name in files)
+    count = sum(is_image(root / name, extensions) for name in files)
     return f" but {count} images, whose classes it does not say" if count else ""
 
 

@@ -76,7 +76,7 @@ def look(folder: Path, extensions: Collection[str] = EXTENSIONS) -> list[SeenFol
 def _look_at(folder: Path, extensions: Collection[str]) -> SeenFolder:
     found = entries(folder)
     inner = tuple(e.name for e in found if is_folder(e) and holds_images(Path(e.path), extensions))
-    direct = any(is_image(entry.name, extensions) and not is_folder(entry) for entry in found)
+    direct = any(not is_folder(entry) and is_image(entry.path, extensions) for entry in found)
     void = not (direct or inner) and next(walk(folder, "", set()), None) is None
     return SeenFolder(folder.name, direct, inner, void)
 

@@ -16,7 +16,7 @@ from .folder_layout import look, read_layout
 from .read_image import EXTENSIONS, printable
 from .split_names import likely_split, split_of
 from .targets import ClassLabels
-from .walk_folders import Passed, entries, identity_of, is_folder, is_image, subfolders, walk
+from .walk_folders import Passed, entries, identity_of, is_folder, is_image, is_misnamed, subfolders, walk
 
 
 def scan_folder(root: Path, extensions: Collection[str] = EXTENSIONS, splits: str | None = None) -> Pool:
@@ -41,7 +41,13 @@ def scan_folder(root: Path, extensions: Collection[str] = EXTENSIONS, splits: st
         (scan.split, image_id, name) for scan in scans for name, ids in scan.images.items() for image_id in ids
     )
     ignored = sum(scan.ignored for scan in scans)
-    told = (f"{ignored} files that are not images in class folders were ignored.",) if ignored else ()
+    told: tuple[str, ...] = (f"{ignored} files that are not images in class folders were ignored.",) if ignored else ()
+    misnamed = [name for scan in scans for name in scan.misnamed]
+    if misnamed:
+        told += (
+            f"{len(misnamed)} of them hold images under names of other formats ({printable(misnamed[0])}): rename or convert "
+            "them, or take them away.",
+        )
     return Pool(
         name=root.resolve().name,
         classes=classes,
@@ -64,6 +70,7 @@ class _Scan:
     base: str
     images: dict[str, list[str]]  # ids by class
     ignored: int
+    misnamed: tuple[str, ...] = ()  # ids of files that hold images under other names
 
 
 def training_folders(root: Path) -> list[str]:
@@ -98,7 +105,7 @@ def scan_labelled(
     _check_is_folder(root)
     bases = _labelled_splits(root, classes, extensions) or [""]
     for base in bases:
-        names = (e.name for e in entries(root / base) if is_image(e.name, extensions) and not is_folder(e))
+        names = (e.name for e in entries(root / base) if not is_folder(e) and is_image(e.path, extensions))
         loose = next(names, None)
         if loose is not None:
             raise DataError(
@@ -133,6 +140,9 @@ def _agreed_classes(root: Path, scans: list[_Scan]) -> tuple[str, ...]:
             raise DataError(f"{printable(root / parts[0].base)} holds no images in class folders: {LAYOUT}{hint}.")
         if empty:
             cause = likely_cause(empty, [name for name in classes if name not in empty])
+            hidden = [name for scan in parts for name in scan.misnamed]
+            if not cause and hidden:
+                cause = f"files such as {printable(hidden[0])} hold images under names of other formats"
             raise DataError(
                 f"{printable(root)}: {quoted(empty)} {'has' if len(empty) == 1 else 'have'} no images in {_place(parts)}"
                 f"{f' ({cause})' if cause else ''}: add images to every class or remove its folders."
@@ -153,11 +163,14 @@ def _place(parts: list[_Scan]) -> str:
 def _scan_classes(root: Path, split: str, base: str, extensions: Collection[str], passed: Passed) -> _Scan:
     place, above = root / base, f"{base}/" if base else ""
     images: dict[str, list[str]] = {}
+    misnamed: list[str] = []
     found = entries(place, passed)
     ignored = sum(1 for entry in found if not is_folder(entry))
     for entry in filter(is_folder, found):
         seen = {identity_of(parent) for parent in (place, *place.absolute().parents)}
         names = list(walk(Path(entry.path), f"{above}{entry.name}/", seen, passed))
-        images[entry.name] = [image_id for image_id in names if is_image(image_id, extensions)]
-        ignored += len(names) - len(images[entry.name])
-    return _Scan(split, base, images, ignored)
+        images[entry.name] = [image_id for image_id in names if is_image(root / image_id, extensions)]
+        others = set(names).difference(images[entry.name])
+        ignored += len(others)
+        misnamed += sorted(name for name in others if is_misnamed(root / name))
+    return _Scan(split, base, images, ignored, tuple(misnamed))

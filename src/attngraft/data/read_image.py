@@ -18,13 +18,14 @@ from ..config import DEFAULT_DEPTH, Depth
 from ..errors import DataError, one_line
 from .deep_colours import deep_colours
 from .depth import DeepValues
+from .image_formats import HEAD_BYTES, format_of, open_rare
 from .read_bands import GREY_MODES, NPY_MAGIC, TIFF_MAGICS, from_pillow, read_npy, read_tiff
 
 PIXEL_CAP = 100_000_000
 EXTENSIONS = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", ".tif", ".tiff"),
-        *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif"),
+        *(".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".j2k", ".jpx", ".avif", ".heic", ".heif", ".hif", ".jxl"),
     )
 )
 # Only formats of pixels: Pillow would otherwise hand EPS files to Ghostscript, whatever their extension says.
@@ -121,17 +122,20 @@ def decode(
             if not isinstance(source, (str, Path)):
                 _check_bytes(file.seek(0, os.SEEK_END), path, pixel_cap)
                 file.seek(0)
-            head = file.read(len(NPY_MAGIC))
+            head = file.read(HEAD_BYTES)
             file.seek(0)
-            if head == NPY_MAGIC or (head.startswith(TIFF_MAGICS) and channels not in (1, 3)):
+            if head.startswith(NPY_MAGIC) or (head.startswith(TIFF_MAGICS) and channels not in (1, 3)):
                 return _decode_bands(file, head, channels, pixel_cap, postpone_above, deep)
             try:
                 return _decode_with_pillow(file, path, channels, pixel_cap, postpone_above, deep)
             except Image.UnidentifiedImageError:
-                if not head.startswith(TIFF_MAGICS):
-                    raise
                 file.seek(0)
-                return _decode_rare_tiff(file, channels, pixel_cap, postpone_above, deep)
+                if head.startswith(TIFF_MAGICS):
+                    return _decode_rare_tiff(file, channels, pixel_cap, postpone_above, deep)
+                kind = format_of(head)
+                if kind not in ("HEIC", "JPEG XL", "AVIF"):
+                    raise
+                return _values(open_rare(file, kind, pixel_cap), channels, deep)
     except UnreadableImageError:
         raise
     except Image.DecompressionBombError:
@@ -192,7 +196,7 @@ def _decode_bands(
     postpone_above: int | None,
     deep: DeepValues,
 ) -> np.ndarray | None:
-    read = read_npy if head == NPY_MAGIC else read_tiff
+    read = read_npy if head.startswith(NPY_MAGIC) else read_tiff
     most = _BYTES_PER_PIXEL * (pixel_cap if postpone_above is None else postpone_above)
     found = read(file, channels, most, deep)
     if found is None and postpone_above is None:

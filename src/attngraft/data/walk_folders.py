@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import DataError
+from .image_formats import format_of_file
 from .read_image import EXTENSIONS, extensions_of, printable
 
 # What systems, drives and programs put among images; whatever begins with a dot is passed over too.
@@ -17,6 +18,33 @@ _SYSTEM = re.compile(
     r"|LOST\.DIR|found\.\d{3}|\$RECYCLE\.BIN|RECYCLER|System Volume Information|Network Trash Folder|Temporary Items"
     r"|~\$.*|Thumbs\.db|ehthumbs(_vista)?\.db|desktop\.ini|picasa\.ini|Icon\r",
     re.IGNORECASE | re.DOTALL,
+)
+
+
+_SAYS_FORMAT = re.compile(r"\.(?=.*[a-z])[a-z0-9]{1,5}")
+# what lies beside images by the thousand and is not looked into; raw photographs are TIFF files by their first bytes
+_OTHERS = frozenset(
+    [
+        ".txt",
+        ".json",
+        ".xml",
+        ".csv",
+        ".md",
+        ".html",
+        ".yaml",
+        ".yml",
+        ".npy",
+        ".npz",
+        ".pkl",
+        ".pt",
+        ".pth",
+        ".mp4",
+        ".mov",
+        ".avi",
+        ".zip",
+        ".xmp",
+        ".thm",
+    ]
 )
 
 
@@ -48,9 +76,16 @@ def _first(names: Collection[str]) -> str:
     return ", ".join(map(repr, shown)) + ", ..." * (len(names) > len(shown))
 
 
-def is_image(name: str, extensions: Collection[str] = EXTENSIONS) -> bool:
-    """Whether a file of this name counts as an image."""
-    return os.path.splitext(name)[1].lower() in extensions
+def is_image(path: str | Path, extensions: Collection[str] = EXTENSIONS) -> bool:
+    """Whether a file counts as an image: by its name, or where that says no format (IMG_1, x.jpg_large) by its content."""
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix in extensions or (_SAYS_FORMAT.fullmatch(suffix) is None and format_of_file(path) is not None)
+
+
+def is_misnamed(path: str | Path) -> bool:
+    """Whether a file that counts as no image holds one under the name of another format."""
+    suffix = os.path.splitext(path)[1].lower()
+    return suffix not in _OTHERS and format_of_file(path) is not None
 
 
 def subfolders(folder: Path) -> list[str]:
@@ -60,12 +95,12 @@ def subfolders(folder: Path) -> list[str]:
 
 def walk_images(folder: Path, extensions: Collection[str] = EXTENSIONS) -> list[str]:
     """Ids of all images below a folder, as paths relative to it."""
-    return [name for name in walk(folder, "", set()) if is_image(name, extensions)]
+    return [name for name in walk(folder, "", set()) if is_image(folder / name, extensions)]
 
 
 def holds_images(folder: Path, extensions: Collection[str] = EXTENSIONS) -> bool:
     """Whether there is an image below a folder."""
-    return any(is_image(name, extensions) for name in walk(folder, "", set()))
+    return any(is_image(folder / name, extensions) for name in walk(folder, "", set()))
 
 
 def list_images(sources: Iterable[str | Path], channels: int = 3) -> tuple[Path, ...]:
