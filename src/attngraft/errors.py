@@ -69,11 +69,14 @@ def nearest(name: str, options: Iterable[str]) -> str:
 
     >>> nearest("cbma", ["cbam", "se"])
     "did you mean 'cbam'?"
+    >>> nearest("SE", ["cbam", "se"])
+    "did you mean 'se'?"
     >>> nearest("zzzzzz", ["cbam", "se"])
     'known: cbam, se'
     """
     name, names = name[:100], sorted(set(options))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = [known for known in names if known.casefold() == name.casefold()]
+    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     if close:
         return f"did you mean '{close[0]}'?"
     shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")

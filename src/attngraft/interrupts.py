@@ -148,7 +148,12 @@ def signals_heard_in_backward(model: nn.Module) -> Iterator[None]:
     def do_nothing(parameter: Any) -> None:
         return
 
-    handles = [p.register_post_accumulate_grad_hook(do_nothing) for p in model.parameters() if p.device.type == "cpu"]
+    handles = []
+    for parameter in model.parameters():
+        if parameter.device.type == "cpu" and parameter.is_floating_point():
+            is_trained = parameter.requires_grad  # frozen ones take no hook, and are released by later phases
+            handles.append(parameter.requires_grad_(True).register_post_accumulate_grad_hook(do_nothing))
+            parameter.requires_grad_(is_trained)
     try:
         yield
     finally:

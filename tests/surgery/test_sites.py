@@ -302,3 +302,35 @@ def test_a_torchscript_model_has_no_sites_and_the_reason_is_said():
         with pytest.raises(GraftError, match=r"the model is TorchScript.*graft before it is scripted"):
             ag.find_sites(model, where, input_size=(3, 32, 32))
     assert ag.grafts(model) == {}
+
+
+@pytest.mark.parametrize("size", [64, torch.Size([3, 64, 64])], ids=str)
+def test_the_side_of_a_square_stands_for_the_size(resnet18, size):
+    assert ag.find_sites(resnet18, input_size=size) == ag.find_sites(resnet18, input_size=SMALL)
+
+
+@pytest.mark.parametrize("size", [0, (64,), (64, 64), (3, 64, 64, 64), (3, 64.0, 64), "64", (3, 0, 64)], ids=str)
+def test_a_size_that_is_none_is_refused(resnet18, size):
+    with pytest.raises(GraftError, match=r"expected \(channels, height, width\)"):
+        ag.find_sites(resnet18, input_size=size)
+
+
+def test_a_name_in_place_of_a_model_is_refused_with_what_makes_one():
+    for call in (ag.find_sites, ag.ungraft, lambda model: ag.graft(model, "se")):
+        with pytest.raises(GraftError, match=r"got str as the model: .* create_backbone\('timm:resnet18'\)"):
+            call("timm:resnet18")
+
+
+def test_a_class_in_place_of_a_plan_is_refused(resnet18):
+    with pytest.raises(GraftError, match="got type as the plan: expected a GraftPlan, or the name of an attention"):
+        ag.graft(resnet18, nn.ReLU)
+
+
+def test_inference_mode_in_a_forward_is_named():
+    class Network(nn.Sequential):
+        @torch.inference_mode()
+        def forward(self, x):
+            return super().forward(x)
+
+    with pytest.raises(GraftError, match=r"take torch\.inference_mode out of its forward"):
+        ag.find_sites(Network(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)), input_size=SMALL)

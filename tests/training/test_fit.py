@@ -33,7 +33,7 @@ from training_helpers import (
 import attngraft
 from attngraft.data import Dataset, build_transform
 from attngraft.errors import BackboneError, ConfigError, DataError, GraftError
-from attngraft.surgery import graft, grafts
+from attngraft.surgery import graft, grafts, load
 from attngraft.training import EvaluationContext, Phase, Recipe, evaluate, fit, load_recipe
 from attngraft.training.evaluate import Evaluation
 
@@ -509,3 +509,35 @@ def test_weights_of_another_precision_are_refused_with_what_to_do(tmp_path: Path
     with pytest.raises(DataError, match=r"convert it with model\.float\(\)"):
         run_fit(small_model(3).to(kind), squares, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+class WithoutGradients(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = small_model(3)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x)
+
+
+def test_a_model_that_lets_no_gradient_through_is_refused(tmp_path: Path, squares: Dataset):
+    with pytest.raises(BackboneError, match=r"no gradient leads .* take no_grad"):
+        run_fit(WithoutGradients(), squares, tmp_path / "run", image_size=16)
+    assert not (tmp_path / "run").exists()
+
+
+def test_phases_decide_what_is_trained_of_a_frozen_model(tmp_path: Path, squares: Dataset):
+    first = run_fit(small_model(3), squares, tmp_path / "free")
+    assert_same_run(first, run_fit(small_model(3).requires_grad_(False), squares, tmp_path / "frozen"))
+
+
+def test_a_tilde_is_the_home_folder_and_a_seed_may_be_numpys(
+    tmp_path: Path, squares: Dataset, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    found = run_fit(small_model(3), squares, "~/run", seed=np.int64(1))
+    assert found.run_dir == tmp_path / "run"
+    assert grafts(load("~/run")) == {}
+    assert not Path("~").exists()

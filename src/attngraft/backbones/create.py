@@ -71,7 +71,7 @@ def create_backbone(
     if pretrained or source.reads_files:
         other = "published weights" if pretrained else f"the run {spec}, which has its own weights"
         raise BackboneError(f"got the weights {Path(weights).name} and also {other}: give one of them.")
-    return _with_weights_(source.create(str(spec), num_classes, False, in_channels), Path(weights))
+    return _with_weights_(source.create(str(spec), num_classes, False, in_channels), Path(weights).expanduser())
 
 
 def has_pretrained(spec: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def _folds(dataset: Dataset, wanted: ComparisonRequest) -> Folds | None:
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
-    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
+    chosen = tuple(range(seeds)) if isinstance(seeds, int) else tuple(map(index, seeds))
     if not chosen or len(set(chosen)) != len(chosen) or min(chosen) < 0:
         raise ConfigError(f"seeds is {seeds!r}: expected a number of at least 1, or different numbers from 0 on.")
     return chosen

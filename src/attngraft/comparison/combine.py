@@ -82,7 +82,7 @@ def combine(runs: Sequence[str | Path], *, run_dir: str | Path, command: str | N
         raise ConfigError(
             f"got {len(folders)} comparison: expected the folders of two or more, on different data sets."
         )
-    folder = Path(run_dir)
+    folder = Path(run_dir).expanduser()
     if any((folder / name).exists() for name in (COMPARISON_FILE, "run.json", "iterate.json", "store.json")):
         raise RunError(f"{folder} holds something else: choose a new folder for what is combined.")
     members = _named([(path, _finished(path)) for path in folders])

@@ -38,7 +38,7 @@ def compare_each(
     unknown = [name for name, source in zip(names, data, strict=True) if not _is_there(source)]
     if unknown:
         raise unknown_source(unknown[0])  # before hours of training on the others
-    folders = [Path(run_dir) / name for name in folder_names(names)]
+    folders = [Path(run_dir).expanduser() / name for name in folder_names(names)]
     for source, folder in zip(data, folders, strict=True):
         compare(source, run_dir=folder, command=command, **options)
     return join_world().in_main(lambda: combine(folders, run_dir=run_dir, command=command))

@@ -64,7 +64,7 @@ def compare_predictions(
         ConfigError, DataError: files that cannot be understood or paired; names the line.
         RunError: the folder holds something else.
     """
-    folder, listed = Path(run_dir), [files] if isinstance(files, (str, Path)) else list(files)
+    folder, listed = Path(run_dir).expanduser(), [files] if isinstance(files, (str, Path)) else list(files)
     if not listed:
         raise ConfigError("there are no files of predictions: name at least one.")
     paths = [Path(file) for file in listed]

@@ -190,7 +190,7 @@ def power(
             controls=(),
             seeds=PILOT_SEEDS,
             settings=resolve_settings(recipe, overrides),
-            folder=Path(run_dir),
+            folder=Path(run_dir).expanduser(),
             metric=metric,
             pretrained=pretrained,
             weights=None if weights is None else Path(weights),

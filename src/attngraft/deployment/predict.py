@@ -113,7 +113,11 @@ def predict(
     model = run_or_model if isinstance(run_or_model, nn.Module) else load(run_or_model)
     check_live(model)
     if chosen is None:
-        chosen = Precision() if isinstance(run_or_model, nn.Module) else _precision_of(Path(run_or_model), where)
+        chosen = (
+            Precision()
+            if isinstance(run_or_model, nn.Module)
+            else _precision_of(Path(run_or_model).expanduser(), where)
+        )
     task, reader = task_of(model), InputReader(preprocessing_of(model))
     model = model.to(where)
     if chosen.layout != "contiguous":

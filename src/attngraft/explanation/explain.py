@@ -106,7 +106,11 @@ def explain(
     where = MachineSettings(device=device).resolve_device()
     say = progress or silent
     say("reading images")
-    options = {"skip_broken": skip_broken, "root": None if root is None else Path(root), "download": download}
+    options = {
+        "skip_broken": skip_broken,
+        "root": None if root is None else Path(root).expanduser(),
+        "download": download,
+    }
     subject = open_subject(run, images, device=where, limit=limit, group_by=group_by, **options)
     known_boxes(subject.view, boxes)  # refuse what cannot be used before anything is measured
     folder = _folder(subject, out)
@@ -160,7 +164,7 @@ def _gate_history(subject: Subject) -> tuple[EpochGates, ...] | None:
 def _folder(subject: Subject, out: str | Path | None) -> Path:
     """Where the results go; never into somebody else's files."""
     if out is not None:
-        folder = Path(out)
+        folder = Path(out).expanduser()
     elif subject.run_dir is not None and subject.run_dir.is_dir():
         folder = subject.run_dir / FOLDER
     else:

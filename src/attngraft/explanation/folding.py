@@ -375,9 +375,13 @@ class Folding:
         check_free(folder)
         note = fold_note(self.model)
         if source is not None and note is not None:
-            file = Path(source) if Path(source).suffix == ".safetensors" else Path(source) / MODEL_FILE
+            file = (
+                Path(source).expanduser()
+                if Path(source).expanduser().suffix == ".safetensors"
+                else Path(source).expanduser() / MODEL_FILE
+            )
             note_fold_(self.model, replace(note, source=str(source), sha256=file_hash(file)))
-        path = save(self.model, Path(folder) / MODEL_FILE)
+        path = save(self.model, Path(folder).expanduser() / MODEL_FILE)
         write_json(path.parent / FOLD_FILE, self.to_json())
         return path
 
@@ -411,7 +415,7 @@ def loss_clause(unlikely_loss: float) -> str:
 
 def check_free(folder: str | Path) -> None:
     """Raise RunError unless the folder is new or empty."""
-    path = Path(folder)
+    path = Path(folder).expanduser()
     if (path / MODEL_FILE).exists():
         raise RunError(
             f"{path / MODEL_FILE} is there already, and folding does not replace a model: choose another folder."

@@ -183,7 +183,7 @@ def view_of(
 def _root(source: Source) -> Path | None:
     if isinstance(source, Dataset):
         source = source.origin.source if source.origin else ""
-    folder = Path(source) if isinstance(source, (str, Path)) and source != "" else None
+    folder = Path(source).expanduser() if isinstance(source, (str, Path)) and source != "" else None
     if folder is not None and is_listed(folder):
         folder = folder.parent if folder.is_file() else folder
     return folder if folder is not None and folder.is_dir() else None
@@ -295,7 +295,7 @@ def open_subject(
     if isinstance(run, nn.Module):
         folder, model = None, run
     else:
-        folder = run.run_dir if isinstance(run, FitResult) else Path(run)
+        folder = run.run_dir if isinstance(run, FitResult) else Path(run).expanduser()
         model = load(folder)
     require(task_of(model), "explain", "explain")
     description = _description(folder)

@@ -73,7 +73,7 @@ def write_report(run_dir: str | Path) -> Path:
     Raises:
         RunError: the folder is none of these, its main document is damaged, or the page cannot be written.
     """
-    folder = Path(run_dir)
+    folder = Path(run_dir).expanduser()
     path, kind = folder / "report.html", folder_kind(folder)
     write_text(path, PAGES[kind](folder))
     if kind in RECORDS:
@@ -92,7 +92,7 @@ def log_report(run_dir: str | Path, tracker: str) -> None:
         RunError: the folder is neither of both, or damaged.
         ConfigError: the tracker's package is not installed, or it refuses.
     """
-    folder = Path(run_dir)
+    folder = Path(run_dir).expanduser()
     kind = folder_kind(folder)
     if kind not in RECORDS:
         raise RunError(f"{folder} is neither a comparison nor a combination, of which numbers can be logged.")

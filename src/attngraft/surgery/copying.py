@@ -30,6 +30,7 @@ def copy_model(model: nn.Module, replaced: Mapping[int, Any] | None = None) -> n
     Raises:
         GraftError: a layer has no weights yet, several processes share the model, or something in it refuses to be copied.
     """
+    check_module(model)
     check_initialised(model)
     if isinstance(model, nn.parallel.DistributedDataParallel):
         raise GraftError("the model is wrapped in DistributedDataParallel: graft its .module, before it is wrapped.")
@@ -53,6 +54,13 @@ def _deepcopy(model: nn.Module, replaced: Mapping[int, Any]) -> nn.Module:
     for original, parameter in zip(model.parameters(), copied.parameters(), strict=True):
         parameter.requires_grad_(original.requires_grad)
     return copied
+
+
+def check_module(model: nn.Module) -> None:
+    """Raise GraftError for what is no module, such as the name of one."""
+    if not isinstance(model, nn.Module):
+        hint = f", which create_backbone({model!r}) makes of a name" if isinstance(model, str) else ""
+        raise GraftError(f"got {type(model).__name__} as the model: expected a torch.nn.Module{hint}.")
 
 
 def check_initialised(model: nn.Module) -> None:

@@ -44,6 +44,8 @@ def graft_(model: nn.Module, plan: GraftPlan | str, *, example_input: Any = None
         GraftError: the plan does not fit the model, or the model has grafts already.
         ConfigError: unknown attention or option.
     """
+    if not isinstance(plan, (str, GraftPlan)):
+        raise GraftError(f"got {type(plan).__name__} as the plan: expected a GraftPlan, or the name of an attention.")
     if isinstance(plan, str):
         plan = plan_graft(model, plan, example_input=example_input, **plan_options)
     elif plan_options:

@@ -76,12 +76,12 @@ def _normalises_by_its_statistics(
 
 
 def outputs_in_train_mode(model: nn.Module, example_input: Any) -> Any:
-    """What the model returns in train mode, computed on a copy; see `meta_twin`.
+    """What the model returns in train mode, with its graph of gradients, computed on a copy; see `meta_twin`.
 
     Raises:
         GraftError: the model cannot process the input.
     """
-    with meta_twin(model, example_input, training=True) as (twin, arguments):
+    with meta_twin(model, example_input, training=True) as (twin, arguments), torch.enable_grad():
         return twin(*arguments)
 
 

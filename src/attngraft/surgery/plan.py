@@ -14,7 +14,7 @@ from ..attention import Attention, attention_options, create_attention
 from ..attention.contract import Init
 from ..config import from_dict
 from ..errors import ConfigError, GraftError, nearest
-from .sites import Site, Where, resolve_input_size, search_sites
+from .sites import InputSize, Site, Where, resolve_input_size, search_sites
 from .trace import Trace
 
 PLAN_FORMAT = 1
@@ -132,7 +132,7 @@ def plan_graft(
     *,
     where: Where = "auto",
     init: Init = "identity",
-    input_size: tuple[int, int, int] | None = None,
+    input_size: InputSize | None = None,
     example_input: Any = None,
     record: Trace | None = None,
     **options: Any,
@@ -144,7 +144,7 @@ def plan_graft(
         attention: name of a registered attention.
         where: as for `find_sites`.
         init: "identity" or "paper".
-        input_size: (channels, height, width); the backbone's own where known, else (3, 224, 224).
+        input_size: as for `find_sites`; the backbone's own where known, else (3, 224, 224).
         example_input: for models that take something other than one image batch.
         record: the trace of the model at this input size, where there is one already.
         **options: options of the attention.

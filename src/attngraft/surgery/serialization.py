@@ -98,7 +98,7 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
         header["folded"] = asdict(note)
     if task_note(model) is not None:
         header["task"] = task_note(model)
-    target = _file_in(Path(path))
+    target = _file_in(Path(path).expanduser())
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"attngraft": json.dumps(header)}
     write_sealed(target, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
@@ -118,9 +118,9 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
         RunError: no such file, not one of ours, damaged, or of a newer version.
         BackboneError: the model was built elsewhere and no backbone was given.
     """
-    if is_store(Path(path)):
-        return load_version(served_version(Path(path)), backbone=backbone, example_input=example_input)
-    file = _file_in(Path(path))
+    if is_store(Path(path).expanduser()):
+        return load_version(served_version(Path(path).expanduser()), backbone=backbone, example_input=example_input)
+    file = _file_in(Path(path).expanduser())
     saved = describe(file)
     try:
         with open_tensors(file) as tensors:
@@ -180,9 +180,9 @@ def describe(path: str | Path) -> SavedModel:
     Raises:
         RunError: as for `load`.
     """
-    if is_store(Path(path)):
-        return describe_version(served_version(Path(path)))
-    file = _file_in(Path(path))
+    if is_store(Path(path).expanduser()):
+        return describe_version(served_version(Path(path).expanduser()))
+    file = _file_in(Path(path).expanduser())
     try:
         sealed = check_seal(file)
         if not is_own(file.parent, file.name):
@@ -284,7 +284,7 @@ def _file_in(path: Path) -> Path:
 
 
 def _is_saved_model(spec: str) -> bool:
-    path = Path(spec)
+    path = Path(spec).expanduser()
     return bool(spec) and (path.is_dir() or spec.endswith(".safetensors"))
 
 
@@ -304,7 +304,7 @@ def _create_from_run(spec: str, num_classes: int | None, pretrained: bool, in_ch
     if in_channels is not None:
         adapt_input_(model, in_channels)
         info = replace(info, preprocessing=info.preprocessing.with_channels(in_channels))
-    info = replace(info, weights=f"the run {Path(spec).name}")
+    info = replace(info, weights=f"the run {Path(spec).expanduser().name}")
     return note_backbone_(model.train(), info)  # in the mode of every other fresh backbone
 
 

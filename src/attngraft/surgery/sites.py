@@ -15,9 +15,11 @@ from ..config import MOST_SIDE
 from ..errors import GraftError, nearest
 from ..registry import Registry
 from .compiled import uncompiled
+from .copying import check_module
 from .trace import TRACE_BATCH, Call, Key, Trace, trace
 
 Where = str | Sequence[str]
+InputSize = int | tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def find_sites(
     model: nn.Module,
     where: Where = "auto",
     *,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: InputSize | None = None,
     example_input: Any = None,
 ) -> tuple[Site, ...]:
     """Find the places for attention; the model is not changed.
@@ -61,8 +63,8 @@ def find_sites(
         where: "auto", "residual" (after each residual branch, before the sum), "stage" (last output at each
             resolution), "pool" (before each downsampling), a module path, a glob (`*` stays within one name,
             `**` crosses dots), several of them joined with "+", or a sequence of them.
-        input_size: (channels, height, width) of one image; the backbone's own size where it is known, else
-            (3, 224, 224).
+        input_size: (channels, height, width) of one image, or the side of a square; the backbone's own size where it is
+            known, else (3, 224, 224).
         example_input: what to call the model with, for models that take something other than one image batch.
 
     Raises:
@@ -75,11 +77,12 @@ def search_sites(
     model: nn.Module,
     where: Where = "auto",
     *,
-    input_size: tuple[int, int, int] | None = None,
+    input_size: InputSize | None = None,
     example_input: Any = None,
     record: Trace | None = None,
 ) -> SiteSearch:
     """Like `find_sites`, and also tells what was passed over and why; `record` is the trace, where there is one."""
+    check_module(model)
     model = uncompiled(model)
     record = record or trace(model, resolve_input(model, input_size, example_input))
     notes: list[str] = []
@@ -97,7 +100,7 @@ def search_sites(
     return SiteSearch(tuple(sorted(found.values(), key=lambda site: order[site.path])), tuple(notes))
 
 
-def resolve_input(model: nn.Module, input_size: tuple[int, int, int] | None, example_input: Any) -> Any:
+def resolve_input(model: nn.Module, input_size: InputSize | None, example_input: Any) -> Any:
     """The input to trace with: the example, else zeros of the given, the backbone's own or the usual size."""
     if example_input is not None:
         return example_input
@@ -106,15 +109,18 @@ def resolve_input(model: nn.Module, input_size: tuple[int, int, int] | None, exa
     return torch.zeros((), dtype=dtype).expand(TRACE_BATCH, *resolve_input_size(model, input_size))
 
 
-def resolve_input_size(model: nn.Module, input_size: tuple[int, int, int] | None) -> tuple[int, int, int]:
-    """The given size, else that of the model's preprocessing."""
-    if input_size is not None:
-        if len(input_size) != 3 or min(input_size) < 1 or max(input_size) > MOST_SIDE:
-            raise GraftError(
-                f"input_size is {input_size!r}: expected (channels, height, width), each from 1 to {MOST_SIDE:,}."
-            )
-        return (int(input_size[0]), int(input_size[1]), int(input_size[2]))
-    return preprocessing_of(model).input.shape
+def resolve_input_size(model: nn.Module, input_size: InputSize | None) -> tuple[int, int, int]:
+    """(channels, height, width): the given size, or that of the model's preprocessing."""
+    known = preprocessing_of(model).input.shape
+    if input_size is None:
+        return known
+    size = (known[0], input_size, input_size) if isinstance(input_size, int) else tuple(input_size)
+    if len(size) != 3 or not all(isinstance(n, int) and 1 <= n <= MOST_SIDE for n in size):
+        raise GraftError(
+            f"input_size is {input_size!r}: expected (channels, height, width) or the side of a square, each from 1 to "
+            f"{MOST_SIDE:,}."
+        )
+    return size
 
 
 def split_where(where: Where) -> list[str]:

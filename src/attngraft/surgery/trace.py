@@ -21,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
+from ..errors import GraftError
 from .meta_twin import meta_twin
 
 Key = tuple[int, int]  # identity and version of a tensor
@@ -385,6 +386,8 @@ class _Recorder(TorchFunctionMode):
         return next((key for v in range(version, -1, -1) if (key := (found, v)) in self.fed), (found, version))
 
     def _key(self, tensor: Tensor) -> Key:
+        if tensor.is_inference():
+            raise GraftError("the model runs in inference mode: take torch.inference_mode out of its forward.")
         self.alive.append(tensor)
         key = (id(tensor), tensor._version)
         self.trace.shapes.setdefault(key, tensor.shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -117,11 +118,11 @@ def fit(
             folder, and the run is not finished.
         KeyboardInterrupt: interrupted; the state is saved, the same call goes on.
     """
-    settings = resolve_settings(recipe, overrides)
+    settings, seed = resolve_settings(recipe, overrides), index(seed)  # NumPy's integers too
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     check_live(model)
     preprocessing = settings.data.preprocessing(preprocessing_of(model))
-    run = RunFolder(Path(run_dir))
+    run = RunFolder(Path(run_dir).expanduser())
     shows = watched(progress if world.is_main else Silent())
     with stopping_at_once(), memory_needed(), shows as shown, ExitStack() as held:
         claim = Claim(run.path, held)

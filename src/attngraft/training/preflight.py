@@ -74,6 +74,7 @@ def check_outputs(model: nn.Module, context: RunContext) -> Trace:
     try:
         trained = outputs_in_train_mode(model, example)
         context.task.check(main_output(trained))
+        _check_differentiable(model, main_output(trained))
     except GraftError as error:
         raise DataError(refused_images(model, spec, error.__cause__ or error, ADVICE, " in train mode")) from error
     except BackboneError as error:
@@ -89,6 +90,15 @@ def check_outputs(model: nn.Module, context: RunContext) -> Trace:
     if not isinstance(trained, Tensor):
         _check_same_head(model, example, record)
     return record
+
+
+def _check_differentiable(model: nn.Module, outputs: Tensor) -> None:
+    """Raise BackboneError where no gradient could reach any weight."""
+    if not outputs.requires_grad and any(parameter.requires_grad for parameter in model.parameters()):
+        raise BackboneError(
+            "no gradient leads from the output of the model to its weights: take no_grad, inference_mode or detach out "
+            "of its forward."
+        )
 
 
 def _check_same_head(model: nn.Module, example: Tensor, record: Trace) -> None:

@@ -150,7 +150,7 @@ def split_options(overrides: Mapping[str, Any]) -> tuple[AdaptOptions, MachineSe
 def _adapting(store: str | Path, progress: Progress | None, overrides: Mapping[str, Any]) -> Iterator[_Adapting]:
     """Open the store for writing; options that do not fit its model are errors before anything is read."""
     options, machine = split_options(overrides)
-    opened = Store.open(Path(store))
+    opened = Store.open(Path(store).expanduser())
     with opened.writing(), watched(progress) as shown:
         served = opened.model()
         check_update(served, options.update)

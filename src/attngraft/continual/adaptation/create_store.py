@@ -59,7 +59,7 @@ def create_store(
     Raises:
         ConfigError, DataError, RunError: an argument does not fit, or the folder is in use; nothing is left there.
     """
-    target = Path(path)
+    target = Path(path).expanduser()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise RunError(f"{target} is in use: choose a new folder for the store.")
     policy, shares = policy or GuardPolicy(), shares or Shares()
@@ -102,7 +102,7 @@ def _dataset(
         ConfigError: it is not known which images these are.
         DataError: they are not those of the run.
     """
-    known = {} if isinstance(run, nn.Module) else _data_of(Path(run))
+    known = {} if isinstance(run, nn.Module) else _data_of(Path(run).expanduser())
     origin = from_dict(Origin, known["origin"], where="data.origin in run.json") if known.get("origin") else None
     if data is None and origin is None:
         raise ConfigError(

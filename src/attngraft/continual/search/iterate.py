@@ -102,14 +102,14 @@ def iterate(
     split_requirement(until)
     budget_s = parse_budget(budget)
     _check_counts(seeds, trials, seed)
-    start = None if weights is None else Path(weights)
+    start = None if weights is None else Path(weights).expanduser()
     has_weights = start is not None or (has_pretrained(backbone) if pretrained is None else pretrained)
     names = recipes or (FINE_TUNING if has_weights else FROM_RANDOM)
     variants = split_variants(attentions) if isinstance(attentions, str) else attentions
     searched, settings = _settings(names, overrides)
     published = starts_pretrained(pretrained, backbone, searched[0], start)
     source = ModelSource(backbone, published, start, in_channels=settings.data.channels)
-    device, folder = settings.machine.resolve_device(), Path(run_dir)
+    device, folder = settings.machine.resolve_device(), Path(run_dir).expanduser()
     check_folder(folder)
     with watched(progress) as shown:
         template = source.template()

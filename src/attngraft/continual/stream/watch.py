@@ -63,7 +63,12 @@ def watch(
         the state of the stream, where `once` ends it.
     """
     found = Watch(
-        Path(store), Path(folder), Path(labels) if labels else None, options or WatchOptions(), adapt_options, say
+        Path(store).expanduser(),
+        Path(folder).expanduser(),
+        Path(labels).expanduser() if labels else None,
+        options or WatchOptions(),
+        adapt_options,
+        say,
     )
     found.run(once=once, every_s=every_s)
     return found.state

@@ -88,7 +88,7 @@ class Store:
             GraftError: a graft of the model is not live.
             RunError: the folder is in use, or cannot be written.
         """
-        target = Path(path).resolve()
+        target = Path(path).expanduser().resolve()
         if target.exists() and not (target.is_dir() and not any(target.iterdir())):
             raise RunError(f"{target} is in use: choose a new folder for the store.")
         fixed, how = _plain(settings or {}, "settings"), _plain(made or {}, "made")
@@ -110,7 +110,7 @@ class Store:
         Raises:
             RunError: it is not a store, is damaged, or was written by a newer attngraft.
         """
-        return cls(Path(path), read_store(Path(path)))
+        return cls(Path(path).expanduser(), read_store(Path(path).expanduser()))
 
     @property
     def created(self) -> str:
