@@ -16,7 +16,8 @@ from PIL import Image
 import attngraft as ag
 from attngraft.config import Depth, Preprocessing, from_dict, to_dict
 from attngraft.data import Dataset, load_data, load_images, load_labelled, read_image
-from attngraft.data.depth import choose_depth, levels_of, parse_depth
+from attngraft.data.any_image import decode_any
+from attngraft.data.depth import DeepValues, choose_depth, levels_of, parse_depth
 from attngraft.data.pixel_store import decode_files
 from attngraft.errors import ConfigError, DataError
 from attngraft.training import Evaluation
@@ -360,3 +361,23 @@ def test_twelve_bits_packed_and_big_endian(tmp_path: Path) -> None:
     held = io.BytesIO((tmp_path / "b.tif").read_bytes())
     assert np.asarray(Image.open(held)).max() == 4095
     assert read_image(tmp_path / "b.tif", depth=Depth(integers=(0, 4095)))[..., 0].max() == 255
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_colours_of_twelve_bits_have_the_same_pixels_through_every_door(tmp_path: Path, suffix: str) -> None:
+    images = RNG.integers(0, 4096, (1, 24, 24, 3)).astype(np.uint16)
+    path = next(folder_of(tmp_path / "d", images, suffix).glob("*/*"))
+    depth = Depth(integers=(0, 4095))
+    wanted = read_image(path, depth=depth)
+    assert len(np.unique(wanted)) > 200
+    content = path.read_bytes()
+    for door in (content, io.BytesIO(content), Image.open(io.BytesIO(content))):
+        np.testing.assert_array_equal(decode_any(door, deep=DeepValues(depth)), wanted)
+
+
+def test_sixteen_bit_grey_has_the_same_pixels_as_an_array_and_as_a_file(tmp_path: Path) -> None:
+    Image.fromarray(THERMAL[0]).save(tmp_path / "x.png")
+    for depth in (Depth(), Depth(integers=(51200, 51500))):
+        wanted = read_image(tmp_path / "x.png", depth=depth)
+        for door in (THERMAL[0], THERMAL[0][:, :, None], THERMAL[0][None], THERMAL[0].astype(">u2")):
+            np.testing.assert_array_equal(decode_any(door, deep=DeepValues(depth)), wanted)

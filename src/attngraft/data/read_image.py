@@ -36,7 +36,7 @@ _MOST_METADATA_BYTES = 64 << 20
 _MOST_SCANS = 16  # of a JPEG with as many pixels as the cap allows; programs write about ten
 _STRIP_PIXELS = 4 << 20  # converted at once, so that one copy of a large image is held and not five
 _CHUNK = 1 << 20
-_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0  # Pillow inverts such images of up to 8 bits by itself
+_PHOTOMETRIC, _WHITE_IS_ZERO = 262, 0
 # of JPEG: FF 00 and FF D0 to D7 stand within the data of a scan, D8 and 01 have no length
 _JPEG_MARK, _SCAN, _END = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]"), b"\xff\xda", b"\xff\xd9"
 
@@ -163,7 +163,7 @@ def _decode_with_pillow(
         colours = deep_colours(file, image, deep) if channels == 3 else None
         if colours is not None:
             return _to_rgb(colours, deep)
-        inverted = image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
+        inverted = _is_inverted(image)
         image.load()
         _turn_upright(image)
         return _values(image, channels, deep, inverted=inverted)
@@ -175,9 +175,19 @@ def pillow_pixels(image: Image.Image, channels: int, deep: DeepValues) -> np.nda
     Raises:
         ValueError: it has another number of channels, or values without a meaning.
     """
+    file, inverted = getattr(image, "fp", None), _is_inverted(image)
+    if channels == 3 and file is not None:
+        colours = deep_colours(file, image, deep)
+        if colours is not None:
+            return _to_rgb(colours, deep)
     image = image.copy()
     _turn_upright(image)
-    return _values(image, channels, deep)
+    return _values(image, channels, deep, inverted=inverted)
+
+
+def _is_inverted(image: Image.Image) -> bool:
+    """Whether zero is white in the values that Pillow gives; those of up to 8 bits it inverts itself."""
+    return image.format == "TIFF" and getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO
 
 
 def _values(image: Image.Image, channels: int, deep: DeepValues, *, inverted: bool = False) -> np.ndarray:
