@@ -32,7 +32,17 @@ if TYPE_CHECKING:  # what `_PACKAGES` says, for type checkers and editors
     from .explanation.folding import fold
     from .explanation.gates import gates
     from .reporting import write_report as report
-    from .surgery import GraftPlan, find_sites, load, plan_graft, save
+    from .surgery import (
+        GraftPlan,
+        describe,
+        find_sites,
+        freeze_,
+        load,
+        load_grafts_,
+        parameter_groups,
+        plan_graft,
+        save,
+    )
     from .surgery import Site as Site
     from .surgery.graft import graft, graft_, grafts, ungraft, ungraft_
     from .surgery.graft import reattach_ as reattach_
@@ -53,16 +63,20 @@ __all__ = [
     "create_attention",
     "create_backbone",
     "decouple",
+    "describe",
     "explain",
     "find_sites",
     "fit",
     "fold",
+    "freeze_",
     "gates",
     "graft",
     "graft_",
     "grafts",
     "iterate",
     "load",
+    "load_grafts_",
+    "parameter_groups",
     "plan_graft",
     "power",
     "predict",
@@ -86,8 +100,8 @@ _PACKAGES = {  # package -> what comes from it
     "kernels": (),
     "reporting": ("report",),
     "surgery": (
-        *("GraftPlan", "Site", "find_sites", "graft", "graft_", "grafts", "load", "plan_graft"),
-        *("reattach_", "save", "ungraft", "ungraft_"),
+        *("GraftPlan", "Site", "describe", "find_sites", "freeze_", "graft", "graft_", "grafts", "load"),
+        *("load_grafts_", "parameter_groups", "plan_graft", "reattach_", "save", "ungraft", "ungraft_"),
     ),
     "training": ("FitResult", "fit"),
 }

@@ -28,7 +28,7 @@ from training_helpers import (
 import attngraft as ag
 from attngraft.errors import RunError
 from attngraft.reporting import write_report
-from attngraft.surgery import describe, graft
+from attngraft.surgery import describe_saved, graft
 from attngraft.training import Evaluation, FitResult, RunFolder
 from attngraft.training.checkpoint import read_checkpoint, read_newest
 
@@ -80,7 +80,7 @@ def read_all(folder: Path) -> None:
 READERS: dict[str, tuple[Callable[[Path], object], ...]] = {
     "run.json": (lambda path: RunFolder(path.parent).read(),),
     "metrics.jsonl": (lambda path: read_all(path.parent),),
-    "model.safetensors": (describe, ag.load, lambda path: read_all(path.parent)),
+    "model.safetensors": (describe_saved, ag.load, lambda path: read_all(path.parent)),
     "predictions.safetensors": (Evaluation.read, lambda path: read_all(path.parent)),
 }
 

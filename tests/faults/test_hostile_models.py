@@ -24,7 +24,7 @@ from attngraft.continual.images.stored_domains import unpack
 from attngraft.explanation import explain
 from attngraft.files import read_json
 from attngraft.reporting import write_report
-from attngraft.surgery import describe
+from attngraft.surgery import describe_saved
 from attngraft.surgery.version_store.delta import read_delta
 from attngraft.surgery.version_store.store import Store
 from attngraft.training import RunFolder
@@ -33,7 +33,7 @@ from attngraft.training.evaluate import Evaluation
 
 READERS: dict[str, Callable[[Path], object]] = {
     "load": ag.load,
-    "describe": describe,
+    "describe_saved": describe_saved,
     "backbone": lambda path: ag.create_backbone(str(path)),
     "predict": lambda path: ag.predict(path, path.parent / "image.png"),
     "explain": lambda path: explain(path, path.parent, out=path.parent / "out"),

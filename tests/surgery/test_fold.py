@@ -18,7 +18,16 @@ from torch import nn
 import attngraft as ag
 from attngraft.attention import Gates, attentions
 from attngraft.errors import GraftError
-from attngraft.surgery import FoldNote, check_live, computing, describe, fold_grafts, fold_note, graft_plan, note_fold_
+from attngraft.surgery import (
+    FoldNote,
+    check_live,
+    computing,
+    describe_saved,
+    fold_grafts,
+    fold_note,
+    graft_plan,
+    note_fold_,
+)
 from attngraft.surgery.fold import constant_gates, effective_scale
 
 SIZE = (3, 32, 32)
@@ -450,7 +459,7 @@ def test_a_folded_model_is_saved_and_loaded(tmp_path):
     loaded = ag.load(ag.save(folded, tmp_path))
     assert torch.equal(logits(loaded, x), logits(folded, x))
     assert graft_plan(loaded) == plan
-    assert fold_note(loaded) == describe(tmp_path).folded == fold_note(folded)
+    assert fold_note(loaded) == describe_saved(tmp_path).folded == fold_note(folded)
     check_live(loaded)
     assert list(ag.grafts(loaded)) == list(ag.grafts(folded))
 

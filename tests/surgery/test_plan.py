@@ -154,3 +154,34 @@ def test_planning_checks_everything_first(options, message):
 
 def test_the_backbones_own_image_size_is_the_default():
     assert ag.plan_graft(ag.create_backbone("small-cnn"), "se").input_size == (3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("cbam@stage:reduction=8", {"where": "stage", "reduction": 8}),
+        ("cbam:reduction=8,init=paper", {"init": "paper", "reduction": 8}),
+        ("se@layer1.*", {"where": "layer1.*"}),
+        (" eca ", {}),
+    ],
+)
+def test_text_and_arguments_say_the_same(text, given):
+    model = ag.create_backbone("torchvision:resnet18")
+    name = text.strip().partition("@")[0].partition(":")[0]
+    assert ag.plan_graft(model, text, input_size=64) == ag.plan_graft(model, name, input_size=64, **given)
+    assert list(ag.grafts(ag.graft(model, text, input_size=64)))
+
+
+@pytest.mark.parametrize(
+    ("text", "given", "words"),
+    [
+        ("cbam@stage", {"where": "pool"}, "says where, which is given as 'pool' too"),
+        ("cbam:reduction=8", {"reduction": 4}, "says reduction, which is given as 4 too"),
+        ("cbam@", {}, "names no place after '@'"),
+        ("cbam:kernel=3", {}, "unknown option 'kernel' .* did you mean 'kernel_size'"),
+        ("CBAM@stage", {}, "did you mean 'cbam'"),
+    ],
+)
+def test_text_that_does_not_fit_is_refused(text, given, words):
+    with pytest.raises(ConfigError, match=words):
+        ag.plan_graft(ag.create_backbone("small-cnn"), text, **given)

@@ -16,7 +16,7 @@ import attngraft as ag
 from attngraft.backbones import backbone_info
 from attngraft.checksums import write_sealed
 from attngraft.errors import BackboneError, RunError
-from attngraft.surgery import check_live, describe, graft_plan
+from attngraft.surgery import check_live, describe_saved, graft_plan
 
 SIZE = (3, 32, 32)
 
@@ -54,7 +54,7 @@ def test_a_replaced_convolutional_head_comes_back(tmp_path):
 def test_a_folder_holds_model_safetensors_and_classes_are_kept(tmp_path):
     file = ag.save(build(), tmp_path / "runs" / "one", classes=["ant", "bee", "Käfer", "dragon fly", "wasp"])
     assert file == tmp_path / "runs" / "one" / "model.safetensors"
-    assert describe(file.parent).classes == ("ant", "bee", "Käfer", "dragon fly", "wasp")
+    assert describe_saved(file.parent).classes == ("ant", "bee", "Käfer", "dragon fly", "wasp")
     assert [path.name for path in file.parent.iterdir()] == ["model.safetensors"]
 
 

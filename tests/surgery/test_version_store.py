@@ -24,7 +24,7 @@ import attngraft as ag
 from attngraft.backbones import backbone_info, note_preprocessing_, preprocessing_of
 from attngraft.config import Preprocessing
 from attngraft.errors import BackboneError, ConfigError, GraftError, RunError
-from attngraft.surgery import classes_of, describe, note_classes_, replace_head_
+from attngraft.surgery import classes_of, describe_saved, note_classes_, replace_head_
 from attngraft.surgery.version_store.delta import same_bits
 from attngraft.surgery.version_store.store import Store
 from attngraft.surgery.version_store.version import id_of
@@ -142,8 +142,8 @@ def test_added_classes_are_served(store):
         store.promote(version.id)
     assert store.classes == ("ant", "bee", "wasp", "hornet")
     assert_same_model(store.model(), model)
-    assert backbone_info(store.model()).num_classes == describe(store.path).backbone.num_classes == 4
-    assert describe(store.path).classes == store.classes
+    assert backbone_info(store.model()).num_classes == describe_saved(store.path).backbone.num_classes == 4
+    assert describe_saved(store.path).classes == store.classes
     with store.writing():
         child = store.add(changed(store.model(), 0.3), parent=version.id)
         store.rollback(store.base)
@@ -157,18 +157,18 @@ def test_another_way_to_take_images_comes_back(store):
     model = note_preprocessing_(store.model(), wanted)
     with store.writing():
         store.promote(store.add(model, parent=store.base).id)
-    assert preprocessing_of(store.model()) == describe(store.path).preprocessing == wanted
-    assert describe(store.path).backbone.preprocessing == wanted
+    assert preprocessing_of(store.model()) == describe_saved(store.path).preprocessing == wanted
+    assert describe_saved(store.path).backbone.preprocessing == wanted
     with store.writing():
         store.rollback(store.base)
-    assert describe(store.path) == describe(store.path / "base")
+    assert describe_saved(store.path) == describe_saved(store.path / "base")
 
 
 def test_a_store_is_loaded_as_its_served_version(store):
     with store.writing():
         store.promote(second(store))
     assert_same_model(ag.load(store.path), CHANGED)
-    assert describe(store.path) == describe(store.path / "base")
+    assert describe_saved(store.path) == describe_saved(store.path / "base")
     fresh = ag.create_backbone(str(store.path))
     assert fresh.training
     assert_same_model(fresh.eval(), CHANGED)
@@ -381,7 +381,7 @@ def test_what_a_newer_attngraft_wrote_is_refused(store):
     with refused(newer):
         store.model(second_id)
     rewrite(store.path / "store.json", format=2)
-    for read in (Store.open, ag.load, describe):
+    for read in (Store.open, ag.load, describe_saved):
         with refused(newer):
             read(store.path)
 

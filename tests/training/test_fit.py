@@ -33,7 +33,7 @@ from training_helpers import (
 import attngraft
 from attngraft.data import Dataset, build_transform
 from attngraft.errors import BackboneError, ConfigError, DataError, GraftError
-from attngraft.surgery import describe, graft, grafts
+from attngraft.surgery import describe_saved, graft, grafts
 from attngraft.training import EvaluationContext, Phase, Recipe, evaluate, fit, load_recipe
 from attngraft.training.evaluate import Evaluation
 
@@ -539,5 +539,5 @@ def test_a_tilde_is_the_home_folder_and_a_seed_may_be_numpys(
     monkeypatch.chdir(tmp_path)
     found = run_fit(small_model(3), squares, "~/run", seed=np.int64(1))
     assert found.run_dir == tmp_path / "run"
-    assert describe("~/run").plan is None
+    assert describe_saved("~/run").plan is None
     assert not Path("~").exists()

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from ..attention import ATTENTIONS, attention_options
-from ..config import parse_assignment
 from ..errors import ConfigError, nearest
 from ..settings.recipe import Dynamic, with_epochs
 from ..surgery import GraftPlan, graft_, plan_graft
+from ..surgery.plan_text import parse_plan_text
 from ..training import Recipe
 
 BASELINE = "none"
@@ -107,17 +107,14 @@ def parse_variant(text: str, role: Role = "attention") -> Variant:
     Raises:
         ConfigError: unknown attention or option; the nearest is named.
     """
-    head, _, tail = text.strip().partition(":")
-    name, separator, where = head.partition("@")
-    if separator and not where:
-        raise ConfigError(f"variant '{text}' names no place after '@': write for example {name}@stage.")
-    options = dict(parse_assignment(part) for part in tail.split(",")) if tail else {}
+    parsed = parse_plan_text(text)
+    name, where, options = parsed.attention, parsed.where, parsed.options
     if name == BASELINE:
-        if separator or tail:
+        if where or options:
             raise ConfigError(f"variant '{text}': the plain backbone takes no place and no options.")
         return again()
     if name in PLAIN_CONTROLS:
-        return _plain_control(text.strip(), name, options, bool(separator))
+        return _plain_control(text.strip(), name, options, where is not None)
     dynamic = options.pop(DYNAMIC, None)
     if dynamic is not None and dynamic not in get_args(Dynamic):
         raise ConfigError(f"dynamic is {dynamic!r} in variant '{text}': {nearest(str(dynamic), get_args(Dynamic))}")

@@ -14,6 +14,7 @@ from ..attention import Attention, attention_options, create_attention
 from ..attention.contract import Init
 from ..config import from_dict
 from ..errors import ConfigError, GraftError, nearest
+from .plan_text import parse_plan_text
 from .sites import InputSize, Site, Where, resolve_input_size, search_sites
 from .trace import Trace
 
@@ -130,8 +131,8 @@ def plan_graft(
     model: nn.Module,
     attention: str,
     *,
-    where: Where = "auto",
-    init: Init = "identity",
+    where: Where | None = None,
+    init: Init | None = None,
     input_size: InputSize | None = None,
     example_input: Any = None,
     record: Trace | None = None,
@@ -141,18 +142,19 @@ def plan_graft(
 
     Args:
         model: any CNN without grafts.
-        attention: name of a registered attention.
-        where: as for `find_sites`.
-        init: "identity" or "paper".
+        attention: name of a registered attention, or "NAME@WHERE:option=value,...", as on the command line.
+        where: as for `find_sites`; "auto" where not given.
+        init: "identity", where not given, or "paper".
         input_size: as for `find_sites`; the backbone's own where known, else (3, 224, 224).
         example_input: for models that take something other than one image batch.
         record: the trace of the model at this input size, where there is one already.
         **options: options of the attention.
 
     Raises:
-        ConfigError: unknown attention or option.
+        ConfigError: unknown attention or option, or one that is given twice.
         GraftError: no such site, or the model cannot be traced.
     """
+    attention, where, init, options = _merged(attention, where, init, options)
     _check_options(attention, options)
     with torch.random.fork_rng(devices=[]):
         create_attention(attention, 8, init=init, **options)
@@ -168,6 +170,19 @@ def plan_graft(
         resolve_input_size(model, input_size),
         (*search.notes, *_own_attention(model)),
     )
+
+
+def _merged(
+    text: str, where: Where | None, init: Init | None, options: Mapping[str, Any]
+) -> tuple[str, Where, Init, dict[str, Any]]:
+    """Name, place, init and options of an attention, from its text and what is given beside it."""
+    parsed = parse_plan_text(text)
+    given = {name: value for name, value in (("where", where), ("init", init)) if value is not None} | dict(options)
+    inline = ({} if parsed.where is None else {"where": parsed.where}) | parsed.options
+    for name in inline.keys() & given.keys():
+        raise ConfigError(f"'{text}' says {name}, which is given as {given[name]!r} too: leave out one of them.")
+    chosen = {"where": "auto", "init": "identity", **given, **inline}
+    return parsed.attention, chosen.pop("where"), chosen.pop("init"), chosen
 
 
 def _check_options(attention: str, options: Mapping[str, Any]) -> None:

@@ -38,6 +38,8 @@ from ..safetensors_files import Shapes, open_tensors, shapes_of
 from .compiled import uncompiled
 from .copying import copy_model
 from .graft import check_live, graft_, graft_plan
+from .graft_files import KIND as GRAFTS_ALONE
+from .graft_files import save_grafts
 from .heads import replace_head_
 from .notes import FoldNote, classes_of, fold_note, note_classes_, note_fold_, note_task_, task_note
 from .plan import GraftPlan
@@ -47,6 +49,7 @@ from .version_store.version import Version
 from .weightless_init import ForWeights, misfit
 
 MODEL_FILE = "model.safetensors"
+OTHER_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".onnx", ".h5", ".npz", ".tar", ".zip"}
 
 
 @dataclass(frozen=True)
@@ -70,18 +73,24 @@ class SavedModel:
     task: Mapping[str, Any] | None = None
 
 
-def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> Path:
+def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = (), only: str | None = None) -> Path:
     """Write the model with all that is needed to build it again.
 
     Args:
         model: a backbone, grafted or not.
         path: a file ending in .safetensors, or a folder that will hold `model.safetensors`.
         classes: class names in the order of the logits; those that the model knows where not given.
+        only: "grafts" for a small file that `load_grafts_` puts onto the same backbone; "grafts+head" where the head was
+            trained with them.
 
     Raises:
+        ConfigError: the name of another kind of file.
         GraftError: a graft is not live.
         RunError: the file cannot be written.
     """
+    target = _target(Path(path).expanduser())
+    if only is not None:
+        return save_grafts(note_classes_(model, classes) if classes else model, target, only)
     model = uncompiled(model)
     check_live(model)
     plan, info, known = graft_plan(model), backbone_info(model), noted_preprocessing(model)
@@ -98,7 +107,6 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = ()) -> 
         header["folded"] = asdict(note)
     if task_note(model) is not None:
         header["task"] = task_note(model)
-    target = _file_in(Path(path).expanduser())
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {"attngraft": json.dumps(header)}
     write_sealed(target, lambda temporary, sealed: save_file(tensors, temporary, sealed), metadata)
@@ -121,7 +129,7 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
     if is_store(Path(path).expanduser()):
         return load_version(served_version(Path(path).expanduser()), backbone=backbone, example_input=example_input)
     file = _file_in(Path(path).expanduser())
-    saved = describe(file)
+    saved = describe_saved(file)
     try:
         with open_tensors(file) as tensors:
             model = _build(saved, file, shapes_of(tensors), backbone, example_input)
@@ -159,9 +167,9 @@ def describe_version(version: Version) -> SavedModel:
     """What one version of a store is, without its weights.
 
     Raises:
-        RunError: as for `describe`.
+        RunError: as for `describe_saved`.
     """
-    base = describe(version.base_file)
+    base = describe_saved(version.base_file)
     backbone, known = base.backbone, version.preprocessing or base.preprocessing
     if backbone is not None:
         logits = version.logits or backbone.num_classes
@@ -171,10 +179,10 @@ def describe_version(version: Version) -> SavedModel:
 
 def saved_classes(spec: str) -> tuple[str, ...]:
     """Class names of the run or model file that a backbone's spec names; empty for all others."""
-    return describe(spec).classes if _is_saved_model(spec) else ()
+    return describe_saved(spec).classes if _is_saved_model(spec) else ()
 
 
-def describe(path: str | Path) -> SavedModel:
+def describe_saved(path: str | Path) -> SavedModel:
     """Read what a saved model is, without its weights; of a store, its served version.
 
     Raises:
@@ -206,6 +214,8 @@ def describe(path: str | Path) -> SavedModel:
     try:
         header = json.loads(text)
         check_written(file, header["format"], MODEL_FORMAT, header.get("written_by"), sealed)
+        if header.get("kind") == GRAFTS_ALONE:
+            raise RunError(f"{file} holds grafts alone: put them onto their backbone with attngraft.load_grafts_.")
         return _parse_header(header)
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"the header of {file} cannot be read ({error}): was it written by a newer attngraft?") from None
@@ -277,6 +287,16 @@ def _create(saved: SavedModel, file: Path) -> nn.Module:
     channels = saved.backbone.preprocessing.channels
     model = create_backbone(spec, num_classes=saved.backbone.num_classes, in_channels=channels)
     return note_backbone_(model, saved.backbone)
+
+
+def _target(path: Path) -> Path:
+    """The file to write; a name that promises another kind of file is refused."""
+    if path.suffix.lower() in OTHER_SUFFIXES and not path.is_dir():
+        raise ConfigError(
+            f"{path} is to be a {path.suffix} file, and attngraft writes safetensors: name it {path.with_suffix('').name}"
+            ".safetensors, or write torch.save(model.state_dict(), ...)."
+        )
+    return _file_in(path)
 
 
 def _file_in(path: Path) -> Path:

@@ -29,7 +29,7 @@ from ...locking import only_one
 from ...timestamp import timestamp
 from ..compiled import uncompiled
 from ..graft import graft_plan
-from ..serialization import SavedModel, classes_of, describe, fold_note, load, load_version, save
+from ..serialization import SavedModel, classes_of, describe_saved, fold_note, load, load_version, save
 from .delta import count_changed, difference, write_delta
 from .journal import JOURNAL_FILE, Journal
 from .store_files import HEAD_FILE, STORE_FILE, StoreRecord, full_id, read_head, read_store, version_ids
@@ -250,7 +250,7 @@ class Store:
         self._check_writing()
         parent, how = full_id(self.path, parent), _plain(made or {}, "made")
         base_file = read_version(self.path, self.base, whole=True).base_file
-        _check_same_build(model, describe(base_file))
+        _check_same_build(model, describe_saved(base_file))
         base = load_file(base_file)
         delta = difference(model, base)
         part = self.path / VERSIONS_FOLDER / NEW_VERSION
