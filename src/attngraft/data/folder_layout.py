@@ -148,9 +148,10 @@ def _class_folders(
     place: Path, split: SeenFolder, known: Collection[str], extensions: Collection[str]
 ) -> tuple[str, tuple[str, ...]]:
     """Where the classes of a split lie, and their names: within a folder, where that is all there is (train/train/cat)."""
-    if split.branch and len(split.inner) == 1 and split.inner[0] not in known:
+    if split.branch and len(split.inner) == 1:
         inner = _look_at(place / split.name / split.inner[0], extensions)
-        if inner.branch and len(inner.inner) > 1:
+        is_around = inner.name not in known or len(set(inner.inner) & set(known)) > 1  # a class may be called so too
+        if inner.branch and len(inner.inner) > 1 and is_around:
             return f"{split.name}/{inner.name}", inner.inner
     return split.name, split.inner
 
