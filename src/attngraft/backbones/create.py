@@ -53,8 +53,9 @@ def create_backbone(
         in_channels: channels of the images, where they are others than the published 3 or those of the run. Weights of
             the first convolution are then summed (1 channel) or repeated and scaled, as timm does.
         pretrained: load published weights (from a package where installed, else from their cache or the network).
-        weights: a file of weights for this backbone: .safetensors, or .pth, .pt, .bin, .ckpt, which are read without
-            running code. A head of another size is left out.
+        weights: a file of weights for this backbone, or a checkpoint that has some: .safetensors, or .pth, .pt, .bin,
+            .ckpt, .pth.tar, which are read without running code; "FILE:KEY" chooses one of several networks in it. A
+            head of another size is left out.
 
     Raises:
         BackboneError: unknown spec, or weights that cannot be had or do not fit.

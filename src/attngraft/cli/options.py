@@ -70,7 +70,7 @@ Pretrained = Annotated[
 ]
 Weights = Annotated[
     Path | None,
-    option("Start from these weights: .safetensors, .pth, .pt, .bin or .ckpt; no code in them is run.", "FILE"),
+    option("Start from these weights, in .safetensors or a file of torch.save; no code in it is run.", "FILE[:KEY]"),
 ]
 Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME")]
 BatchSize = Annotated[int, option("Images per forward pass.", min=1)]
