@@ -29,7 +29,7 @@ from attngraft.reporting.read_folder import read_metrics
 from attngraft.settings.recipe import parse_recipe
 from attngraft.surgery import GraftPlan
 from attngraft.surgery.plan import Override
-from attngraft.surgery.sites import Site
+from attngraft.surgery.site import Site
 from attngraft.tasks import Classification
 from attngraft.training import Phase, Recipe, RunFolder, load_recipe, recipes
 from attngraft.training.run_record import RunRecord

@@ -102,8 +102,8 @@ def test_any_text_is_a_plan_or_a_config_error(text):
         ("[]", "a plan is an object with 'attention' and 'sites': got list"),
         ("{}", "plan is incomplete"),
         (
-            '{"format": 3, "attention": "se", "sites": []}',
-            "the plan has format 3: this version reads formats 1 and 2, u",
+            '{"format": 4, "attention": "se", "sites": []}',
+            "the plan has format 4: this version reads formats 1 to 3, u",
         ),
         ('{"attention": "se", "sites": [3]}', r"plan\.sites\[0\] is 3: expected a table"),
         ('{"attention": "se", "sites": ["layer1"]}', r"plan\.sites\[0\] is 'layer1': expected a table"),

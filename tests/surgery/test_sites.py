@@ -183,9 +183,9 @@ def test_an_empty_place_is_refused(resnet18, where):
 
 
 def test_nothing_found_says_what_to_try():
-    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 4))
-    with pytest.raises(GraftError, match=r"no site found with where='auto'.*try where='stage'"):
-        ag.find_sites(model, input_size=(3, 4, 4))
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 4))
+    with pytest.raises(GraftError, match=r"no site found with where='residual'.*try where='stage'"):
+        ag.find_sites(model, "residual", input_size=(3, 4, 4))
 
 
 def test_a_glob_of_modules_that_cannot_host_says_why(resnet18):
@@ -334,3 +334,92 @@ def test_inference_mode_in_a_forward_is_named():
 
     with pytest.raises(GraftError, match=r"take torch\.inference_mode out of its forward"):
         ag.find_sites(Network(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2)), input_size=SMALL)
+
+
+class Twice(nn.Module):
+    """A network that is run on two images, or again on what it put out."""
+
+    def __init__(self, mode: str) -> None:
+        super().__init__()
+        self.body, self.mode = FunctionalResNet(), mode
+        self.cell, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 2)
+
+    def forward(self, x, other=None):
+        if self.mode == "siamese":
+            return self.body(x) - self.body(x if other is None else other)
+        if self.mode == "triplet":
+            return self.body(x), self.body(x.flip(2)), self.body(x.flip(3))
+        for _ in range(3):
+            x = torch.tanh(self.cell(x))
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "reason"),
+    [
+        (Twice("siamese"), (2, 3, 16, 16), r"'body' runs 2 times in one forward pass.*graft_ the module 'body'"),
+        (Twice("triplet"), (2, 3, 16, 16), r"'body' runs 3 times in one forward pass"),
+        (Twice("recurrent"), (2, 3, 16, 16), r"'cell' runs 3 times in one forward pass"),
+        (nn.Sequential(nn.Conv3d(1, 4, 3), nn.ReLU(), nn.Flatten()), (2, 1, 4, 8, 8), r"\(B, C, D, H, W\)"),
+        (nn.Sequential(nn.Conv1d(2, 4, 3), nn.ReLU(), nn.Flatten()), (2, 2, 16), r"\(B, C, L\)"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), (2, 3, 2, 2), "no module of it puts out a feature map"),
+        (nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), (2, 5, 8), "no module of it puts out a feature map"),
+        (nn.LSTM(4, 4, batch_first=True), (2, 5, 4), "no module of it puts out a feature map"),
+    ],
+    ids=["siamese", "triplet", "recurrent", "3-D", "1-D", "perceptron", "transformer", "lstm"],
+)
+def test_the_reason_why_a_network_has_no_site_is_said(model, size, reason):
+    for where in ("auto", "residual", "stage", "pool"):
+        with pytest.raises(GraftError, match=f"no site found with where='{where}': .*{reason}") as caught:
+            ag.plan_graft(model, "se", where=where, example_input=torch.zeros(size))
+        assert "single residual block" not in str(caught.value)
+
+
+def test_the_part_that_runs_twice_can_be_grafted_by_itself():
+    plain, grown = Twice("siamese").eval(), Twice("siamese").eval()
+    grown.load_state_dict(plain.state_dict())
+    ag.graft_(grown.body, "se", input_size=(3, 16, 16))
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(grown(x, x.flip(2)), plain(x, x.flip(2)))
+
+
+class Segmenter(nn.Module):
+    """A residual body and a head for every position, as different people end it."""
+
+    def __init__(self, ending: str) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), ResidualBlock(8), ResidualBlock(8))
+        self.mid, self.logits, self.aux = nn.Conv2d(8, 8, 3, 2, 1), nn.Conv2d(8, 5, 1), nn.Conv2d(8, 5, 1)
+        self.up, self.ending = nn.ConvTranspose2d(5, 5, 4, 4), ending
+
+    def forward(self, x):
+        y = self.body(x)
+        z = self.logits(torch.relu(self.mid(y)))
+        if self.ending == "transposed":
+            return self.up(z)
+        z = torch.nn.functional.interpolate(z, size=x.shape[2:])
+        if self.ending == "dict":
+            return {"out": z, "aux": torch.nn.functional.interpolate(self.aux(y), size=x.shape[2:])}
+        if self.ending == "sum":
+            return z + torch.nn.functional.interpolate(self.aux(y), size=x.shape[2:])
+        if self.ending == "rows":
+            return z.flatten(2).transpose(1, 2)
+        return z.softmax(1) if self.ending == "softmax" else z
+
+
+@pytest.mark.parametrize("ending", ["plain", "dict", "sum", "rows", "softmax", "transposed"])
+@pytest.mark.parametrize("where", ["auto", "residual", "stage", "pool", "**"])
+def test_the_map_of_logits_of_a_segmentation_network_is_no_site(ending, where):
+    try:
+        found = paths(Segmenter(ending), where, (3, 16, 24))
+    except GraftError:
+        assert where == "pool"
+        return
+    assert not {"up" if ending == "transposed" else "logits", "aux"} & set(found)
+    assert where != "stage" or "mid" in found
+
+
+@pytest.mark.parametrize("block", [nn.ReLU(), nn.BatchNorm2d(8), ResidualBlock(8)])
+def test_a_network_that_returns_features_has_a_site_on_the_last(block):
+    body = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1), block)
+    assert paths(body, "stage", (3, 16, 16))[-1].startswith("3")

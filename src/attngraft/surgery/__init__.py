@@ -11,7 +11,8 @@ from .model_output import main_output
 from .notes import FoldNote, classes_of, fold_note, note_classes_, note_fold_, note_task_, task_note
 from .plan import GraftPlan, Override, plan_graft
 from .serialization import SavedModel, describe_saved, load, save, saved_classes
-from .sites import Site, find_sites, search_sites
+from .site import Site
+from .sites import find_sites, search_sites
 from .trainable import ModelDescription, describe, freeze_, parameter_groups
 
 __all__ = [

@@ -16,7 +16,8 @@ from ..attention import Attention, Gates
 from ..errors import GraftError, first_line
 from .gate_hooks import computing
 from .graft import grafts
-from .trace import Call, Trace, trace
+from .trace import trace
+from .trace_record import Call, Trace
 
 TOLERANCE = 1e-5  # of the largest output: what a merged layer may differ by, in single precision
 ROUNDINGS = 4  # the same in units of the last place, for narrower types
@@ -71,13 +72,14 @@ def observe(model: nn.Module, example: Any, hosts: list[str]) -> Passage:
 
 
 @torch.no_grad()
-def merge_(passage: Passage, host: str, scale: Tensor) -> str | None:
+def merge_(passage: Passage, host: str, scale: Tensor, *, channels_last: bool = False) -> str | None:
     """Change one layer so that the host puts out `scale` times what it did, before its graft.
 
     Args:
         passage: a pass of the model with the host among those that are kept.
         host: path of the module.
         scale: (C,).
+        channels_last: whether the host puts out (B, H, W, C).
 
     Returns:
         The path of the layer; None where there is none, and nothing is changed.
@@ -88,7 +90,7 @@ def merge_(passage: Passage, host: str, scale: Tensor) -> str | None:
     module, given = passage.model.get_submodule(host), passage.given[found.scope]
     before = [tensor.detach().clone() for tensor, _ in found.weights]
     with computing(passage.model, dict.fromkeys(grafts(passage.model), _no_gates)):  # they would magnify rounding
-        with _scaled_output(module, scale):
+        with _scaled_output(module, scale, channels_last):
             expected = _outputs(passage.model, found.scope, module, given)
         for tensor, dim in found.weights:
             _scale_(tensor, scale, dim)
@@ -182,9 +184,9 @@ def _no_gates(attention: Attention, x: Tensor) -> Gates:
 
 
 @contextmanager
-def _scaled_output(host: nn.Module, scale: Tensor) -> Iterator[None]:
+def _scaled_output(host: nn.Module, scale: Tensor, channels_last: bool) -> Iterator[None]:
     def multiply(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        return output * scale.to(output).view(-1, *[1] * (output.dim() - 2))
+        return output * scale.to(output).view(-1, *[1] * (0 if channels_last else output.dim() - 2))
 
     handle = host.register_forward_hook(multiply, prepend=True)
     try:

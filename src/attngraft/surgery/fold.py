@@ -16,7 +16,7 @@ from .compiled import uncompiled
 from .copying import copy_model
 from .graft import CHILD, check_live, detach_, graft_plan, grafts, like_host, set_plan_
 from .plan import GraftPlan, Override
-from .sites import Site
+from .site import Site
 from .symbolic_tracing import plan_in_graph
 
 STATIC = "static"
@@ -123,7 +123,7 @@ class _Site:
         scale = effective_scale(self.attention, constant)
         if scale is None:
             return self._kept(constant, "what it adds is not 0, and no layer takes that over")
-        layer = None if _is_neutral(scale) else merge_(self.passage, self.path, scale)
+        layer = None if _is_neutral(scale) else self._merge(scale)
         if layer is not None or _is_neutral(scale):
             detach_(self.host)
             return self._all(*_said(layer))
@@ -138,7 +138,7 @@ class _Site:
         scale = reduction.scale.reshape(-1).expand(self.site.channels)
         layer = None
         if not _is_neutral(scale):
-            layer = merge_(self.passage, self.path, scale)
+            layer = self._merge(scale)
             if layer is None:
                 return self._kept(
                     constant, f"no layer that makes the output could take a constant {_names(constant)} over"
@@ -154,6 +154,9 @@ class _Site:
             for part in self.attention.parts
         ]
         return _Outcome(self.path, tuple(parts), override)
+
+    def _merge(self, scale: Tensor) -> str | None:
+        return merge_(self.passage, self.path, scale, channels_last=self.site.channels_last)
 
     def _replace(self, override: Override, state: Mapping[str, Tensor]) -> None:
         plan = replace(self.plan, overrides={self.path: override})

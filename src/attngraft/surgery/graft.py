@@ -6,6 +6,7 @@ the backbone's `state_dict` stays as it was, and copying, pickling, compiling an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from .compiled import forget_compiled_code, uncompiled
 from .copying import copy_model
 from .meta_twin import meta_twin
 from .plan import GraftPlan, plan_graft
+from .site import Site
 from .sites import resolve_input
 from .symbolic_tracing import PLAN_ATTRIBUTE, plan_in_graph, unwatch_tracing_, watch_tracing_
 
@@ -82,7 +84,7 @@ def ungraft_(model: nn.Module) -> nn.Module:
 
 def detach_(host: nn.Module) -> None:
     """Take the graft of one host out; the plan is not changed."""
-    for number in [n for n, hook in host._forward_hooks.items() if hook is _run_graft]:
+    for number in [n for n, hook in host._forward_hooks.items() if hook in _HOOKS]:
         del host._forward_hooks[number]
     delattr(host, CHILD)
 
@@ -144,10 +146,11 @@ def check_live(model: nn.Module, plan: GraftPlan | None = None) -> None:
 
 def reattach_(model: nn.Module) -> nn.Module:
     """Give the hook back to hosts that were rebuilt but kept their attention; return the model."""
-    live = grafts(model)
+    live, plan = grafts(model), graft_plan(model)
+    sites = {site.path: site for site in plan.sites} if plan else {}
     for path, host in uncompiled(model).named_modules():
         if _carries(host) and path not in live:
-            host.register_forward_hook(_run_graft)
+            host.register_forward_hook(_hook_of(sites.get(path)))
     forget_compiled_code(model)
     check_live(model)
     return model
@@ -159,6 +162,18 @@ def _run_graft(host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor
         # symbolic tracing runs through blocks but not through layers: to a tracer an attention is a layer
         return output.tracer.create_proxy("call_module", output.tracer.path_of_module(host.graft), (output,), {})  # type: ignore[arg-type, return-value]
     return host.graft(output)  # type: ignore[operator]
+
+
+def _run_graft_channels_last(host: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    """The same for hosts whose output is (B, H, W, C)."""
+    return _run_graft(host, args, output.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+_HOOKS = (_run_graft, _run_graft_channels_last)
+
+
+def _hook_of(site: Site | None) -> Callable[..., Tensor]:
+    return _run_graft_channels_last if site and site.channels_last else _run_graft
 
 
 def _run_by_graph(model: nn.Module) -> set[str]:
@@ -174,7 +189,7 @@ def _carries(host: nn.Module) -> bool:
 
 
 def _is_live(host: nn.Module) -> bool:
-    return _carries(host) and any(hook is _run_graft for hook in host._forward_hooks.values())
+    return _carries(host) and any(hook in _HOOKS for hook in host._forward_hooks.values())
 
 
 def _build(model: nn.Module, plan: GraftPlan) -> dict[str, Attention]:
@@ -218,9 +233,9 @@ def _try_on_twin(model: nn.Module, plan: GraftPlan, example_input: Any) -> None:
     runs: dict[str, list[int]] = {site.path: [] for site in plan.sites}
     with meta_twin(model, resolve_input(model, plan.input_size, example_input)) as (twin, arguments):
         modules = dict(twin.named_modules())
-        for path in runs:
-            modules[path].add_module(CHILD, _Counter(runs[path]))
-            modules[path].register_forward_hook(_run_graft)
+        for site in plan.sites:
+            modules[site.path].add_module(CHILD, _Counter(runs[site.path]))
+            modules[site.path].register_forward_hook(_hook_of(site))
         try:
             with torch.no_grad():
                 twin(*arguments)
@@ -257,7 +272,7 @@ def _misfit(path: str, expected: int, seen: list[int]) -> str:
 
 def _attach(model: nn.Module, plan: GraftPlan, attentions: dict[str, Attention]) -> None:
     modules = dict(model.named_modules())
-    for path, attention in attentions.items():
-        modules[path].add_module(CHILD, attention)
-        modules[path].register_forward_hook(_run_graft)
+    for site in plan.sites:
+        modules[site.path].add_module(CHILD, attentions[site.path])
+        modules[site.path].register_forward_hook(_hook_of(site))
     set_plan_(model, plan)

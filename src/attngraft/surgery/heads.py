@@ -14,7 +14,8 @@ from ..errors import BackboneError
 from .model_output import main_output
 from .notes import classes_of, note_classes_
 from .sites import resolve_input
-from .trace import Key, Step, Trace, trace
+from .trace import trace
+from .trace_record import Key, Step, Trace
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import BackboneError
 
@@ -43,6 +43,21 @@ def main_output(outputs: Any) -> Tensor:
     raise BackboneError(
         f"the model returns {described(outputs)}: return one tensor, or call the main one '{MAIN_OUTPUTS[0]}'."
     )
+
+
+def output_tensors(outputs: Any, nested: int = 4) -> list[Tensor]:
+    """All tensors in what a model returned, also those in dataclasses and objects within lists and dicts.
+
+    Args:
+        outputs: what it returned.
+        nested: how many containers may lie within each other; what lies deeper is left out.
+    """
+    if isinstance(outputs, Tensor):
+        return [outputs]
+    if not nested or isinstance(outputs, (type, nn.Module)):
+        return []
+    inner = outputs if isinstance(outputs, (tuple, list)) else [value for _, value in _named(outputs)]
+    return [tensor for value in inner for tensor in output_tensors(value, nested - 1)]
 
 
 def described(outputs: Any) -> str:

@@ -15,11 +15,13 @@ from ..attention.contract import Init
 from ..config import from_dict
 from ..errors import ConfigError, GraftError, nearest
 from .plan_text import parse_plan_text
-from .sites import InputSize, Site, Where, resolve_input_size, search_sites
-from .trace import Trace
+from .site import Site
+from .sites import InputSize, Where, resolve_input_size, search_sites
+from .trace_record import Trace
 
 PLAN_FORMAT = 1
 OVERRIDES_FORMAT = 2  # of a plan in which some sites differ
+CHANNELS_LAST_FORMAT = 3  # of a plan with hosts whose output is (B, H, W, C)
 MOST_SITES = 10_000  # networks have hundreds
 
 
@@ -71,14 +73,18 @@ class GraftPlan:
         return create_attention(chosen.attention, site.channels, init=self.init, **chosen.options)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; a plan without overrides does not mention them."""
+        """Plain values; a plan without overrides does not mention them, nor a site its axes where they are the usual."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         if not self.overrides:
             del values["overrides"]
+        for site in values["sites"]:
+            if not site["channels_last"]:
+                del site["channels_last"]
         return values
 
     def to_json(self) -> str:
         written = OVERRIDES_FORMAT if self.overrides else PLAN_FORMAT
+        written = CHANNELS_LAST_FORMAT if any(site.channels_last for site in self.sites) else written
         return json.dumps({"format": written, **self.to_dict()}, indent=1)
 
     @classmethod
@@ -101,9 +107,9 @@ class GraftPlan:
             raise ConfigError(f"a plan is an object with 'attention' and 'sites': got {type(values).__name__}.")
         values = dict(values)
         written = values.pop("format", PLAN_FORMAT)
-        if written not in (PLAN_FORMAT, OVERRIDES_FORMAT) or isinstance(written, bool):
+        if written not in (PLAN_FORMAT, OVERRIDES_FORMAT, CHANNELS_LAST_FORMAT) or isinstance(written, bool):
             raise ConfigError(
-                f"the plan has format {written!r}: this version reads formats {PLAN_FORMAT} and {OVERRIDES_FORMAT}, "
+                f"the plan has format {written!r}: this version reads formats {PLAN_FORMAT} to {CHANNELS_LAST_FORMAT}, "
                 "update attngraft."
             )
         overrides = values.pop("overrides", {})
@@ -123,7 +129,8 @@ class GraftPlan:
         lines = [f"{self.attention} ({self.init}{options}) at {len(self.sites)} sites, where={self.where}"]
         for s in self.sites:
             other = f", {self.overrides[s.path].attention} here" if s.path in self.overrides else ""
-            lines.append(f"  {s.path}: {s.channels} x {s.height} x {s.width}, {s.reason}{other}")
+            last = ", channels last" if s.channels_last else ""
+            lines.append(f"  {s.path}: {s.channels} x {s.height} x {s.width}, {s.reason}{last}{other}")
         return "\n".join([*lines, *(f"  note: {note}" for note in self.notes)])
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,29 +16,15 @@ from ..errors import GraftError, nearest
 from ..registry import Registry
 from .compiled import uncompiled
 from .copying import check_module
-from .trace import TRACE_BATCH, Call, Key, Trace, trace
+from .logit_maps import logit_maps
+from .residual_sums import passed_over, residual_sums
+from .site import Site
+from .site_checks import CHANNELS_LAST, checked_sites, why_no_site
+from .trace import TRACE_BATCH, trace
+from .trace_record import Call, Key, Trace
 
 Where = str | Sequence[str]
 InputSize = int | tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Site:
-    """A module of the backbone whose output is passed through an attention.
-
-    Attributes:
-        path: its name in `named_modules()`.
-        channels: C of its output.
-        height: H of its output at the input size that was used.
-        width: W of its output.
-        reason: why it was chosen, for people.
-    """
-
-    path: str
-    channels: int
-    height: int
-    width: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -84,7 +70,8 @@ def search_sites(
     """Like `find_sites`, and also tells what was passed over and why; `record` is the trace, where there is one."""
     check_module(model)
     model = uncompiled(model)
-    record = record or trace(model, resolve_input(model, input_size, example_input))
+    example = resolve_input(model, input_size, example_input)
+    record = record or trace(model, example)
     notes: list[str] = []
     found: dict[str, Site] = {}
     for part in split_where(where):
@@ -94,10 +81,11 @@ def search_sites(
     for path in record.scripted:
         name = f"'{path}' is" if path else "the model is"
         notes.append(f"{name} TorchScript, in which no attention can be put: graft before it is scripted")
-    if not found:
-        raise GraftError(_nothing_found(where, notes))
+    sites = checked_sites(model, example, record, list(found.values()), notes)
+    if not sites:
+        raise GraftError(_nothing_found(where, notes, record))
     order = {call.path: position for position, call in enumerate(record.calls)}
-    return SiteSearch(tuple(sorted(found.values(), key=lambda site: order[site.path])), tuple(notes))
+    return SiteSearch(tuple(sorted(sites, key=lambda site: order[site.path])), tuple(dict.fromkeys(notes)))
 
 
 def resolve_input(model: nn.Module, input_size: InputSize | None, example_input: Any) -> Any:
@@ -149,7 +137,7 @@ def _auto(record: Trace, notes: list[str]) -> list[Site]:
         notes.append(f"auto chose 'pool': the backbone has {found}, but poolings between groups of layers")
         return pool
     stage = _stage(record, notes)
-    if len(stage) <= len(residual):
+    if residual and len(stage) <= len(residual):
         notes.append("auto chose 'residual': the backbone is a single residual block")
         return residual
     notes.append(f"auto chose 'stage': the backbone has {found} and no poolings between groups of layers")
@@ -158,8 +146,11 @@ def _auto(record: Trace, notes: list[str]) -> list[Site]:
 
 def _residual(record: Trace, notes: list[str]) -> list[Site]:
     sites = []
-    for total in record.sums:
-        if not total.ends_block:
+    found, reasons = residual_sums(record)
+    logits = logit_maps(record, {total.result for total in found})
+    notes.extend(passed_over(reasons))
+    for total in found:
+        if not total.ends_block or total.branch in logits:
             continue
         block = total.block.path or "the model itself"
         site = _innermost(record, total.branch, f"end of the residual branch of {block}")
@@ -173,8 +164,11 @@ def _residual(record: Trace, notes: list[str]) -> list[Site]:
 def _pool(record: Trace, notes: list[str]) -> list[Site]:
     inputs = record.pools or [unit.source for unit in _trunk(record.root) if unit.source and _is_downsampling(unit)]
     word = "pooling" if record.pools else "downsampling"
+    logits = _logit_maps(record)
     sites = []
     for key in dict.fromkeys(inputs):
+        if key in logits:
+            continue
         site = _innermost(record, key, f"last output before a {word}")
         if site:
             sites.append(site)
@@ -184,10 +178,12 @@ def _pool(record: Trace, notes: list[str]) -> list[Site]:
 
 
 def _stage(record: Trace, notes: list[str]) -> list[Site]:
+    positions = _logit_maps(record)
+    logits = positions | record.logit_maps
     last: dict[tuple[int, ...], Call] = {}
-    for unit in _trunk(record.root):
-        if unit.shape is not None and unit.shape[2:].numel() > 1 and unit.result not in record.logit_maps:
-            last[tuple(unit.shape[2:])] = unit
+    for unit in _trunk(record.root, positions):
+        if unit.shape is not None and unit.shape[2:].numel() > 1 and unit.result not in logits:
+            last[_positions(record, unit)] = unit
     sites = []
     for (height, width), unit in last.items():
         reason = f"last output at {height}x{width}"
@@ -199,6 +195,16 @@ def _stage(record: Trace, notes: list[str]) -> list[Site]:
     return sites
 
 
+def _logit_maps(record: Trace) -> set[Key]:
+    return logit_maps(record, {total.result for total in residual_sums(record)[0]})
+
+
+def _positions(record: Trace, unit: Call) -> tuple[int, ...]:
+    """Height and width of what a unit puts out."""
+    sides = tuple(unit.shape or ())[1:]
+    return sides[:2] if unit.result and record.axes.get(unit.result) == CHANNELS_LAST else sides[1:]
+
+
 Placement = Callable[[Trace, list[str]], list[Site]]
 PLACEMENTS: Registry[Placement] = Registry("placement")
 PLACEMENTS.register("auto", _auto)
@@ -207,14 +213,15 @@ PLACEMENTS.register("stage", _stage)
 PLACEMENTS.register("pool", _pool)
 
 
-def _trunk(call: Call) -> Iterable[Call]:
+def _trunk(call: Call, logits: Collection[Key] = ()) -> Iterable[Call]:
     """The units that the feature map passes one after the other, from the first to the last.
 
-    A call that shrinks the map threefold or more, or that does not return one, is a group of units.
+    A call that shrinks the map threefold or more, that does not return one or that returns the logits, is a group of
+    units.
     """
     for child in call.children:
-        if child.children and (child.shape is None or _shrinks(child, by=3)):
-            yield from _trunk(child)
+        if child.children and (child.shape is None or child.result in logits or _shrinks(child, by=3)):
+            yield from _trunk(child, logits)
         elif child.shape is not None:
             yield child
 
@@ -233,13 +240,13 @@ def _is_downsampling(unit: Call) -> bool:
 def _innermost(record: Trace, key: Key | None, reason: str) -> Site | None:
     """The module closest to the operation itself."""
     hosts, exact = _working_hosts(record, key)
-    return _site(record, key, hosts[0], reason, exact) if key and hosts else None
+    return _site(record, hosts[0], reason, exact) if key and hosts else None
 
 
 def _outermost(record: Trace, key: Key | None, reason: str) -> Site | None:
     """The module around everything that made the tensor."""
     hosts, exact = _working_hosts(record, key)
-    return _site(record, key, hosts[-1], reason, exact) if key and hosts else None
+    return _site(record, hosts[-1], reason, exact) if key and hosts else None
 
 
 def _working_hosts(record: Trace, key: Key | None) -> tuple[list[str], bool]:
@@ -254,12 +261,14 @@ def _consumer(record: Trace, unit: Call, reason: str) -> Site | None:
     """The first module that takes the unit's output and keeps its shape, for units that cannot host (DenseNet)."""
     for call in record.calls:
         if call.source == unit.result and call.result and call.shape == unit.shape and record.can_host(call.path):
-            return _site(record, call.result, call.path, f"{reason}, after the layer that takes it", True)
+            return _site(record, call.path, f"{reason}, after the layer that takes it", True)
     return None
 
 
-def _site(record: Trace, key: Key, path: str, reason: str, exact: bool) -> Site:
-    _, channels, height, width = record.shapes[key]
+def _site(record: Trace, path: str, reason: str, exact: bool) -> Site:
+    shape = record.call(path).shape
+    assert shape is not None
+    _, channels, height, width = shape
     return Site(path, channels, height, width, reason if exact else f"{reason}, before a plain function")
 
 
@@ -275,12 +284,17 @@ def _named(pattern: str, model: nn.Module) -> Placement:
         raise GraftError(f"no module and no placement of this backbone is called '{pattern}': {hint}")
 
     def place(record: Trace, notes: list[str]) -> list[Site]:
-        sites = []
+        sites, logits = [], _logit_maps(record)
         for path in matching:
             try:
-                sites.append(_host_of(record, path))
+                site = _host_of(record, path)
             except GraftError as error:
                 notes.append(f"'{pattern}' passed over {error}")
+                continue
+            if record.call(site.path).result in logits:
+                notes.append(f"'{pattern}' passed over {path}: it puts out the map of logits")
+            else:
+                sites.append(site)
         return sites
 
     return place
@@ -294,15 +308,15 @@ def _host_of(record: Trace, path: str) -> Site:
     if uses != 1:
         times = "is not run by" if uses == 0 else f"runs {uses} times in"
         raise GraftError(f"{path}: it {times} the forward pass, and a host must run once: name another module.")
-    call = next(call for call in record.calls if call.path == path)
+    call = record.call(path)
     if call.result is None or call.shape is None:
         raise GraftError(f"{path}: its output is not one (B, C, H, W) tensor: name another module.")
     if record.can_host(path):
-        return _site(record, call.result, path, "named", True)
+        return _site(record, path, "named", True)
     inner = [host for host in record.makers[call.result] if record.can_host(host) and host.startswith(f"{path}.")]
     if not inner:
         raise GraftError(f"{path}: it runs its children in turn, and no child that runs once makes its output.")
-    return _site(record, call.result, inner[-1], f"makes the output of {path}", True)
+    return _site(record, inner[-1], f"makes the output of {path}", True)
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
@@ -311,6 +325,9 @@ def _glob(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(wild.get(piece, re.escape(piece)) for piece in pieces))
 
 
-def _nothing_found(where: Where, notes: list[str]) -> str:
+def _nothing_found(where: Where, notes: list[str], record: Trace) -> str:
+    reason = why_no_site(record)
+    if reason:
+        return f"no site found with where={where!r}: {reason}."
     detail = f" ({notes[-1]})" if notes else ""
     return f"no site found with where={where!r}{detail}: try where='stage', 'pool', a glob or a module path."

@@ -11,7 +11,8 @@ from torch import nn
 from ..settings.recipe import Phase, Recipe, check_part
 from ..surgery import Head, find_head
 from ..surgery.sites import resolve_input
-from ..surgery.trace import Trace, trace
+from ..surgery.trace import trace
+from ..surgery.trace_record import Trace
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from ..surgery.input_errors import refused_images
 from ..surgery.meta_twin import outputs_in_train_mode, unchanged_rng
 from ..surgery.model_output import MAIN_OUTPUTS, main_output
 from ..surgery.sites import resolve_input
-from ..surgery.trace import Trace, trace
+from ..surgery.trace import trace
+from ..surgery.trace_record import Trace
 from ..tasks import require
 from .evaluate import in_eval_mode, run_on_images
 from .phases import Anatomy, dissect, parameter_groups, trainable_names
