@@ -17,7 +17,7 @@ BUSY := $(BIN)/python -c "while True: pass"
 demo: $(STAMPS)/demo
 	$(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 \
 		--attention cbam --seeds 3 --recipe examples/cluttered-digits.toml --image-size 64 \
-		--limit 600 --run-dir $(DEMO_DIR)
+		--limit 600 --out $(DEMO_DIR)
 
 test: $(STAMPS)/dev
 	$(BIN)/python -m pytest -n 2

@@ -16,7 +16,17 @@ PACKAGE = "attngraft"
 LAYERS = {
     **dict.fromkeys(["errors", "registry", "config", "files", "locking", "connectivity", "environment", "costs"], 1),
     **dict.fromkeys(
-        ["timestamp", "formats", "checksums", "safetensors_files", "statistics", "interrupts", "settings"], 1
+        [
+            "timestamp",
+            "formats",
+            "checksums",
+            "safetensors_files",
+            "statistics",
+            "interrupts",
+            "settings",
+            "option_names",
+        ],
+        1,
     ),
     "kernels": 2,
     **dict.fromkeys(["attention", "backbones", "data"], 3),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
 from .errors import ConfigError, nearest
+from .option_names import nearest_option
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -212,7 +213,7 @@ def from_dict(kind: type[S], values: Mapping[str, Any], *, where: str = "setting
     fields = {f.name.rstrip("_"): f for f in dataclasses.fields(kind) if f.init}  # type: ignore[arg-type]
     for key in values:
         if key not in fields:
-            raise ConfigError(f"unknown option '{key}' in {where}: {nearest(key, list(fields))}")
+            raise ConfigError(f"unknown option '{key}' in {where}: {nearest_option(key, fields)}")
     for key, entry in fields.items():
         if key not in values and entry.default is entry.default_factory is dataclasses.MISSING:
             raise ConfigError(f"{where} is incomplete: it has no '{key}'")

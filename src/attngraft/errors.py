@@ -105,6 +105,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
+def counted(count: int, noun: str) -> str:
+    """A number with its noun; all plurals here end in s.
+
+    >>> counted(1, "image"), counted(2500, "image")
+    ('1 image', '2,500 images')
+    """
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text, at most 200 characters; the name of its class where it has none.
 

@@ -95,7 +95,7 @@ def test_compare_prints_a_sentence_and_writes_a_page(attngraft, images, tmp_path
         "se",
         "--seeds",
         2,
-        "--run-dir",
+        "--out",
         tmp_path / "c",
     )
     code, out, err = attngraft(*arguments, *SMALL)
@@ -151,7 +151,7 @@ def test_importing_is_light():
 @pytest.mark.slow  # the same with SIGTERM is among the faults
 def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path):
     command = [sys.executable, "-m", "attngraft", "fit", "cluttered-digits", "--backbone", "small-cnn"]
-    command += ["--recipe", "scratch", "--limit", "100", "--run-dir", str(tmp_path / "run")]
+    command += ["--recipe", "scratch", "--limit", "100", "--out", str(tmp_path / "run")]
     command += list(map(str, ("--image-size", 16, "--epochs", 40, "--batch-size", 10, "--precision", "fp32")))
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=default_interrupt)
     deadline = time.monotonic() + 600
@@ -181,7 +181,7 @@ def test_compare_reads_predictions_and_needs_no_data(attngraft, tmp_path, monkey
     assert "macro F1" in out
     assert "image from 'id'; seed from 'run'; variant from 'arm'" in " ".join(out.split())
     assert (tmp_path / "runs/compare-predictions-a/report.html").is_file()
-    code, out, _ = attngraft("compare", "--predictions", "a.csv", "b.csv", "--json", "--run-dir", "other")
+    code, out, _ = attngraft("compare", "--predictions", "a.csv", "b.csv", "--json", "--out", "other")
     assert json.loads(out)["predictions"]["files"] == ["a.csv", "b.csv"]
 
 
@@ -210,7 +210,7 @@ def test_compare_on_two_data_sets_combines_them(attngraft, images, tmp_path, mon
     shutil.copytree(images, tmp_path / "brighter")
     for path in (tmp_path / "brighter").rglob("*.png"):
         Image.fromarray(np.clip(np.asarray(Image.open(path)).astype(int) + 9, 0, 255).astype(np.uint8)).save(path)
-    options = ("--backbone", "small-cnn", "--attention", "se", "--seeds", 2, "--run-dir", "both", *SMALL)
+    options = ("--backbone", "small-cnn", "--attention", "se", "--seeds", 2, "--out", "both", *SMALL)
     code, out, err = attngraft("compare", images, "brighter", *options)
     assert code == 0, err
     assert "on 2 data sets" in out

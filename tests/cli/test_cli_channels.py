@@ -27,7 +27,7 @@ def test_a_model_of_twelve_channels_is_trained_and_used(tmp_path: Path):
     run = tmp_path / "run"
     options = ["--channels", 12, "--image-size", "16x24", "--resize", "pad", "--epochs", 1, "--batch-size", 8]
     fixed = ["--recipe", "scratch", "--device", "cpu", "--precision", "fp32", "--attention", "se", "--json"]
-    said = called("fit", tmp_path / "scenes", "--backbone", "small-cnn", "--run-dir", run, *options, *fixed)
+    said = called("fit", tmp_path / "scenes", "--backbone", "small-cnn", "--out", run, *options, *fixed)
     assert said["preprocessing"]["image_size"] == [16, 24]
     assert (said["preprocessing"]["channels"], said["preprocessing"]["resize"]) == (12, "pad")
     assert len(called("predict", run, tmp_path / "scenes" / "lakes", "--output", "json")) == 12
@@ -45,7 +45,7 @@ def test_images_that_do_not_fit_the_model_are_said_in_one_sentence(tmp_path: Pat
             "4",
             "--limit",
             "20",
-            "--run-dir",
+            "--out",
             str(tmp_path / "r"),
         ],
     )

@@ -113,7 +113,7 @@ def test_a_new_setting_becomes_an_option(attngraft, monkeypatch):
     monkeypatch.setattr(options, "_FLAGS", made)
     seen = {}
 
-    @takes("colour", "pieces", "careful", assignments=True)
+    @takes("colour", "pieces", "careful", assignments=options.SETTINGS)
     def verb(settings: dict[str, object], as_json: options.Json = False) -> None:
         seen.update(settings)
 
@@ -121,6 +121,74 @@ def test_a_new_setting_becomes_an_option(attngraft, monkeypatch):
     app.command()(verb)
     app(["--colour", "blue", "--pieces", "3x4", "--no-careful", "--set", "more=1"], standalone_mode=False)
     assert seen == {"colour": "blue", "pieces": [3, 4], "careful": False, "more": 1}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_folder_of_results_is_called_out_everywhere(attngraft, verb):
+    out = attngraft(verb, "--help")[1]
+    assert ("--run-dir" in out) <= ("--out, --run-dir" in out)
+
+
+ELSEWHERE = [
+    ("fit", "--learning-rate", "--lr"),
+    ("fit", "--bs", "--batch-size"),
+    ("fit", "-b", "--batch-size"),
+    ("fit", "--model", "--backbone"),
+    ("fit", "--arch", "--backbone"),
+    ("fit", "--output", "--out"),
+    ("compare", "--img-size", "--image-size"),
+    ("compare", "--imgsz", "--image-size"),
+    ("compare", "--num_epochs", "--epochs"),
+    ("compare", "--batch_size", "--batch-size"),
+    ("iterate", "--gpu", "--device"),
+    ("iterate", "--output-dir", "--out"),
+    ("fit", "--wd", "--set weight_decay=VALUE"),
+    ("fit", "--clip-norm", "--set clip_norm=VALUE"),
+    ("adapt", "--bs", "--set batch_size=VALUE"),
+    ("predict", "--bs", "--batch-size"),
+    ("explain", "--save-dir", "--out"),
+]
+
+
+@pytest.mark.parametrize(("verb", "asked", "meant"), ELSEWHERE)
+def test_an_option_that_is_called_otherwise_elsewhere_is_answered_by_meaning(attngraft, verb, asked, meant):
+    code, _, err = attngraft(verb, "x", asked, 3)
+    assert code == 2
+    assert f"No such option: {asked}. Did you mean {meant}?" in err
+
+
+def test_an_option_without_a_value_is_still_said_to_lack_one(attngraft):
+    assert "requires an argument" in attngraft("fit", "x", "--lr")[2]
+
+
+def test_a_verb_that_is_called_otherwise_elsewhere_is_answered_by_meaning(attngraft):
+    assert "Did you mean 'fit'?" in attngraft("train", "x")[2]
+    assert "Did you mean 'compare'?" in attngraft("comprae", "x")[2]
+
+
+@pytest.mark.parametrize(
+    ("verb", "kinds"),
+    [(verb, options.SETTINGS) for verb in (*TRAINING_VERBS, "power")]
+    + [("adapt", (AdaptOptions,)), ("watch", (WatchOptions, AdaptOptions))],
+)
+def test_a_question_mark_lists_every_key_with_its_meaning(attngraft, verb, kinds):
+    code, out, _ = attngraft(verb, "--set", "?")
+    assert code == 0
+    assert max(map(len, out.splitlines())) <= 80
+    told = " ".join(out.split())
+    for kind in kinds:
+        for field in fields(kind):
+            if field.name != "name":
+                assert f"\n{field.name}=" in f"\n{out}"
+                assert field.metadata["description"] in told
+
+
+def test_a_question_mark_shows_types_and_defaults(attngraft):
+    out = attngraft("fit", "--set", "?")[1]
+    assert "weight_decay=number  [default: 0.01]" in out
+    assert "lr=number  [default: 0.002]" in out
+    assert "optimizer=sgd|adam|adamw  [default: adamw]" in out
+    assert "batch_size=whole number  [default: 32]" in out
 
 
 def default(verb: str, name: str) -> object:

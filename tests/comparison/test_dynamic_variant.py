@@ -135,7 +135,7 @@ def test_on_the_command_line_of_fit(tmp_path):
         "one-cycle",
         "--precision",
         "fp32+contiguous",
-        "--run-dir",
+        "--out",
         str(tmp_path / "run"),
         "--attention",
         "se:dynamic=rate",

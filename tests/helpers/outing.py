@@ -96,10 +96,10 @@ def make_outing(folder: Path) -> Outing:
     data, run, cmp = write_images(folder / "data"), folder / "run", folder / "cmp"
     model = ("--backbone", "small-cnn")
     verbs = {
-        "fit": ("fit", data, *model, "--attention", "cbam", "--run-dir", run, *SMALL),
+        "fit": ("fit", data, *model, "--attention", "cbam", "--out", run, *SMALL),
         "compare": (
             "compare", data, "--backbone", "timm:test_resnet", "--no-pretrained", "--attention", "simam",
-            "--seeds", 1, "--run-dir", cmp, *SMALL,
+            "--seeds", 1, "--out", cmp, *SMALL,
         ),
         "predict": ("predict", run, data, "--skip-broken"),
         "predict json": ("predict", run, data, "--skip-broken", "--output", "json"),

@@ -77,7 +77,9 @@ def test_counters_of_batches_do_not_make_another_backbone(tmp_path):
 def test_damaged_and_other_files_are_refused(tmp_path):
     grown, model = grown_on(plain()), plain()
     file = ag.save(grown, tmp_path / "grafts.safetensors", only="grafts")
-    with pytest.raises(RunError, match=r"holds grafts alone: put them onto their backbone with attngraft\.load_grafts_"):
+    with pytest.raises(
+        RunError, match=r"holds grafts alone: put them onto their backbone with attngraft\.load_grafts_"
+    ):
         ag.load(file)
     whole = ag.save(grown, tmp_path / "whole.safetensors")
     with pytest.raises(RunError, match="holds no grafts alone"):

@@ -165,8 +165,29 @@ def test_needs_validation_says_whether_decisions_are_taken():
 
 
 def test_too_few_epochs_for_the_phases_are_refused():
-    with pytest.raises(ConfigError, match="3 phases and needs at least 3"):
+    with pytest.raises(ConfigError, match="3 phases and needs at least 3; recipe one-cycle takes any number"):
         load_recipe("three-phase", epochs=2)
+    assert load_recipe("one-cycle", epochs=1).epochs == 1
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_a_learning_rate_is_the_highest_and_keeps_the_proportions_of_the_phases(name: str):
+    usual, scaled = load_recipe(name), load_recipe(name, lr=0.01, epochs=30)
+    rates, usual_rates = ([phase.lr for phase in recipe.phases] for recipe in (scaled, usual))
+    assert max(rates) == 0.01
+    assert rates == pytest.approx([0.01 / max(usual_rates) * rate for rate in usual_rates])
+
+
+@pytest.mark.parametrize("lr", [0, -1.0, float("inf"), float("nan"), "fast", True])
+def test_a_learning_rate_that_is_none_is_refused(lr: object):
+    with pytest.raises(ConfigError, match="expected a number above 0"):
+        load_recipe("three-phase", lr=lr)
+
+
+@pytest.mark.parametrize(("asked", "meant"), [("learning_rate", "lr"), ("bs", "batch_size"), ("imgsz", "image_size")])
+def test_an_option_that_is_called_otherwise_elsewhere_is_answered_by_meaning(asked: str, meant: str):
+    with pytest.raises(ConfigError, match=f"did you mean '{meant}'"):
+        resolve_settings("three-phase", {asked: 1})
 
 
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.integers(0, 300))

@@ -34,9 +34,11 @@ from . import (
     watch,
 )
 from .output import USER_ERROR, say, say_error
+from .verb import Verb, Verbs
 
 app = typer.Typer(
     name="attngraft",
+    cls=Verbs,
     no_args_is_help=True,
     invoke_without_command=True,
     add_completion=True,
@@ -107,7 +109,7 @@ def _ended(sentence: str, code: int) -> typer.Exit:
 
 
 for name, verb in VERBS.items():
-    app.command(name)(guarded(verb, is_continued=name in CONTINUED))
+    app.command(name, cls=Verb)(guarded(verb, is_continued=name in CONTINUED))
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ..continual import Adaptation
 
 
-@options.takes("precision", "device", "workers", *options.READING, of=AdaptOptions, assignments=True)
+@options.takes("precision", "device", "workers", *options.READING, of=AdaptOptions, assignments=(AdaptOptions,))
 def run(
     store: options.StoreFolder,
     data: Annotated[

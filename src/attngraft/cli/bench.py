@@ -40,7 +40,8 @@ def run(
     quick: Annotated[bool, switch("--quick", "A first look: fewer shapes, networks and rounds.")] = False,
     compiled: Annotated[bool, switch("--compile/--no-compile", "Measure torch.compile of timm's modules too.")] = True,
     out: Annotated[
-        Path | None, option("New folder for bench.json and report.html.  [default: runs/bench-DATE-TIME]", "FOLDER")
+        Path | None,
+        option("New folder for bench.json and report.html.  [default: runs/bench-DATE-TIME]", "FOLDER", *options.OUT),
     ] = None,
     as_json: options.Json = False,
 ) -> None:

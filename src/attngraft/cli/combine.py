@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def run(
     runs: Annotated[list[Path], argument("RUN", "Folders of finished comparisons on different data sets.")],
     run_dir: Annotated[
-        Path | None, option("Folder of what is combined.  [default: runs/combine-RUN-and-N-more]", "FOLDER")
+        Path | None,
+        option("Folder of what is combined.  [default: runs/combine-RUN-and-N-more]", "FOLDER", *options.OUT),
     ] = None,
     log: options.Log = None,
     as_json: options.Json = False,

@@ -10,6 +10,7 @@ import typer
 
 from ..errors import ConfigError
 from . import options
+from .assignments import USUAL_RECIPE
 from .combine import check_log, show_combination
 from .options import option
 from .output import command_line, console, names, print_json, say, say_notes
@@ -17,11 +18,10 @@ from .output import command_line, console, names, print_json, say, say_notes
 if TYPE_CHECKING:
     from ..comparison import Comparison
 
-USUAL_RECIPE = "three-phase"
 WITH_PREDICTIONS = ("task", "group_by")  # the settings that mean something where nothing is trained
 
 
-@options.takes(*options.TRAINING, assignments=True)
+@options.takes(*options.TRAINING, assignments=options.SETTINGS)
 def run(
     settings: dict[str, Any],
     data: options.DataSets = None,
@@ -93,6 +93,7 @@ def run(
         option(
             "Folder of the comparison; the same command again continues it.  [default: runs/compare-DATA-BACKBONE]",
             "FOLDER",
+            *options.OUT,
         ),
     ] = None,
     pretrained: options.Pretrained = None,

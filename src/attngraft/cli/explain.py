@@ -21,7 +21,9 @@ def run(
             "A folder of class folders, a CSV file, a data set, or a folder of images; by default the run's own test images.",
         ),
     ] = None,
-    out: Annotated[Path | None, option("Folder for the results.  [default: RUN/explanation]", "FOLDER")] = None,
+    out: Annotated[
+        Path | None, option("Folder for the results.  [default: RUN/explanation]", "FOLDER", *options.OUT)
+    ] = None,
     boxes: Annotated[
         Path | None, option("CSV with image,x0,y0,x1,y1 in pixels of the image files (pointing game).", "FILE")
     ] = None,

@@ -11,11 +11,11 @@ from .options import option
 from .output import console, print_json, say, say_notes
 
 
-@options.takes(*options.TRAINING, assignments=True)
+@options.takes(*options.TRAINING, assignments=options.SETTINGS)
 def run(
     data: options.Data,
     backbone: options.Backbone,
-    run_dir: Annotated[Path, option("Folder of the run; the same command again continues it.", "FOLDER")],
+    run_dir: Annotated[Path, option("Folder of the run; the same command again continues it.", "FOLDER", *options.OUT)],
     settings: dict[str, Any],
     attention: Annotated[
         str, option("none, or NAME@WHERE:option=value,... (see attngraft sites).", "VARIANT")

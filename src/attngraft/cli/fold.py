@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def run(
     model: options.Model,
     data: options.LabelledData,
-    out: Annotated[Path, option("Folder for the folded model.", "FOLDER")],
+    out: Annotated[Path, option("Folder for the folded model.", "FOLDER", *options.OUT)],
     settings: dict[str, Any],
     tolerance: options.Tolerance = 0.005,
     batch_size: options.BatchSize = 64,

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 NOT_MET = 1
 
 
-@options.takes(*options.TRAINING, assignments=True)
+@options.takes(*options.TRAINING, assignments=options.SETTINGS)
 def run(
     data: options.Data,
     until: Annotated[str, option("METRIC OP NUMBER, joined by and: 'top1>=93% and latency_ms<=5'.", "REQUIREMENT")],
     budget: Annotated[str, option("Time that may be used: 90s, 45m, 2h, 1h30m.", "TIME")],
     backbone: options.Backbone,
-    out: Annotated[Path, option("Folder of the search; the same command again continues it.", "FOLDER")],
+    out: Annotated[Path, option("Folder of the search; the same command again continues it.", "FOLDER", *options.OUT)],
     settings: dict[str, Any],
     trials: Annotated[int | None, option("Largest number of trials; by default what the budget allows.")] = None,
     seeds: Annotated[int, option("How many times the best trial is trained again.")] = 3,

@@ -14,6 +14,7 @@ import typer
 
 from ..config import parse_assignment, parse_value
 from ..settings import DataSettings, MachineSettings, Recipe
+from .assignments import OF_RECIPES, assignment_option, keys_of
 
 Verb = Callable[..., None]
 
@@ -76,15 +77,10 @@ Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME")]
 BatchSize = Annotated[int, option("Images per forward pass.", min=1)]
 Tolerance = Annotated[float, option("Accuracy that folding may lose, as a fraction.")]
 Json = Annotated[bool, switch("--json", "Print JSON for programs.")]
-Set = Annotated[
-    list[str] | None,
-    option("Set any other setting by its name, for example batch_size=16. Repeatable.", "KEY=VALUE", "--set"),
-]
 Log = Annotated[
     str | None, option("Also write the numbers to a tracker, as set up for its package.", "wandb|mlflow", "--log")
 ]
-Epochs = Annotated[int | None, option("Total epochs; the recipe's phases stretch or shrink in proportion.")]
-
+_OF_RECIPES = {name: Annotated[kind | None, option(text)] for name, (kind, text) in OF_RECIPES.items()}  # type: ignore[valid-type]
 
 UNIONS = (Union, types.UnionType)
 
@@ -111,25 +107,27 @@ def _flags_of(*kinds: type) -> dict[str, tuple[Any, bool]]:
     }
 
 
-_FLAGS = _flags_of(Recipe, DataSettings, MachineSettings)
-TRAINING = ("epochs", *_FLAGS)
+SETTINGS = (Recipe, DataSettings, MachineSettings)
+_FLAGS = _flags_of(*SETTINGS)
+TRAINING = (*_OF_RECIPES, *_FLAGS)
+OUT = ("--out", "--run-dir")
 READING = ("skip_broken", "limit", "root", "download")
 
 
-def takes(*names: str, of: type | None = None, assignments: bool = False) -> Callable[[Verb], Verb]:
+def takes(*names: str, of: type | None = None, assignments: tuple[type, ...] = ()) -> Callable[[Verb], Verb]:
     """Give a verb the options of these settings; it receives those that were given as its argument `settings`.
 
     Args:
-        *names: fields of the recipe and the settings that are declared with `flag=True`, and `epochs`.
+        *names: fields of the recipe and the settings that are declared with `flag=True`, `epochs` and `lr`.
         of: all such fields of this dataclass too; their defaults are shown, and given.
-        assignments: also take `--set KEY=VALUE`.
+        assignments: also take `--set KEY=VALUE` for all fields of these dataclasses.
     """
     own_flags = _flags_of(of) if of else {}
     defaults = {name: getattr(of, name) for name in own_flags}
     options = {name: kind for name, (kind, _) in own_flags.items()}
-    options |= {name: Epochs if name == "epochs" else _FLAGS[name][0] for name in names}
+    options |= {name: _OF_RECIPES[name] if name in _OF_RECIPES else _FLAGS[name][0] for name in names}
     if assignments:
-        options["set_"] = Set
+        options["set_"] = assignment_option(assignments)
 
     def decorate(verb: Verb) -> Verb:
         @functools.wraps(verb)
@@ -151,6 +149,7 @@ def takes(*names: str, of: type | None = None, assignments: bool = False) -> Cal
         ]
         parameters = [*own[:-1], *made, own[-1]]  # the last one is --json
         call.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        call.settable = tuple(keys_of(assignments))  # type: ignore[attr-defined]
         call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return call
 

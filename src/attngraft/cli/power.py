@@ -15,7 +15,7 @@ from .output import console, print_json, say
 NOT_POSSIBLE = 1
 
 
-@options.takes(*options.TRAINING, assignments=True)
+@options.takes(*options.TRAINING, assignments=options.SETTINGS)
 def run(
     detect: Annotated[float, option("The effect to find, in points or the metric's unit.", "SIZE")],
     settings: dict[str, Any],
@@ -32,7 +32,9 @@ def run(
     metric: Annotated[str | None, option("What decides, as for compare.", "NAME")] = None,
     out: Annotated[
         Path | None,
-        option("Folder of the pilot and the comparison.  [default: runs/compare-DATA-BACKBONE]", "FOLDER", "--run-dir"),
+        option(
+            "Folder of the pilot and the comparison.  [default: runs/compare-DATA-BACKBONE]", "FOLDER", *options.OUT
+        ),
     ] = None,
     pretrained: options.Pretrained = None,
     weights: options.Weights = None,
@@ -71,6 +73,6 @@ def run(
         if found.looks is not None and folder is not None and not from_:
             counts = ",".join(map(str, found.looks))
             say(f"go on: attngraft compare {data} --backbone {backbone} --attention {attention} --looks {counts} "
-                f"--run-dir {folder}, with the same settings", wrap=True)  # fmt: skip
+                f"--out {folder}, with the same settings", wrap=True)  # fmt: skip
     if found.row.seeds is None:
         raise typer.Exit(NOT_POSSIBLE)

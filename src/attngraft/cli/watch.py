@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from ..config import from_dict
-from ..settings.serving import WatchOptions
+from ..settings.serving import AdaptOptions, WatchOptions
 from . import options
 from .options import argument, option, switch
 from .output import print_json, say, say_error
 
 
-@options.takes("device", of=WatchOptions, assignments=True)
+@options.takes("device", of=WatchOptions, assignments=(WatchOptions, AdaptOptions))
 def run(
     store: options.StoreFolder,
     folder: Annotated[Path, argument("FOLDER", "Where image files appear.")],

@@ -11,6 +11,7 @@ from ..comparison.combined_record import CombinedRecord
 from ..comparison.comparison_record import ComparisonRecord
 from ..continual.search.search_record import SearchRecord
 from ..data import printable
+from ..settings import Recipe
 from ..training import RunRecord
 from .bench_page import all_tables
 from .combined_page import effect_table
@@ -86,6 +87,7 @@ def run_summary(run: RunRecord) -> Table:
     table = Table(title=Text(f"{run.variant} on {run.backbone}"), show_header=False)
     sites = len((run.plan or {}).get("sites") or [])
     facts = [("status", run.status), ("sites", str(sites)), *result_facts(run)]
+    facts.append(("learning rates", _learning_rates(run.recipe)))
     by_class = class_values(run)
     if by_class:
         worst = min(by_class, key=lambda name: by_class[name][0])
@@ -93,6 +95,11 @@ def run_summary(run: RunRecord) -> Table:
     for name, value in facts:
         table.add_row(Text(name), Text(value))
     return table
+
+
+def _learning_rates(recipe: Recipe) -> str:
+    """The highest of each phase."""
+    return ", ".join(f"{phase.name} {phase.lr * recipe.lr_scale:.3g}" for phase in recipe.phases)
 
 
 def data_notes(data: Mapping[str, Any]) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from ..config import from_dict, read_toml, setting, to_dict
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError, counted, nearest
 
 PARTS = "head, head-bias, grafts, bn, upper:K, all"
 ScheduleName = Literal["constant", "step", "multistep", "cosine", "one-cycle", "plateau"]
@@ -73,7 +73,7 @@ class Recipe:
     """How to train: phases, and what holds in all of them."""
 
     name: str
-    phases: tuple[Phase, ...]
+    phases: tuple[Phase, ...] = field(metadata={"description": "The phases, as a JSON list; easier in a recipe file."})
     optimizer: Literal["sgd", "adam", "adamw"] = setting("adamw", "Optimizer; sgd has momentum.")
     momentum: float = setting(0.9, "Momentum of SGD.")
     nesterov: bool = setting(False, "Use Nesterov momentum in SGD.")
@@ -145,23 +145,27 @@ def load_recipe(recipe: str | Path | Recipe, **overrides: Any) -> Recipe:
 
     Args:
         recipe: packaged name, path of a .toml file, or a Recipe.
-        **overrides: fields of `Recipe`; `epochs` (total) stretches or shrinks all phases in proportion.
+        **overrides: fields of `Recipe`; `epochs` (total) stretches or shrinks all phases in proportion, and `lr` (the
+            highest) scales the learning rates of all phases in proportion.
 
     Raises:
         ConfigError: unknown recipe or field, or a value out of range.
     """
     found = recipe if isinstance(recipe, Recipe) else _read(str(recipe))
-    epochs = overrides.pop("epochs", None)
+    epochs, lr = overrides.pop("epochs", None), overrides.pop("lr", None)
     if overrides:
         found = from_dict(Recipe, {**_shallow(found), **overrides}, where=f"recipe '{found.name}'")
-    return found if epochs is None else with_epochs(found, epochs)
+    found = found if epochs is None else with_epochs(found, epochs)
+    return found if lr is None else with_lr(found, lr)
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """Stretch or shrink the phases in proportion to `epochs` in total; each keeps at least one."""
     count = len(recipe.phases)
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < count:
-        raise ConfigError(f"epochs is {epochs}: recipe '{recipe.name}' has {count} phases and needs at least {count}.")
+        other = "; recipe one-cycle takes any number" if count > 1 else ""
+        needs = f"recipe '{recipe.name}' has {counted(count, 'phase')} and needs at least {count}{other}"
+        raise ConfigError(f"epochs is {epochs}: {needs}.")
     shares = [phase.epochs * epochs / recipe.epochs for phase in recipe.phases]
     lengths = [max(1, int(share)) for share in shares]
     while sum(lengths) != epochs:
@@ -171,9 +175,17 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
     return replace(recipe, phases=tuple(replace(p, epochs=n) for p, n in zip(recipe.phases, lengths, strict=True)))
 
 
+def with_lr(recipe: Recipe, lr: float) -> Recipe:
+    """Scale the learning rates of all phases so that the highest is `lr`."""
+    if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
+        raise ConfigError(f"lr is {lr!r}: expected a number above 0, the highest learning rate of the recipe.")
+    highest = max(phase.lr for phase in recipe.phases)
+    return replace(recipe, phases=tuple(replace(phase, lr=lr * (phase.lr / highest)) for phase in recipe.phases))
+
+
 def recipe_fields() -> tuple[str, ...]:
     """Names that `load_recipe` accepts as overrides."""
-    return (*(field.name for field in fields(Recipe)), "epochs")
+    return (*(entry.name for entry in fields(Recipe)), "epochs", "lr")
 
 
 def check_part(part: str, phase: str) -> float | None:
@@ -214,7 +226,7 @@ def completed_recipe(values: Any) -> Any:
 
 
 def _shallow(recipe: Recipe) -> dict[str, Any]:
-    return {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    return {entry.name: getattr(recipe, entry.name) for entry in fields(recipe)}
 
 
 def _folder() -> Any:

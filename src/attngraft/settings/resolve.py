@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..config import from_dict
-from ..errors import ConfigError, nearest
+from ..errors import ConfigError
+from ..option_names import nearest_option
 from .data_settings import DataSettings
 from .machine_settings import MachineSettings
 from .recipe import Recipe, load_recipe, recipe_fields
@@ -30,7 +31,7 @@ def resolve_settings(recipe: str | Path | Recipe | Settings, overrides: Mapping[
 
     Args:
         recipe: as for `fit`; Settings are changed by the options that are given.
-        overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, and `epochs`.
+        overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, `epochs` and `lr`.
 
     Raises:
         ConfigError: an option that none of them has; the nearest is named.
@@ -44,7 +45,7 @@ def resolve_settings(recipe: str | Path | Recipe | Settings, overrides: Mapping[
     for key, value in overrides.items():
         owner = next((owner for owner, names in owners.items() if key in names), None)
         if owner is None:
-            raise ConfigError(f"unknown option '{key}': {nearest(key, set().union(*owners.values()))}")
+            raise ConfigError(f"unknown option '{key}': {nearest_option(key, set().union(*owners.values()))}")
         sorted_options[owner][key] = value
     base = recipe if isinstance(recipe, Settings) else Settings(load_recipe(recipe), DataSettings(), MachineSettings())
     return Settings(

@@ -109,7 +109,7 @@ def fit(
         on_epoch: called after every epoch with the rows so far, as in `metrics.jsonl`; True ends the training, as
             early stopping does. Of several processes only the main one calls it. An error in it ends the call, and the
             same call goes on after the epoch. After a sudden death it may see an epoch a second time.
-        **overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, and `epochs`.
+        **overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, `epochs` and `lr`.
 
     Raises:
         ConfigError, DataError, RunError, GraftError: what was asked for does not fit; nothing is changed.

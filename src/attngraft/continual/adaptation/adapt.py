@@ -13,7 +13,8 @@ from torch import nn
 from ...backbones import preprocessing_of
 from ...config import from_dict
 from ...data import ImageSet, grouped, load_labelled
-from ...errors import ConfigError, DataError, RunError, TrainingError, nearest
+from ...errors import ConfigError, DataError, RunError, TrainingError
+from ...option_names import nearest_option
 from ...settings.serving import AdaptOptions
 from ...surgery import classes_of
 from ...surgery.version_store.store import Store
@@ -137,7 +138,7 @@ def split_options(overrides: Mapping[str, Any]) -> tuple[AdaptOptions, MachineSe
     known = {field.name for field in fields(AdaptOptions)}
     for key in overrides:
         if key not in known and key not in MACHINE_OPTIONS:
-            raise ConfigError(f"unknown option '{key}': {nearest(key, {*known, *MACHINE_OPTIONS})}")
+            raise ConfigError(f"unknown option '{key}': {nearest_option(key, {*known, *MACHINE_OPTIONS})}")
     given = {key: value for key, value in overrides.items() if key in MACHINE_OPTIONS}
     machine = from_dict(MachineSettings, given, where="machine options")
     machine.resolve_device()
