@@ -25,6 +25,7 @@ LAYERS = {
             "interrupts",
             "settings",
             "option_names",
+            "data_frames",
         ],
         1,
     ),

@@ -75,12 +75,23 @@ def nearest(name: str, options: Iterable[str]) -> str:
     'known: cbam, se'
     """
     name, names = name[:100], sorted(set(options))
-    close = [known for known in names if known.casefold() == name.casefold()]
-    close = close or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    if close:
-        return f"did you mean '{close[0]}'?"
+    close = closest(name, names)
+    if close is not None:
+        return f"did you mean '{close}'?"
     shown = ", ".join(names[:30]) + (", ..." if len(names) > 30 else "")
     return f"known: {shown}" if names else "none are known"
+
+
+def closest(name: str, options: Iterable[str]) -> str | None:
+    """The option that a misspelt name may be; None where there is none like it.
+
+    >>> closest("papr", ["paper", "glass"])
+    'paper'
+    """
+    names = sorted(set(options))
+    same = [known for known in names if known.casefold() == name.casefold()]
+    close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return close[0] if close else None
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import attngraft as ag
 from attngraft.cli import VERBS
 
 
@@ -83,6 +84,34 @@ def test_fit_predict_and_report(attngraft, images, tmp_path):
     (run / "report.html").unlink()
     assert attngraft("report", run)[0] == 0
     assert (run / "report.html").is_file()
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, images):
+    model = ag.create_backbone("small-cnn", num_classes=2)
+    return ag.save(model, tmp_path_factory.mktemp("saved"), classes=("<b>light<_b>", "dark"))
+
+
+def test_predictions_go_to_a_new_file_and_never_over_another(attngraft, saved, images, tmp_path):
+    for name in ("p.csv", "deep/p.json"):
+        code, out, err = attngraft("predict", saved, images / "dark", "--output", tmp_path / name)
+        assert code == 0, err
+        assert out == f"predictions of 12 images: {tmp_path / name}\n"
+    assert len((tmp_path / "p.csv").read_text().splitlines()) == 13
+    assert len(json.loads((tmp_path / "deep/p.json").read_text())) == 12
+    code, _, err = attngraft("predict", saved, images / "dark", "--out", tmp_path / "p.csv")
+    assert (code, "nothing is overwritten" in err) == (2, True)
+    code, _, err = attngraft("predict", saved, images / "dark", "--out", tmp_path / "p.xlsx")
+    assert (code, "expected the name of a .csv or .json file" in err) == (2, True)
+
+
+def test_labels_give_the_accuracy_beside_the_predictions(attngraft, saved, images, tmp_path):
+    code, out, err = attngraft("predict", saved, images / "dark", "--labels", images)
+    assert (code, len(out.splitlines())) == (0, 13)
+    assert "of 12 labelled images" in err
+    out = attngraft("predict", saved, images / "dark/0.png", "--labels", images, "--out", tmp_path / "p.csv")[1]
+    assert "predictions of 1 image:" in out
+    assert "of 1 labelled image" in out
 
 
 def test_compare_prints_a_sentence_and_writes_a_page(attngraft, images, tmp_path):

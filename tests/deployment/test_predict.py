@@ -127,3 +127,61 @@ def test_models_that_do_not_classify_the_images_are_refused_in_a_sentence(model,
     with pytest.raises(error, match=words) as caught:
         ag.predict(model, Image.new("RGB", (40, 40)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory, model):
+    """A saved model of the classes of the folders, and of another one."""
+    return ag.save(model, tmp_path_factory.mktemp("named"), classes=("0", "1", "paper"))
+
+
+def test_labels_from_class_folders_give_the_accuracy(photos, named):
+    found = ag.predict(named, photos, labels=photos)
+    assert found.labels == ("0", "0", "0", "1", "1")
+    right = [best[0][0] == label for best, label in zip(found.top(), found.labels, strict=True)]
+    assert found.score == pytest.approx(np.mean(right))
+    assert found.to_csv().splitlines()[0] == "image,class_1,probability_1,label"
+
+
+def test_labels_from_a_csv_file_may_be_of_some_images(tmp_path, photos, named):
+    table = tmp_path / "labels.csv"
+    table.write_text(f"path,label\n{photos / '1/3.png'},1\n{photos / '0/0.png'},\n")
+    found = ag.predict(named, photos, labels=table)
+    assert [label for label in found.labels if label] == ["1"]
+    assert found.labelled == 1
+    assert found.score in (0.0, 1.0)
+
+
+def test_a_mistyped_label_is_said_with_file_and_line(tmp_path, photos, named):
+    (tmp_path / "labels.csv").write_text(f"path,label\n{photos / '0/0.png'},0\n{photos / '1/3.png'},papr\n")
+    with pytest.raises(DataError, match=r"line 3 of .*labels\.csv has a class .*'papr'.*did you mean 'paper'\?"):
+        ag.predict(named, photos, labels=tmp_path / "labels.csv")
+
+
+def test_labels_of_other_images_are_refused(tmp_path, photos, named):
+    (tmp_path / "labels.csv").write_text("path,label\nelsewhere.png,0\n")
+    with pytest.raises(DataError, match="none of the images has a label"):
+        ag.predict(named, photos, labels=tmp_path / "labels.csv")
+
+
+def test_a_score_without_labels_is_refused(photos, named):
+    with pytest.raises(DataError, match="give labels"):
+        _ = ag.predict(named, photos).score
+
+
+@pytest.mark.parametrize(
+    "text", ["path,note\n1/3.png,x\n0/0.png,y\n", "file\n1/3.png\n0/0.png\n", "1/3.png\n0/0.png\n"]
+)
+def test_a_csv_file_stands_for_the_images_that_it_lists(photos, model, text):
+    (photos / "list.csv").write_text(text)
+    found = ag.predict(model, photos / "list.csv")
+    assert found.ids == (str(photos / "1/3.png"), str(photos / "0/0.png"))
+
+
+def test_a_csv_file_without_images_is_refused(tmp_path, model):
+    (tmp_path / "list.csv").write_text("path\n")
+    with pytest.raises(DataError, match="lists no images"):
+        ag.predict(model, tmp_path / "list.csv")
+    (tmp_path / "list.csv").write_text("path\nnowhere.png\n")
+    with pytest.raises(DataError, match="there is no"):
+        ag.predict(model, tmp_path / "list.csv")

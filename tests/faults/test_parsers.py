@@ -299,7 +299,7 @@ def test_a_table_comes_back(tmp_path, labels):
     path = Path(tmp_path / "t.csv")
     with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("path", "label"), *labels.items()])
-    assert dict(zip(*read_labels(path), strict=True)) == labels
+    assert dict(zip(*read_labels(path)[:2], strict=True)) == labels
 
 
 # --- predictions of other trainers -----------------------------------------------------------------------------------

@@ -3,39 +3,100 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from ..errors import ConfigError
+from ..errors import ConfigError, RunError, counted
 from . import options
 from .options import argument, option, switch
-from .output import print_raw, say_error
+from .output import print_raw, say, say_error
+
+if TYPE_CHECKING:
+    from ..deployment.predict import Predictions
+
+FORMATS = ("csv", "json")
 
 
 def run(
     model: options.Model,
-    images: Annotated[list[Path], argument("IMAGES...", "Image files or folders.")],
+    images: Annotated[list[Path], argument("IMAGES...", "Image files, folders, or CSV files that list images.")],
     top: Annotated[int, option("Number of classes per image.", min=1)] = 1,
-    output: Annotated[str, option("Format.", "csv|json")] = "csv",
+    out: Annotated[
+        str | None,
+        option("Write this .csv or .json file; csv or json alone is the format to print.", "FILE", "--out", "--output"),
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        option("Where the true classes are: a folder of class folders, or a CSV with path,label.", "PATH"),
+    ] = None,
     batch_size: options.BatchSize = 32,
     skip_broken: Annotated[
         bool, switch("--skip-broken", "Leave out files that cannot be read, and report them.")
     ] = False,
     device: options.Device = "cpu",
     precision: Annotated[str, option("Number format: auto for that of the run, or fp32, bf16.", "NAME")] = "auto",
+    as_json: options.Json = False,
 ) -> None:
-    """Print predictions for images: classes, labels or numbers."""
+    """Predict images: classes, labels or numbers, and the accuracy where labels are given."""
     from ..data import printable
     from ..deployment import predict
 
-    if output not in ("csv", "json"):
-        raise ConfigError(f"output is '{output}': expected csv or json.")
-    found = predict(model, images, batch_size=batch_size, skip_broken=skip_broken, device=device, precision=precision)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text: their bytes come out again
-    print_raw(found.to_csv(top) if output == "csv" else found.to_json(top) + "\n")
+    file, kind = _target(out, as_json)
+    found = predict(
+        model,
+        images,
+        labels=labels,
+        batch_size=batch_size,
+        skip_broken=skip_broken,
+        device=device,
+        precision=precision,
+    )
+    text = found.to_csv(top) if kind == "csv" else found.to_json(top) + "\n"
+    if file is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # names of files need not be text: their bytes come out
+        print_raw(text)
+    else:
+        _write(file, text)
+        say(f"predictions of {counted(len(found.ids), 'image')}: {file}")
     for path, reason in found.skipped:
         say_error(f"skipped {printable(path)}: {reason}")
     for note in found.notes:
         say_error(note)
+    if labels is not None:
+        (say_error if file is None else say)(_accuracy(found))
+
+
+def _target(out: str | None, as_json: bool) -> tuple[Path | None, str]:
+    """The file to write, if any, and the format.
+
+    Raises:
+        ConfigError: no such format.
+        RunError: there is such a file.
+    """
+    if out is None or out in FORMATS:
+        return None, "json" if as_json else out or "csv"
+    file = Path(out).expanduser()
+    kind = file.suffix.lower().lstrip(".")
+    if kind not in FORMATS:
+        raise ConfigError(f"--out is '{out}': expected the name of a .csv or .json file, or csv or json to print it.")
+    if os.path.lexists(file):
+        raise RunError(f"{file} is there already, and nothing is overwritten: choose another name, or remove it.")
+    return file, kind
+
+
+def _write(file: Path, text: str) -> None:
+    from ..files import write_atomically
+
+    write_atomically(file, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="surrogateescape"))
+
+
+def _accuracy(found: Predictions) -> str:
+    from ..tasks import primary
+
+    metric = primary(found.task)
+    without = len(found.ids) - found.labelled
+    more = f"; {counted(without, 'image')} without a label" if without else ""
+    return f"{metric.label}: {metric.show(found.score)} of {counted(found.labelled, 'labelled image')}{more}"

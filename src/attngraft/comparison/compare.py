@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Dataset
+from ..data_frames import data_frame
 from ..settings import Recipe, Settings, resolve_settings
 from ..statistics.looks import parse_looks
 from ..training import Progress
@@ -45,6 +46,14 @@ class Comparison:
     def verdicts(self) -> dict[str, str]:
         """Variant -> "helps", "hurts", "no evidence", "one seed" or "diverged", against the baseline."""
         return {e["variant"]: e["verdict"] for e in self.effects if e["against"] == self.document["baseline"]}
+
+    def to_frame(self) -> Any:
+        """The effects as a pandas.DataFrame, one row per pair.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return data_frame(self.effects)
 
     def to_json(self) -> str:
         return json.dumps(self.document, indent=1, ensure_ascii=False)

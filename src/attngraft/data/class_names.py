@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from ..errors import closest
+
 _SHOWN = 5
 
 
@@ -48,10 +50,11 @@ def likely_cause(gone: Sequence[str], new: Sequence[str]) -> str:
 def unknown_classes(where: str, strange: Sequence[str], known: Sequence[str], advice: str) -> str:
     """The sentence for images of classes that a model does not know."""
     shown, have = (", ".join(map(repr, names[:3])) + ", ..." * (len(names) > 3) for names in (strange, known))
-    cause = likely_cause(known, strange)
+    cause, close = likely_cause(known, strange), closest(strange[0], known)
+    hint = f"{cause}; " if cause else f"did you mean {close!r}? Otherwise " if close else ""
     return (
         f"{where} has {'a class' if len(strange) == 1 else f'{len(strange)} classes'} that the model does not know ({shown}): "
-        f"it knows {len(known)} ({have}); {f'{cause}; ' if cause else ''}{advice}."
+        f"it knows {len(known)} ({have}); {hint}{advice}."
     )
 
 

@@ -63,8 +63,8 @@ class _Lines:
         return DataError(f"{self.place(row)}: {what}.")
 
 
-def read_labels(table: Path, *, partly: bool = False) -> tuple[list[str], list[str]]:
-    """The paths as they are written, and the label of each.
+def read_labels(table: Path, *, partly: bool = False) -> tuple[list[str], list[str], list[str]]:
+    """The paths as they are written, the label of each, and where it stands: "line 3 of labels.csv".
 
     A first line that names both columns is a header, and further columns are then ignored.
 
@@ -77,7 +77,7 @@ def read_labels(table: Path, *, partly: bool = False) -> tuple[list[str], list[s
     """
     lines = _read(table, "classification", _EXPECTED, strictly=("path", "label"))
     labels: dict[str, str] = {}
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, str, str]] = []
     for row, path, label in zip(lines.rows, lines.cells("path"), lines.cells("label"), strict=True):
         if not path or not (label or partly):
             raise DataError(f"{lines.place(row)} reads {row}: {_EXPECTED}, none of them empty.")
@@ -88,8 +88,29 @@ def read_labels(table: Path, *, partly: bool = False) -> tuple[list[str], list[s
                 f"{printable(table)} gives {printable(path)} two labels, {labels[path]!r} and {label!r} (line {row.line}): "
                 "keep one."
             )
-        found.append((path, label))
-    return [path for path, _ in found], [label for _, label in found]
+        found.append((path, label, lines.place(row)))
+    paths, names, places = ([entry[column] for entry in found] for column in range(3))
+    return paths, names, places
+
+
+def read_paths(table: Path) -> list[Path]:
+    """The files that a CSV file lists: its column path, or the first where no column is called so.
+
+    Raises:
+        DataError: not such a file, or one without lines; names the line.
+    """
+    expected = "expected a column of paths, relative to the file"
+    rows = read_rows(table, expected)
+    names = [_column(cell) for cell in rows[0].cells] if rows else []
+    is_headed = bool(rows) and ("path" in names or Path(rows[0].cells[0]).suffix.lower() not in EXTENSIONS)
+    at = names.index("path") if "path" in names else 0
+    listed = rows[is_headed:]
+    if not listed:
+        raise DataError(f"{printable(table)} lists no images: {expected}.")
+    short = next((row for row in listed if len(row.cells) <= at or not row.cells[at]), None)
+    if short is not None:
+        raise DataError(f"line {short.line} of {printable(table)} reads {short}: {expected}.")
+    return [table.parent / row.cells[at] for row in listed]
 
 
 def read_groups(table: Path, column: str) -> dict[str, str]:

@@ -85,8 +85,8 @@ def load_labelled(
     place = Path(source).expanduser()
     if isinstance(source, str) and not place.exists():
         raise unknown_source(source)
-    base, names, labels = _listed(place, classes, partly, channels)
-    known = _known_classes(labels, classes, extend, printable(place))
+    base, names, labels, places = _listed(place, classes, partly, channels)
+    known = _known_classes(labels, classes, extend, places)
     numbers = ClassLabels.named(labels, known).labels
     kept = np.arange(len(names)) if limit is None else thin(numbers, names, limit=limit, seed=0)
     images = decode_images(
@@ -101,6 +101,27 @@ def load_labelled(
         progress=progress,
     )
     return _in_groups(images, group_by, [place] if place.is_file() else _tables_in(place)), known
+
+
+def labels_of(source: str | Path, classes: Sequence[str], channels: int = 3) -> dict[Path, str]:
+    """The class of every labelled image file of a source, by its resolved path; no image is read.
+
+    Args:
+        source: a folder of class folders, a CSV file with path,label, or a folder of such files.
+        classes: names that are known.
+        channels: of the images, for which files count as images.
+
+    Raises:
+        DataError: no images, or classes that are not known.
+    """
+    base, names, labels, places = _listed(Path(source).expanduser(), classes, True, channels)
+    strange = sorted(set(labels) - set(classes))
+    if strange:
+        where = places[labels.index(strange[0])]
+        raise DataError(
+            unknown_classes(where, strange, list(classes), "correct it, or leave the image without a label")
+        )
+    return {(base / name).resolve(): label for name, label in zip(names, labels, strict=True)}
 
 
 def _in_groups(images: ImageSet, rule: str | None, tables: Sequence[Path]) -> ImageSet:
@@ -119,21 +140,24 @@ def _in_groups(images: ImageSet, rule: str | None, tables: Sequence[Path]) -> Im
     return replace(images, groups=np.array([known[name] for name in images.ids], dtype=np.str_))
 
 
-def _listed(place: Path, classes: Sequence[str], partly: bool, channels: int) -> tuple[Path, list[str], list[str]]:
-    """The folder that paths are relative to, the path of every image, and its class."""
+def _listed(
+    place: Path, classes: Sequence[str], partly: bool, channels: int
+) -> tuple[Path, list[str], list[str], list[str]]:
+    """The folder that paths are relative to, the path of every image, its class, and what says so."""
     if place.is_file() and place.suffix.lower() != ".csv":
         raise DataError(f"{printable(place)} is a file: give a folder of class folders, or a .csv with path,label.")
     tables = [place] if place.is_file() else _tables_in(place)
     base = tables[0].parent if tables else place
     if tables:
         read = [read_labels(table, partly=partly) for table in tables]
-        names, labels = ([item for one in read for item in one[column]] for column in (0, 1))
+        names, labels, places = ([item for one in read for item in one[column]] for column in range(3))
     else:
         names, labels = scan_labelled(place, classes, extensions_of(channels))
+        places = [printable(place)] * len(names)
     if not names:
         what = "with a label" if tables else "in class folders"
         raise DataError(f"there are no images {what} in {printable(place)}: give a source that has some.")
-    return base, names, labels
+    return base, names, labels, places
 
 
 def _tables_in(folder: Path) -> list[Path]:
@@ -148,15 +172,20 @@ def _built_in(
 ) -> tuple[ImageSet, tuple[str, ...]]:
     pool = SOURCES[name].load(options)
     own = [pool.classes[label] for label in np.unique(pool.images.labels)]
-    known = _known_classes(own, classes, extend, name)
+    known = _known_classes(own, classes, extend, [name] * len(own))
     images = pool.images
     if options.limit is not None:
         images = images.select(thin(images.labels, images.ids, limit=options.limit, seed=0))
     return relabelled(images, pool.classes, known), known
 
 
-def _known_classes(found: Sequence[str], classes: Sequence[str], extend: bool, where: str) -> tuple[str, ...]:
+def _known_classes(
+    found: Sequence[str], classes: Sequence[str], extend: bool, places: Sequence[str]
+) -> tuple[str, ...]:
     """The classes that labels will count.
+
+    Args:
+        found: the class of every image, and in `places` what says so.
 
     Raises:
         DataError: some are not known and may not be added.
@@ -164,6 +193,7 @@ def _known_classes(found: Sequence[str], classes: Sequence[str], extend: bool, w
     strange = sorted(set(found) - set(classes))
     if strange and not extend:
         advice = "give images of these, or let it learn new ones with --classes extend (extend=True)"
+        where = places[list(found).index(strange[0])]
         raise DataError(unknown_classes(where, strange, list(classes), advice))
     return (*classes, *strange)
 

@@ -18,6 +18,7 @@ from ..errors import DataError
 from .any_image import IMAGE_KINDS, ImageLike, decode_any
 from .dataset import Dataset, ImageSet
 from .depth import DeepValues
+from .image_table import read_paths
 from .loader import one_thread
 from .pixel_store import as_tensor, short_side_limit, shrink
 from .read_image import PIXEL_CAP
@@ -76,7 +77,7 @@ class InputReader:
         """Every image with its name and how it is read and arranged; nothing is read yet.
 
         Args:
-            images: one, several, folders, a batch (an array or tensor with a first axis more), a data set (its test
+            images: one, several, folders, CSV files of paths, a batch (an array or tensor with a first axis more), a data set (its test
                 images) or one split.
 
         Raises:
@@ -100,7 +101,9 @@ class InputReader:
             raise DataError(f"the path is empty: give {IMAGE_KINDS}, a folder, or several of them.")
         if isinstance(path, str) and ":" in path and not Path(path).exists():
             return [(path, path)]  # an address, which `decode_any` refuses in words, or no file
-        return [(str(file), file) for file in list_images([Path(path).expanduser()], self.preprocessing.channels)]
+        place = Path(path).expanduser()
+        files = read_paths(place) if place.suffix.lower() == ".csv" else [place]
+        return [(str(file), file) for file in list_images(files, self.preprocessing.channels)]
 
     def _of_set(self, images: ImageSet, position: int) -> torch.Tensor:
         return self._arrange(images.image(position))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from ..backbones import preprocessing_of
 from ..data import Images, InputReader, UnreadableImageError, printable
+from ..data.labelled_images import labels_of
+from ..data.targets import ClassLabels
+from ..data_frames import data_frame
 from ..errors import DataError
 from ..files import to_json
 from ..settings import MachineSettings
 from ..surgery import check_live, load
 from ..surgery.model_output import main_output
-from ..tasks import Rows, Task, task_of
+from ..tasks import Rows, Task, primary, task_of
 from ..tasks.contract import check_matrix
 from ..training import RunFolder
 from ..training.evaluate import in_eval_mode, run_on_images
@@ -39,6 +42,7 @@ class Predictions:
         task: what was predicted.
         notes: sentences on what was noticed.
         skipped: (path or position, reason) of every image that could not be read.
+        labels: the true class of every image where labels were given, "" for one without.
     """
 
     ids: tuple[str, ...]
@@ -46,6 +50,21 @@ class Predictions:
     task: Task
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    @property
+    def labelled(self) -> int:
+        """How many images have a label."""
+        return sum(map(bool, self.labels))
+
+    @property
+    def score(self) -> float:
+        """The task's primary metric, accuracy for classification, on the images that have a label.
+
+        Raises:
+            DataError: there are no labels.
+        """
+        return primary(self.task).value(self._labelled_rows())
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -74,18 +93,37 @@ class Predictions:
         writer.writerows(cells)
         return text.getvalue()
 
+    def to_frame(self, k: int = 1) -> Any:
+        """The lines of `to_csv` as a pandas.DataFrame, numbers as numbers.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return data_frame({"image": name, **_flat(entry, digits=None)} for name, entry in self._entries(k))
+
     def to_json(self, k: int = 1) -> str:
         """A list of objects with the image's path and what is predicted for it, at most k classes."""
         return to_json([{"image": name, **entry} for name, entry in self._entries(k)]).rstrip("\n")
 
     def _entries(self, k: int) -> Iterator[tuple[str, dict[str, Any]]]:
-        return zip(self.ids, self.task.readable(self.rows, min(k, len(self.classes))), strict=True)
+        entries = self.task.readable(self.rows, min(k, len(self.classes)))
+        if self.labels:
+            entries = [{**entry, "label": label} for entry, label in zip(entries, self.labels, strict=True)]
+        return zip(self.ids, entries, strict=True)
+
+    def _labelled_rows(self) -> Rows:
+        kept = [position for position, label in enumerate(self.labels) if label]
+        if not kept:
+            raise DataError("no image has a label: give labels, a folder of class folders or a CSV with path,label.")
+        targets = ClassLabels.named([self.labels[position] for position in kept], self.classes)
+        return {name: array[kept] for name, array in self.rows.items()} | self.task.target_rows(targets)
 
 
 def predict(
     run_or_model: str | Path | nn.Module,
     images: Images,
     *,
+    labels: str | Path | None = None,
     batch_size: int = 32,
     skip_broken: bool = False,
     device: str = "cpu",
@@ -96,8 +134,9 @@ def predict(
     Args:
         run_or_model: a run folder, a saved model, or a model, which is taken for a classifier where it does not say.
         images: one image or several, not normalised: a path, the bytes of a file, an open file, a PIL image, an array
-            (H, W, C) or a tensor (C, H, W) of uint8, or of floats of 0 to 1; a folder (searched through); a batch
-            (N, H, W, C) or (N, C, H, W); or a `Dataset` (its test images).
+            (H, W, C) or a tensor (C, H, W) of uint8, or of floats of 0 to 1; a folder (searched through); a CSV file
+            of paths; a batch (N, H, W, C) or (N, C, H, W); or a `Dataset` (its test images).
+        labels: where the true classes of image files are: a folder of class folders, or a CSV file with path,label.
         batch_size: images per forward pass.
         skip_broken: leave out files that cannot be read, and report them, instead of stopping.
         device: where to compute: "auto", "cpu", "cuda", "mps".
@@ -105,7 +144,8 @@ def predict(
             device in bf16), or as in training: "fp32", "bf16", "fp32+contiguous", ...
 
     Raises:
-        DataError: no images, or one that cannot be read; or the model has another number of outputs than of names.
+        DataError: no images, or one that cannot be read; or the model has another number of outputs than of names; or
+            none of the images has a label, or one that the model does not know.
         RunError: as for `load`.
         ConfigError: an unknown precision or device.
     """
@@ -119,6 +159,7 @@ def predict(
             else _precision_of(Path(run_or_model).expanduser(), where)
         )
     task, reader = task_of(model), InputReader(preprocessing_of(model))
+    true = None if labels is None else _true_classes(labels, task, reader)
     model = model.to(where)
     if chosen.layout != "contiguous":
         model = model.to(memory_format=chosen.memory_format)  # type: ignore[call-overload]
@@ -137,7 +178,26 @@ def predict(
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     if not task.outputs:
         task = replace(task, outputs=tuple(map(str, range(rows["probabilities"].shape[1]))))  # type: ignore[type-var]
-    return Predictions(tuple(names), rows, task, tuple(skipped), _notes(reader, len(names)))
+    told = () if true is None else _labels_of(names, true)
+    return Predictions(tuple(names), rows, task, tuple(skipped), _notes(reader, len(names)), told)
+
+
+def _true_classes(labels: str | Path, task: Task, reader: InputReader) -> dict[Path, str]:
+    if task.reads != "classification" or not task.outputs:
+        what = f"predicts {task.name}" if task.outputs else "does not know the names of its classes"
+        raise DataError(f"labels are for models with named classes, and this one {what}: leave them out.")
+    return labels_of(labels, task.outputs, reader.preprocessing.channels)
+
+
+def _labels_of(names: Sequence[str], true: Mapping[Path, str]) -> tuple[str, ...]:
+    found = tuple(true.get(Path(name).resolve(), "") for name in names)
+    if not any(found):
+        example = printable(str(next(iter(true))))
+        raise DataError(
+            f"none of the images has a label (first image {printable(names[0])}, first label of {example}): give labels of "
+            "these files; paths in a CSV file are relative to it."
+        )
+    return found
 
 
 def _notes(reader: InputReader, count: int) -> tuple[str, ...]:
@@ -181,13 +241,14 @@ def _forward(model: nn.Module, task: Task) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-def _flat(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The cells of a CSV line: ranked classes numbered from 1, names joined, a column for each named number."""
+def _flat(entry: Mapping[str, Any], digits: int | None = 6) -> dict[str, Any]:
+    """The cells of a line: ranked classes numbered from 1, names joined, a column for each named number."""
     cells: dict[str, Any] = {}
     for key, value in entry.items():
         if key == "top":
             for rank, best in enumerate(value, start=1):
-                cells |= {f"class_{rank}": best["class"], f"probability_{rank}": f"{best['probability']:.6f}"}
+                probability = best["probability"] if digits is None else f"{best['probability']:.{digits}f}"
+                cells |= {f"class_{rank}": best["class"], f"probability_{rank}": probability}
         elif isinstance(value, Mapping):
             cells |= value
         else:

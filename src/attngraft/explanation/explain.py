@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,9 @@ import numpy as np
 from torch import nn
 
 from ..config import from_dict, to_dict
+from ..data_frames import data_frame, flat
 from ..environment import hardware, versions
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, nearest
 from ..files import read_json, write_json
 from ..statistics.interval import Interval
 from ..surgery import graft_plan, grafts
@@ -51,6 +53,32 @@ class Explanation:
     def sentences(self) -> tuple[str, ...]:
         """What matters, most important first."""
         return self.record.sentences
+
+    def to_frame(self, table: str = "gates") -> Any:
+        """One table as a pandas.DataFrame; what was not measured is empty.
+
+        Args:
+            table: "gates", a row per site and part; "changes", what switching parts off does; "halves", "sites", what
+                each is worth; "folding", what becomes of each gate.
+
+        Raises:
+            ConfigError: no such table, or pandas is not installed.
+        """
+        gates, worth, folding = self.record.gates, self.record.decoupling, self.record.folding
+        tables: dict[str, Sequence[Any]] = {
+            "gates": [
+                {"site": site.path, "attention": site.attention, "part": part, **found.to_json()}
+                for site in (gates.sites if gates else ())
+                for part, found in site.parts.items()
+            ],
+            "changes": worth.cells if worth else (),
+            "halves": worth.halves if worth else (),
+            "sites": worth.sites if worth else (),
+            "folding": folding.sites if folding else (),
+        }
+        if table not in tables:
+            raise ConfigError(f"unknown table '{table}': {nearest(table, tables)}")
+        return data_frame(flat(row if isinstance(row, dict) else to_dict(row)) for row in tables[table])
 
     def __str__(self) -> str:
         return "\n".join(self.sentences)

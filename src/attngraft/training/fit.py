@@ -14,6 +14,7 @@ from torch import nn
 
 from ..backbones import backbone_info, note_preprocessing_, preprocessing_of, preprocessing_source
 from ..data import Dataset
+from ..data_frames import data_frame
 from ..environment import hardware, versions
 from ..errors import NotFiniteError, RunError, TrainingError
 from ..interrupts import finishing, stopping_at_once
@@ -74,6 +75,14 @@ class FitResult:
     def top1(self) -> float:
         """Accuracy of a classifier on the test images, 0 to 1."""
         return self.evaluation.value("top1")
+
+    def to_frame(self) -> Any:
+        """The history as a pandas.DataFrame, one row per epoch.
+
+        Raises:
+            ConfigError: pandas is not installed.
+        """
+        return data_frame(self.history)
 
     def __str__(self) -> str:
         metric = primary(self.evaluation.task)
