@@ -282,7 +282,7 @@ BLOCKS: list[Callable[[Draw, int], nn.Module]] = [
 class RandomNetwork(nn.Module):
     """Stem, blocks, a way down between them, and a head for images or for positions."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, most_blocks: int = 3) -> None:
         super().__init__()
         draw = random.Random(seed)
         torch.manual_seed(seed)
@@ -290,7 +290,7 @@ class RandomNetwork(nn.Module):
         self.fc = nn.Linear(8, 3)  # before the body
         c = draw.choice([4, 8])
         parts: list[nn.Module] = [conv(3, c, stride=2)]
-        for _ in range(draw.randrange(1, 4)):
+        for _ in range(draw.randrange(most_blocks) + 1):
             block = draw.choice(BLOCKS)(draw, c)
             parts += [block, block] if draw.random() < 0.1 else [block]
             if draw.random() < 0.4:
