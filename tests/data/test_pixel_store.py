@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from image_folders import write_noise
 
 from attngraft.data import read_image
+from attngraft.data.pixel_cache import cached_images, keep_within
 from attngraft.data.pixel_store import (
     Decoded,
     decode_array,
@@ -128,3 +130,82 @@ def test_arrays_are_stored_directly() -> None:
 def test_the_limit_leaves_room_for_crops() -> None:
     assert short_side_limit(224) == 320
     assert short_side_limit(160) == 229
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copies of any size are kept."""
+    monkeypatch.setattr("attngraft.data.pixel_cache.SHARED_FROM", 1)
+
+
+@pytest.mark.usefixtures("shared")
+def test_files_are_decoded_once_for_all_that_read_them(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = decoded(paths, tmp_path / "cache", 10**9)
+    calls: list[Path] = []
+    monkeypatch.setattr("attngraft.data.pixel_store.decode", lambda path, *args, **options: calls.append(path))
+    again = decoded(paths, tmp_path / "cache", 10**9)
+    assert calls == []
+    assert again.store.path is None
+    assert (again.hashes, again.failures, again.kept.tolist()) == (first.hashes, first.failures, first.kept.tolist())
+    for row in range(len(first.store)):
+        assert torch.equal(again.store.image(row), first.store.image(row))
+
+
+@pytest.mark.usefixtures("shared")
+@pytest.mark.parametrize("damage", ["flip", "cut", "no index"])
+def test_a_damaged_copy_is_made_anew(paths: list[Path], tmp_path: Path, damage: str) -> None:
+    first = decoded(paths, tmp_path / "cache", 10**9)
+    (pixels,) = (tmp_path / "cache").glob("*.pixels")
+    content = bytearray(pixels.read_bytes())
+    if damage == "no index":
+        pixels.with_suffix(".json").unlink()
+    else:
+        content[3] ^= 1
+        pixels.write_bytes(content if damage == "flip" else content[:-1])
+    again = decoded(paths, tmp_path / "cache", 10**9)
+    assert torch.equal(again.store.image(1), first.store.image(1))
+    assert pixels.stat().st_size == sum(16 * 20 * 3 if row == 0 else first.store.image(row).numel() for row in range(4))
+    assert cached_images(tmp_path / "cache")[0].images == 4
+
+
+@pytest.mark.usefixtures("shared")
+def test_copies_are_kept_within_a_bound_and_the_oldest_go_first(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    decoded(paths[:1], cache, 10**9)
+    (oldest,) = cached_images(cache)
+    os.utime(cache / f"{oldest.key}.json", (1, 1))
+    decoded(paths[1:2], cache, 10**9)
+    newest = cached_images(cache)[0]
+    monkeypatch.setenv("ATTNGRAFT_CACHE_GIB", str((oldest.size_bytes + newest.size_bytes + 10) / (1 << 30)))
+    decoded(paths[3:4], cache, 10**9)
+    found = {entry.key for entry in cached_images(cache)}
+    assert oldest.key not in found
+    assert sum(entry.size_bytes for entry in cached_images(cache)) <= oldest.size_bytes + newest.size_bytes + 10
+    assert len(list(cache.iterdir())) == 2 * len(found)
+
+
+@pytest.mark.usefixtures("shared")
+def test_sets_larger_than_memory_do_not_count(paths: list[Path], tmp_path: Path) -> None:
+    decoded(paths, tmp_path / "cache", 0)
+    decoded(paths[:1], tmp_path / "cache", 10**9)
+    keep_within(tmp_path / "cache", 0)
+    (left,) = cached_images(tmp_path / "cache")
+    assert (left.shared, left.images) == (False, 4)
+
+
+@pytest.mark.usefixtures("shared")
+def test_a_cache_that_cannot_be_written_or_is_off_changes_nothing(
+    paths: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert len(decoded(paths, tmp_path / "file" / "cache", 10**9).store) == 4
+    monkeypatch.setenv("ATTNGRAFT_CACHE_GIB", "0")
+    assert len(decoded(paths, tmp_path / "cache", 10**9).store) == 4
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setenv("ATTNGRAFT_CACHE_GIB", "much")
+    with pytest.raises(DataError, match="ATTNGRAFT_CACHE_GIB is 'much': expected a number of GiB"):
+        decoded(paths, tmp_path / "cache", 10**9)

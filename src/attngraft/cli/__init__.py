@@ -20,6 +20,7 @@ from . import (
     adapt,
     attentions,
     bench,
+    cache,
     combine,
     compare,
     explain,
@@ -61,6 +62,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "predict": predict.run,
     "report": report.run,
     "bench": bench.run,
+    "cache": cache.run,
 }
 CONTINUED = ("fit", "power", "compare", "iterate", "adapt", "watch")
 

@@ -1,8 +1,10 @@
-"""Cache file for decoded pixels that do not fit in memory."""
+"""Cache files for decoded pixels: those that do not fit in memory, and those that the next command can use again."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,9 @@ from ..errors import DataError, RunError
 from .depth import Levels
 from .read_image import printable
 
+log = logging.getLogger(__name__)
+SHARED_FROM = 4 << 20  # bytes: less is decoded again in the time that it takes to check a copy
+MOST_SHARED_GIB, MOST_SHARED_VARIABLE = "4", "ATTNGRAFT_CACHE_GIB"
 _CHUNK = 1 << 20
 _ABANDONED_S = 86_400.0
 
@@ -124,16 +129,42 @@ class CacheFile:
         except (OSError, ValueError, TypeError, KeyError, OverflowError, RunError):
             return None
 
-    def write_index(self, index: StoreIndex, pixels: str) -> None:
+    def write_index(self, index: StoreIndex, pixels: str, *, shared: bool = False) -> None:
         """Vouch for the pixels that were installed.
 
         Args:
             pixels: their hash.
+            shared: whether they are a copy of what is in memory, which may go at any time.
 
         Raises:
             RunError: the disk is full, or the folder cannot be written.
         """
-        write_sealed_json(self.index, {"key": self.key, "index": index.__dict__, "pixels": pixels})
+        values = {"key": self.key, "index": index.__dict__, "pixels": pixels}
+        write_sealed_json(self.index, values | ({"shared": True} if shared else {}))
+
+    def share(self, index: StoreIndex, pixels: np.ndarray) -> None:
+        """Keep a copy of pixels in memory for other commands. That it cannot be written is no reason to fail."""
+        if not SHARED_FROM <= pixels.nbytes <= most_shared():
+            return
+        temporary = None
+        try:
+            with self.open_temporary() as file:
+                temporary = Path(file.name)
+                file.write(pixels.data)
+            self.install(temporary, self.pixels)
+            self.write_index(index, blake2b(pixels.data, digest_size=32).hexdigest(), shared=True)
+            keep_within(self.folder, most_shared())
+        except (OSError, RunError) as error:
+            log.info("decoded images are not shared with other commands: %s", error)
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def load(self) -> torch.Tensor:
+        """All pixels, in memory; they are noted as used now."""
+        with contextlib.suppress(OSError):
+            os.utime(self.index)
+        return torch.from_numpy(np.fromfile(self.pixels, dtype=np.uint8))
 
     def sweep(self) -> None:
         """Remove what processes that were killed while they wrote have left behind."""
@@ -155,6 +186,73 @@ class CacheFile:
             if not target.exists():
                 raise
             source.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class CachedImages:
+    """One entry of the cache.
+
+    Attributes:
+        key: of the files.
+        size_bytes: of pixels and index.
+        images: how many; 0 where the index cannot be read.
+        used: when it was last used, in seconds since 1970.
+        shared: whether it is a copy that may go at any time; else the only place of pixels that do not fit in memory.
+    """
+
+    key: str
+    size_bytes: int
+    images: int
+    used: float
+    shared: bool
+
+
+def cached_images(folder: Path) -> list[CachedImages]:
+    """What is in a cache folder, what was used last first."""
+    found = []
+    for pixels in folder.glob("*.pixels"):
+        index = pixels.with_suffix(".json")
+        with contextlib.suppress(OSError):
+            status, size = (index if index.exists() else pixels).stat(), pixels.stat().st_size
+            try:
+                values, _ = read_sealed_json(index)
+                images, shared = len(values["index"]["positions"]), bool(values.get("shared"))
+            except (RunError, KeyError, TypeError, AttributeError):
+                images, shared = 0, False
+            size += status.st_size if index.exists() else 0
+            found.append(CachedImages(pixels.stem, size, images, status.st_mtime, shared))
+    return sorted(found, key=lambda entry: -entry.used)
+
+
+def remove_cached(folder: Path, entries: Sequence[CachedImages]) -> None:
+    """Remove entries; a process that has one of them open keeps it until it ends."""
+    for entry in entries:
+        for suffix in (".json", ".pixels"):  # without its index nothing is believed
+            with contextlib.suppress(OSError):
+                (folder / f"{entry.key}{suffix}").unlink(missing_ok=True)
+
+
+def keep_within(folder: Path, most: int) -> None:
+    """Remove the shared copies that were not used for longest, until all take no more than `most` bytes."""
+    total, over = 0, []
+    for entry in cached_images(folder):
+        total += entry.size_bytes if entry.shared else 0
+        if entry.shared and total > most:
+            over.append(entry)
+    remove_cached(folder, over)
+
+
+def most_shared() -> int:
+    """Bytes that shared copies may take: ATTNGRAFT_CACHE_GIB, 4 where it is not set, 0 for none.
+
+    Raises:
+        DataError: it is no number.
+    """
+    text = os.environ.get(MOST_SHARED_VARIABLE) or MOST_SHARED_GIB
+    try:
+        return int(float(text) * (1 << 30))
+    except (ValueError, OverflowError):
+        raise DataError(f"{MOST_SHARED_VARIABLE} is '{text}': expected a number of GiB, for example 4.") from None
 
 
 def hash_of(file: IO[bytes]) -> str:
@@ -205,7 +303,10 @@ class PixelWriter:
             key: of the file, where it is known only now.
         """
         if self._file is None:
-            return torch.from_numpy(self._flat())
+            flat = self._flat()
+            if key is None:
+                self._cache.share(self.index, flat)
+            return torch.from_numpy(flat)
         if key is not None:
             self._cache = CacheFile(self._cache.folder, key)
         try:

@@ -170,7 +170,9 @@ def decode_files(
     channels: int = 3,
     depth: Depth = DEFAULT_DEPTH,
 ) -> Decoded:
-    """Decode image files with a few threads, or open what an earlier call left in the cache folder.
+    """Decode image files with a few threads, or take what an earlier call left in the cache folder.
+
+    Any command that reads the same files for the same size leaves a copy there (`CacheFile.share`).
 
     Args:
         paths: the files.
@@ -186,7 +188,8 @@ def decode_files(
     cache = CacheFile(cache_dir, _inputs_key(paths, limit, pixel_cap, channels, depth))
     index = cache.read_index(len(paths))
     if index is not None:
-        return _decoded(index, cache.pixels)
+        held = int(image_bytes(index.shapes, index.channels, index.kinds).sum()) <= memory_bytes
+        return _decoded(index, cache.load() if held else cache.pixels)
     with PixelWriter(cache, memory_bytes, channels) as writer:
         seen: dict[Path, Levels] = {}
         read = functools.partial(_read, limit=limit, pixel_cap=pixel_cap, channels=channels, depth=depth, seen=seen)
