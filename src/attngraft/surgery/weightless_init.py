@@ -33,12 +33,13 @@ class ForWeights(TorchFunctionMode):
         super().__init__()
         self.left = 2 * sum(math.prod(shape) for shape in shapes.values()) + SLACK
         self.file = file
+        self.generator = torch.Generator()  # of its own: the global one stays where it is
 
     def __torch_function__(
         self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         if function in _NOISE and args:
-            return args[0]
+            return self._drawn(function, args, kwargs or {})
         if function in _FACTORIES:
             self.left -= _elements(args, kwargs or {})
             if self.left < 0:
@@ -46,6 +47,14 @@ class ForWeights(TorchFunctionMode):
                     f"the header of {self.file} describes a larger model than its weights are: restore it from a copy."
                 )
         return function(*args, **(kwargs or {}))
+
+    def _drawn(self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Tensor:
+        """The tensor as it is; `trunc_normal_` draws again until no value is too large, and needs real ones to end."""
+        tensor: Tensor = args[0]
+        if isinstance(tensor, nn.Parameter) or tensor.device.type != "cpu":
+            return tensor
+        function(*args, **{**kwargs, "generator": self.generator})
+        return tensor
 
 
 def misfit(model: nn.Module, shapes: Shapes) -> str | None:
