@@ -2,6 +2,7 @@
 # make test    set up .venv and run the tests
 # make check   linters and types
 # make slow    the long tests too
+# make site    the documentation as a web site, in build/site
 # make stress  the tests three times while other processes keep two cores busy
 PYTHON ?= python3
 BIN := .venv/bin
@@ -12,7 +13,7 @@ export GOMP_SPINCOUNT ?= 10000
 unexport PYTHONDONTWRITEBYTECODE  # every process would compile all modules again
 BUSY := $(BIN)/python -c "while True: pass"
 
-.PHONY: demo test slow stress check format docs clean
+.PHONY: demo test slow stress check format docs site clean
 
 demo: $(STAMPS)/demo
 	$(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 \
@@ -40,6 +41,9 @@ format: $(STAMPS)/dev
 
 docs: $(STAMPS)/dev
 	$(BIN)/python docs/tables.py
+
+site: $(STAMPS)/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

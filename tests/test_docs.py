@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
 import sys
 import types
 from pathlib import Path
@@ -124,6 +125,33 @@ def test_every_option_of_a_verb_is_on_its_page():
         for parameter in commands[verb].params:
             options = [option for option in parameter.opts if option.startswith("--")]
             assert not options or any(option in text for option in options), (verb, options)
+
+
+def command_lines(text: str) -> list[list[str]]:
+    """The words of every command line of ours in the blocks of a page that are not in another language."""
+    blocks = re.findall(r"^```(?:bash|console|sh)?\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith("attngraft ")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_command_lines_have_verbs_options_and_values_that_exist(page):
+    command: Any = typer.main.get_command(app)
+    for words in command_lines(page.read_text(encoding="utf-8")):
+        place = next(i for i, word in enumerate(words) if word in VERBS)
+        command.make_context("attngraft", [*words[:place], "sites"])
+        verb = words[place]
+        command.commands[verb].make_context(verb, words[place + 1 :])
+
+
+def test_the_citation_is_of_this_version():
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", text, re.MULTILINE)[1] == ag.__version__
+
+
+def test_every_page_is_in_the_site():
+    text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert all(f": {page.name}\n" in text for page in PAGES if page.name != "README.md")
 
 
 def test_the_layers_of_the_design_are_those_that_are_kept():

@@ -92,7 +92,7 @@ def compare(
     Args:
         data: whatever `load_data` takes, or what it returns.
         backbone: as for `create_backbone`.
-        attentions: variants, NAME[@WHERE][:option=value,...]; "none" is an A/A comparison. The option `dynamic` is
+        attentions: variants, `NAME[@WHERE][:option=value,...]`; "none" is an A/A comparison. The option `dynamic` is
             that of the recipe, for this variant alone.
         controls: variants that separate attention from its side effects: "static", "capacity".
         seeds: how many, or which; without effect where looks are planned.

@@ -159,7 +159,11 @@ def power(
         data: whatever `load_data` takes; not needed with `runs`.
         detect: the effect to find, in the unit that is shown (1.0 for one point).
         power: chance to find it.
-        backbone, recipe, metric, pretrained, weights: as for `compare`.
+        backbone: as for `compare`.
+        recipe: as for `compare`.
+        metric: as for `compare`.
+        pretrained: as for `compare`.
+        weights: as for `compare`.
         attentions: variants of the comparison to come.
         runs: folders of earlier comparisons of the same kind, instead of a pilot.
         images: test images of the comparison to come, where they are not those of the pilot or the earlier ones.
@@ -170,7 +174,7 @@ def power(
     Raises:
         ConfigError: an effect or a power that cannot be planned for, or neither data nor runs.
         RunError: a folder holds no comparison to plan with.
-        The errors of `compare` for a pilot.
+        BackboneError, DataError, GraftError: as for `compare`, of a pilot.
     """
     if not 0 < power < 1:
         raise ConfigError(f"power is {power}: expected a number between 0 and 1, for example 0.8.")

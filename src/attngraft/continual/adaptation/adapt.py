@@ -68,7 +68,8 @@ def adapt(
         classes: "known" refuses classes that the served version does not know, "extend" adds them.
         skip_broken: leave out files that cannot be read.
         limit: largest number of images.
-        root, download: as for `load_data`.
+        root: as for `load_data`.
+        download: as for `load_data`.
         progress: where to show it; a bar on a terminal where not given.
         **overrides: fields of `AdaptOptions`, and device, precision, workers.
 
