@@ -23,7 +23,5 @@ def test_weights_are_not_drawn():
     with ForWeights({"weight": (3, 3)}, "a file"):
         layer = nn.Linear(3, 3)
         with torch.no_grad():
-            layer.weight.fill_(7)
-        nn.init.normal_(layer.weight)
-        nn.init.uniform_(layer.weight)
+            layer.weight.fill_(7).normal_().uniform_()
     assert (layer.weight == 7).all()
