@@ -223,7 +223,7 @@ def test_the_examples_for_contributors_run(tmp_path, monkeypatch):
             exec(compile(block, "CONTRIBUTING.md", "exec"), module.__dict__)
         grown = ag.graft(ag.create_backbone("small-cnn", num_classes=3), "mean-gate")
         assert len(ag.grafts(grown)) == 3
-        model = ag.create_backbone("mine:tiny", num_classes=2)
+        model = ag.create_backbone("mine:tiny", num_classes=2, pretrained=False)
         trained = ag.fit(
             model, "stripes", recipe="one-cycle", epochs=1, precision="fp32", run_dir=tmp_path, task="ordinal"
         )

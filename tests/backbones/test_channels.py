@@ -24,7 +24,7 @@ each_count = pytest.mark.parametrize("channels", [1, 4, 12])
 @each_spec
 @each_count
 def test_every_source_makes_backbones_for_other_channels(tmp_path, spec, channels):
-    model = ag.create_backbone(spec, num_classes=3, in_channels=channels)
+    model = ag.create_backbone(spec, num_classes=3, in_channels=channels, pretrained=False)
     assert preprocessing_of(model).channels == len(preprocessing_of(model).mean) == channels
     grown = ag.graft(model, "eca").eval()
     images = torch.rand(2, channels, 64, 64)
@@ -38,9 +38,9 @@ def test_every_source_makes_backbones_for_other_channels(tmp_path, spec, channel
 @each_spec
 def test_three_channels_are_the_network_that_was_always_made(tmp_path, spec):
     torch.manual_seed(0)
-    usual = ag.create_backbone(spec)
+    usual = ag.create_backbone(spec, pretrained=False)
     torch.manual_seed(0)
-    named = ag.create_backbone(spec, in_channels=3)
+    named = ag.create_backbone(spec, in_channels=3, pretrained=False)
     assert all(torch.equal(a, b) for a, b in zip(usual.state_dict().values(), named.state_dict().values(), strict=True))
     with safe_open(ag.save(named, tmp_path / "model.safetensors"), "pt") as file:
         header = json.loads(file.metadata()["attngraft"])
@@ -77,8 +77,8 @@ def test_a_file_of_weights_for_colours_is_adapted_and_one_for_these_channels_is_
 
 def test_a_run_keeps_its_channels_as_a_backbone_and_can_be_given_others(tmp_path):
     path = str(ag.save(ag.create_backbone("small-cnn", in_channels=4), tmp_path / "model.safetensors"))
-    assert preprocessing_of(ag.create_backbone(path)).channels == 4
-    other = ag.create_backbone(path, in_channels=6)
+    assert preprocessing_of(ag.create_backbone(path, pretrained=False)).channels == 4
+    other = ag.create_backbone(path, in_channels=6, pretrained=False)
     assert other(torch.zeros(1, 6, 32, 32)).shape == (1, 10)
     assert preprocessing_of(other).channels == 6
 
@@ -91,7 +91,7 @@ def test_a_senseless_number_of_channels_is_refused(count):
 
 def test_networks_that_convert_colours_themselves_no_longer_do():
     with torch.device("meta"):
-        model = ag.create_backbone("torchvision:googlenet", in_channels=2)
+        model = ag.create_backbone("torchvision:googlenet", in_channels=2, pretrained=False)
     assert model.transform_input is False
     assert model.eval()(torch.zeros(1, 2, 64, 64, device="meta")).shape == (1, 1000)
 

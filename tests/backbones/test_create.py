@@ -14,7 +14,7 @@ from attngraft.errors import BackboneError
 
 @pytest.mark.parametrize("spec", sorted(BUILTIN))
 def test_builtin_backbones_take_32_pixel_images(spec):
-    model = ag.create_backbone(spec, num_classes=3).eval()
+    model = ag.create_backbone(spec, num_classes=3, pretrained=False).eval()
     with torch.no_grad():
         assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
     assert preprocessing_of(model).image_size == 32
@@ -40,7 +40,7 @@ def test_builtin_backbones_have_ten_classes_where_nothing_is_said():
     ],
 )
 def test_the_number_of_classes_is_that_of_the_head_and_of_the_logits(spec, head):
-    model = ag.create_backbone(spec, num_classes=7).eval()
+    model = ag.create_backbone(spec, num_classes=7, pretrained=False).eval()
     layer = model.get_submodule(head)
     assert (layer.out_channels if isinstance(layer, nn.Conv2d) else layer.out_features) == 7
     with torch.no_grad():
@@ -52,14 +52,14 @@ def test_the_number_of_classes_is_that_of_the_head_and_of_the_logits(spec, head)
 
 @pytest.mark.parametrize("spec", ["timm:test_resnet", "torchvision:shufflenet_v2_x0_5"])
 def test_the_published_head_stays_where_no_number_is_given(spec):
-    assert backbone_info(ag.create_backbone(spec)).num_classes == 1000
+    assert backbone_info(ag.create_backbone(spec, pretrained=False)).num_classes == 1000
 
 
 @pytest.mark.parametrize("spec", ["timm:test_resnet", "torchvision:squeezenet1_1", "small-cnn"])
 def test_the_same_seed_gives_the_same_weights_and_head(spec):
     def state():
         torch.manual_seed(5)
-        return ag.create_backbone(spec, num_classes=4).state_dict()
+        return ag.create_backbone(spec, num_classes=4, pretrained=False).state_dict()
 
     first, second = state(), state()
     assert all(torch.equal(first[key], second[key]) for key in first)
@@ -67,7 +67,7 @@ def test_the_same_seed_gives_the_same_weights_and_head(spec):
 
 @pytest.mark.parametrize("name", ["inception_v3", "googlenet"])
 def test_auxiliary_heads_are_gone_so_that_training_returns_a_tensor(name):
-    model = ag.create_backbone(f"torchvision:{name}", num_classes=4).train()
+    model = ag.create_backbone(f"torchvision:{name}", num_classes=4, pretrained=False).train()
     logits = model(torch.randn(2, 3, 96, 96))
     assert isinstance(logits, torch.Tensor)
     assert logits.shape == (2, 4)
@@ -92,7 +92,7 @@ def test_auxiliary_heads_are_gone_so_that_training_returns_a_tensor(name):
 )
 def test_an_unknown_name_says_the_nearest(spec, message):
     with pytest.raises(BackboneError, match=message) as caught:
-        ag.create_backbone(spec)
+        ag.create_backbone(spec, pretrained=False)
     assert "\n" not in str(caught.value)
 
 
@@ -107,10 +107,10 @@ def test_one_class_is_enough():
 
 
 def test_preprocessing_is_the_one_the_backbone_was_published_with():
-    assert preprocessing_of(ag.create_backbone("torchvision:shufflenet_v2_x0_5")) == Preprocessing(
+    assert preprocessing_of(ag.create_backbone("torchvision:shufflenet_v2_x0_5", pretrained=False)) == Preprocessing(
         image_size=224, interpolation="bilinear", crop_pct=224 / 256
     )
-    timm_model = ag.create_backbone("timm:mobilenetv3_small_050")
+    timm_model = ag.create_backbone("timm:mobilenetv3_small_050", pretrained=False)
     config = timm_model.default_cfg
     found = preprocessing_of(timm_model)
     assert found.mean == config["mean"]

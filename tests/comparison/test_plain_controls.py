@@ -43,7 +43,7 @@ def test_where_no_larger_network_is_known_it_can_be_named(spec: str) -> None:
 @pytest.mark.parametrize("spec", ["small-cnn:width=0", "small-cnn:wide=40", "resnet50-32:width=8", "small-cnn:40"])
 def test_widths_that_mean_nothing_are_refused(spec: str) -> None:
     with pytest.raises(BackboneError, match="width=N"):
-        create_backbone(spec)
+        create_backbone(spec, pretrained=False)
 
 
 def test_a_width_is_that_of_the_first_block() -> None:

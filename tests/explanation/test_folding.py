@@ -43,7 +43,7 @@ def answers(model, x):
 def settled(spec, classes=5):
     """A network whose normalisations are those of real images, so that it tells images apart."""
     torch.manual_seed(0)
-    model = ag.create_backbone(spec, num_classes=classes)
+    model = ag.create_backbone(spec, num_classes=classes, pretrained=False)
     with torch.no_grad():
         for _ in range(3):
             model.train()(torch.randn(8, 3, SIDE, SIDE))

@@ -475,7 +475,7 @@ def test_a_real_network_and_image_files(spec, tmp_path: Path):
         (tmp_path / name).mkdir()
         noise = np.random.default_rng(i).integers(0, 256, (70, 64, 3), dtype=np.uint8)
         Image.fromarray(noise).save(tmp_path / name / "0.png")
-    network = note_classes_(ag.create_backbone(spec, num_classes=2), ("cat", "dog"))
+    network = note_classes_(ag.create_backbone(spec, num_classes=2, pretrained=False), ("cat", "dog"))
     model = stir_grafts_(ag.graft(network, "cbam", input_size=(3, 64, 64)))
     survey = gates(model, view_of(model, tmp_path, image_size=64))
     assert len(survey) == 8

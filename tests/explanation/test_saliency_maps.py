@@ -199,7 +199,7 @@ def test_work_in_place_behind_the_stage_changes_nothing():
     ],
 )
 def test_the_last_stage_of_known_networks(spec, path):
-    model = ag.create_backbone(spec, num_classes=3)
+    model = ag.create_backbone(spec, num_classes=3, pretrained=False)
     assert last_stage(model, noise(1, 64)) == path
     found = cam_maps(model, noise(1, 64))
     assert found.shape == (1, 64, 64)

@@ -151,7 +151,7 @@ def test_boxes_outside_of_the_inputs_are_as_good_as_none(tmp_path, photos):
 def test_large_networks_are_measured_on_fewer_images():
     inputs = torch.zeros(MOST_IMAGES, 3, 32, 32)
     assert affordable(planted_model(), inputs, 100) == MOST_IMAGES
-    resnet = ag.create_backbone("torchvision:resnet18", num_classes=3)
+    resnet = ag.create_backbone("torchvision:resnet18", num_classes=3, pretrained=False)
     assert affordable(resnet, torch.zeros(MOST_IMAGES, 3, 224, 224), 100) == FEWEST_IMAGES
     assert FEWEST_IMAGES < affordable(resnet, torch.zeros(MOST_IMAGES, 3, 64, 64), 126) < MOST_IMAGES
     assert affordable(resnet, inputs[:5], 10**9) == 5

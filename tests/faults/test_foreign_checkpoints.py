@@ -31,7 +31,7 @@ State = dict[str, torch.Tensor]
 @pytest.fixture(scope="module")
 def source() -> nn.Module:
     torch.manual_seed(7)
-    return ag.create_backbone(SPEC, num_classes=5)
+    return ag.create_backbone(SPEC, num_classes=5, pretrained=False)
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def state(source: nn.Module) -> State:
 
 
 def load(file: Path | str, **options: Any) -> nn.Module:
-    return ag.create_backbone(SPEC, num_classes=5, weights=file, **options)
+    return ag.create_backbone(SPEC, num_classes=5, weights=file, **options, pretrained=False)
 
 
 def prefixed(state: State, prefix: str) -> State:
@@ -150,10 +150,10 @@ def test_numbers_of_a_counting_program_are_left_out(tmp_path, state):
 
 @pytest.mark.parametrize("spec", ["timm:test_resnet", "torchvision:alexnet"])
 def test_networks_whose_names_repeat_themselves_are_found(tmp_path, spec):
-    model = ag.create_backbone(spec, num_classes=4)
+    model = ag.create_backbone(spec, num_classes=4, pretrained=False)
     wrapped = {name.replace("features.", "features.module."): value for name, value in model.state_dict().items()}
     torch.save({"net": wrapped, "epoch": 1}, tmp_path / "w.pth")
-    again = ag.create_backbone(spec, num_classes=4, weights=tmp_path / "w.pth").state_dict()
+    again = ag.create_backbone(spec, num_classes=4, weights=tmp_path / "w.pth", pretrained=False).state_dict()
     assert all(torch.equal(value, again[name]) for name, value in model.state_dict().items())
 
 

@@ -32,7 +32,7 @@ SPEC = "small-cnn"
 @pytest.fixture(scope="module")
 def source() -> nn.Module:
     torch.manual_seed(7)
-    return ag.create_backbone(SPEC, num_classes=5)
+    return ag.create_backbone(SPEC, num_classes=5, pretrained=False)
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def said(model: nn.Module) -> str:
 def test_a_state_dict_comes_in_whole_and_the_model_says_where_from(tmp_path, state, suffix):
     file = tmp_path / f"weights{suffix}"
     save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
-    model = ag.create_backbone(SPEC, num_classes=5, weights=file)
+    model = ag.create_backbone(SPEC, num_classes=5, weights=file, pretrained=False)
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
     assert said(model) == f"weights{suffix} (sha256 {hashlib.sha256(file.read_bytes()).hexdigest()[:12]}...)"
     assert model.training
@@ -71,7 +71,7 @@ def test_a_state_dict_within_a_checkpoint_is_found(tmp_path, source, state, key)
     optimizer = torch.optim.AdamW(source.parameters())
     extras = {"epoch": 3, "optimizer": optimizer.state_dict(), "best": 0.5, "arch": "x", "done": None, "n": 2**70}
     torch.save({**extras, key: OrderedDict(state)}, tmp_path / "w.pth")
-    model = ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth")
+    model = ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth", pretrained=False)
     assert_body(model, state)
     assert f"its '{key}'" in said(model)
 
@@ -79,7 +79,7 @@ def test_a_state_dict_within_a_checkpoint_is_found(tmp_path, source, state, key)
 def test_averaged_weights_come_before_plain_ones(tmp_path, state):
     other = {name: value + 1 for name, value in state.items()}
     torch.save({"state_dict": other, "state_dict_ema": state}, tmp_path / "w.pth")
-    assert_body(ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth"), state)
+    assert_body(ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth", pretrained=False), state)
 
 
 @pytest.mark.parametrize(
@@ -87,13 +87,13 @@ def test_averaged_weights_come_before_plain_ones(tmp_path, state):
 )
 def test_prefixes_of_wrappers_are_taken_off(tmp_path, state, prefix):
     torch.save({prefix + name: value for name, value in state.items()}, tmp_path / "w.pth")
-    assert_body(ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth"), state)
+    assert_body(ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth", pretrained=False), state)
 
 
 def test_two_entries_for_one_layer_are_refused(tmp_path, state):
     torch.save({**state, **{f"module.{name}": value + 1 for name, value in state.items()}}, tmp_path / "w.pth")
     with pytest.raises(BackboneError, match=r"several networks|two entries for one layer|in addition"):
-        ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth")
+        ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth", pretrained=False)
 
 
 @pytest.mark.parametrize("head", ["of another size", "missing"])
@@ -101,9 +101,9 @@ def test_another_head_is_left_out_and_said(tmp_path, state, head):
     kept = state if head == "of another size" else {k: v for k, v in state.items() if not k.startswith("head")}
     torch.save(kept, tmp_path / "w.pth")
     torch.manual_seed(0)
-    fresh = ag.create_backbone(SPEC, num_classes=3)
+    fresh = ag.create_backbone(SPEC, num_classes=3, pretrained=False)
     torch.manual_seed(0)
-    model = ag.create_backbone(SPEC, num_classes=3, weights=tmp_path / "w.pth")
+    model = ag.create_backbone(SPEC, num_classes=3, weights=tmp_path / "w.pth", pretrained=False)
     assert_body(model, state)
     assert said(model).endswith("; without its head)")
     assert torch.equal(model.head.weight, fresh.head.weight)
@@ -111,16 +111,16 @@ def test_another_head_is_left_out_and_said(tmp_path, state, head):
 
 def test_half_precision_and_counters_that_are_missing_are_taken(tmp_path, state):
     torch.save({k: v.half() for k, v in state.items() if "num_batches" not in k}, tmp_path / "w.pth")
-    model = ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth")
+    model = ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth", pretrained=False)
     assert torch.equal(model.head.weight, state["head.weight"].half().float())
 
 
 @pytest.mark.parametrize("spec", ["timm:test_resnet", "torchvision:squeezenet1_1", "timm:test_vit"])
 def test_weights_of_other_libraries_go_the_same_way(tmp_path, spec):
-    model = ag.create_backbone(spec, num_classes=4)
+    model = ag.create_backbone(spec, num_classes=4, pretrained=False)
     torch.save({"state_dict": {f"module.{k}": v for k, v in model.state_dict().items()}}, tmp_path / "w.ckpt")
     for classes in (4, 6):
-        again = ag.create_backbone(spec, num_classes=classes, weights=tmp_path / "w.ckpt")
+        again = ag.create_backbone(spec, num_classes=classes, weights=tmp_path / "w.ckpt", pretrained=False)
         same = [
             torch.equal(v, again.state_dict()[k])
             for k, v in model.state_dict().items()
@@ -136,7 +136,7 @@ def test_a_run_says_where_it_started_and_other_weights_are_another_run(tmp_path,
     torch.save(state, tmp_path / "w.pth")
 
     def begin(folder: str) -> Any:
-        model = ag.create_backbone(SPEC, num_classes=3, weights=tmp_path / "w.pth")
+        model = ag.create_backbone(SPEC, num_classes=3, weights=tmp_path / "w.pth", pretrained=False)
         return ag.fit(model, data, recipe=short_recipe(1), run_dir=tmp_path / folder, image_size=16, **PLAIN)
 
     begin("run")
@@ -190,7 +190,7 @@ def test_two_starts_are_one_too_many(tmp_path, source, state):
     with pytest.raises(BackboneError, match="and also published weights"):
         ag.create_backbone("timm:test_resnet", pretrained=True, weights=tmp_path / "w.pth")
     with pytest.raises(BackboneError, match="and also the run"):
-        ag.create_backbone(str(tmp_path / "run"), weights=tmp_path / "w.pth")
+        ag.create_backbone(str(tmp_path / "run"), weights=tmp_path / "w.pth", pretrained=False)
 
 
 # --- what is refused -------------------------------------------------------------------------------------------------
@@ -245,14 +245,16 @@ CASES = (
 def test_what_does_not_fit_is_refused_with_names(tmp_path, state, case):
     content, expected = broken(state, case)
     torch.save(content, tmp_path / "w.pth")
-    sentence = assert_refused(lambda: ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth"))
+    sentence = assert_refused(
+        lambda: ag.create_backbone(SPEC, num_classes=5, weights=tmp_path / "w.pth", pretrained=False)
+    )
     assert expected in sentence
 
 
 def test_a_refusal_leaves_no_half_filled_model(tmp_path, state):
     from attngraft.backbones.load_weights import load_weights_
 
-    model = ag.create_backbone(SPEC, num_classes=5)
+    model = ag.create_backbone(SPEC, num_classes=5, pretrained=False)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.save(state | {"head.bias": torch.full((5,), torch.nan)}, tmp_path / "w.pth")  # the last tensor
     with pytest.raises(BackboneError, match="not finite"):
@@ -330,19 +332,19 @@ PICKLES = {
 def test_a_hostile_pickle_is_refused_at_once(tmp_path, case, monkeypatch):
     monkeypatch.setattr(safe_pickle, "MOST_STEPS", 200_000)
     file = archive(tmp_path / "w.pth", PICKLES[case])
-    assert_refused(lambda: ag.create_backbone(SPEC, weights=file))
+    assert_refused(lambda: ag.create_backbone(SPEC, weights=file, pretrained=False))
 
 
 def test_the_forged_tensor_is_one_that_torch_reads(tmp_path):
     # else the refusals above could have another reason
     file = archive(tmp_path / "w.pth", tensor())
     assert torch.equal(torch.load(file, weights_only=True)["w"], torch.zeros(4))
-    assert "lacks 'block1.0.weight'" in assert_refused(lambda: ag.create_backbone(SPEC, weights=file))
+    assert "lacks 'block1.0.weight'" in assert_refused(lambda: ag.create_backbone(SPEC, weights=file, pretrained=False))
 
 
 def test_code_in_a_checkpoint_is_not_run(tmp_path, state):
     torch.save({"state_dict": state, "hook": Boom(tmp_path / "ran")}, tmp_path / "w.pth")
-    said = assert_refused(lambda: ag.create_backbone(SPEC, weights=tmp_path / "w.pth"))
+    said = assert_refused(lambda: ag.create_backbone(SPEC, weights=tmp_path / "w.pth", pretrained=False))
     assert "holds more than tensors" in said
     assert not (tmp_path / "ran").exists()
 
@@ -362,7 +364,7 @@ ARCHIVES = {
 def test_an_archive_that_is_none_of_torch_save_is_refused(tmp_path, case):
     entries, options = ARCHIVES[case]
     file = archive(tmp_path / "w.pth", tensor(), {"w/data/0": bytes(16), **entries}, **options)
-    assert_refused(lambda: ag.create_backbone(SPEC, weights=file))
+    assert_refused(lambda: ag.create_backbone(SPEC, weights=file, pretrained=False))
 
 
 def test_a_bomb_and_a_long_list_of_entries_are_refused(tmp_path):
@@ -374,7 +376,9 @@ def test_a_bomb_and_a_long_list_of_entries_are_refused(tmp_path):
             file.writestr(f"w/data/{position:080d}", b"")
     words = {"bomb": "is compressed", "many": "lists more files"}
     for name, expected in words.items():
-        assert expected in assert_refused(lambda path=tmp_path / f"{name}.pth": ag.create_backbone(SPEC, weights=path))
+        assert expected in assert_refused(
+            lambda path=tmp_path / f"{name}.pth": ag.create_backbone(SPEC, weights=path, pretrained=False)
+        )
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x05\x06" + bytes(18), b"\x1f\x8b" + bytes(40)])
@@ -393,7 +397,7 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path, state, kept):
         save_file(state, file) if suffix == ".safetensors" else torch.save(state, file)
         content = file.read_bytes()
         file.write_bytes(content[: int(len(content) * kept)])
-        assert_refused(lambda path=file: ag.create_backbone(SPEC, num_classes=5, weights=path))
+        assert_refused(lambda path=file: ag.create_backbone(SPEC, num_classes=5, weights=path, pretrained=False))
 
 
 def test_one_wrong_bit_in_an_archive_is_found(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ from attngraft.training.evaluate import Evaluation
 READERS: dict[str, Callable[[Path], object]] = {
     "load": ag.load,
     "describe_saved": describe_saved,
-    "backbone": lambda path: ag.create_backbone(str(path)),
+    "backbone": lambda path: ag.create_backbone(str(path), pretrained=False),
     "predict": lambda path: ag.predict(path, path.parent / "image.png"),
     "explain": lambda path: explain(path, path.parent, out=path.parent / "out"),
     "delta": read_delta,
@@ -47,7 +47,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small grafted model in the format without a seal, whose header a stranger can write as he likes."""
-    ag.create_backbone("timm:test_resnet")  # timm is imported once, before anything is measured
+    ag.create_backbone("timm:test_resnet", pretrained=False)  # timm is imported once, before anything is measured
     model = ag.graft(ag.create_backbone("small-cnn", num_classes=3), "cbam", input_size=(3, 32, 32))
     file = ag.save(model, tmp_path_factory.mktemp("honest") / "model.safetensors", classes=["a", "b", "c"])
     ag.load(file)

@@ -42,9 +42,9 @@ def test_the_functions_reach_for_nothing_either(tmp_path):
         model = ag.graft(ag.create_backbone("small-cnn", num_classes=3), "cbam")
         run_fit(model, data, tmp_path / "run", image_size=16, recipe=short_recipe(1))
         ag.load(tmp_path / "run")
-        ag.create_backbone(str(tmp_path / "run"))
+        ag.create_backbone(str(tmp_path / "run"), pretrained=False)
         for spec in ("timm:resnet18", "timm:tf_efficientnet_lite0", "torchvision:mobilenet_v3_small", "resnet20-32"):
-            ag.create_backbone(spec, num_classes=3)
+            ag.create_backbone(spec, num_classes=3, pretrained=False)
         torch.save(ag.create_backbone("small-cnn").state_dict(), tmp_path / "w.pth")
         ag.create_backbone("small-cnn", weights=tmp_path / "w.pth")
         ag.compare(

@@ -145,7 +145,7 @@ def test_a_map_whose_channels_lie_elsewhere_is_passed_over_and_said():
     ],
 )
 def test_published_networks_with_channels_last_are_grafted_on_them(spec, where):
-    plain = settle_(ag.create_backbone(spec, num_classes=3))
+    plain = settle_(ag.create_backbone(spec, num_classes=3, pretrained=False))
     size = plain.default_cfg["input_size"] if spec.startswith("timm:") and "test" not in spec else (3, 224, 224)
     grown = ag.graft(plain, "se", where=where, input_size=size)
     widths = {p.shape[0] for p in plain.parameters()}

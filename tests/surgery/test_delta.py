@@ -31,7 +31,9 @@ ODD_BITS = (0x00000000, 0x80000000, 0x7FC00000, 0x7FC00001, 0xFFC00000, 0x7F8000
 
 
 def build(spec="small-cnn", attention="cbam", classes=4):
-    return ag.graft(settle_(ag.create_backbone(spec, num_classes=classes)).eval(), attention, input_size=SIZE)
+    return ag.graft(
+        settle_(ag.create_backbone(spec, num_classes=classes, pretrained=False)).eval(), attention, input_size=SIZE
+    )
 
 
 def state_of(model):

@@ -20,7 +20,7 @@ SIZE = (3, 32, 32)
 
 @pytest.fixture
 def backbone():
-    return settle_(ag.create_backbone("timm:test_resnet", num_classes=5)).eval()
+    return settle_(ag.create_backbone("timm:test_resnet", num_classes=5, pretrained=False)).eval()
 
 
 @pytest.fixture
@@ -171,7 +171,7 @@ def test_a_plan_of_another_model_is_refused(plan):
     before = snapshot(other)
     with pytest.raises(GraftError, match="the model has no module"):
         ag.graft_(other, plan)
-    wider = ag.create_backbone("torchvision:resnet18")
+    wider = ag.create_backbone("torchvision:resnet18", pretrained=False)
     with pytest.raises(GraftError, match="channels, the plan says"):
         ag.graft_(wider, with_sites(plan, dataclasses.replace(plan.sites[0], path="layer1.0.bn2", channels=3)))
     assert_unchanged(other, before)
@@ -239,7 +239,7 @@ def test_the_mode_of_the_host_is_the_mode_of_the_graft(backbone, plan):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("spec", ["timm:test_resnet", "small-cnn"])  # BatchNorm hosts, ReLU hosts
 def test_grafts_take_the_dtype_of_their_host(spec, dtype):
-    model = settle_(ag.create_backbone(spec)).to(dtype)
+    model = settle_(ag.create_backbone(spec, pretrained=False)).to(dtype)
     grown = ag.graft(model, "cbam", input_size=SIZE)
     grafted = [t for a in ag.grafts(grown).values() for t in a.state_dict().values() if t.is_floating_point()]
     assert {tensor.dtype for tensor in grafted} == {dtype}
@@ -249,7 +249,7 @@ def test_grafts_take_the_dtype_of_their_host(spec, dtype):
 
 def test_grafts_are_created_where_their_host_is():
     with torch.device("meta"):
-        model = ag.create_backbone("timm:test_resnet")
+        model = ag.create_backbone("timm:test_resnet", pretrained=False)
     grown = ag.graft(model, "cbam", input_size=SIZE)
     assert {p.device.type for p in grown.parameters()} == {"meta"}
 
@@ -263,7 +263,7 @@ def test_channels_last_and_other_image_sizes_stay_exact(backbone, plan):
 
 
 def test_a_backbone_with_attention_of_its_own_keeps_it_and_says_so():
-    model = settle_(ag.create_backbone("timm:seresnet18", num_classes=5))
+    model = settle_(ag.create_backbone("timm:seresnet18", num_classes=5, pretrained=False))
     plan = ag.plan_graft(model, "cbam", input_size=SIZE)
     assert "attention of its own (SEModule)" in plan.notes[-1]
     grown = ag.graft(model, plan)

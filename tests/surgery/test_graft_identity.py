@@ -84,7 +84,7 @@ SIDE = {
 
 @pytest.mark.parametrize(("spec", "attention"), FAST_PAIRS)
 def test_the_grown_network_equals_its_backbone_bit_for_bit(spec, attention):
-    backbone = settle_(ag.create_backbone(spec, num_classes=7))
+    backbone = settle_(ag.create_backbone(spec, num_classes=7, pretrained=False))
     grown = ag.graft(backbone, attention, input_size=(3, 64, 64))
     for train in (False, True):
         assert_same_function(backbone, grown, image_batch(), train=train)
@@ -107,7 +107,7 @@ def test_every_attention_starts_as_the_identity_and_then_matters(attention):
 def test_identity_across_the_families_of_timm_and_torchvision(spec, where):
     side = SIDE.get(spec, 96)
     size = (3, side, side)
-    backbone = settle_(ag.create_backbone(spec, num_classes=7))
+    backbone = settle_(ag.create_backbone(spec, num_classes=7, pretrained=False))
     # "pool" may honestly find nothing; the two others must always find a place
     plan = None
     with contextlib.suppress(*[GraftError] if where == "pool" else []):

@@ -23,7 +23,7 @@ SIZE = (3, 32, 32)
 
 @pytest.fixture(scope="module")
 def plain():
-    return settle_(ag.create_backbone("timm:test_resnet", num_classes=5)).eval()
+    return settle_(ag.create_backbone("timm:test_resnet", num_classes=5, pretrained=False)).eval()
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,9 @@ def test_symbolic_trace_keeps_the_attention(grown, x, logits):
 
 @pytest.mark.parametrize("where", ["residual", "stage"])
 def test_symbolic_trace_sees_grafts_on_layers_and_on_blocks(where, x):
-    grown = stir_grafts_(ag.graft(settle_(ag.create_backbone("torchvision:resnet18")).eval(), "se", where=where))
+    grown = stir_grafts_(
+        ag.graft(settle_(ag.create_backbone("torchvision:resnet18", pretrained=False)).eval(), "se", where=where)
+    )
     with torch.no_grad():
         expected = grown(x)
     traced = torch.fx.symbolic_trace(grown)
@@ -134,7 +136,9 @@ def test_symbolic_trace_sees_grafts_on_layers_and_on_blocks(where, x):
 def test_torchvisions_feature_extractor_keeps_the_attention(x):
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    grown = stir_grafts_(ag.graft(settle_(ag.create_backbone("torchvision:resnet18")).eval(), "cbam", where="stage"))
+    grown = stir_grafts_(
+        ag.graft(settle_(ag.create_backbone("torchvision:resnet18", pretrained=False)).eval(), "cbam", where="stage")
+    )
     seen = []
     grown.layer3[0].conv1.register_forward_hook(lambda module, args, output: seen.append(output))
     with torch.no_grad():
@@ -195,7 +199,9 @@ def test_fusing_one_convolution_with_its_host_is_noticed(plain):
 def test_fx_fusing_drops_the_grafts_which_the_plan_tells(x):
     from torch.fx.experimental.optimization import fuse
 
-    grown = stir_grafts_(ag.graft(settle_(ag.create_backbone("torchvision:resnet18")).eval(), "se")).eval()
+    grown = stir_grafts_(
+        ag.graft(settle_(ag.create_backbone("torchvision:resnet18", pretrained=False)).eval(), "se")
+    ).eval()
     fused = fuse(grown)
     assert ag.grafts(fused) == {}
     for plan in (None, graft_plan(grown)):

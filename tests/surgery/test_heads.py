@@ -41,7 +41,7 @@ SIMILAR |= {"timm:ghostnet_100", "timm:hrnet_w18_small", "timm:legacy_xception",
 @pytest.mark.parametrize(("spec", "path"), [slow(*item) if item[0] in SIMILAR else item for item in HEADS.items()])
 def test_the_head_is_found_and_replaced(spec, path):
     with torch.device("meta"):  # names and shapes are enough
-        model = ag.create_backbone(spec)
+        model = ag.create_backbone(spec, pretrained=False)
     head = find_head(model, input_size=(3, 64, 64))
     assert head.layers == head.modules == published_heads(model) == (path,)
     assert head.parameters == frozenset()
@@ -197,7 +197,7 @@ def test_both_of_two_heads_are_replaced():
 def test_a_graft_is_never_the_head():
     model = ag.graft(ag.create_backbone("small-cnn"), "se", where="stage")
     assert find_head(model).layers == ("head",)
-    squeezenet = ag.create_backbone("torchvision:squeezenet1_0", num_classes=5)
+    squeezenet = ag.create_backbone("torchvision:squeezenet1_0", num_classes=5, pretrained=False)
     grown = ag.graft(squeezenet, "cbam", where="classifier.1", input_size=(3, 64, 64))
     assert find_head(grown, input_size=(3, 64, 64)).layers == ("classifier.1",)
 
@@ -232,7 +232,7 @@ def test_a_new_head_keeps_what_the_old_one_had():
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, 5, bias=False)).to(torch.bfloat16)
     replace_head_(model, 3, input_size=(3, 2, 2))
     assert (model[1].weight.shape, model[1].weight.dtype, model[1].bias) == ((3, 12), torch.bfloat16, None)
-    model = ag.create_backbone("timm:test_resnet")
+    model = ag.create_backbone("timm:test_resnet", pretrained=False)
     replace_head_(model, 3)
     assert model.num_classes == 3
     convolutional = nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -271,6 +271,6 @@ FAMILIES = [
 @pytest.mark.parametrize("spec", FAMILIES)
 def test_what_a_published_network_calls_its_classifier_is_what_makes_its_output(spec):
     with torch.device("meta"):
-        model = ag.create_backbone(spec)
+        model = ag.create_backbone(spec, pretrained=False)
     head = find_head(model)
     assert (head.modules, head.parameters) == (published_heads(model), frozenset())

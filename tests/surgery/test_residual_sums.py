@@ -201,7 +201,7 @@ def test_adapters_in_a_published_network_leave_its_sites_what_they_were(activate
             low = self.down(x)
             return self.base(x) + self.up(F.relu(low) if activated else low)
 
-    model = ag.create_backbone("torchvision:resnet18")
+    model = ag.create_backbone("torchvision:resnet18", pretrained=False)
     expected = residual_sites(model, (3, 64, 64))
     for path, module in list(model.named_modules()):
         if isinstance(module, nn.Conv2d) and "layer" in path and "downsample" not in path:

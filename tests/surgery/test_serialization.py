@@ -22,7 +22,7 @@ SIZE = (3, 32, 32)
 
 
 def build(spec="timm:test_resnet", attention="cbam", classes=5):
-    model = settle_(ag.create_backbone(spec, num_classes=classes)).eval()
+    model = settle_(ag.create_backbone(spec, num_classes=classes, pretrained=False)).eval()
     return stir_grafts_(ag.graft(model, attention, input_size=SIZE)) if attention else model
 
 
@@ -246,9 +246,9 @@ def test_a_disk_that_cannot_be_written_is_a_run_error(tmp_path):
 def test_a_run_is_a_backbone_with_another_head(tmp_path):
     model = build()
     ag.save(model, tmp_path, classes=list("abcde"))
-    same = ag.create_backbone(str(tmp_path))
+    same = ag.create_backbone(str(tmp_path), pretrained=False)
     assert torch.equal(logits(same.eval()), logits(model))
-    other = ag.create_backbone(str(tmp_path), num_classes=3)
+    other = ag.create_backbone(str(tmp_path), num_classes=3, pretrained=False)
     assert logits(other.eval()).shape == (2, 3)
     assert list(ag.grafts(other)) == list(ag.grafts(model))
     changed = {key for key, value in other.state_dict().items() if not torch.equal(value, model.state_dict()[key])}
@@ -257,20 +257,22 @@ def test_a_run_is_a_backbone_with_another_head(tmp_path):
     assert backbone_info(other).spec == "timm:test_resnet"
     second = ag.save(other, tmp_path / "second.safetensors")
     (tmp_path / "model.safetensors").unlink()
-    assert torch.equal(logits(ag.create_backbone(str(second)).eval()), logits(other))
+    assert torch.equal(logits(ag.create_backbone(str(second), pretrained=False).eval()), logits(other))
 
 
 def test_a_fresh_backbone_is_in_train_mode_wherever_it_comes_from(tmp_path):
     ag.save(build(), tmp_path)
-    assert all(ag.create_backbone(spec).training for spec in (str(tmp_path), "small-cnn", "timm:test_resnet"))
+    assert all(
+        ag.create_backbone(spec, pretrained=False).training for spec in (str(tmp_path), "small-cnn", "timm:test_resnet")
+    )
 
 
 def test_a_run_of_a_model_of_ones_own_is_no_backbone(tmp_path):
     ag.save(FunctionalResNet(), tmp_path)
     with pytest.raises(BackboneError, match="attngraft did not create"):
-        ag.create_backbone(str(tmp_path))
+        ag.create_backbone(str(tmp_path), pretrained=False)
 
 
 def test_a_folder_without_a_run_is_no_backbone(tmp_path):
     with pytest.raises(RunError, match=r"there is no .*model\.safetensors"):
-        ag.create_backbone(str(tmp_path))
+        ag.create_backbone(str(tmp_path), pretrained=False)

@@ -31,19 +31,19 @@ def paths(model, where="auto", input_size=SMALL, **options):
 
 @pytest.fixture(scope="module")
 def resnet18():
-    return ag.create_backbone("torchvision:resnet18")
+    return ag.create_backbone("torchvision:resnet18", pretrained=False)
 
 
 @pytest.fixture(scope="module")
 def resnet50():
     with torch.device("meta"):  # a search needs no weights, and drawing 25 million of them takes seconds
-        return ag.create_backbone("torchvision:resnet50")
+        return ag.create_backbone("torchvision:resnet50", pretrained=False)
 
 
 @pytest.fixture(scope="module")
 def vgg16():
     with torch.device("meta"):
-        return ag.create_backbone("torchvision:vgg16")
+        return ag.create_backbone("torchvision:vgg16", pretrained=False)
 
 
 def test_resnet50_has_a_site_at_the_end_of_each_of_its_16_branches(resnet50):
@@ -53,7 +53,7 @@ def test_resnet50_has_a_site_at_the_end_of_each_of_its_16_branches(resnet50):
 
 @pytest.mark.parametrize("spec", ["torchvision:resnet18", "timm:resnet18"])
 def test_resnet18_has_a_site_at_the_end_of_each_of_its_8_branches(spec):
-    sites = ag.find_sites(ag.create_backbone(spec), input_size=SMALL)
+    sites = ag.find_sites(ag.create_backbone(spec, pretrained=False), input_size=SMALL)
     assert [s.path for s in sites] == [f"layer{stage}.{block}.bn2" for stage in (1, 2, 3, 4) for block in (0, 1)]
     assert [s.channels for s in sites] == [64, 64, 128, 128, 256, 256, 512, 512]
     assert [(s.height, s.width) for s in sites] == [(n, n) for n in (16, 16, 8, 8, 4, 4, 2, 2)]
@@ -74,7 +74,7 @@ def test_resnet18_has_a_site_at_the_end_of_each_of_its_8_branches(spec):
     ],
 )
 def test_residual_branches_are_found_without_knowing_the_family(spec, count, first):
-    found = paths(ag.create_backbone(spec))
+    found = paths(ag.create_backbone(spec, pretrained=False))
     assert len(found) == count
     assert found[0] == first
 
@@ -82,7 +82,7 @@ def test_residual_branches_are_found_without_knowing_the_family(spec, count, fir
 @pytest.mark.parametrize("spec", ["vgg16", slow("densenet121"), slow("inception_v3"), "googlenet", "squeezenet1_1"])
 def test_networks_without_residual_sums_have_no_residual_sites(spec):
     with torch.device("meta"):
-        model = ag.create_backbone(f"torchvision:{spec}")
+        model = ag.create_backbone(f"torchvision:{spec}", pretrained=False)
     with pytest.raises(GraftError, match=r"no site found with where='residual'.*try where='stage'"):
         ag.find_sites(model, "residual", input_size=(3, 96, 96))
 
@@ -106,18 +106,18 @@ def test_stage_takes_the_last_output_at_each_resolution(resnet50):
 
 
 def test_the_map_of_logits_is_not_a_stage():
-    squeezenet = ag.create_backbone("torchvision:squeezenet1_1")
+    squeezenet = ag.create_backbone("torchvision:squeezenet1_1", pretrained=False)
     assert paths(squeezenet, "stage") == ["features.1", "features.4", "features.7", "features.12"]
 
 
 def test_as_many_classes_as_channels_do_not_hide_a_stage(resnet18):
-    model = ag.create_backbone("torchvision:resnet18", num_classes=512)
+    model = ag.create_backbone("torchvision:resnet18", num_classes=512, pretrained=False)
     assert paths(model, "stage") == paths(resnet18, "stage")
 
 
 def test_densenet_stages_are_hosted_by_the_layers_that_take_the_dense_blocks_output():
     # a dense block iterates over its children, so it cannot host itself
-    model = ag.create_backbone("torchvision:densenet121")
+    model = ag.create_backbone("torchvision:densenet121", pretrained=False)
     transitions = [f"features.transition{n}.norm" for n in (1, 2, 3)]
     assert paths(model, "stage") == ["features.relu0", *transitions, "features.norm5"]
 
@@ -250,7 +250,7 @@ def test_a_list_of_images_is_an_example_input():
 
 
 def test_the_search_leaves_the_model_as_it_was(resnet18):
-    model = ag.create_backbone("torchvision:resnet18").train()
+    model = ag.create_backbone("torchvision:resnet18", pretrained=False).train()
     before = {key: value.clone() for key, value in model.state_dict().items()}
     random_state = torch.get_rng_state()
     ag.find_sites(model, "residual+stage+pool", input_size=SMALL)
@@ -261,7 +261,7 @@ def test_the_search_leaves_the_model_as_it_was(resnet18):
 
 
 def test_half_precision_models_are_searched_in_their_own_precision(resnet18):
-    assert paths(ag.create_backbone("timm:resnet18").bfloat16()) == paths(resnet18)
+    assert paths(ag.create_backbone("timm:resnet18", pretrained=False).bfloat16()) == paths(resnet18)
 
 
 def test_the_search_works_in_inference_mode(resnet18):

@@ -169,10 +169,10 @@ def test_a_store_is_loaded_as_its_served_version(store):
         store.promote(second(store))
     assert_same_model(ag.load(store.path), CHANGED)
     assert describe_saved(store.path) == describe_saved(store.path / "base")
-    fresh = ag.create_backbone(str(store.path))
+    fresh = ag.create_backbone(str(store.path), pretrained=False)
     assert fresh.training
     assert_same_model(fresh.eval(), CHANGED)
-    assert backbone_info(ag.create_backbone(str(store.path), num_classes=7)).num_classes == 7
+    assert backbone_info(ag.create_backbone(str(store.path), num_classes=7, pretrained=False)).num_classes == 7
 
 
 def test_a_model_of_ones_own_needs_an_instance(tmp_path):
@@ -199,7 +199,10 @@ def test_a_model_of_ones_own_needs_an_instance(tmp_path):
             lambda: ag.graft(ag.create_backbone("small-cnn", num_classes=3), "se", input_size=(3, 32, 32)),
             "other grafts",
         ),
-        (lambda: ag.graft(ag.create_backbone("timm:test_resnet", num_classes=3), "cbam"), "another backbone"),
+        (
+            lambda: ag.graft(ag.create_backbone("timm:test_resnet", num_classes=3, pretrained=False), "cbam"),
+            "another backbone",
+        ),
         (lambda: nn.Sequential(nn.Conv2d(3, 3, 1)), "another backbone"),
     ],
 )

@@ -166,7 +166,7 @@ def test_three_phases_of_a_grafted_network(tmp_path: Path, squares: Dataset):
 
 
 def test_the_built_in_digits_and_a_timm_network(tmp_path: Path):
-    model = attngraft.create_backbone("timm:resnet10t", num_classes=10)
+    model = attngraft.create_backbone("timm:resnet10t", num_classes=10, pretrained=False)
     result = fit(model, "cluttered-digits", run_dir=tmp_path / "run", epochs=3, image_size=32, limit=20, **PLAIN)
     assert len(result.history) == 3
     assert len(result.evaluation.labels) == 20

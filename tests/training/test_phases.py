@@ -52,7 +52,7 @@ def changed(before: dict[str, torch.Tensor], model: nn.Module) -> set[str]:
 
 @pytest.mark.parametrize(("spec", "size"), MODELS)
 def test_every_parameter_belongs_to_a_part(spec: str, size: int):
-    model = create_backbone(spec, num_classes=3)
+    model = create_backbone(spec, num_classes=3, pretrained=False)
     anatomy = anatomy_of(model, size)
     assert list(anatomy.parts) == [name for name, _ in model.named_parameters()]
     stages = [part for part in anatomy.parts.values() if isinstance(part, int)]
@@ -64,7 +64,7 @@ def test_every_parameter_belongs_to_a_part(spec: str, size: int):
 
 @pytest.mark.parametrize(("spec", "size"), MODELS)
 def test_stages_never_fall_from_the_input_to_the_head(spec: str, size: int):
-    model = create_backbone(spec, num_classes=3)
+    model = create_backbone(spec, num_classes=3, pretrained=False)
     order = [part for part in anatomy_of(model, size).parts.values() if isinstance(part, int)]
     # a transition's convolution works at the resolution that it ends, so a step back by one block may not occur
     assert order == sorted(order)
@@ -119,7 +119,7 @@ def test_batchnorm_without_parameters_freezes_with_its_block():
 
 
 def test_a_trained_graft_does_not_wake_the_frozen_batchnorm_that_hosts_it():
-    model = create_backbone("torchvision:resnet18", num_classes=3)
+    model = create_backbone("torchvision:resnet18", num_classes=3, pretrained=False)
     model = graft(model, "cbam", input_size=(3, 64, 64))
     before = state_of(model)
     train_step_(model, Phase("grafts", train=("grafts",), lr=0.1), size=64)
@@ -166,7 +166,7 @@ def test_all_trains_everything():
 
 
 def test_the_default_recipe_wakes_more_with_every_phase():
-    model = graft(create_backbone("timm:resnet10t", num_classes=3), "se", input_size=(3, 64, 64))
+    model = graft(create_backbone("timm:resnet10t", num_classes=3, pretrained=False), "se", input_size=(3, 64, 64))
     anatomy = anatomy_of(model, 64)
     first, second, third = (trainable_names(anatomy, phase) for phase in load_recipe("three-phase").phases)
     assert first < second < third
@@ -194,7 +194,7 @@ def test_rates_fall_with_depth_and_biases_do_not_decay():
 
 
 def test_a_parameter_is_in_one_group_only():
-    model = graft(create_backbone("timm:resnet10t", num_classes=3), "cbam", input_size=(3, 64, 64))
+    model = graft(create_backbone("timm:resnet10t", num_classes=3, pretrained=False), "cbam", input_size=(3, 64, 64))
     phase = Phase("all", lr_decay=0.7)
     groups = parameter_groups(model, anatomy_of(model, 64), phase, Recipe("r", (phase,)))
     names = [name for group in groups for name in group.names]
@@ -280,7 +280,7 @@ def test_head_bias_trains_the_bias_of_the_logits_alone():
 @pytest.mark.parametrize(("spec", "size"), MODELS)
 def test_grafts_bn_and_head_bias_of_real_networks(spec: str, size: int):
     """Everything else is equal in every bit, frozen BatchNorm of nothing included."""
-    model = create_backbone(spec, num_classes=3)
+    model = create_backbone(spec, num_classes=3, pretrained=False)
     if spec == "small-cnn":
         model = graft(model, "cbam", where="stage", input_size=(3, size, size))
     before = state_of(model)

@@ -4,12 +4,14 @@ from .create import SOURCES, BackboneSource, create_backbone, has_pretrained, re
 from .larger import larger_backbones
 from .metadata import (
     BackboneInfo,
+    assumed_preprocessing,
     backbone_info,
     note_backbone_,
     note_preprocessing_,
     noted_preprocessing,
     preprocessing_of,
     preprocessing_source,
+    stated_preprocessing,
 )
 from .small_networks import BUILTIN
 
@@ -18,6 +20,7 @@ __all__ = [
     "SOURCES",
     "BackboneInfo",
     "BackboneSource",
+    "assumed_preprocessing",
     "backbone_info",
     "create_backbone",
     "has_pretrained",
@@ -28,4 +31,5 @@ __all__ = [
     "preprocessing_of",
     "preprocessing_source",
     "reads_files",
+    "stated_preprocessing",
 ]

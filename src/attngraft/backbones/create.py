@@ -25,12 +25,14 @@ class BackboneSource:
         create: called as create(spec, num_classes, pretrained, in_channels); None means as published.
         specs: what its specs look like, for people.
         reads_files: whether a spec is the path of a file, which the header of another file may not name.
+        is_published: whether weights can be had under the name alone.
     """
 
     claims: Callable[[str], bool]
     create: Callable[[str, int | None, bool, int | None], nn.Module]
     specs: tuple[str, ...]
     reads_files: bool = False
+    is_published: bool = True
 
 
 SOURCES: Registry[BackboneSource] = Registry("backbone source")
@@ -41,7 +43,7 @@ def create_backbone(
     *,
     num_classes: int | None = None,
     in_channels: int | None = None,
-    pretrained: bool = False,
+    pretrained: bool | None = None,
     weights: str | Path | None = None,
 ) -> nn.Module:
     """Create a backbone; its info (spec, classes, preprocessing) is noted on the model.
@@ -52,7 +54,8 @@ def create_backbone(
         num_classes: number of logits; the published head is replaced by a fresh one where it differs.
         in_channels: channels of the images, where they are others than the published 3 or those of the run. Weights of
             the first convolution are then summed (1 channel) or repeated and scaled, as timm does.
-        pretrained: load published weights (from a package where installed, else from their cache or the network).
+        pretrained: load published weights (from a package where installed, else from their cache or the network); where
+            not given, yes if there are any and no file of weights is given.
         weights: a file of weights for this backbone, or a checkpoint that has some: .safetensors, or .pth, .pt, .bin,
             .ckpt, .pth.tar, which are read without running code; "FILE:KEY" chooses one of several networks in it. A
             head of another size is left out.
@@ -68,7 +71,8 @@ def create_backbone(
     if source is None:
         raise BackboneError(f"unknown backbone '{spec}': {_hint(str(spec))}")
     if weights is None:
-        return source.create(str(spec), num_classes, pretrained, in_channels)
+        published = has_pretrained(str(spec)) if pretrained is None else pretrained
+        return source.create(str(spec), num_classes, published, in_channels)
     if pretrained or source.reads_files:
         other = "published weights" if pretrained else f"the run {spec}, which has its own weights"
         raise BackboneError(f"got the weights {Path(weights).name} and also {other}: give one of them.")
@@ -77,7 +81,8 @@ def create_backbone(
 
 def has_pretrained(spec: str) -> bool:
     """Whether pretrained weights exist under this spec (they may still need the network)."""
-    return not small_networks.claims(spec)
+    source = _source(spec)
+    return source is None or source.is_published
 
 
 def reads_files(spec: str) -> bool:
@@ -108,4 +113,7 @@ SOURCES.register("timm", BackboneSource(timm_models.claims, timm_models.create, 
 SOURCES.register(
     "torchvision", BackboneSource(torchvision_models.claims, torchvision_models.create, ("torchvision:NAME",))
 )
-SOURCES.register("builtin", BackboneSource(small_networks.claims, small_networks.create, tuple(small_networks.BUILTIN)))
+SOURCES.register(
+    "builtin",
+    BackboneSource(small_networks.claims, small_networks.create, tuple(small_networks.BUILTIN), is_published=False),
+)

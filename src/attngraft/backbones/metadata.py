@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from ..config import ImageSize, Preprocessing
+from ..config import ImageSize, Preprocessing, from_dict, to_dict
+from ..errors import ConfigError
 from .channels import input_channels
 
 INFO_ATTRIBUTE = "attngraft_backbone"
@@ -57,11 +58,53 @@ def preprocessing_of(model: nn.Module, image_size: ImageSize | None = None) -> P
 
 def preprocessing_source(model: nn.Module) -> str | None:
     """Where `preprocessing_of` finds the values, as a sentence; None where they are noted on the model."""
-    if noted_preprocessing(model) is not None:
-        return None
-    if _configured(model) is not None:
+    if noted_preprocessing(model) is None and _configured(model) is not None:
         return "the preprocessing is that of the model's pretrained_cfg"
-    return "the model says nothing of its preprocessing: images are normalised with the mean and deviation of ImageNet"
+    return assumed_preprocessing(model)
+
+
+def assumed_preprocessing(model: nn.Module, used: Preprocessing | None = None) -> str | None:
+    """What is assumed of a model that says nothing, as a sentence; None where it says how it wants its images.
+
+    Args:
+        model: any module.
+        used: where it is not what `preprocessing_of` assumes, because a size was asked for.
+    """
+    if noted_preprocessing(model) is not None or _configured(model) is not None:
+        return None
+    spec = (used or preprocessing_of(model)).input
+    return (
+        f"the model says nothing of its preprocessing: assumed are images of {spec}, normalised with the mean and "
+        "deviation of ImageNet (preprocessing= says it)"
+    )
+
+
+def stated_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, Any]) -> Preprocessing:
+    """How a model wants its images, as somebody says.
+
+    Args:
+        model: what is not said is taken from it.
+        stated: a `Preprocessing`, or some of its fields; `size` for `image_size`, and one number for all channels as
+            `mean` or `std`.
+
+    Raises:
+        ConfigError: an unknown field, or a value that makes no sense.
+    """
+    if isinstance(stated, Preprocessing):
+        return stated
+    if not isinstance(stated, Mapping):
+        raise ConfigError(
+            f"preprocessing is of the type {type(stated).__name__}: expected a dict, for example "
+            '{"image_size": 64, "mean": 0.5, "std": 0.5}.'
+        )
+    given = {("image_size" if name == "size" else name): value for name, value in stated.items()}
+    own = preprocessing_of(model)
+    own = own.with_channels(given.get("channels", own.channels))
+    for name in ("mean", "std"):
+        if isinstance(given.get(name), (int, float)):
+            given[name] = (float(given[name]),) * own.channels
+    values = {**to_dict(own), "stored_for": None, **given}
+    return from_dict(Preprocessing, values, where="preprocessing")
 
 
 def _configured(model: nn.Module) -> Preprocessing | None:

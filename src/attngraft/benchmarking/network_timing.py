@@ -106,7 +106,7 @@ def build_plain(spec: str) -> nn.Module:
     """The backbone from random weights in which nothing is switched off."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = create_backbone(spec)
+        model = create_backbone(spec, pretrained=False)
     if grafts(model):
         raise ConfigError(f"the backbone {spec} has grafts already: give a plain one, such as timm:resnet50.")
     for module in model.modules():

@@ -111,7 +111,7 @@ def _prepare(
 ) -> _Bench:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = create_backbone(case.backbone, num_classes=CLASSES)
+        model = create_backbone(case.backbone, num_classes=CLASSES, pretrained=False)
     # every class gives up a tenth, rounded, for the test
     count = 2 * CLASSES + round(batch_size * steps / (1 - TEST_SHARE))
     write_images(folder / "images", case, count)

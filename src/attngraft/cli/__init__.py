@@ -68,13 +68,29 @@ CONTINUED = ("fit", "power", "compare", "iterate", "adapt", "watch")
 
 
 @app.callback()
-def attngraft(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+def attngraft(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
+    network: Annotated[
+        str | None,
+        typer.Option(
+            "--network", metavar="FILE.py:FUNCTION", help="Code of your own network, for verbs that read a run of it."
+        ),
+    ] = None,
+) -> None:
     """Graft attention onto pretrained CNNs, fine-tune in phases, and say honestly whether it helped."""
+    if network is not None:
+        guarded(_know, is_continued=False)(network)
     if version:
         from importlib import metadata
 
         say(metadata.version("attngraft"))
         raise typer.Exit
+
+
+def _know(network: str) -> None:
+    from ..surgery import backbone_spec
+
+    backbone_spec(network)
 
 
 def guarded(verb: Callable[..., None], *, is_continued: bool) -> Callable[..., None]:

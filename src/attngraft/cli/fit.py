@@ -37,7 +37,7 @@ def run(
     from ..locking import check_free
     from ..reporting import data_notes, run_summary, write_report
     from ..settings import resolve_settings
-    from ..surgery import graft_plan, saved_classes
+    from ..surgery import backbone_spec, graft_plan, saved_classes
     from ..training import Reading, RunFolder, Silent, fit, join_world, open_data, starts_pretrained, watched
 
     chosen = resolve_settings(recipe, settings)
@@ -45,6 +45,7 @@ def run(
     world.in_main(lambda: check_free(run_dir))
     variant = Variant("none", "none") if attention == "none" else parse_variant(attention)
     chosen = replace(chosen, recipe=variant.recipe(chosen.recipe))
+    backbone = backbone_spec(backbone)
     start = starts_pretrained(pretrained, backbone, chosen.recipe, weights)
     source = ModelSource(backbone, start, weights, allow_grafts=True, in_channels=chosen.data.channels)
     preprocessing = chosen.data.preprocessing(preprocessing_of(source.template()))

@@ -55,12 +55,17 @@ Model = Annotated[Path, argument("RUN", "A run folder, or a file written by attn
 StoreFolder = Annotated[Path, argument("STORE", "A store, made by attngraft store STORE --create RUN.")]
 Backbone = Annotated[
     str,
-    option("timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder.", "NAME"),
+    option(
+        "timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, a run folder, or file.py:function "
+        "of your own.",
+        "NAME",
+    ),
 ]
 MaybeBackbone = Annotated[
     str | None,
     option(
-        "timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, or a run folder; needed to train.",
+        "timm:NAME, torchvision:NAME, small-cnn, resnet20-32, resnet18-32, resnet50-32, a run folder, or file.py:function "
+        "of your own; needed to train.",
         "NAME",
         "--backbone",
     ),

@@ -41,7 +41,7 @@ def run(
     if variant.is_plain:
         raise ConfigError("the plain backbone has no sites: name an attention, for example cbam.")
     chosen = from_dict(DataSettings, settings)
-    model = create_backbone(backbone, in_channels=chosen.channels)
+    model = create_backbone(backbone, in_channels=chosen.channels, pretrained=False)
     spec = chosen.preprocessing(preprocessing_of(model)).input
     plan = (variant if where is None else parse_variant(_with_where(attention, where))).plan(model, spec.shape)
     assert plan is not None

@@ -17,6 +17,7 @@ from ..data import Dataset
 from ..data_frames import data_frame
 from ..settings import Recipe, Settings, resolve_settings
 from ..statistics.looks import parse_looks
+from ..surgery.own_networks import Backbone, backbone_spec
 from ..training import Progress
 from .analysis_plan import AnalysisPlan
 from .begin import ComparisonRequest, begun, listed
@@ -68,7 +69,7 @@ class Comparison:
 def compare(
     data: str | Path | Dataset | Any,
     *,
-    backbone: str,
+    backbone: Backbone,
     attentions: str | Sequence[str],
     controls: str | Sequence[str] = (),
     seeds: int | Sequence[int] = 3,
@@ -91,7 +92,8 @@ def compare(
 
     Args:
         data: whatever `load_data` takes, or what it returns.
-        backbone: as for `create_backbone`.
+        backbone: as for `create_backbone`; or a network of your own: a `torch.nn.Module` (its copies get new heads), a
+            function (num_classes) -> module, or "file.py:function".
         attentions: variants, `NAME[@WHERE][:option=value,...]`; "none" is an A/A comparison. The option `dynamic` is
             that of the recipe, for this variant alone.
         controls: variants that separate attention from its side effects: "static", "capacity".
@@ -121,7 +123,7 @@ def compare(
         KeyboardInterrupt: interrupted; the same call goes on.
     """
     wanted = ComparisonRequest(
-        backbone=backbone,
+        backbone=backbone_spec(backbone),
         attentions=tuple(listed(attentions)),
         controls=tuple(listed(controls)),
         seeds=seeds,

@@ -16,6 +16,7 @@ from ..errors import ConfigError, RunError
 from ..settings import Recipe, Settings, resolve_settings
 from ..statistics.effects import Effect
 from ..statistics.power import Noise, images_needed, planning_noise, seeds_needed
+from ..surgery.own_networks import Backbone, backbone_spec
 from ..tasks import Metric, find_metric, task_from
 from ..training import Progress
 from .analysis_plan import ALPHA
@@ -137,7 +138,7 @@ def power(
     *,
     detect: float,
     power: float = 0.8,
-    backbone: str | None = None,
+    backbone: Backbone | None = None,
     attentions: str | Sequence[str] = "cbam",
     runs: Sequence[str | Path] = (),
     images: int | None = None,
@@ -189,7 +190,7 @@ def power(
         )
     else:
         wanted = ComparisonRequest(
-            backbone=backbone,
+            backbone=backbone_spec(backbone),
             attentions=chosen,
             controls=(),
             seeds=PILOT_SEEDS,

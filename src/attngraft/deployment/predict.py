@@ -15,7 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..backbones import preprocessing_of
+from ..backbones import assumed_preprocessing, preprocessing_of, stated_preprocessing
+from ..config import Preprocessing
 from ..data import Images, InputReader, UnreadableImageError, printable
 from ..data.labelled_images import labels_of
 from ..data.targets import ClassLabels
@@ -123,6 +124,7 @@ def predict(
     run_or_model: str | Path | nn.Module,
     images: Images,
     *,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     labels: str | Path | None = None,
     batch_size: int = 32,
     skip_broken: bool = False,
@@ -137,6 +139,8 @@ def predict(
             (H, W, C) or a tensor (C, H, W) of uint8, or of floats of 0 to 1; a folder (searched through); a CSV file
             of paths; a batch (N, H, W, C) or (N, C, H, W); or a `Dataset` (its test images).
         labels: where the true classes of image files are: a folder of class folders, or a CSV file with path,label.
+        preprocessing: how the model wants its images, where it does not say: a `Preprocessing` or some of its fields, for
+            example {"image_size": 64, "mean": 0.5, "std": 0.5}. What is assumed without it stands in `notes`.
         batch_size: images per forward pass.
         skip_broken: leave out files that cannot be read, and report them, instead of stopping.
         device: where to compute: "auto", "cpu", "cuda", "mps".
@@ -158,7 +162,10 @@ def predict(
             if isinstance(run_or_model, nn.Module)
             else _precision_of(Path(run_or_model).expanduser(), where)
         )
-    task, reader = task_of(model), InputReader(preprocessing_of(model))
+    task = task_of(model)
+    stated = None if preprocessing is None else stated_preprocessing(model, preprocessing)
+    reader = InputReader(stated or preprocessing_of(model))
+    assumed = assumed_preprocessing(model) if stated is None else None
     true = None if labels is None else _true_classes(labels, task, reader)
     model = model.to(where)
     if chosen.layout != "contiguous":
@@ -179,7 +186,7 @@ def predict(
     if not task.outputs:
         task = replace(task, outputs=tuple(map(str, range(rows["probabilities"].shape[1]))))  # type: ignore[type-var]
     told = () if true is None else _labels_of(names, true)
-    return Predictions(tuple(names), rows, task, tuple(skipped), _notes(reader, len(names)), told)
+    return Predictions(tuple(names), rows, task, tuple(skipped), _notes(reader, len(names), assumed), told)
 
 
 def _true_classes(labels: str | Path, task: Task, reader: InputReader) -> dict[Path, str]:
@@ -200,10 +207,12 @@ def _labels_of(names: Sequence[str], true: Mapping[Path, str]) -> tuple[str, ...
     return found
 
 
-def _notes(reader: InputReader, count: int) -> tuple[str, ...]:
+def _notes(reader: InputReader, count: int, assumed: str | None) -> tuple[str, ...]:
+    notes = () if assumed is None else (f"{assumed}.",)
     if not reader.clipped:
-        return ()
+        return notes
     return (
+        *notes,
         f"{len(reader.clipped)} of {count} images have values beyond those that are black and white since training, which "
         f"were clipped (first {printable(reader.clipped[0])}).",
     )

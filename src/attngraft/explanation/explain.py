@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from ..config import from_dict, to_dict
+from ..backbones import assumed_preprocessing, note_preprocessing_, stated_preprocessing
+from ..config import Preprocessing, from_dict, to_dict
 from ..data_frames import data_frame, flat
 from ..environment import hardware, versions
 from ..errors import ConfigError, RunError, nearest
@@ -28,6 +30,7 @@ from .image_source import Source, Subject, open_subject
 from .saliency_report import GATE as GATE_MAP
 from .saliency_report import known_boxes, saliency_report
 
+log = logging.getLogger(__name__)
 EXPLANATION_FILE = "explanation.json"
 FOLDER = "explanation"  # inside the run folder, where no other one is given
 
@@ -88,6 +91,7 @@ def explain(
     run: str | Path | FitResult | nn.Module,
     images: Source | None = None,
     *,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     boxes: str | Path | None = None,
     tolerance: float = 0.005,
@@ -108,6 +112,7 @@ def explain(
         run: a run folder, a saved model, the result of a fit, or a classifier.
         images: a folder of class folders, a data set, or image files; the run's own test images where not given.
             Without labels, what needs them is left out.
+        preprocessing: how a model wants its images, to be kept with it, where it does not say; a run says it.
         out: folder for the results; `explanation` inside the run folder where not given. What an earlier
             explanation left there is replaced, anything else is not.
         boxes: CSV file with the columns image, x0, y0, x1, y1, in pixels of the image files.
@@ -131,6 +136,14 @@ def explain(
         if value < 0:
             raise ConfigError(f"{name} is {value}: expected 0 or more.")
     check_tolerance(tolerance)
+    if preprocessing is not None:
+        if not isinstance(run, nn.Module):
+            raise ConfigError(
+                "a run says how its images are prepared: give preprocessing with a model, or leave it out."
+            )
+        note_preprocessing_(run, stated_preprocessing(run, preprocessing))
+    if isinstance(run, nn.Module) and (assumed := assumed_preprocessing(run)) is not None:
+        log.warning("%s", assumed)
     where = MachineSettings(device=device).resolve_device()
     say = progress or silent
     say("reading images")

@@ -9,6 +9,7 @@ from .graft_files import load_grafts_
 from .heads import Head, find_head, renew_head_, replace_head_
 from .model_output import main_output
 from .notes import FoldNote, classes_of, fold_note, note_classes_, note_fold_, note_task_, task_note
+from .own_networks import backbone_spec
 from .plan import GraftPlan, Override, plan_graft
 from .serialization import SavedModel, describe_saved, load, save, saved_classes
 from .site import Site
@@ -24,6 +25,7 @@ __all__ = [
     "PartFold",
     "SavedModel",
     "Site",
+    "backbone_spec",
     "check_live",
     "classes_of",
     "computing",

@@ -6,7 +6,7 @@ the backbone's `state_dict` stays as it was, and copying, pickling, compiling an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,9 +14,11 @@ import torch.fx
 from torch import Tensor, nn
 
 from ..attention import Attention
+from ..backbones import note_preprocessing_, stated_preprocessing
+from ..config import Preprocessing
 from ..errors import GraftError, nearest
 from .compiled import forget_compiled_code, uncompiled
-from .copying import copy_model
+from .copying import check_module, copy_model
 from .meta_twin import meta_twin
 from .plan import GraftPlan, plan_graft
 from .site import Site
@@ -39,8 +41,23 @@ def graft(model: nn.Module, plan: GraftPlan | str, **plan_options: Any) -> nn.Mo
     return graft_(copy_model(model), plan, **plan_options)
 
 
-def graft_(model: nn.Module, plan: GraftPlan | str, *, example_input: Any = None, **plan_options: Any) -> nn.Module:
+def graft_(
+    model: nn.Module,
+    plan: GraftPlan | str,
+    *,
+    example_input: Any = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+    **plan_options: Any,
+) -> nn.Module:
     """Give the model attention in place, and return it. A failure leaves it as it was.
+
+    Args:
+        model: any CNN without grafts.
+        plan: as for `graft`.
+        example_input: as for `plan_graft`.
+        preprocessing: how the model wants its images, to be kept with it, where it does not say: a `Preprocessing` or
+            some of its fields, for example {"image_size": 64, "mean": 0.5, "std": 0.5}.
+        **plan_options: as for `plan_graft`.
 
     Raises:
         GraftError: the plan does not fit the model, or the model has grafts already.
@@ -48,7 +65,11 @@ def graft_(model: nn.Module, plan: GraftPlan | str, *, example_input: Any = None
     """
     if not isinstance(plan, (str, GraftPlan)):
         raise GraftError(f"got {type(plan).__name__} as the plan: expected a GraftPlan, or the name of an attention.")
+    check_module(model)
+    stated = None if preprocessing is None else stated_preprocessing(uncompiled(model), preprocessing)
     if isinstance(plan, str):
+        if stated is not None and example_input is None:
+            plan_options.setdefault("input_size", stated.input.shape)
         plan = plan_graft(model, plan, example_input=example_input, **plan_options)
     elif plan_options:
         raise GraftError(f"got a finished plan and also {sorted(plan_options)}: give these to plan_graft instead.")
@@ -56,6 +77,8 @@ def graft_(model: nn.Module, plan: GraftPlan | str, *, example_input: Any = None
     attentions = _build(inner, plan)
     _try_on_twin(inner, plan, example_input)
     _attach(inner, plan, attentions)
+    if stated is not None:
+        note_preprocessing_(inner, stated)
     forget_compiled_code(model)
     return model
 

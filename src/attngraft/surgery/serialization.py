@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,12 +18,14 @@ from ..backbones import (
     SOURCES,
     BackboneInfo,
     BackboneSource,
+    assumed_preprocessing,
     backbone_info,
     create_backbone,
     note_backbone_,
     note_preprocessing_,
     noted_preprocessing,
     reads_files,
+    stated_preprocessing,
 )
 from ..backbones.channels import adapt_input_
 from ..checksums import (
@@ -48,6 +51,7 @@ from .version_store.store_files import is_store, served_version
 from .version_store.version import Version
 from .weightless_init import ForWeights, misfit
 
+log = logging.getLogger(__name__)
 MODEL_FILE = "model.safetensors"
 OTHER_SUFFIXES = {".pth", ".pt", ".bin", ".ckpt", ".pkl", ".onnx", ".h5", ".npz", ".tar", ".zip"}
 
@@ -73,7 +77,14 @@ class SavedModel:
     task: Mapping[str, Any] | None = None
 
 
-def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = (), only: str | None = None) -> Path:
+def save(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    classes: Sequence[str] = (),
+    only: str | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
+) -> Path:
     """Write the model with all that is needed to build it again.
 
     Args:
@@ -82,6 +93,7 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = (), onl
         classes: class names in the order of the logits; those that the model knows where not given.
         only: "grafts" for a small file that `load_grafts_` puts onto the same backbone; "grafts+head" where the head was
             trained with them.
+        preprocessing: how the model wants its images, where it does not say; as for `graft_`.
 
     Raises:
         ConfigError: the name of another kind of file.
@@ -93,6 +105,10 @@ def save(model: nn.Module, path: str | Path, *, classes: Sequence[str] = (), onl
         return save_grafts(note_classes_(model, classes) if classes else model, target, only)
     model = uncompiled(model)
     check_live(model)
+    if preprocessing is not None:
+        note_preprocessing_(model, stated_preprocessing(model, preprocessing))
+    elif (assumed := assumed_preprocessing(model)) is not None:
+        log.warning("%s: when it is loaded, %s", path, assumed)
     plan, info, known = graft_plan(model), backbone_info(model), noted_preprocessing(model)
     header = {
         "format": MODEL_FORMAT,
@@ -285,7 +301,7 @@ def _create(saved: SavedModel, file: Path) -> nn.Module:
     if reads_files(spec):
         raise RunError(f"the header of {file} names '{spec}' as its backbone, another file: restore it from a copy.")
     channels = saved.backbone.preprocessing.channels
-    model = create_backbone(spec, num_classes=saved.backbone.num_classes, in_channels=channels)
+    model = create_backbone(spec, num_classes=saved.backbone.num_classes, in_channels=channels, pretrained=False)
     return note_backbone_(model, saved.backbone)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import backbone_info, note_preprocessing_, preprocessing_of, preprocessing_source
+from ..backbones import backbone_info, note_preprocessing_, preprocessing_of, preprocessing_source, stated_preprocessing
+from ..config import Preprocessing
 from ..data import Dataset
 from ..data_frames import data_frame
 from ..environment import hardware, versions
@@ -95,6 +96,7 @@ def fit(
     *,
     recipe: str | Path | Recipe | Settings = "three-phase",
     run_dir: str | Path,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     seed: int = 0,
     resume: Resume = "auto",
     variant: str | None = None,
@@ -110,6 +112,8 @@ def fit(
         data: whatever `load_data` takes, or what it returns.
         recipe: packaged name, path of a .toml file, a Recipe, or Settings with all that is chosen.
         run_dir: a new folder, or that of the same run to be continued.
+        preprocessing: how the model wants its images, where it does not say: a `Preprocessing` or some of its fields, for
+            example {"image_size": 64, "mean": 0.5, "std": 0.5}.
         seed: of data order, augmentation, dropout and mixing.
         resume: "auto" continues the same run, "never" refuses an existing one, "must" refuses a new one.
         variant: a name for the run in reports; the attention's name where not given.
@@ -130,7 +134,9 @@ def fit(
     settings, seed = resolve_settings(recipe, overrides), index(seed)  # NumPy's integers too
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     check_live(model)
-    preprocessing = settings.data.preprocessing(preprocessing_of(model))
+    own = preprocessing_of(model) if preprocessing is None else stated_preprocessing(model, preprocessing)
+    source = preprocessing_source(model) if preprocessing is None else None
+    preprocessing = settings.data.preprocessing(own)
     run = RunFolder(Path(run_dir).expanduser())
     shows = watched(progress if world.is_main else Silent())
     with stopping_at_once(), memory_needed(), shows as shown, ExitStack() as held:
@@ -150,7 +156,6 @@ def fit(
         wanted = describe_run(model, context, variant=variant, teacher=teacher)
         needed = kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
         record = world.in_main(lambda: run.open(wanted, resume, claim, needed))
-        source = preprocessing_source(model)
         # what is saved can be used without the run's settings
         note_task_of_(note_preprocessing_(model, preprocessing), task)
         model.to(device)

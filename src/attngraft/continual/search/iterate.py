@@ -23,6 +23,7 @@ from ...data import Dataset
 from ...errors import ConfigError, DataError, RunError
 from ...locking import only_one
 from ...settings.recipe import recipe_fields
+from ...surgery.own_networks import Backbone, backbone_spec
 from ...tasks import Task, create_task
 from ...training import (
     DataRecord,
@@ -58,7 +59,7 @@ def iterate(
     *,
     until: str,
     budget: str | float,
-    backbone: str,
+    backbone: Backbone,
     run_dir: str | Path,
     seeds: int = 3,
     trials: int | None = None,
@@ -77,7 +78,7 @@ def iterate(
         data: whatever `load_data` takes, or what it returns, with validation images.
         until: the requirement, for example "top1>=93% and latency_ms<=5".
         budget: of time: "90s", "45m", "2h", "1h30m", or seconds. Only the finalist may exceed it.
-        backbone: as for `create_backbone`.
+        backbone: as for `compare`.
         run_dir: a new folder, or that of the same search to be continued.
         seeds: number of trainings of the finalist.
         trials: largest number; what the budget allows where not given.
@@ -97,7 +98,7 @@ def iterate(
             belongs to another search.
         KeyboardInterrupt: interrupted; the same call continues.
     """
-    started = time.monotonic()
+    started, backbone = time.monotonic(), backbone_spec(backbone)
     require_optuna()
     split_requirement(until)
     budget_s = parse_budget(budget)
