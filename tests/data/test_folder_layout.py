@@ -230,7 +230,8 @@ def test_system_folders_are_passed_over_at_any_depth_and_counted(tmp_path: Path,
     places = {parent.as_posix() for folder in tree for parent in (Path(folder), *Path(folder).parents)}
     root = grow(tmp_path, tree | {f"{place}/{name}/cat_0.png": 2 for place in places})
     assert counts(root) == tree
-    assert f"{len(places)} system or hidden folders ('{name}') were ignored." in scan_folder(root).notes
+    told = "folder ({}) was" if len(places) == 1 else "folders ({}) were"
+    assert f"{len(places)} system or hidden {told.format(repr(name))} ignored." in scan_folder(root).notes
 
 
 @pytest.mark.parametrize("name", ["Thumbs.db", ".DS_Store", "._0.png", "desktop.ini", "~$1.png"])
@@ -238,7 +239,7 @@ def test_system_files_are_passed_over_and_counted(tmp_path: Path, name: str) -> 
     root = grow(tmp_path, {"cat": 2, "dog": 2})
     (root / "cat" / name).touch()
     assert counts(root) == {"cat": 2, "dog": 2}
-    assert scan_folder(root).notes == (f"1 system or hidden files ('{name}') were ignored.",)
+    assert scan_folder(root).notes == (f"1 system or hidden file ('{name}') was ignored.",)
 
 
 def test_a_system_folder_that_may_not_be_read_does_no_harm(tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def _add_strays(draw: st.DrawFn, tree: Tree) -> None:
     for folder in draw(st.lists(st.sampled_from(folders), max_size=3)):
         name = draw(st.sampled_from(SYSTEM))
         tree.files |= {f"{folder}/{name}/{number}.png": number for number in range(2)}
-        tree.told = (*tree.told, "system or hidden folders") if tree.splits and folder != tree.unused else tree.told
+        tree.told = (*tree.told, "system or hidden folder") if tree.splits and folder != tree.unused else tree.told
     for folder in draw(st.lists(st.sampled_from(folders), max_size=3)):
         if folder == "." or tree.files.get(folder, b"") is not None:
             tree.files[f"{folder}/{draw(st.sampled_from(STRAY))}"] = b"no image"

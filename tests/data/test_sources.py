@@ -214,7 +214,7 @@ def test_hidden_and_other_files_are_left_out(make_folder: MakeFolder) -> None:
     assert len(data.train) + len(data.test) == 6
     assert data.report.notes[0].startswith("2 files")
     assert data.report.notes[1] == (
-        "3 system or hidden folders ('.git', '.thumbs', '__MACOSX') and 1 system or hidden files ('._0.png') were ignored."
+        "3 system or hidden folders ('.git', '.thumbs', '__MACOSX') and 1 system or hidden file ('._0.png') were ignored."
     )
 
 

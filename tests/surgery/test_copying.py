@@ -145,6 +145,13 @@ def test_lazy_layers_are_named(build):
             call(model, "se", input_size=SIZE)
 
 
+def test_a_lazy_first_layer_is_named():
+    model = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2))
+    for options in ({}, {"input_size": SIZE}):
+        with pytest.raises(GraftError, match=r"'0' \(LazyConv2d\) has no weights before the model has run"):
+            ag.plan_graft(model, "se", **options)
+
+
 def test_lazy_layers_that_have_run_are_like_others():
     model = nn.Sequential(nn.LazyConv2d(8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.LazyLinear(2)).eval()
     x = image_batch(2, *SIZE)

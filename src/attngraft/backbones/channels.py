@@ -18,6 +18,7 @@ def input_channels(model: nn.Module) -> int:
     A guess for networks that do not say; the check before training finds where it is wrong.
     """
     taken = [module.in_channels for module in model.modules() if isinstance(module, nn.Conv2d)]
+    taken = [channels for channels in taken if channels]  # a lazy layer has none before it has run
     if not taken or 3 in taken:
         return 3
     folded = folded_pixels(model)

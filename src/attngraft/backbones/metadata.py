@@ -56,11 +56,16 @@ def preprocessing_of(model: nn.Module, image_size: ImageSize | None = None) -> P
     return replace(found, image_size=image_size, stored_for=None) if image_size else found
 
 
-def preprocessing_source(model: nn.Module) -> str | None:
-    """Where `preprocessing_of` finds the values, as a sentence; None where they are noted on the model."""
+def preprocessing_source(model: nn.Module, used: Preprocessing | None = None) -> str | None:
+    """Where `preprocessing_of` finds the values, as a sentence; None where they are noted on the model.
+
+    Args:
+        model: any module.
+        used: as for `assumed_preprocessing`.
+    """
     if noted_preprocessing(model) is None and _configured(model) is not None:
         return "the preprocessing is that of the model's pretrained_cfg"
-    return assumed_preprocessing(model)
+    return assumed_preprocessing(model, used)
 
 
 def assumed_preprocessing(model: nn.Module, used: Preprocessing | None = None) -> str | None:

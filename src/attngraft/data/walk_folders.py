@@ -64,11 +64,12 @@ class Passed:
     def notes(self) -> tuple[str, ...]:
         """A sentence where there was something."""
         told = [
-            f"{sum(names.values())} system or hidden {what} ({_first(names)})"
-            for what, names in (("folders", self.folders), ("files", self.files))
+            f"{sum(names.values())} system or hidden {what}{'' if sum(names.values()) == 1 else 's'} ({_first(names)})"
+            for what, names in (("folder", self.folders), ("file", self.files))
             if names
         ]
-        return (f"{' and '.join(told)} were ignored.",) if told else ()
+        count = sum(self.folders.values()) + sum(self.files.values())
+        return (f"{' and '.join(told)} {'was' if count == 1 else 'were'} ignored.",) if told else ()
 
 
 def _first(names: Collection[str]) -> str:

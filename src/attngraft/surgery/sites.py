@@ -15,7 +15,7 @@ from ..config import MOST_SIDE
 from ..errors import GraftError, nearest
 from ..registry import Registry
 from .compiled import uncompiled
-from .copying import check_module
+from .copying import check_initialised, check_module
 from .logit_maps import logit_maps
 from .residual_sums import passed_over, residual_sums
 from .site import Site
@@ -70,6 +70,7 @@ def search_sites(
     """Like `find_sites`, and also tells what was passed over and why; `record` is the trace, where there is one."""
     check_module(model)
     model = uncompiled(model)
+    check_initialised(model)
     example = resolve_input(model, input_size, example_input)
     record = record or trace(model, example)
     notes: list[str] = []

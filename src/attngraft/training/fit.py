@@ -135,8 +135,8 @@ def fit(
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     check_live(model)
     own = preprocessing_of(model) if preprocessing is None else stated_preprocessing(model, preprocessing)
-    source = preprocessing_source(model) if preprocessing is None else None
-    preprocessing = settings.data.preprocessing(own)
+    is_stated, preprocessing = preprocessing is not None, settings.data.preprocessing(own)
+    source = None if is_stated else preprocessing_source(model, preprocessing)
     run = RunFolder(Path(run_dir).expanduser())
     shows = watched(progress if world.is_main else Silent())
     with stopping_at_once(), memory_needed(), shows as shown, ExitStack() as held:
