@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from .errors import ConfigError, nearest
+from .errors import ConfigError, counted, nearest
 from .option_names import nearest_option
 
 if sys.version_info >= (3, 11):
@@ -63,7 +63,7 @@ class InputSpec:
 
 
 def _beside_rgb(channels: int) -> str:
-    return "" if channels == 3 else f" and {channels} channel{'' if channels == 1 else 's'}"
+    return "" if channels == 3 else f" and {counted(channels, 'channel')}"
 
 
 @dataclass(frozen=True)

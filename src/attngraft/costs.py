@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+LATENCY_BATCH = 8  # images of a pass wherever models are compared
+MOST_SPREAD = 0.3  # of the quartiles, as a part of the median; 0.02 to 0.1 on a machine of one's own
+
 
 @dataclass(frozen=True)
 class Latency:
@@ -72,6 +75,11 @@ def measure_latency(
                 if turn >= warmup:
                     times[name].append(elapsed)
     return {name: _summary(values, len(example)) for name, values in times.items()}
+
+
+def is_busy(*latencies: Latency) -> bool:
+    """Whether passes took so different times that other programs must have used the machine."""
+    return any(latency.q3 - latency.q1 > MOST_SPREAD * latency.median for latency in latencies)
 
 
 def _time_pass(model: nn.Module, example: torch.Tensor) -> float:

@@ -116,13 +116,15 @@ def visible(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
-def counted(count: int, noun: str) -> str:
-    """A number with its noun; all plurals here end in s.
+def counted(count: int, noun: str, verb: str = "") -> str:
+    """A number with its noun, all of whose plurals end in s, and a verb in the plural.
 
-    >>> counted(1, "image"), counted(2500, "image")
-    ('1 image', '2,500 images')
+    >>> counted(1, "image"), counted(2500, "image", "are"), counted(1, "site", "add")
+    ('1 image', '2,500 images are', '1 site adds')
     """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+    one = {"are": "is", "were": "was", "have": "has"}
+    said = verb if count != 1 or not verb else one.get(verb, f"{verb}s")
+    return f"{count:,} {noun}{'' if count == 1 else 's'} {said}".rstrip()
 
 
 def first_line(error: BaseException) -> str:

@@ -124,7 +124,7 @@ def test_watch_says_what_it_sees_and_json_is_json_alone(attngraft, store, tmp_pa
 def test_watch_refuses_in_one_sentence(attngraft, store, tmp_path):
     (tmp_path / "inbox").mkdir()
     for change, message in (
-        ((), "and windows of 500 need 1000: take windows of at most"),
+        ((), "need 1,000, twice as many: take --window"),
         (("--window", 100, "--false-alarms", 2), "expected more than 0 and less than 1"),
         (("--window", 100, "--set", "epoch=3"), "unknown option 'epoch'"),
         (("--window", 100, "--labels-needed", 2000), "ask for as many as needed"),

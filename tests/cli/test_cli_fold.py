@@ -98,3 +98,34 @@ def test_fold_leaves_out_broken_files_where_asked(attngraft, run, images, tmp_pa
     code, _, err = attngraft("fold", run, folder, "--out", tmp_path / "out", "--skip-broken")
     assert code == 0, err
     assert json.loads((tmp_path / "out" / "fold.json").read_text(encoding="utf-8"))["images"] == 12
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run of one epoch, and its images in two splits."""
+    folder = tmp_path_factory.mktemp("splits")
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name, low in (("dark", 0), ("light", 128)):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = rng.integers(low, low + 127, (SIDE, SIDE, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    model = ag.graft(ag.create_backbone("small-cnn", num_classes=2), "se", input_size=(3, SIDE, SIDE))
+    options = {"recipe": "one-cycle", "epochs": 1, "image_size": SIDE, "precision": "fp32+channels_last"}
+    return ag.fit(model, folder, run_dir=tmp_path_factory.mktemp("runs") / "run", **options).run_dir, folder
+
+
+def test_without_images_a_fold_is_measured_on_the_test_images_of_the_run(attngraft, trained, tmp_path):
+    run, _ = trained
+    code, out, err = attngraft("fold", run, "--out", tmp_path / "folded")
+    assert code == 0, err
+    assert "8 images" in out
+    assert "latency of 8 images" in out  # as a comparison measures it
+    assert "was trained on" not in out
+
+
+def test_images_that_the_run_was_trained_on_are_counted(attngraft, trained, tmp_path):
+    run, images = trained
+    out = attngraft("fold", run, images / "train", "--out", tmp_path / "folded")[1]
+    assert "8 of the 8 images are among those that" in " ".join(out.split())

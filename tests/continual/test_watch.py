@@ -433,7 +433,7 @@ def test_a_class_that_came_to_nothing_does_not_spoil_what_comes_later(scene, wri
         ({"labels_needed": 400}, "labels_needed is 400 and labels_wanted 300"),
         ({"rise": 1.5}, "rise is 1.5"),
         ({"adapt_on": "whim"}, "adapt_on is 'whim'"),
-        ({"window": 600}, r"the store has \d+ images of its base .* \(--window \d+\)"),
+        ({"window": 600}, r"the store has \d+ images of its base .* take --window \d+, or"),
     ],
 )
 def test_options_that_do_not_fit_are_refused_at_once(scene, options, message):
@@ -461,5 +461,7 @@ def test_a_store_without_images_or_grafts_is_refused_at_once(tmp_path, stores):
     with pytest.raises(RunError, match="has no images of its base"):
         watch(tmp_path / "bare", tmp_path / "inbox", once=True)
     few = stores.make(tmp_path / "few").path
-    with pytest.raises(ConfigError, match=r"and windows of 500 need 1000: take windows of at most \d+ images"):
+    with pytest.raises(
+        ConfigError, match=r"and windows of 500 images \(--window\) need 1,000, twice as many: take --window \d+, or"
+    ):
         watch(few, tmp_path / "inbox", once=True)

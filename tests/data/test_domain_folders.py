@@ -73,7 +73,7 @@ def test_pixels_in_two_domains_are_reported(folder: Path):
     write_noise(folder / "sketch/wasps/copy.png", 7)  # the first ant of the photos, as made above
     found = domains(folder)
     assert found.shared == (("photo/train/ants/0.png", "sketch/wasps/copy.png"),)
-    assert found.notes[-1] == "1 images have the pixels of an image of another domain."
+    assert found.notes[-1] == "1 image has the pixels of an image of another domain."
 
 
 def test_domains_come_in_the_order_asked_for(folder: Path):

@@ -301,7 +301,7 @@ def test_repeated_lines_are_taken_once(photos: Path):
     file.write_text(file.read_text() + "./images/3.png,b\n")
     twice = load(file)
     assert twice.fingerprint == once.fingerprint
-    assert "1 lines repeat earlier ones." in twice.report.notes
+    assert "1 line repeats earlier ones." in twice.report.notes
 
 
 def test_labels_that_a_split_lacks_are_named(photos: Path):

@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_read_is_an_error_unless_it_may_be_left_out(make_f
 def test_where_no_file_can_be_read_leaving_out_does_not_help(make_folder: MakeFolder):
     root = make_folder({"bees": 1})
     (root / "bees/0.png").write_bytes(b"")
-    with pytest.raises(DataError, match=r"1 of 1 images cannot be read .*the file is empty.*give others") as error:
+    with pytest.raises(DataError, match=r"1 of 1 image cannot be read .*the file is empty.*give others") as error:
         pictures(root, skip_broken=True)
     assert "skip" not in str(error.value)
 
@@ -205,7 +205,7 @@ def test_a_place_that_does_not_exist_is_an_error(tmp_path: Path):
 
 def test_a_link_to_nothing_is_an_error(tmp_path: Path):
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
-    with pytest.raises(DataError, match=r"1 of 1 images cannot be read \(gone.png: .*No such file"):
+    with pytest.raises(DataError, match=r"1 of 1 image cannot be read \(gone.png: .*No such file"):
         pictures(tmp_path)
 
 

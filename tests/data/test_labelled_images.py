@@ -211,7 +211,7 @@ def test_a_path_may_be_absolute_and_the_table_elsewhere(make_folder: MakeFolder,
         (b"x.png,ants\n\nx.png,bees\n", "gives x.png two labels, 'ants' and 'bees' .line 3"),
         (b'x.png,"ants\n', "is not CSV"),
         ("x.png,ants\n".encode("utf-16"), "not a text in UTF-8"),
-        (b"gone.png,ants\n", r"1 of 1 images cannot be read \(gone.png"),
+        (b"gone.png,ants\n", r"1 of 1 image cannot be read \(gone.png"),
         (b"x.png,moths\n", "a class that the model does not know"),
     ],
 )

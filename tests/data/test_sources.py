@@ -127,7 +127,7 @@ def test_equal_images_in_train_and_test_are_reported(make_folder: MakeFolder) ->
     )
     assert report.near_leaks == ()
     assert report.duplicates == 1
-    assert "1 images appear with different labels." in report.notes
+    assert "1 image appears with different labels." in report.notes
 
 
 def test_broken_files_are_counted_and_named(make_folder: MakeFolder) -> None:

@@ -144,7 +144,7 @@ def test_gates_that_decide_are_kept():
     assert found.before.score == found.after.score == 1.0
     assert found.sites_gone == 0
     assert fold_note(found.model) is None
-    assert "0 of 1 sites fold away: accuracy 100.0 % before and 100.0 % after on 20 images" in str(found)
+    assert "0 of 1 site fold away: accuracy 100.0 % before and 100.0 % after on 20 images" in str(found)
 
 
 def test_with_a_wide_tolerance_they_go_and_the_loss_is_told():
@@ -256,7 +256,7 @@ def test_json_sentence_and_parts():
     }  # fmt: skip
     assert set(document["sites"][0]) >= {"path", "part", "action", "reason", "dynamic", "swing"}
     assert set(document["latency_ms"]["before"]) == {"median", "q1", "q3", "n", "batch_size"}
-    assert document["latency_ms"]["after"]["batch_size"] == 1
+    assert document["latency_ms"]["after"]["batch_size"] == 8
     assert [(p["path"], p["part"]) for p in document["sites"]] == [
         (site.path, part) for site in graft_plan(model).sites for part in ("channel", "spatial")
     ]

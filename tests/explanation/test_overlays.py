@@ -149,7 +149,7 @@ def test_pictures_of_any_image_are_in_the_folder_under_safe_names(tmp_path):
     names = []
     for row in rows:
         files = row["files"]
-        assert set(files) == {"image", "gate", "cam", "plain_cam", "sites"}
+        assert set(files) == {"image", "gate", "cam", "plain_cam", "sites", "ranges"}
         assert list(files["sites"]) == ["stem"]
         names += [files["image"], files["gate"], files["cam"], files["plain_cam"], *files["sites"].values()]
         for prediction in (row["prediction"], row["plain_prediction"]):
@@ -184,5 +184,20 @@ def test_what_there_is_not_is_none(tmp_path):
     assert row["id"] == "1"
     assert row["label"] is None
     assert row["plain_prediction"] is None
-    assert row["files"] == {"image": "example-00.png", "gate": None, "cam": None, "plain_cam": None, "sites": {}}
+    assert row["files"] == {"image": "example-00.png", "gate": None, "cam": None, "plain_cam": None, "sites": {}} | {
+        "ranges": {}
+    }
     assert row["prediction"]["class"] in {"0", "1", "2"}
+
+
+def test_a_gate_of_about_one_is_not_painted_and_ranges_are_kept(tmp_path):
+    model, view = planted_model().eval(), view_of(planted_model(), planted_images(2))
+    [painted] = examples(model, None, view, [0], tmp_path, with_cam=False)
+    assert painted.files.sites
+    low, high = painted.files.ranges[next(iter(painted.files.sites))]
+    assert low < high
+    plain = ag.ungraft(model)  # grafted anew, all gates are 1
+    untouched = ag.graft(plain, "cbam-spatial", where="stem", input_size=(3, 32, 32)).eval()
+    [flat] = examples(untouched, None, view, [0], tmp_path, with_cam=False)
+    assert (flat.files.gate, flat.files.sites) == (None, {})
+    assert all(abs(end - 1) <= 0.01 for ends in flat.files.ranges.values() for end in ends)

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 import attngraft.data.leaks
 from attngraft.cli import app
 from attngraft.config import Preprocessing, to_dict
-from attngraft.data import Dataset, load_data
+from attngraft.data import Dataset, ImageSet, load_data
 from attngraft.data.digits import load_digits
-from attngraft.data.near_duplicates.search import SIDE, near_pairs
+from attngraft.data.near_duplicates.search import SIDE, copies, near_pairs, sketches
 from attngraft.errors import DataError, RunError
 from attngraft.explanation.image_source import own_test_images
 from attngraft.reporting import data_notes
@@ -139,6 +139,65 @@ def test_mirrored_and_turned_pictures_are_others() -> None:
         assert len(near_pairs(sketched(known), sketched([image.transpose(turn) for image in known]))) == 0
 
 
+def one_object(texture: int, shape: int = 0) -> Image.Image:
+    """An object of one shape and colour on the background of all, with a surface of its own."""
+    rng, shapes = np.random.default_rng(texture), np.random.default_rng(shape)
+    row, column = np.mgrid[0:96, 0:96] / 96
+    middle, radii = shapes.uniform(0.45, 0.55, 2), shapes.uniform(0.25, 0.32, 2)
+    inside = (((row - middle[0]) / radii[0]) ** 2 + ((column - middle[1]) / radii[1]) ** 2 < 1)[..., None]
+    surface = np.zeros((96, 96))
+    for cells in (12, 24, 48):
+        noise = Image.fromarray(rng.integers(0, 256, (cells, cells), dtype=np.uint8))
+        surface += (np.asarray(noise.resize((96, 96), Image.Resampling.BICUBIC), dtype=float) - 128) / 9
+    background = (210 - 40 * row - 10 * column)[..., None] * np.array([1.0, 0.98, 0.95])
+    object_ = np.array([150.0, 90.0, 60.0]) + surface[..., None]
+    pixels = np.where(inside, object_, background) + rng.normal(0, 2, (96, 96, 3))
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def copies_of(some: Sequence[Image.Image], others: Sequence[Image.Image]) -> np.ndarray:
+    both = tuple(as_set(images) for images in (some, others))
+    return copies(both[0], sketches(both[0]), both[1], sketches(both[1]))
+
+
+def as_set(images: Sequence[Image.Image]) -> ImageSet:
+    labelled = [(image, number % 2) for number, image in enumerate(images)]
+    return load_data((labelled, labelled), image_size=64).train
+
+
+def test_different_objects_of_one_shape_on_one_background_are_not_copies() -> None:
+    objects = [one_object(texture, shape) for shape in range(4) for texture in range(100 * shape, 100 * shape + 6)]
+    drawn = sketches(as_set(objects))
+    assert len(near_pairs(drawn)) > 20  # their sketches are alike
+    assert len(copies(as_set(objects), drawn)) == 0
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_copies_of_objects_on_one_background_are_found_all_the_same(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    known = [one_object(texture, texture) for texture in range(20)]
+    size = known[0].width
+    changed = [
+        image.crop((size // 10, size // 10, size - size // 10, size - size // 10))
+        if kind == "cropped by a tenth everywhere"
+        else CHANGES[kind](image, rng)
+        for image in known
+    ]
+    found = copies_of(known, changed)
+    right = found[:, 0] == found[:, 1]
+    assert right.sum() >= 18
+    assert right.mean() >= 0.9  # pictures of half the size have hardly any details
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_the_closer_look_loses_hardly_a_copy(kind: str) -> None:
+    rng, count = np.random.default_rng(0), 60
+    known = [scene(seed) for seed in range(count)]
+    changed = [CHANGES[kind](image, rng) for image in known]
+    found = copies_of(known, changed)
+    assert len(found[found[:, 0] == found[:, 1]]) >= 0.9 * count
+
+
 # what is reported
 
 
@@ -211,9 +270,9 @@ def test_copies_move_to_the_side_of_training(tmp_path: Path) -> None:
     assert len(data.train) + len(data.val) + len(data.test) == 18
     assert (data.report.leaks, data.report.near_leaks) == ((), ())
     assert [note for note in data.report.notes if "moved there" in note] == [
-        "1 val images repeat images of train and were moved there, so that no image is in both.",
-        "1 test images repeat images of train and were moved there, so that no image is in both.",
-        "1 test images repeat images of val and were moved there, so that no image is in both.",
+        "1 val image repeats images of train and was moved there, so that no image is in both.",
+        "1 test image repeats images of train and was moved there, so that no image is in both.",
+        "1 test image repeats images of val and was moved there, so that no image is in both.",
     ]
     assert data.fingerprint != before.fingerprint
     assert data.train.labels[list(data.train.ids).index("val/b/0.png")] == 1
@@ -300,4 +359,4 @@ def test_the_option_of_the_command_line(tmp_path: Path, verb: str) -> None:
     command = [verb, str(root), "--backbone", "small-cnn", "--recipe", "scratch", *fixed]
     result = CliRunner().invoke(app, [*command, "--fix-leaks", "--run-dir", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
-    assert "1 test images repeat images of train" in " ".join(result.stdout.split())
+    assert "1 test image repeats images of train" in " ".join(result.stdout.split())

@@ -121,7 +121,7 @@ def test_what_is_wrong_with_a_plan_is_named(text, message):
 
 def test_printing_shows_sites_options_and_notes():
     assert str(PLAN).splitlines() == [
-        "cbam (paper, reduction=8, order=spatial-channel) at 1 sites, where=pool+block*",
+        "cbam (paper, reduction=8, order=spatial-channel) at 1 site, where=pool+block*",
         "  block1.2: 32 x 32 x 32, named",
         "  note: a note",
     ]

@@ -79,12 +79,14 @@ def require_network(url: str, spec: str) -> None:
     if not is_reachable(url):
         raise BackboneError(
             f"the pretrained weights of '{spec}' are not on this machine and {url.split('/')[2]} cannot be reached: "
-            "connect to the network, put the weights into the cache, or train without pretrained weights."
+            "connect to the network, give a file of weights (--weights FILE, weights=), or start without (--no-pretrained, "
+            "pretrained=False)."
         )
 
 
 def no_published_weights(spec: str) -> BackboneError:
     """The error for a backbone that nobody has published weights for."""
     return BackboneError(
-        f"there are no published weights for '{spec}': leave out pretrained, or choose another backbone."
+        f"there are no published weights for '{spec}': start without (--no-pretrained, pretrained=False), give a file "
+        "(--weights FILE, weights=), or choose another backbone."
     )

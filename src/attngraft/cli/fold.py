@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from . import options
-from .options import option
-from .output import NAME, NUMBER, TEXT, console, print_json, say, say_step, table
+from .options import argument, option
+from .output import NAME, NUMBER, TEXT, console, print_json, say, say_notes, say_step, table
 
 if TYPE_CHECKING:
     from ..explanation import Folding
@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 @options.takes(*options.READING, "group_by")
 def run(
     model: options.Model,
-    data: options.LabelledData,
     out: Annotated[Path, option("Folder for the folded model.", "FOLDER", *options.OUT)],
     settings: dict[str, Any],
+    data: Annotated[
+        str | None,
+        argument("DATA", "A folder of class folders, a CSV file, a data set; by default the run's own test images."),
+    ] = None,
     tolerance: options.Tolerance = 0.005,
     batch_size: options.BatchSize = 64,
     device: options.Device = "cpu",
@@ -26,22 +29,34 @@ def run(
 ) -> None:
     """Fold gates that hardly depend on the image into the weights.
 
-    Accuracy is measured on the images that are given; as much is folded as the tolerance allows.
+    Accuracy is measured on the run's own test images, or those that are given; as much is folded as the tolerance allows.
     """
-    from ..explanation import fold, view_of
+    from ..deployment.predict import precision_of
+    from ..explanation import fold
     from ..explanation.folding import check_free
+    from ..explanation.image_source import images_of_run, seen_in_training
     from ..settings import MachineSettings
     from ..surgery import load
 
     check_free(out)
-    network = load(model).to(MachineSettings(device=device).resolve_device())
-    view = view_of(network, data, **settings)
-    found = fold(network, view, tolerance=tolerance, batch_size=batch_size, progress=None if as_json else say_step)
+    where, run = MachineSettings(device=device).resolve_device(), model.expanduser()
+    network = load(run).to(where)
+    view = images_of_run(run, network, data, **settings)
+    seen = None if data is None else seen_in_training(run, network, view)
+    found = fold(
+        network,
+        view,
+        tolerance=tolerance,
+        batch_size=batch_size,
+        precision=precision_of(run, where),
+        progress=None if as_json else say_step,
+    )
     path = found.write(out, source=model)
     if as_json:
         print_json(found.to_json())
         return
     _print(found)
+    say_notes([seen] if seen else [])
     say(f"model: {path}")
 
 

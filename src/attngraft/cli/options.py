@@ -48,9 +48,6 @@ DataSets = Annotated[
         "A folder of class folders, a CSV file, or cluttered-digits, cifar10, cifar100, mnist, fashion-mnist, imagenet.",
     ),
 ]
-LabelledData = Annotated[
-    str, argument("DATA", "Labelled images: a folder of class folders, a CSV file, or a built-in data set.")
-]
 Model = Annotated[Path, argument("RUN", "A run folder, or a file written by attngraft.save.")]
 StoreFolder = Annotated[Path, argument("STORE", "A store, made by attngraft store STORE --create RUN.")]
 Backbone = Annotated[

@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING, Annotated, Any
 
 from ..config import InputSpec, from_dict
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 from ..settings import DataSettings
 from . import options
 from .options import argument, option, switch
@@ -75,7 +75,7 @@ def _print(plan: GraftPlan, backbone: str, model: nn.Module, spec: InputSpec) ->
     console().print(table(columns, rows, title=title))
     base = count_parameters(model), count_macs(model, spec.shape)
     say(
-        f"{len(plan.sites)} sites add {parameters:,} parameters ({100 * parameters / base[0]:.2f} % of {base[0]:,}) "
+        f"{counted(len(plan.sites), 'site', 'add')} {parameters:,} parameters ({100 * parameters / base[0]:.2f} % of {base[0]:,}) "
         f"and {macs:,} MACs ({100 * macs / base[1]:.2f} % of {base[1]:,}).",
         wrap=True,
     )

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, counted
 from . import options
 from .options import argument, option, switch
-from .output import NAME, NUMBER, TEXT, USER_ERROR, console, print_json, say, table
+from .output import NAME, NUMBER, TEXT, USER_ERROR, console, print_json, say, say_notes, table
 
 if TYPE_CHECKING:
     from ..continual import Store, Version
@@ -54,6 +54,7 @@ def run(
 ) -> None:
     """Show a store of versions; make one, roll back, release, or check its files."""
     from ..continual import Store
+    from ..continual.adaptation.promotion import lacking_guard_images
     from ..continual.adaptation.store_history import update_history
 
     budgets = {"latency_budget": latency_budget, "size_budget": size_budget}
@@ -77,6 +78,8 @@ def run(
         print_json(_status(opened))
     else:
         _print(opened)
+        lacking = None if create is None else lacking_guard_images(opened)
+        say_notes([lacking] if lacking else [])
 
 
 def _given(**values: Any) -> dict[str, Any]:
@@ -106,11 +109,11 @@ def _release(store: Path, as_json: bool) -> None:
         print_json(dict(entry))
         return
     rows = ((row["name"], f"{row['images']:,}", f"{row['top1']:.1%}") for row in entry["per_domain"])
-    groups = f" in {entry['groups']:,} groups" if "groups" in entry else ""
+    groups = f" in {counted(entry['groups'], 'group')}" if "groups" in entry else ""
     console().print(table({"final images of": TEXT, "images": NUMBER, "top-1": NUMBER}, rows))
     say(
         f"{entry['version']}: top-1 {entry['top1']:.1%} (95 % interval {entry['low']:.1%} to {entry['high']:.1%}) on "
-        f"{entry['images']:,} final images{groups}, which no decision has looked at."
+        f"{counted(entry['images'], 'final image')}{groups}, which no decision has looked at."
     )
 
 
@@ -189,6 +192,6 @@ _SENTENCES = {
     "promote": "{to} is served instead of {from}",
     "rollback": "rolled back from {from} to {to}",
     "attempt": "attempt {attempt} of the guard, for {candidate}, with alpha {alpha:.2g}",
-    "refuse": "{candidate} was not put to the guard: {reason}",
+    "refuse": "{candidate} was refused before the guard was asked: {reason}",
     "release": "{version} was measured on {images} final images",
 }

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..config import to_dict
 from ..environment import versions
-from ..errors import ConfigError, RunError, nearest
+from ..errors import ConfigError, RunError, counted, nearest
 from ..locking import Claim
 from ..tasks import describe_task, find_metric
 from ..timestamp import timestamp
@@ -201,7 +201,9 @@ def _conclude(
 ) -> dict[str, Any]:
     seeds = request["seeds"]
     looks = with_look(earlier.get("looks", []), seeds)
-    images = f"images like the {len(found.ids):,} test images" + (", in new groups" if plan.groups is not None else "")
+    images = f"images like the {counted(len(found.ids), 'test image')}" + (
+        ", in new groups" if plan.groups is not None else ""
+    )
     scope = f"Scope: the trainings behind these files, of which nothing else is known; {images}."
     return {
         **request,

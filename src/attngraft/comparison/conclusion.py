@@ -8,6 +8,7 @@ from typing import Any
 
 from ..config import from_dict, to_dict
 from ..environment import hardware, versions
+from ..errors import counted
 from ..statistics.effects import Effect
 from ..statistics.looks import FUTILE, conditional_power
 from ..timestamp import timestamp
@@ -156,7 +157,7 @@ def _stop_notes(plan: AnalysisPlan, outcome: Mapping[str, Any]) -> list[str]:
         return []
     count, planned = outcome["look"]["seeds"], plan.looks.seeds[-1]
     if outcome["stopped"] == "all looks taken":
-        return [f"All planned looks are taken ({count} seeds); the intervals are those over all looks."]
+        return [f"All planned looks are taken ({counted(count, 'seed')}); the intervals are those over all looks."]
     why = "what was asked is settled"
     if outcome["stopped"] == "futile":
         worth = plan.metric.show_difference(plan.worth_finding or 0.0)
@@ -219,7 +220,7 @@ def scope(context: ComparisonContext) -> str:
     analysis, dataset = context.analysis, context.dataset
     share = context.settings.data.resample_train
     trained = "this training set" if share == 1 else f"training sets like this one (each seed drew {100 * share:g} %)"
-    images = f"images like the {len(dataset.test):,} test images"
+    images = f"images like the {counted(len(dataset.test), 'test image')}"
     if analysis.folds:
         part = 100 * (1 - 1 / analysis.folds)
         trained = f"training sets of {part:.3g} % of images like these (each fold trains on the others)"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..data import printable
 from ..data.image_groups import COPIES, column_of, groups_by_path
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..tasks import Classification, Regression, Rows, Task
 from ..tasks.classification import correct
 from ..training import Evaluation
@@ -186,14 +186,14 @@ def _shared_images(index: _Index) -> tuple[list[str], list[dict[str, Any]]]:
     for (variant, seed), places in index.runs.items():
         missing = [image for image in index.first if image not in places]
         if missing:
-            number = "1 image" if len(missing) == 1 else f"{len(missing):,} images"
+            number = counted(len(missing), "image")
             shown = f"no prediction of {number}, such as {printable(missing[0])}: left out in all runs"
             left_out.append({"variant": variant, "seed": seed, "reason": shown})
     if len(shared) < FEWEST_SHARED * most:
         run = min(index.runs, key=lambda run: len(index.runs[run]))
         example = next(iter(index.runs[run].values()))
         raise DataError(
-            f"only {len(shared):,} of {len(index.first):,} images have a prediction in every run; the fewest, "
+            f"only {len(shared):,} of {counted(len(index.first), 'image')} have a prediction in every run; the fewest, "
             f"{len(index.runs[run]):,}, have {printable(run[0])}, seed {printable(run[1])} ({index.name(example)}): expected "
             "the same test images for every variant and seed."
         )

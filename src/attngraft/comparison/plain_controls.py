@@ -14,14 +14,13 @@ import torch
 from torch import nn
 
 from ..backbones import larger_backbones
-from ..costs import measure_latency
+from ..costs import LATENCY_BATCH, measure_latency
 from ..errors import ConfigError
 from ..training import FitResult
 from .build_model import ModelSource
 from .comparison_folder import is_comparison, read_comparison, write_comparison
 from .variants import BASELINE, LARGER, Variant
 
-LATENCY_BATCH = 8
 MOST_TRIED = 6  # larger networks whose latency is measured
 MOST_FACTOR = 20.0  # of epochs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..errors import counted
 from ..statistics.meta_analysis import FEWEST
 from .analysis_plan import ALPHA
 from .combined_record import DataSetEffect, PooledRecord
@@ -28,7 +29,7 @@ class PooledJudge:
         self, name: str, effects: Sequence[DataSetEffect], pooled: PooledRecord | None, missing: Sequence[str] = ()
     ) -> tuple[str, str]:
         """The verdict in a word, and its sentence."""
-        where = f"{len(effects)} data set{'' if len(effects) == 1 else 's'}"
+        where = counted(len(effects), "data set")
         where += f" of {len(effects) + len(missing)}" if missing else ""
         diverged = [effect.data for effect in effects if effect.verdict == "diverged"]
         if diverged:
@@ -41,9 +42,7 @@ class PooledJudge:
             return verdict, f"{name} {verdict} on average over {where}: {numbers}."
         start = f"no evidence that {name} helps or hurts on average over {where}: {numbers}"
         if pooled.p_value <= ALPHA:
-            start += (
-                f"; its own interval excludes 0, but that does not count after correction for {self.variants} variants"
-            )
+            start += f"; its own interval excludes 0, but that does not count after correction for {counted(self.variants, 'variant')}"
         return "no evidence", f"{start}."
 
     def _numbers(self, pooled: PooledRecord, effects: Sequence[DataSetEffect]) -> str:

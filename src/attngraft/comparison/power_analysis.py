@@ -12,7 +12,7 @@ from typing import Any
 
 from ..config import to_dict
 from ..data import Dataset
-from ..errors import ConfigError, RunError
+from ..errors import ConfigError, RunError, counted
 from ..settings import Recipe, Settings, resolve_settings
 from ..statistics.effects import Effect
 from ..statistics.power import Noise, images_needed, planning_noise, seeds_needed
@@ -126,8 +126,8 @@ class PowerAnalysis:
             shown = f"{self.metric.scale * self.left:.3g} {self.metric.unit}".rstrip()
             return f"An effect of {size} is more than what is left to gain ({shown}): nothing can be planned for it."
         if self.row.seeds is not None:
-            return f"Plan {self.row.seeds} seeds to find an effect of {size} {sure}, with these {self.images:,} test images."
-        limit = f"the {self.images:,} test images are the limit, not the seeds"
+            return f"Plan {counted(self.row.seeds, 'seed')} to find an effect of {size} {sure}, with these {counted(self.images, 'test image')}."
+        limit = f"the {counted(self.images, 'test image', 'are')} the limit, not the seeds"
         if self.row.images is None:
             return f"No number of seeds finds an effect of {size} {sure}: {limit}, and with 12 seeds the seeds are too."
         return f"No number of seeds finds an effect of {size} {sure}: {limit}; {self.row.images:,} with 12 seeds do."
@@ -255,7 +255,7 @@ def _measured(found: Begun) -> Pilot:
     values = [evaluation.value(context.metric.name) for evaluation in evaluations[BASELINE].values()]
     times = [run.train_time_s for runs in results.finished.values() for run in runs.values()]
     return Pilot(
-        f"a pilot of {len(seeds)} seeds in {context.folder}",
+        f"a pilot of {counted(len(seeds), 'seed')} in {context.folder}",
         _varied([pair.effect for pair in pairs], str(context.folder)),
         pairs[0].difference.shape[1] if pairs else 0,
         context.metric.left(fmean(values)),
@@ -284,7 +284,7 @@ def _from_runs(folders: Sequence[Path], attentions: Sequence[str], metric: str |
         times += [time for variant in record.variants for time in variant.train_time_s]
         base = record.variant(record.baseline)
         values += list(base.scores) if base else []
-    source = f"{len(folders)} earlier comparison{'' if len(folders) == 1 else 's'}"
+    source = counted(len(folders), "earlier comparison")
     return (
         Pilot(
             source,

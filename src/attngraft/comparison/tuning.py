@@ -10,7 +10,7 @@ import numpy as np
 from ..data import Dataset
 from ..data.build_dataset import strata_of
 from ..data.splits import carve_loosely
-from ..errors import ConfigError, NotFiniteError
+from ..errors import ConfigError, NotFiniteError, counted
 from ..training import Progress, titled
 from ..training.open_data import VALIDATION_SHARE
 from .comparison_context import ComparisonContext
@@ -52,7 +52,7 @@ class Tuning:
 def check_trials(trials: int) -> None:
     """Raise ConfigError for a number of trials that cannot be."""
     if not 0 <= trials <= MOST_TRIALS:
-        raise ConfigError(f"tune is {trials}: expected 0 (off) to {MOST_TRIALS} trials for each variant.")
+        raise ConfigError(f"tune is {trials}: expected 0 (off) to {counted(MOST_TRIALS, 'trial')} for each variant.")
 
 
 def rates(trials: int) -> tuple[float, ...]:

@@ -11,18 +11,19 @@ import torch
 from torch import nn
 
 from ..costs import (
+    LATENCY_BATCH,
     Latency,
     count_macs,
     count_parameters,
+    is_busy,
     measure_latency,
 )
+from ..errors import counted
 from ..surgery import load
 from ..training import FitResult
 from .comparison_context import ComparisonContext
 from .run_all import Results
 from .variants import BASELINE, Variant
-
-LATENCY_BATCH = 8
 
 
 def variant_table(
@@ -97,8 +98,10 @@ def price(row: Mapping[str, Any], base: Mapping[str, Any]) -> str:
     latency = 100 * (row["latency_ms"]["median"] / base["latency_ms"]["median"] - 1)
     training = 100 * (median(row["train_time_s"]) / median(base["train_time_s"]) - 1)
     same = "" if row["role"] == "control" and not row["sites"] else " for the same epochs"
-    where = f" at {row['sites']} sites" if row["sites"] else ""
+    where = f" at {counted(row['sites'], 'site')}" if row["sites"] else ""
+    timed = [Latency(**each["latency_ms"]) for each in (row, base)]
+    unsure = " (times are uncertain: the machine was busy)" if is_busy(*timed) else ""
     return (
         f"; its price{where}: {parameters:+.1f} % parameters, {macs:+.1f} % multiply-accumulates, "
-        f"{latency:+.0f} % latency, {training:+.0f} % training time{same}"
+        f"{latency:+.0f} % latency, {training:+.0f} % training time{same}{unsure}"
     )

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from ..errors import counted
 from ..statistics.effects import Effect
 from ..statistics.margins import MarginVerdict
 from ..statistics.power import at_corrected_level, at_level, planning_noise, seeds_needed, smallest_detectable
@@ -135,7 +136,7 @@ class Judge:
         total = len(failed) + effect.seeds
         seeds = f"seed{'' if len(failed) == 1 else 's'} {', '.join(map(str, failed))}"
         return (
-            f"{name} diverged in {len(failed)} of {total} runs ({seeds}), so nothing is claimed{versus}: where it ended, "
+            f"{name} diverged in {len(failed)} of {counted(total, 'run')} ({seeds}), so nothing is claimed{versus}: where it ended, "
             f"{self._with_interval(effect)}"
         )
 
@@ -194,7 +195,7 @@ class Judge:
         if seeds <= effect.seeds:
             return ""
         named = ", and name this look in --looks" if self.plan.trains else ""
-        return f"; plan about {seeds} seeds in all to find one{named}"
+        return f"; plan about {counted(seeds, 'seed')} in all to find one{named}"
 
     def _with_interval(self, effect: Effect) -> str:
         sure = f"{100 * effect.confidence:.3g} % interval"
@@ -257,7 +258,7 @@ def signed(value: float, decimals: int) -> str:
 
 
 def _seeds(count: int) -> str:
-    return f"{count} seed{'' if count == 1 else 's'}"
+    return counted(count, "seed")
 
 
 def _moved_clause(moved: float) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ..config import Preprocessing
-from ..errors import DataError
+from ..errors import DataError, counted
 from .csv_table import Row, read_rows
 from .dataset import ImageSet
 from .geometry import boxes_in_input
@@ -149,7 +149,9 @@ def _positions(names: Iterable[str], ids: Sequence[str], path: Path) -> dict[str
         found[name] = matched
     if not found:
         example = printable(ids[0]) if ids else "none"
-        raise DataError(f"{printable(path)} names none of the {len(ids)} images: expected names such as {example}.")
+        raise DataError(
+            f"{printable(path)} names none of the {counted(len(ids), 'image')}: expected names such as {example}."
+        )
     return found
 
 
@@ -163,7 +165,7 @@ def _position(
     if len(candidates) > 1:
         shown = ", ".join(printable(ids[position]) for position in candidates[:2])
         raise DataError(
-            f"{printable(path)}: {printable(name)} may be any of {len(candidates)} images ({shown}): name its folder."
+            f"{printable(path)}: {printable(name)} may be any of {counted(len(candidates), 'image')} ({shown}): name its folder."
         )
     return candidates[0] if candidates else None
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..config import DEFAULT_DEPTH, Depth, ImageSize, Resize, sides
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, counted
 from .class_names import quoted
 from .dataset import DataReport, Dataset, ImageSet
 from .geometry import part_cut_off
@@ -181,7 +181,7 @@ def _shared_groups(sets: dict[str, ImageSet]) -> tuple[str, ...]:
     if not shared:
         return ()
     return (
-        f"{len(shared)} of {len(groups['test'])} groups of the test images are among the training images too: results "
+        f"{len(shared)} of {counted(len(groups['test']), 'group')} of the test images are among the training images too: results "
         "hold for more images of known groups, not for new groups.",
     )
 
@@ -191,7 +191,7 @@ def _copies_in_test(test: ImageSet, leaks: FoundLeaks) -> tuple[str, ...]:
     if test.groups is not None or not leaks.copies_in_test:
         return ()
     return (
-        f"{leaks.copies_in_test} of {len(test)} test images are nearly equal to other test images: verdicts count them as "
+        f"{leaks.copies_in_test} of {counted(len(test), 'test image')} are nearly equal to other test images: verdicts count them as "
         "independent, which --group-by copies (group_by='copies') does not.",
     )
 
@@ -306,7 +306,7 @@ def _label_conflicts(sets: dict[str, ImageSet]) -> tuple[str, ...]:
         for position, pixels in enumerate(images.pixel_hashes):
             targets.setdefault(pixels, set()).add(images.targets.digest(position))
     conflicts = sum(len(found) > 1 for found in targets.values())
-    return (f"{conflicts} images appear with different labels.",) if conflicts else ()
+    return (f"{counted(conflicts, 'image', 'appear')} with different labels.",) if conflicts else ()
 
 
 def _cut_off(store: PixelStore, options: LoadOptions) -> tuple[str, ...]:
@@ -320,7 +320,7 @@ def _cut_off(store: PixelStore, options: LoadOptions) -> tuple[str, ...]:
     if not len(found):
         return ()
     return (
-        f"{len(found)} of {len(parts)} images lose more than {MUCH_CUT_OFF:.0%} of their area, as their aspect ratio is not "
+        f"{len(found)} of {counted(len(parts), 'image')} lose more than {MUCH_CUT_OFF:.0%} of their area, as their aspect ratio is not "
         f"that of the input (these lose {np.median(found):.0%} in the median and up to {found.max():.0%}): --resize pad or "
         "squash keeps all of it.",
     )

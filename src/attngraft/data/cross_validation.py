@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, counted
 from .build_dataset import fingerprint_of, strata_of
 from .concat import joined
 from .dataset import DataReport, Dataset, ImageSet
@@ -91,7 +91,7 @@ def _kept_notes(dataset: Dataset) -> list[str]:
     unused = [(name, getattr(dataset, name)) for name in ("val", "test") if name not in dataset.drawn]
     words = {"val": "validation", "test": "test"}
     return notes + [
-        f"the {len(images):,} {words[name]} images that the data bring are not used: the folds are made of the training "
+        f"the {counted(len(images), f'{words[name]} image')} that the data bring are not used: the folds are made of the training "
         "images."
         for name, images in unused
         if images is not None
@@ -108,7 +108,9 @@ def _with_leaks(folds: Folds) -> DataReport:
 def _check_training(images: ImageSet, row: NDArray[np.int64], classes: tuple[str, ...], folds: int) -> None:
     """Raise where a fold is empty, or all images of a class are in one."""
     if len(np.unique(row)) < folds:
-        raise DataError(f"{len(row):,} images, or fewer groups of them, are too few for {folds} folds: ask for fewer.")
+        raise DataError(
+            f"{counted(len(row), 'image')}, or fewer groups of them, are too few for {folds} folds: ask for fewer."
+        )
     if not isinstance(images.targets, ClassLabels):
         return
     labels = images.targets.labels

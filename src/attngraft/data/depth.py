@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..config import DEFAULT_DEPTH, Depth
-from ..errors import ConfigError
+from ..errors import ConfigError, counted
 
 DepthOption: TypeAlias = "str | int | tuple[float, float] | Depth"
 """What `parse_depth` reads."""
@@ -125,7 +125,7 @@ def _range_of(kind: Kind, levels: Sequence[Levels]) -> tuple[tuple[float, float]
         chosen = (0.0, _WIDEST[kind]) if 0 <= low <= _WIDEST[kind] else (low - 1, high)
     words = "values" if kind == "integers" else "floats"
     said = (
-        f"{len(levels)} images have {words} of {whole[0]:,.6g} to {whole[1]:,.6g}: {chosen[0]:,.6g} becomes black and "
+        f"{counted(len(levels), 'image', 'have')} {words} of {whole[0]:,.6g} to {whole[1]:,.6g}: {chosen[0]:,.6g} becomes black and "
         f"{chosen[1]:,.6g} white{' (a few values beyond are taken for outliers)' if outliers and chosen != whole else ''}; "
         "--depth (depth=...) chooses another range."
     )

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import ImageSize
-from ..errors import DataError, nearest
+from ..errors import DataError, counted, nearest
 from .build_dataset import fingerprint_of
 from .class_names import quoted
 from .dataset import Dataset, ImageSet
@@ -64,7 +64,7 @@ def load_domains(
         for name, dataset in found.items()
         if len(dataset.classes) < len(classes)
     ]
-    repeated = [f"{len(shared)} images have the pixels of an image of another domain."] if shared else []
+    repeated = [f"{counted(len(shared), 'image', 'have')} the pixels of an image of another domain."] if shared else []
     if len({dataset.depth for dataset in found.values()}) > 1:
         repeated.append(
             "black and white of images of more than 8 bits differ between domains: depth=... makes them one."

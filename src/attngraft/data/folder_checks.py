@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from .class_names import likely_cause, quoted
 from .read_image import printable
 from .split_names import ALL_CLASSES, as_option, split_of
@@ -53,7 +53,7 @@ def instead_of_folders(root: Path, extensions: Collection[str]) -> str:
     if archive is not None:
         return f" but the archive {printable(archive)}, which has to be unpacked first"
     count = sum(is_image(root / name, extensions) for name in files)
-    return f" but {count} images, whose classes it does not say" if count else ""
+    return f" but {counted(count, 'image')}, whose classes it does not say" if count else ""
 
 
 def check_are_classes(place: Path, seen: Sequence[SeenFolder]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from .build_dataset import Pool
 from .class_names import likely_cause, quoted
 from .folder_checks import LAYOUT
@@ -41,7 +41,9 @@ def scan_folder(root: Path, extensions: Collection[str] = EXTENSIONS, splits: st
         (scan.split, image_id, name) for scan in scans for name, ids in scan.images.items() for image_id in ids
     )
     ignored = sum(scan.ignored for scan in scans)
-    told: tuple[str, ...] = (f"{ignored} files that are not images in class folders were ignored.",) if ignored else ()
+    told: tuple[str, ...] = (
+        (f"{counted(ignored, 'file', 'were')} ignored: not images in class folders.",) if ignored else ()
+    )
     misnamed = [name for scan in scans for name in scan.misnamed]
     if misnamed:
         told += (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, nearest
+from ..errors import DataError, counted, nearest
 from .class_names import quoted
 from .csv_table import Row, is_utf8, read_rows
 from .read_image import EXTENSIONS, printable
@@ -158,7 +158,9 @@ def read_image_table(files: Mapping[str, Path], task: str | None = None, group_c
         raise DataError(f"{printable(first.file)} lists no images: expected one line for each.")
     kept = _without_repeats({split: _with_splits(part, split) for split, part in parts.items()}, columns)
     if len(kept) < sum(len(part.rows) for part in parts.values()):
-        notes.append(f"{sum(len(part.rows) for part in parts.values()) - len(kept)} lines repeat earlier ones.")
+        notes.append(
+            f"{counted(sum(len(part.rows) for part in parts.values()) - len(kept), 'line', 'repeat')} earlier ones."
+        )
     names, targets = _READERS[task](kept, columns)
     return ImageTable(
         names=names,

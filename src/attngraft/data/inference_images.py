@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ..config import DEFAULT_DEPTH, Depth, ImageSize
-from ..errors import ConfigError, DataError
+from ..errors import ConfigError, DataError, counted
 from .build_dataset import LoadOptions, assemble
 from .class_names import unknown_classes
 from .dataset import ImageSet
@@ -148,7 +148,7 @@ def decode_images(
         index, reason = decoded.failures[0]
         left_out = "give others" if skip_broken else "or leave them out with --skip-broken (skip_broken=True)"
         raise DataError(
-            f"{len(decoded.failures)} of {len(paths)} images cannot be read ({printable(names[index])}: {reason}): "
+            f"{len(decoded.failures)} of {counted(len(paths), 'image')} cannot be read ({printable(names[index])}: {reason}): "
             f"mend or remove them, {left_out}."
         )
     return ImageSet(

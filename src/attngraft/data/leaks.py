@@ -9,16 +9,11 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from .class_names import quoted
 from .dataset import ImageSet
 from .near_duplicates import first_of_group
-from .near_duplicates.search import (
-    Pairs,
-    Sketches,
-    near_pairs,
-    sketches,
-)
+from .near_duplicates.search import Pairs, Sketches, copies, sketches
 from .targets import Targets
 
 SPLITS = ("train", "val", "test")  # an image in two splits belongs to the first of them
@@ -53,12 +48,12 @@ def find_leaks(sets: Mapping[str, ImageSet]) -> FoundLeaks:
         return FoundLeaks(exact, (), (_left_out(comparisons),))
     drawn = {name: sketches(images) for name, images in sets.items()}
     near = tuple(pair for one, other in pairs for pair in _near(sets[one], sets[other], drawn[one], drawn[other]))
-    return FoundLeaks(exact, near, copies_in_test=_copies(drawn["test"]) if "test" in drawn else 0)
+    return FoundLeaks(exact, near, copies_in_test=_copies(sets["test"], drawn["test"]) if "test" in drawn else 0)
 
 
-def _copies(drawn: Sketches) -> int:
+def _copies(images: ImageSet, drawn: Sketches) -> int:
     """How many images are alike to another one of the same set."""
-    return len(np.unique(near_pairs(drawn)[:, 0])) if len(drawn) ** 2 <= MOST_PAIRS else 0
+    return len(np.unique(copies(images, drawn)[:, 0])) if len(drawn) ** 2 <= MOST_PAIRS else 0
 
 
 def image_families(images: ImageSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -74,7 +69,8 @@ def image_families(images: ImageSet) -> tuple[tuple[str, ...], tuple[str, ...]]:
     by_name = np.argsort(digests)  # so that the first of a family is the same in any order of the images
     place = np.empty_like(by_name)
     place[by_name] = np.arange(len(digests))
-    family = first_of_group(len(digests), place[near_pairs(sketches(images.select(first)))])
+    alone = images.select(first)
+    family = first_of_group(len(digests), place[copies(alone, sketches(alone))])
     name = {digest: digests[by_name[family[place[i]]]] for i, digest in enumerate(digests)}
     return tuple(name[digest] for digest in images.pixel_hashes), ()
 
@@ -104,22 +100,23 @@ def without_leaks(
     comparisons = sum(int((ranks < rank).sum()) * int((ranks == rank).sum()) for rank in range(1, len(SPLITS)))
     notes = (_left_out(comparisons),) if comparisons > MOST_PAIRS else ()
     if not notes:
-        ranks = _lowered(sketches(images.select(first)), ranks)
+        ranks = _lowered(images.select(first), ranks)
     after = ranks[member]
     _check_splits(images.targets, before, after, classes)
     return np.array(SPLITS)[after], (*notes, *_moves(before, after))
 
 
-def _lowered(drawn: Sketches, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
+def _lowered(images: ImageSet, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
     """The lowest rank among all images that are alike, over any number of steps."""
-    ranks = ranks.copy()
+    ranks, drawn = ranks.copy(), sketches(images)
     changed = np.ones(len(ranks), dtype=bool)  # their neighbours of higher rank are still to be found
     while changed.any():
         earlier, changed = changed, np.zeros(len(ranks), dtype=bool)
         for rank in range(len(SPLITS) - 1):
             low, high = np.flatnonzero(earlier & (ranks == rank)), np.flatnonzero(ranks > rank)
             if len(low) and len(high):
-                met = high[np.unique(near_pairs(drawn[low], drawn[high])[:, 1])]
+                pairs = copies(images.select(low), drawn[low], images.select(high), drawn[high])
+                met = high[np.unique(pairs[:, 1])]
                 ranks[met], changed[met] = rank, True
     return ranks
 
@@ -138,7 +135,7 @@ def _near(some: ImageSet, others: ImageSet, mine: Sketches, theirs: Sketches) ->
     known = set(some.pixel_hashes)
     kept = _first_of_each(some.pixel_hashes)
     asked = np.array([i for i, digest in enumerate(others.pixel_hashes) if digest not in known], dtype=np.int64)
-    pairs = near_pairs(mine[kept], theirs[asked])
+    pairs = copies(some.select(kept), mine[kept], others.select(asked), theirs[asked])
     for place in np.unique(pairs[:, 1], return_index=True)[1].tolist():
         one, other = pairs[place].tolist()
         yield some.ids[kept[one]], others.ids[asked[other]]
@@ -170,7 +167,7 @@ def _moves(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterator[str]
         count = int(((before == of) & (after == to)).sum())
         if count:
             yield (
-                f"{count} {SPLITS[of]} images repeat images of {SPLITS[to]} and were moved there, so that no image "
+                f"{counted(count, f'{SPLITS[of]} image', 'repeat')} images of {SPLITS[to]} and {'was' if count == 1 else 'were'} moved there, so that no image "
                 "is in both."
             )
 

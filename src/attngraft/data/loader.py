@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import ConfigError, LoaderError
+from ..errors import ConfigError, LoaderError, counted
 from .dataset import ImageSet
 from .splits import hash64
 from .transforms import ImageTransform
@@ -238,4 +238,6 @@ def _check_sizes(count: int, batch_size: int, drop_last: bool, workers: int, ran
     if count == 0:
         raise ConfigError("the image set is empty: there is nothing to load.")
     if drop_last and count < batch_size:
-        raise ConfigError(f"batch_size is {batch_size}, but there are only {count} images: take a smaller batch.")
+        raise ConfigError(
+            f"batch_size is {batch_size}, but there are only {counted(count, 'image')}: take a smaller batch."
+        )

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from ..config import Depth
-from ..errors import DataError, one_line
+from ..errors import DataError, counted, one_line
 from .any_image import decode_any
 from .build_dataset import LoadOptions, Pool, strata_of
 from .class_names import quoted
@@ -104,7 +104,9 @@ def _by_split(source: Any) -> dict[str, Any]:
     """
     if isinstance(source, tuple):
         if len(source) not in (2, 3):
-            raise DataError(f"got a tuple of {len(source)} data sets: expected (train, test) or (train, val, test).")
+            raise DataError(
+                f"got a tuple of {counted(len(source), 'data set')}: expected (train, test) or (train, val, test)."
+            )
         return dict(zip(("train", "test") if len(source) == 2 else ("train", "val", "test"), source, strict=True))
     if not isinstance(source, Mapping):
         return {"": source}

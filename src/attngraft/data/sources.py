@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ..config import ImageSize, Resize
-from ..errors import ConfigError, DataError, nearest
+from ..errors import ConfigError, DataError, counted, nearest
 from ..registry import Registry
 from .build_dataset import (
     LoadOptions,
@@ -299,7 +299,7 @@ def _broken_files(folder: Path, skipped: tuple[tuple[str, str], ...], count: int
     shown = "; ".join(f"{printable(image_id)}: {reason}" for image_id, reason in skipped[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     return DataError(
-        f"{len(skipped)} of {count} images in {printable(folder)} cannot be read ({shown}{more}): "
+        f"{len(skipped)} of {counted(count, 'image')} in {printable(folder)} cannot be read ({shown}{more}): "
         "mend or remove them, or leave them out with --skip-broken (skip_broken=True)."
     )
 

@@ -21,7 +21,7 @@ from ..data import Images, InputReader, UnreadableImageError, printable
 from ..data.labelled_images import labels_of
 from ..data.targets import ClassLabels
 from ..data_frames import data_frame
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..files import to_json
 from ..settings import MachineSettings
 from ..surgery import check_live, load
@@ -158,9 +158,7 @@ def predict(
     check_live(model)
     if chosen is None:
         chosen = (
-            Precision()
-            if isinstance(run_or_model, nn.Module)
-            else _precision_of(Path(run_or_model).expanduser(), where)
+            Precision() if isinstance(run_or_model, nn.Module) else precision_of(Path(run_or_model).expanduser(), where)
         )
     task = task_of(model)
     stated = None if preprocessing is None else stated_preprocessing(model, preprocessing)
@@ -213,13 +211,13 @@ def _notes(reader: InputReader, count: int, assumed: str | None) -> tuple[str, .
         return notes
     return (
         *notes,
-        f"{len(reader.clipped)} of {count} images have values beyond those that are black and white since training, which "
+        f"{len(reader.clipped)} of {counted(count, 'image')} have values beyond those that are black and white since training, which "
         f"were clipped (first {printable(reader.clipped[0])}).",
     )
 
 
-def _precision_of(path: Path, device: torch.device) -> Precision:
-    """The precision in which a run was evaluated; a file or a store does not say."""
+def precision_of(path: Path, device: torch.device) -> Precision:
+    """The precision in which a run was evaluated; a file or a store does not say, so it is fp32."""
     folder = path.parent if path.is_file() else path
     if not (folder / "run.json").is_file():
         return Precision()

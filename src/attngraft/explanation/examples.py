@@ -25,6 +25,7 @@ _NAME = re.compile(r"example-\d{2,}(-gate|-cam|-plain-cam|-site-\d+)?\.png")
 Pixels = NDArray[np.uint8]
 LEGIBLE = 160  # pixels: smaller images are enlarged, by whole factors
 OPACITY = 0.5
+ABOUT_ONE = 0.01
 
 
 def choose_examples(
@@ -76,9 +77,8 @@ def examples(
         return ()
     chosen = view.select(positions)
     inputs = inputs_of(model, chosen)
-    size = (int(inputs.shape[2]), int(inputs.shape[3]))
     sites = gate_maps(model, inputs) if grafts(uncompiled(model)) else {}
-    drawn: dict[str, Floats | None] = {"gate": combined_gate_map(sites, size)}
+    drawn: dict[str, Floats | None] = {}
     drawn["cam"] = cam_maps(model, inputs) if with_cam else None
     drawn["plain-cam"] = cam_maps(plain, inputs) if with_cam and plain is not None else None
     predicted = predict_probabilities(model, inputs)
@@ -108,17 +108,29 @@ def _draw(
 ) -> ExampleFiles:
     """Files are numbered: an id may hold anything that a file name must not."""
     shown, stem = displayed(image, view.preprocessing), f"example-{row:02d}"
+    mine = {path: maps[row : row + 1] for path, maps in sites.items()}
+    moving = {path: found for path, found in mine.items() if not is_about_one(found)}
+    height, width = image.shape[-2:]
+    maps = {"gate": combined_gate_map(moving, (height, width))}
+    maps |= {kind: None if found is None else found[row : row + 1] for kind, found in drawn.items()}
 
-    def written(kind: str, maps: Floats | None) -> str | None:
-        return None if maps is None else write_image(folder / f"{stem}-{kind}.png", overlay(shown, maps[row]))
+    def written(kind: str, found: Floats | None) -> str | None:
+        return None if found is None else write_image(folder / f"{stem}-{kind}.png", overlay(shown, found[0]))
 
+    ranges = {kind: found for kind, found in {**maps, **mine}.items() if found is not None}
     return ExampleFiles(
         image=write_image(folder / f"{stem}.png", enlarged(shown)),
-        gate=written("gate", drawn["gate"]),
-        cam=written("cam", drawn["cam"]),
-        plain_cam=written("plain-cam", drawn["plain-cam"]),
-        sites={path: str(written(f"site-{number}", maps)) for number, (path, maps) in enumerate(sites.items())},
+        gate=written("gate", maps["gate"]),
+        cam=written("cam", maps["cam"]),
+        plain_cam=written("plain-cam", maps["plain-cam"]),
+        sites={path: str(written(f"site-{number}", mine[path])) for number, path in enumerate(mine) if path in moving},
+        ranges={kind: (float(found.min()), float(found.max())) for kind, found in ranges.items()},
     )
+
+
+def is_about_one(gate: Floats) -> bool:
+    """Whether a gate is within 1 % of 1 everywhere: a picture of it would show differences that there are not."""
+    return bool((np.abs(gate - 1) <= ABOUT_ONE).all())
 
 
 def _prediction(probabilities: Floats, classes: tuple[str, ...]) -> Prediction:

@@ -13,9 +13,10 @@ from torch import nn
 
 from ..backbones import assumed_preprocessing, note_preprocessing_, stated_preprocessing
 from ..config import Preprocessing, from_dict, to_dict
+from ..costs import is_busy
 from ..data_frames import data_frame, flat
 from ..environment import hardware, versions
-from ..errors import ConfigError, RunError, nearest
+from ..errors import ConfigError, RunError, counted, nearest
 from ..files import read_json, write_json
 from ..statistics.interval import Interval
 from ..surgery import graft_plan, grafts
@@ -164,7 +165,7 @@ def explain(
         record = replace(record, decoupling=decouple(model, view, seed=seed))
     if grafts(model) and view.is_labelled and len(view) > 1:  # one image does not tell whether gates depend on it
         say("folding")
-        record = replace(record, folding=fold(model, view, tolerance=tolerance).record())
+        record = replace(record, folding=fold(model, view, tolerance=tolerance, precision=subject.precision).record())
     say("maps")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / EXPLANATION_FILE, to_dict(replace(record, status="partial")))  # the images belong to it
@@ -289,8 +290,7 @@ def _dynamics(record: ExplanationRecord) -> str:
         f"{part} gates swing by {_range(swings)} between images" if max(swings) > 1e-6 else f"{part} gates never change"
         for part, swings in parts.items()
     ]
-    plural = "" if len(sites) == 1 else "s"
-    return f"At {len(sites)} site{plural} the {', the '.join(told)} (standard deviation, n = {images:,} images)."
+    return f"At {counted(len(sites), 'site')} the {', the '.join(told)} (standard deviation, n = {counted(images, 'image')})."
 
 
 def _folding(folding: FoldingRecord) -> str:
@@ -301,13 +301,15 @@ def _folding(folding: FoldingRecord) -> str:
             "as they are."
         )
     change = 100 * (folding.latency_ms.after.median / folding.latency_ms.before.median - 1)
+    is_unsure = is_busy(folding.latency_ms.before, folding.latency_ms.after)
+    unsure = " (uncertain: the machine was busy)" if is_unsure else ""
     reduced = sum(site.action.startswith(("reduced", "left")) for site in folding.sites)
     cheaper = f"{reduced} {'becomes' if reduced == 1 else 'become'} cheaper"
-    what = f"{gone} of {total} sites fold away" + (f" and {cheaper}" if reduced else "")
+    what = f"{gone} of {counted(total, 'site')} fold away" + (f" and {cheaper}" if reduced else "")
     excluded = "" if folding.unlikely_loss is None else f"{loss_clause(folding.unlikely_loss)}; "
     return (
         f"{what if gone else f'Of {total} sites {cheaper}'}, as constants do as well as their gates: "
-        f"latency {change:+.0f} %, accuracy {_points(effect.mean)} points ({_interval(effect)}; "
+        f"latency {change:+.0f} %{unsure}, accuracy {_points(effect.mean)} points ({_interval(effect)}; "
         f"n = {in_groups(folding.images, folding.groups)}; {excluded}{100 * folding.tolerance:.1f} were allowed to be lost "
         "on these)."
     )

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from ..config import ADDED, to_dict
 from ..costs import Latency
+from ..errors import counted
 from ..statistics.interval import Interval
 from ..surgery.fold import PartFold
 from ..surgery.gate_statistics import PartStatistics
@@ -22,7 +23,7 @@ def in_groups(images: int, groups: int | None) -> str:
     >>> in_groups(1400, None), in_groups(400, 40)
     ('1,400 images', '400 images in 40 groups')
     """
-    return f"{images:,} images" + ("" if groups is None else f" in {groups:,} groups")
+    return counted(images, "image") + ("" if groups is None else f" in {counted(groups, 'group')}")
 
 
 @dataclass(frozen=True)
@@ -388,13 +389,19 @@ class Prediction:
 
 @dataclass(frozen=True)
 class ExampleFiles:
-    """Names of an example's images in the folder; None for maps that there are not."""
+    """Names of an example's images in the folder; None for maps that there are not.
+
+    Attributes:
+        sites: path -> map of its gate, for gates that are not about 1 everywhere.
+        ranges: lowest and highest value of each map, by "gate", "cam", "plain-cam" or the path of a site.
+    """
 
     image: str
     gate: str | None = None
     cam: str | None = None
     plain_cam: str | None = None
     sites: Mapping[str, str] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

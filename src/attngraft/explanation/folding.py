@@ -17,16 +17,17 @@ from torch import Tensor, nn
 from ..attention import Gates
 from ..checksums import file_hash
 from ..config import to_dict
-from ..costs import Latency, measure_latency
-from ..errors import ConfigError, DataError, RunError
+from ..costs import LATENCY_BATCH, Latency, is_busy, measure_latency
+from ..errors import ConfigError, DataError, RunError, counted
 from ..files import write_json
 from ..statistics.effects import Effect
 from ..statistics.groups import effect_by_group
-from ..surgery import FoldNote, PartFold, fold_grafts, fold_note, grafts, note_fold_, save, watching
+from ..surgery import FoldNote, PartFold, copy_model, fold_grafts, fold_note, grafts, note_fold_, save, watching
 from ..surgery.fold import KEPT, constant_gates
 from ..surgery.serialization import MODEL_FILE
 from ..tasks import Classification
 from ..training.evaluate import Evaluation, in_eval_mode, run_on_images
+from ..training.precision import Precision
 from .explanation_record import Accuracy, FoldedPart, FoldingRecord, Latencies, in_groups
 from .gates import gates
 from .image_source import BATCH, Groups, Source, View, grafted_view, predict_probabilities
@@ -45,6 +46,7 @@ def fold(
     *,
     tolerance: float = 0.005,
     batch_size: int = BATCH,
+    precision: Precision | None = None,
     progress: Step | None = None,
 ) -> Folding:
     """Replace gates by their means where that costs no accuracy, and fold these away; the model is not changed.
@@ -59,6 +61,7 @@ def fold(
         data: labelled images, as for `view_of`, or a view.
         tolerance: accuracy that may be lost on these images, as a fraction; with 0 nothing may be lost.
         batch_size: images at a time.
+        precision: in which latency is measured; fp32 where not given. `precision_of` says that of a run.
         progress: called with the name of each step as it begins.
 
     Raises:
@@ -81,7 +84,8 @@ def fold(
     attempt = _Attempts(model, view, before, ranking, tolerance, batch_size, say).longest()
     _note_(attempt, fold_note(model), tolerance, len(view))
     say("latency")
-    return _conclude(model, view, before, attempt, ranking, tolerance)
+    times = _latencies(model, attempt.model, next(view.inputs(model))[0], precision or Precision())
+    return _conclude(model, view, before, attempt, ranking, tolerance, times)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,11 +143,11 @@ def _conclude(
     attempt: _Attempt,
     ranking: Sequence[Candidate],
     tolerance: float,
+    times: Mapping[str, Latency],
 ) -> Folding:
     inputs = next(view.inputs(model))[0]
     with torch.no_grad(), in_eval_mode(model):
         change = (attempt.model(inputs).float() - model(inputs).float()).abs().max()
-        times = measure_latency({"before": model, "after": attempt.model}, inputs[:1])
     difference = attempt.evaluation.correct.astype(np.int64) - before.correct.astype(np.int64)
     in_all, left = len(grafts(model)), len(grafts(attempt.model))
     return Folding(
@@ -161,6 +165,18 @@ def _conclude(
         unlikely_loss=unlikely_loss_of(difference, view.groups),
         groups=view.group_count,
     )
+
+
+def _latencies(before: nn.Module, after: nn.Module, inputs: Tensor, precision: Precision) -> dict[str, Latency]:
+    """As a comparison measures its variants: side by side, a batch of zeros, in one number format and layout."""
+    layout = precision.memory_format
+    example = inputs.new_zeros(LATENCY_BATCH, *inputs.shape[1:]).to(memory_format=layout)
+    models = {
+        name: copy_model(model).to(memory_format=layout).eval()  # type: ignore[call-overload]
+        for name, model in (("before", before), ("after", after))
+    }
+    with precision.autocast(example.device):
+        return measure_latency(models, example)
 
 
 def unlikely_loss_of(difference: NDArray[np.int64], groups: Groups) -> float:
@@ -391,12 +407,13 @@ class Folding:
         more = f" and {cheaper} {'becomes' if cheaper == 1 else 'become'} cheaper" if cheaper else ""
         before, after, effect = self.latency_before_ms, self.latency_after_ms, self.effect
         return (
-            f"{self.sites_gone} of {self.sites_in_all} sites fold away{more}: "
+            f"{self.sites_gone} of {counted(self.sites_in_all, 'site')} fold away{more}: "
             f"accuracy {100 * self.before.score:.1f} % before and {100 * self.after.score:.1f} % after on "
             f"{in_groups(self.images, self.groups)} ({100 * effect.mean:+.1f} points, 95 % interval "
             f"{100 * effect.low:+.1f} to {100 * effect.high:+.1f}; {loss_clause(self.unlikely_loss)}; "
             f"{100 * self.tolerance:.1f} were allowed to be lost on these), "
-            f"latency of one image {_timed(before)} before and {_timed(after)} after (medians of {after.n}, quartiles)."
+            f"latency of {counted(after.batch_size, 'image')} {_timed(before)} before and {_timed(after)} after (medians of "
+            f"{after.n}, quartiles{'; uncertain, as the machine was busy' if is_busy(before, after) else ''})."
         )
 
 

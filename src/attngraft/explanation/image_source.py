@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,13 @@ from ..data import (
     make_loader,
     relabelled,
 )
-from ..errors import AttngraftError, ConfigError, DataError, GraftError, RunError, TrainingError
+from ..deployment.predict import precision_of
+from ..errors import AttngraftError, ConfigError, DataError, GraftError, RunError, TrainingError, counted
 from ..surgery import check_live, classes_of, grafts, load, uncompiled, ungraft
 from ..tasks import Capability, require, task_of
 from ..training import FitResult, RunFolder
 from ..training.evaluate import in_eval_mode
+from ..training.precision import Precision
 
 BATCH = 64
 Source = str | Path | Iterable[str | Path] | Dataset | ImageSet | Tensor
@@ -257,6 +259,7 @@ class Subject:
             its grafts; None where the model has none.
         plain_is: which of these it is, in words.
         history: rows of `metrics.jsonl`; empty where there are none.
+        precision: in which the run was evaluated.
     """
 
     name: str
@@ -266,6 +269,7 @@ class Subject:
     plain_is: str
     view: View
     history: tuple[Mapping[str, Any], ...] = ()
+    precision: Precision = field(default_factory=Precision)
 
 
 def open_subject(
@@ -299,18 +303,58 @@ def open_subject(
         model = load(folder)
     require(task_of(model), "explain", "explain")
     description = _description(folder)
-    if images is None:
-        if folder is None:
-            raise ConfigError("a model in memory does not know its images: give images.")
-        where = {key: options[key] for key in ("root", "download") if key in options}
-        view = view_of(model, own_test_images(folder, description, preprocessing_of(model), **where), group_by=group_by)
-    else:
-        reading = {"limit": limit, **options} if isinstance(images, (str, Path, list, tuple)) else {}
-        view = view_of(model, images, group_by=group_by, **reading)
-    view = view.some(limit) if limit else view
+    view = images_of_run(folder, model, images, limit=limit, group_by=group_by, **options)
     model = model.to(device).eval()
     plain, plain_is = _plain(folder, model, view, device)
-    return Subject(_name(folder, model, description), folder, model, plain, plain_is, view, _history(folder))
+    precision = Precision() if folder is None else precision_of(folder, device)
+    return Subject(_name(folder, model, description), folder, model, plain, plain_is, view, _history(folder), precision)
+
+
+def images_of_run(
+    folder: Path | None,
+    model: nn.Module,
+    images: Source | None,
+    *,
+    limit: int | None = None,
+    group_by: str | None = None,
+    **options: Any,
+) -> View:
+    """The images that are given, or a run's own test images where none are.
+
+    Args:
+        folder: of the run or the saved model; None for a model in memory.
+        model: that was loaded from it.
+        images, limit, group_by, **options: as for `open_subject`.
+
+    Raises:
+        DataError: the images cannot be had, or are of classes that the model does not know.
+        ConfigError: a model without its images.
+    """
+    if images is not None:
+        reading = {"limit": limit, **options} if isinstance(images, (str, Path, list, tuple)) else {}
+        view = view_of(model, images, group_by=group_by, **reading)
+        return view.some(limit) if limit else view
+    if folder is None:
+        raise ConfigError("a model in memory does not know its images: give images.")
+    where = {key: options[key] for key in ("root", "download") if key in options}
+    own = own_test_images(folder, _description(folder), preprocessing_of(model), **where)
+    view = view_of(model, own, group_by=group_by)
+    return view.some(limit) if limit else view
+
+
+def seen_in_training(folder: Path, model: nn.Module, view: View) -> str | None:
+    """How many of the images the run was trained on, in a sentence; None for none, or where that cannot be known."""
+    try:
+        known = set(own_test_images(folder, _description(folder), preprocessing_of(model)).train.pixel_hashes)
+    except DataError:
+        return None
+    seen = 0 if view.images is None else sum(pixels in known for pixels in view.images.pixel_hashes)
+    if not seen:
+        return None
+    return (
+        f"{seen:,} of the {counted(len(view), 'image')} are among those that {folder} was trained on, so what is said of other "
+        "images may be too good: give images that it has not seen, or none for its own test images."
+    )
 
 
 def own_test_images(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..costs import count_macs
 from ..data import evenly_spread
 from ..data.boxes import Boxes, input_boxes, own_boxes, read_boxes
-from ..errors import ConfigError, DataError, GraftError
+from ..errors import ConfigError, DataError, GraftError, counted
 from ..statistics.groups import effect_by_group
 from .examples import choose_examples, examples
 from .explanation_record import Example, Faithfulness, Saliency
@@ -146,7 +146,7 @@ def _doubted(found: Faithfulness, probabilities: Floats, labels: NDArray[np.int6
     rows = tuple(replace(row, verdict="not shown") if row.verdict == "faithful" else row for row in found.maps)
     sentence = (
         f"No map is called faithful, as the model's predictions are not shown to be better than chance: "
-        f"{correct.mean():.0%} of {len(correct)} images are right, and guessing gets {chance:.0%}."
+        f"{correct.mean():.0%} of {counted(len(correct), 'image')} are right, and guessing gets {chance:.0%}."
     )
     return replace(found, maps=rows, sentence=sentence)
 

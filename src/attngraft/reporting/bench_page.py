@@ -17,6 +17,7 @@ from ..benchmarking.bench_result import (
     ModuleSummary,
 )
 from ..benchmarking.clock import Spread
+from ..errors import counted
 from .charts import INK, MUTED, Chart, LegendItem, draw, series_color
 from .number_format import MISSING, percent, points, shortened, significant, times, titled
 from .page_parts import Warned, hardware_facts, render
@@ -77,7 +78,7 @@ def bench_page(result: BenchResult) -> str:
 def _lead(result: BenchResult) -> str:
     on_cpu = result.device == "cpu"
     chip = result.hardware.get("cpu" if on_cpu else "gpu")
-    threads = f"{result.threads} thread{'' if result.threads == 1 else 's'}" if on_cpu else ""
+    threads = counted(result.threads, "thread") if on_cpu else ""
     return ", ".join(filter(None, [str(chip or result.device), threads, result.created[:10]]))
 
 

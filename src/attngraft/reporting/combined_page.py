@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..comparison.combined_record import CombinedEffect, CombinedRecord, DataSetEffect
+from ..errors import counted
 from .charts import BETTER, INK, MUTED, WORSE, Chart, interval_chart
 from .number_format import (
     MISSING,
@@ -35,7 +36,9 @@ class _Row:
 
 def combined_page(record: CombinedRecord) -> str:
     """The HTML of a combination."""
-    heading = f"Does attention help {record.backbone or 'other trainings'} over {len(record.sets)} data sets?"
+    heading = (
+        f"Does attention help {record.backbone or 'other trainings'} over {counted(len(record.sets), 'data set')}?"
+    )
     charts = [forest_chart(effect, record) for effect in record.effects]
     content = {
         "heading": heading,
@@ -53,7 +56,7 @@ def combined_page(record: CombinedRecord) -> str:
 
 
 def _counted(record: CombinedRecord) -> str:
-    return f"{len(record.effects)} variant{'' if len(record.effects) == 1 else 's'}, {len(record.sets)} data sets"
+    return f"{counted(len(record.effects), 'variant')}, {counted(len(record.sets), 'data set')}"
 
 
 def _verdict(effect: CombinedEffect) -> dict[str, str]:
@@ -100,7 +103,7 @@ def effect_table(record: CombinedRecord) -> Table:
     )
     rows = [row for effect in record.effects for row in _rows(effect, unit)]
     strong = frozenset(number for number, row in enumerate(rows) if row[1] == MEAN)
-    caption = f"{record.backbone or 'other trainings'}, {record.metric.label}, {len(record.sets)} data sets"
+    caption = f"{record.backbone or 'other trainings'}, {record.metric.label}, {counted(len(record.sets), 'data set')}"
     note = f"effect: paired difference to '{record.baseline}'; verdicts after correction"
     return Table(caption, columns, tuple(rows), frozenset({1, 5}), note=note, strong=strong)
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..comparison.comparison_record import ComparisonRecord, EffectRecord, SampleRecord, VariantRecord
 from ..config import to_dict
+from ..errors import counted
 from ..tasks import Metric, primary, task_from
 from .charts import (
     BETTER,
@@ -89,7 +90,7 @@ def _content(run_dir: Path, comparison: ComparisonRecord, heading: str) -> dict[
         "control_verdicts": _verdicts(comparison, against_controls),
         "notes": list(comparison.notes),
         "left_out": [f"{run.variant}, seed {run.seed}: {run.reason}" for run in comparison.left_out],
-        "warnings": _warnings(comparison, predictions, curves),
+        "warnings": _warnings(comparison, predictions, curves, run_dir),
         "quality": "Quality" if comparison.predictions else "Quality and cost",
         "variants": variant_table(comparison),
         "charts": [drawing for drawing in drawings if drawing],
@@ -109,7 +110,7 @@ def _content(run_dir: Path, comparison: ComparisonRecord, heading: str) -> dict[
 
 
 def _lead(comparison: ComparisonRecord) -> str:
-    parts = [f"{len(comparison.variants)} variants", sample_size(comparison).replace(" x ", ", ")]
+    parts = [counted(len(comparison.variants), "variant"), sample_size(comparison).replace(" x ", ", ")]
     parts += [f"recipe {comparison.recipe.name}" if comparison.recipe else "", (comparison.created or "")[:10]]
     return ", ".join(filter(None, parts))
 
@@ -128,13 +129,15 @@ def _verdicts(comparison: ComparisonRecord, effects: Sequence[EffectRecord]) -> 
     ]
 
 
-def _warnings(comparison: ComparisonRecord, predictions: Mapping[str, Any], curves: Mapping[str, Any]) -> list[Warned]:
+def _warnings(
+    comparison: ComparisonRecord, predictions: Mapping[str, Any], curves: Mapping[str, Any], run_dir: Path
+) -> list[Warned]:
     found = []
     if comparison.status != "finished":
         found.append(Warned(f"This comparison is not finished (status: {comparison.status}): not all runs are in."))
     if len(comparison.seeds) == 1:
         found.append(Warned("One seed only: the spread between training runs is unknown, so nothing is decided."))
-    found += data_warnings(to_dict(comparison.data))
+    found += data_warnings(to_dict(comparison.data), run_dir)
     present: dict[str, Mapping[str, Any]] = {} if comparison.task else {"predictions": predictions}
     if comparison.predictions is None:
         present["metrics"] = curves
@@ -163,7 +166,7 @@ def _confusions(
         pairs = [(one, other) for one, other in pairs if np.array_equal(one.labels, other.labels)]
         confusion = confusion_change(effect.variant, pairs, classes)
         if confusion:
-            n = f"{confusion.seeds} seed{'' if confusion.seeds == 1 else 's'} x {confusion.images:,} test images"
+            n = f"{counted(confusion.seeds, 'seed')} x {counted(confusion.images, 'test image')}"
             caption = f"{effect.variant} minus {comparison.baseline}, mean over {n}"
             numbers = ("baseline", "variant", "change")
             table = pair_table(confusion, f"Most changed mistakes: {caption}", *numbers)
@@ -356,7 +359,7 @@ def curve_chart(
     last = {name: statistics.fmean(epochs[max(epochs)]) for name, epochs in curves.items()}
     told = "; ".join(f"{name}: {format_value(value, metric.unit)} at the end" for name, value in last.items())
     most = max((len(seeds) for epochs in curves.values() for seeds in epochs.values()), default=0)
-    note = f"Line: mean of {most} seeds; band: lowest to highest seed." if most > 1 else "One seed."
+    note = f"Line: mean of {counted(most, 'seed')}; band: lowest to highest seed." if most > 1 else "One seed."
     title, ylabel = f"{titled(metric.label)} per epoch", axis_label(metric.label, metric.unit)
     return line_chart(lines, title, told, ylabel=ylabel, note=note, height=3.3, phases=phases)
 

@@ -6,6 +6,7 @@ import statistics
 
 from ..comparison.comparison_record import ComparisonRecord, EffectRecord, SquareRecord, VariantRecord
 from ..costs import Latency
+from ..errors import counted
 from .number_format import (
     MISSING,
     count,
@@ -35,10 +36,10 @@ EFFECTS = {"channel": "channel gates", "spatial": "spatial gates", "interaction"
 def sample_size(comparison: ComparisonRecord) -> str:
     """How many seeds and test images the numbers rest on."""
     if comparison.analysis.folds:
-        return f"{_seeds(comparison)} of {comparison.data.test_images:,} images"
+        return f"{_seeds(comparison)} of {counted(comparison.data.test_images, 'image')}"
     groups = comparison.analysis.groups
-    in_groups = "" if groups is None else f" in {groups:,} groups"
-    return f"{_seeds(comparison)} x {comparison.data.test_images:,} test images{in_groups}"
+    in_groups = "" if groups is None else f" in {counted(groups, 'group')}"
+    return f"{_seeds(comparison)} x {counted(comparison.data.test_images, 'test image')}{in_groups}"
 
 
 def baseline_first(comparison: ComparisonRecord) -> list[VariantRecord]:
@@ -187,7 +188,7 @@ def tuning_table(comparison: ComparisonRecord) -> Table | None:
         return Noted(shown, format_difference(score - base, unit))
 
     rows = tuple((f"x {factor:g}", *(cell(name, factor) for name in names)) for factor in factors)
-    caption = f"{comparison.metric.label} by learning rate on {tuning.images:,} validation images, one seed"
+    caption = f"{comparison.metric.label} by learning rate on {counted(tuning.images, 'validation image')}, one seed"
     note = f"*: taken for all seeds; small: difference to '{comparison.baseline}' at the same rate"
     return Table(caption, ("rates", *names), rows, note=note)
 
@@ -251,4 +252,4 @@ def _seeds(comparison: ComparisonRecord) -> str:
     number, folds, repeats = len(comparison.seeds), comparison.analysis.folds, comparison.analysis.repeats
     if folds:
         return f"{folds} folds x {repeats} repetition{'' if repeats == 1 else 's'}"
-    return f"{number} seed{'' if number == 1 else 's'}"
+    return counted(number, "seed")

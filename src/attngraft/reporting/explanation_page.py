@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import counted
 from ..explanation.explanation_record import (
     CellEffect,
     Decoupling,
@@ -149,10 +150,12 @@ def _decoupling(decoupling: Decoupling) -> dict[str, Any]:
     images = f"n = {in_groups(decoupling.images, decoupling.groups)}, paired, 95 % intervals, each by itself"
     change = f"Change in accuracy against the intact model; coloured where it counts after Holm's correction; {images}."
     halves = f"Exact Shapley values: they add up to what all attention is worth; {images}."
-    sites = f"{decoupling.permutations} permutations x {decoupling.subset:,} images"
+    sites = f"{decoupling.permutations} permutations x {counted(decoupling.subset, 'image')}"
     sites = f"Shapley values by sampling: {sites}; the intervals cover images and sampling."
     if all(site.sampling_error == 0 for site in decoupling.sites):
-        sites = f"Exact Shapley values over all orders: {decoupling.permutations} x {decoupling.subset:,} images."
+        sites = (
+            f"Exact Shapley values over all orders: {decoupling.permutations} x {counted(decoupling.subset, 'image')}."
+        )
     charts = [
         switch_chart(everywhere, "Switched everywhere", change, by_site=False),
         value_chart(decoupling.halves, "What each kind of gate is worth", halves),
@@ -281,19 +284,22 @@ def _pointing_table(pointing: Pointing) -> Table:
 
 def _example(folder: Path, example: Example) -> dict[str, Any]:
     files = example.files
+    ranges = {name: f" ({_signed(low)} to {_signed(high)})" for name, (low, high) in files.ranges.items()}
     named = {
         "image": files.image,
-        "spatial gate": files.gate,
-        "Grad-CAM": files.cam,
-        "Grad-CAM, plain network": files.plain_cam,
-        **{f"gate at {path}": file for path, file in files.sites.items()},
+        f"spatial gates, each standardised{ranges.get('gate', '')}": files.gate,
+        f"Grad-CAM{ranges.get('cam', '')}": files.cam,
+        f"Grad-CAM, plain network{ranges.get('plain-cam', '')}": files.plain_cam,
+        **{f"gate at {path}{ranges.get(path, '')}": file for path, file in files.sites.items()},
     }
+    flat = [path for path in files.ranges if path not in (*files.sites, "gate", "cam", "plain-cam")]
     shown = [(words, thumbnail(folder, file)) for words, file in named.items() if file is not None]
     return {
         "title": shortened(example.id, 60),
         "label": MISSING if example.label is None else example.label,
         "prediction": _prediction(example.prediction),
         "plain_prediction": _prediction(example.plain_prediction),
+        "flat": f"not painted, as it is within 1 % of 1 everywhere: the gate at {', '.join(flat)}" if flat else "",
         "images": [{"words": words, "image": image} for words, image in shown if image],
     }
 
@@ -347,7 +353,7 @@ def gate_atlas(gates: GatesRecord, part: str) -> Chart | None:
     note = (
         "From the first site (top) to the last. Dot: mean; band: one standard deviation over images and elements; "
         "line: smallest to largest. Dynamic: part of the variance that is between images; the rest is fixed. "
-        f"n = {gates.images:,} images."
+        f"n = {counted(gates.images, 'image')}."
     )
     return Chart(draw(paint, 1.1 + 0.3 * len(shown)), f"{titled(part)} gates by depth", told, note)
 
@@ -409,6 +415,6 @@ def faithfulness_chart(faithfulness: Faithfulness, kind: str) -> Chart | None:
         "; ".join(f"{row.map}: area {curve.auc.mean:.3f}" for row, curve in zip(maps, curves, strict=True)),
         ylabel="probability of the class (%)",
         xlabel="pixels removed (%)" if kind == "deletion" else "pixels shown (%)",
-        note=f"Most important pixels first; mean over {faithfulness.n} images. {better}",
+        note=f"Most important pixels first; mean over {counted(faithfulness.n, 'image')}. {better}",
         from_zero=True,
     )

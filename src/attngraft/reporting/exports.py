@@ -11,6 +11,7 @@ from typing import Any
 
 from ..comparison.combined_record import CombinedRecord
 from ..comparison.comparison_record import ComparisonRecord
+from ..errors import counted
 from ..files import write_text
 from .comparison_tables import baseline_first, sample_size
 from .number_format import format_effect, format_interval, mean_and_spread, scale_of, words_for
@@ -115,7 +116,9 @@ def combined_tex(record: CombinedRecord) -> str:
         rows += [(effect.variant, one.data, *_told(one, unit), one.verdict) for one in effect.effects]
         if effect.pooled is not None:
             rows.append((effect.variant, "mean over data sets", *_told(effect.pooled, unit), effect.verdict))
-    caption = f"Paired difference in {record.metric.label} to {record.baseline} on {len(record.sets)} data sets."
+    caption = (
+        f"Paired difference in {record.metric.label} to {record.baseline} on {counted(len(record.sets), 'data set')}."
+    )
     head = ("variant", "data set", f"difference{words_for(unit, ' (', ')')}", "95 % interval", "verdict")
     return _tex(head, rows, caption, "llrrl")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..config import to_dict
 from ..continual.search.search_record import ClauseRecord, Finalist, SearchRecord, Trial
+from ..errors import counted
 from .charts import INK, MUTED, WORSE, Chart, bar_chart, draw, named_rows, series_color, whole_numbers
 from .number_format import MISSING, POINTS, axis_label, count, decimal, duration, percent, scale_of
 from .page_parts import Warned, data_facts, data_warnings, hardware_facts, plain, render
@@ -111,7 +112,7 @@ def primary_name(record: SearchRecord) -> str:
 
 
 def _lead(record: SearchRecord) -> str:
-    made = f"{len(record.trials)} trial{'' if len(record.trials) == 1 else 's'}"
+    made = counted(len(record.trials), "trial")
     return f"backbone {record.backbone}, data {record.data.name}, {made}, budget {duration(record.budget_s)}"
 
 

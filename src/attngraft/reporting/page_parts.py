@@ -9,8 +9,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..data.leak_pictures import names_of_pair
+from ..errors import counted
 from .confusion import Confusion
 from .number_format import MISSING, decimal, shortened
+from .read_folder import thumbnail
 from .tables import Table
 
 if TYPE_CHECKING:
@@ -27,26 +30,48 @@ class Warned:
 
     title: str
     items: tuple[str, ...] = ()
+    pictures: tuple[tuple[str, tuple[str, str]], ...] = ()  # what pairs of pictures show, and both as data URIs
 
 
-def data_warnings(data: Mapping[str, Any]) -> list[Warned]:
-    """Leaks and unreadable files."""
+def data_warnings(data: Mapping[str, Any], folder: Path | None = None) -> list[Warned]:
+    """Leaks and unreadable files.
+
+    Args:
+        data: what a record says of the data.
+        folder: where pictures of nearly equal images may be.
+    """
     found = []
     leaks, skipped = data.get("leaks") or [], data.get("skipped") or []
     if leaks:
         pairs = tuple(" = ".join(str(part) for part in pair) for pair in leaks)
-        title = f"{_count(len(leaks), 'pair')} of equal images in different splits: the accuracies may be too high."
+        title = (
+            f"{counted(len(leaks), 'pair')} of equal images in different splits: the accuracies may be too high; --fix-leaks "
+            "keeps such images on one side."
+        )
         found.append(Warned(title, _first(pairs)))
     if data.get("near_leaks"):
         pairs = tuple(" ~ ".join(str(part) for part in pair) for pair in data["near_leaks"])
         title = (
-            f"{_count(len(pairs), 'pair')} of nearly equal images in different splits: the accuracies may be too high."
+            f"{counted(len(pairs), 'pair')} of nearly equal images in different splits: where they are copies, the accuracies "
+            "may be too high, and --fix-leaks keeps them on one side."
         )
-        found.append(Warned(title, _first(pairs)))
+        shown = _pictures(pairs, folder) if folder is not None else ()
+        found.append(Warned(title, _first(pairs[len(shown) :]) if shown else _first(pairs), shown))
     if skipped:
         files = tuple(": ".join(str(part) for part in entry) for entry in skipped)
-        found.append(Warned(f"{_count(len(skipped), 'file')} could not be used.", _first(files)))
+        found.append(Warned(f"{counted(len(skipped), 'file')} could not be used.", _first(files)))
     return found
+
+
+def _pictures(pairs: Sequence[str], folder: Path) -> tuple[tuple[str, tuple[str, str]], ...]:
+    """The first pairs of which both pictures are there."""
+    found = []
+    for number, pair in enumerate(pairs[:MOST_LISTED]):
+        one, other = (thumbnail(folder, name) for name in names_of_pair(number))
+        if one is None or other is None:
+            break
+        found.append((pair, (one, other)))
+    return tuple(found)
 
 
 def data_facts(data: Mapping[str, Any], outputs: str = "classes") -> list[tuple[str, str]]:
@@ -122,10 +147,6 @@ def _first(items: tuple[str, ...]) -> tuple[str, ...]:
     if len(items) <= MOST_LISTED:
         return items
     return (*items[:MOST_LISTED], f"and {len(items) - MOST_LISTED} more")
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def render(template: str, title: str, page: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..config import to_dict
+from ..errors import counted
 from ..tasks import Task, primary, task_from
 from ..training import RunRecord
 from .charts import Chart, LegendItem, Line, bar_chart, line_chart
@@ -45,7 +46,7 @@ def result_facts(run: RunRecord) -> list[tuple[str, str]]:
     facts: list[tuple[str, str]] = []
     for name, value in run.results.test.items():
         if name in metrics and finite(value) is not None:
-            images = "" if facts else f"{run.data.test_images:,} test images"
+            images = "" if facts else counted(run.data.test_images, "test image")
             told = words_for(images, " of " if metrics[name].unit == POINTS else ", n = ")
             facts.append((metrics[name].label, format_value(value, metrics[name].unit) + told))
     facts.append(("loss", decimal(run.results.test.get("loss"))))
@@ -78,7 +79,7 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
         pace_chart(metrics),
         class_bars(class_values(run), metric.label, higher_is_better=metric.higher_is_better),
     ]
-    images = f"n = {confusion.images:,} test images" if confusion else ""
+    images = f"n = {counted(confusion.images, 'test image')}" if confusion else ""
     mistakes = f"The most frequent mistakes, {images}"
     missing = [] if metrics else ["metrics.jsonl"]
     if predictions is None and not run.task:
@@ -86,7 +87,7 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
     return {
         "heading": heading,
         "lead": f"data {run.data.name}, recipe {run.recipe.name}, seed {run.seed}, {run.status}",
-        "warnings": [*_warnings(run, len(metrics), missing), *data_warnings(data)],
+        "warnings": [*_warnings(run, len(metrics), missing), *data_warnings(data, run_dir)],
         "results": result_facts(run) or [("status", run.status)],
         "outputs": _output_table(run, task),
         "charts": [chart for chart in charts if chart],
@@ -108,7 +109,7 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
 
 def _warnings(run: RunRecord, epochs: int, missing: Sequence[str]) -> list[Warned]:
     if run.status != "finished":
-        return [Warned(f"This run is not finished (status: {run.status}, {epochs} epochs so far).")]
+        return [Warned(f"This run is not finished (status: {run.status}, {counted(epochs, 'epoch')} so far).")]
     words = f"Missing or damaged: {', '.join(missing)}. What rests on them is left out."
     return [Warned(words)] if missing else []
 
@@ -125,7 +126,7 @@ def _output_table(run: RunRecord, task: Task) -> Table | None:
     ]
     scales = {key: scale_of(task.metrics[key].unit) if key in task.metrics else 1.0 for key in keys}
     cells = tuple(tuple(_cell(row.get(key), scales[key]) for key in keys) for row in rows)
-    return Table(f"By output, n = {run.data.test_images:,} test images", tuple(labels), cells)
+    return Table(f"By output, n = {counted(run.data.test_images, 'test image')}", tuple(labels), cells)
 
 
 def _cell(value: Any, scale: float) -> str:

@@ -35,8 +35,8 @@ SMALLEST_P = 1e-16  # on a logarithmic axis there is no 0
 MARKS = {  # what happened -> its row, sign and colour
     "promote": ("promoted", "^", BETTER),
     "rollback": ("rolled back", "v", INK),
-    "reject": ("rejected", "X", WORSE),
-    "refuse": ("refused", "s", MUTED),
+    "reject": ("refused by the guard", "X", WORSE),
+    "refuse": ("refused before", "s", MUTED),
     "drift": ("drift alarm", "D", WORSE),
     "release": ("released", "o", INK),
 }

@@ -62,15 +62,22 @@ def _lead(document: Document) -> str:
 
 def _outcomes(document: Document) -> list[dict[str, str]]:
     """The sentence of each adaptation, the latest first, with what became of it."""
-    tones = {"promoted": "helps", "rejected": "hurts"}
+    tones = {"promoted": "helps", "refused by the guard": "hurts"}
     return [
         {
-            "tone": tones.get(adaptation.get("status", ""), "open"),
-            "title": f"Adaptation {adaptation.get('number', '?')}: {adaptation.get('status', MISSING)}",
+            "tone": tones.get(_outcome(adaptation), "open"),
+            "title": f"Adaptation {adaptation.get('number', '?')}: {_outcome(adaptation)}",
             "text": adaptation.get("sentence") or adaptation.get("refused") or "It has not come to an end yet.",
         }
         for adaptation in reversed(document.get("adaptations") or [])
     ]
+
+
+def _outcome(adaptation: Document) -> str:
+    """What became of it; "rejected" is how earlier versions called what the guard refuses."""
+    status = str(adaptation.get("status", MISSING))
+    is_asked = status == "rejected" or (status == "refused" and adaptation.get("guard"))
+    return "refused by the guard" if is_asked else status
 
 
 def _warnings(document: Document) -> list[Warned]:

@@ -71,7 +71,8 @@ def rich_table(table: Table) -> RichTable:
         words = [len(_told(row[index], columns[index])) for row in table.rows]
         name, justify = Text(columns[index].name), "left" if index == 0 or index in table.text else "right"
         folds = columns[index].folds or (justify == "left" and any(length > LONGEST for length in words))
-        least = min(10, max([len(name), *words])) if index == 0 else None
+        least = max(map(len, str(name).split()), default=0)  # no header breaks in a word
+        least = max(least, min(10, max([len(name), *words]))) if index == 0 else least
         found.add_column(name, justify=justify, overflow="fold", no_wrap=not folds and index > 0, min_width=least)  # type: ignore[arg-type]
     for number, row in enumerate(table.rows):
         cells = [_told(row[index], columns[index]) for index in shown]

@@ -11,6 +11,7 @@ from ..comparison.combined_record import CombinedRecord
 from ..comparison.comparison_record import ComparisonRecord
 from ..continual.search.search_record import SearchRecord
 from ..data import printable
+from ..errors import counted
 from ..settings import Recipe
 from ..training import RunRecord
 from .bench_page import all_tables
@@ -42,7 +43,7 @@ def best_trials_table(record: SearchRecord, most: int = 5) -> Table:
     """The best finished trials of a search."""
     finished = [trial for trial in record.trials if trial.status == "finished"]
     best = sorted(finished, key=lambda trial: -(trial.score or 0.0))[:most]
-    caption = f"best of {len(record.trials)} trials, on the validation images"
+    caption = f"best of {counted(len(record.trials), 'trial')}, on the validation images"
     return rich_table(trial_table(record, best, caption))
 
 
@@ -69,7 +70,7 @@ def power_table(plan: PowerAnalysis) -> Table:
     )
     strong = frozenset({plan.rows.index(plan.row)})
     columns = (f"true effect{words_for(unit, ', ')}", "seeds", "training", "images with 12 seeds")
-    caption = f"{100 * plan.power:.0f} % power, {plan.images:,} test images, noise from {plan.source}"
+    caption = f"{100 * plan.power:.0f} % power, {counted(plan.images, 'test image')}, noise from {plan.source}"
     note = "seed variance at its upper 80 % bound"
     return rich_table(DataTable(caption, columns, rows, note=note, strong=strong))
 
@@ -91,7 +92,9 @@ def run_summary(run: RunRecord) -> Table:
     by_class = class_values(run)
     if by_class:
         worst = min(by_class, key=lambda name: by_class[name][0])
-        facts.append(("weakest class", f"{worst}, {percent(by_class[worst][0])} of {by_class[worst][1]} images"))
+        facts.append(
+            ("weakest class", f"{worst}, {percent(by_class[worst][0])} of {counted(by_class[worst][1], 'image')}")
+        )
     for name, value in facts:
         table.add_row(Text(name), Text(value))
     return table
@@ -107,13 +110,21 @@ def data_notes(data: Mapping[str, Any]) -> list[str]:
     notes, leaks, near = list(data["notes"]), data["leaks"], data.get("near_leaks")
     if data["skipped"]:
         example = printable(data["skipped"][0][0])
-        notes.append(f"{len(data['skipped'])} files could not be read and were left out, for example {example}")
+        notes.append(
+            f"{counted(len(data['skipped']), 'file')} could not be read and were left out, for example {example}"
+        )
     if leaks:
-        notes.append(f"{len(leaks)} images are in two splits, for example {_pair(leaks, '=')}")
+        notes.append(f"{counted(len(leaks), 'image', 'are')} in two splits, for example {_pair(leaks, '=')}")
     if near:
-        notes.append(f"{len(near)} images are nearly equal to one of another split, for example {_pair(near, '~')}")
-    if leaks or near:
-        notes.append("the accuracies may be too high for that: --fix-leaks keeps such images on one side")
+        notes.append(
+            f"{counted(len(near), 'image', 'are')} nearly equal to one of another split, for example {_pair(near, '~')}"
+        )
+    if leaks:
+        notes.append("the accuracies may be too high for equal images: --fix-leaks keeps them on one side")
+    if near:
+        notes.append(
+            "whether nearly equal images are copies can be seen on the page; where they are, --fix-leaks keeps them on one side"
+        )
     return notes
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from ..attention import Attention, attention_options, create_attention
 from ..attention.contract import Init
 from ..config import from_dict
-from ..errors import ConfigError, GraftError, nearest
+from ..errors import ConfigError, GraftError, counted, nearest
 from .plan_text import parse_plan_text
 from .site import Site
 from .sites import InputSize, Where, resolve_input_size, search_sites
@@ -126,7 +126,7 @@ class GraftPlan:
 
     def __str__(self) -> str:
         options = "".join(f", {key}={value}" for key, value in self.options.items())
-        lines = [f"{self.attention} ({self.init}{options}) at {len(self.sites)} sites, where={self.where}"]
+        lines = [f"{self.attention} ({self.init}{options}) at {counted(len(self.sites), 'site')}, where={self.where}"]
         for s in self.sites:
             other = f", {self.overrides[s.path].attention} here" if s.path in self.overrides else ""
             last = ", channels last" if s.channels_last else ""

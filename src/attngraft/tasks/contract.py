@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import from_dict
-from ..errors import BackboneError, ConfigError, DataError, nearest
+from ..errors import BackboneError, ConfigError, DataError, counted, nearest
 from ..registry import Registry
 from ..statistics.groups import group_index
 
@@ -344,7 +344,7 @@ def check_width(outputs: Tensor, names: Sequence[str], what: str) -> None:
     """
     check_matrix(outputs, what)
     if outputs.shape[1] != len(names):
-        logits = f"{outputs.shape[1]} logit{'' if outputs.shape[1] == 1 else 's'}"
+        logits = counted(outputs.shape[1], "logit")
         raise DataError(
             f"the model has {logits} and the data have {len(names)} {what}: create it with num_classes={len(names)}."
         )

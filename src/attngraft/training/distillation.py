@@ -55,6 +55,8 @@ class Teacher:
             raise ConfigError(f"the teacher's weight is {self.weight}: expected 0 or more.")
         if not 0 < self.temperature < math.inf:
             raise ConfigError(f"the teacher's temperature is {self.temperature}: expected more than 0.")
+        if self.images is not None:
+            object.__setattr__(self, "images", np.asarray(self.images))  # a tensor or a list as well
         if self.images is not None and (self.images.dtype != np.bool_ or self.images.ndim != 1):
             raise ConfigError(
                 f"the teacher's images are {self.images.dtype} of shape {self.images.shape}: "

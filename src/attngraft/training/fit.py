@@ -15,9 +15,10 @@ from torch import nn
 from ..backbones import backbone_info, note_preprocessing_, preprocessing_of, preprocessing_source, stated_preprocessing
 from ..config import Preprocessing
 from ..data import Dataset
+from ..data.leak_pictures import write_leak_pictures
 from ..data_frames import data_frame
 from ..environment import hardware, versions
-from ..errors import NotFiniteError, RunError, TrainingError
+from ..errors import NotFiniteError, RunError, TrainingError, counted
 from ..interrupts import finishing, stopping_at_once
 from ..locking import Claim
 from ..settings import Settings, resolve_settings
@@ -87,7 +88,7 @@ class FitResult:
 
     def __str__(self) -> str:
         metric = primary(self.evaluation.task)
-        return f"{self.run_dir}: {metric.label} {metric.show(self.score)} on {len(self.evaluation.ids)} test images"
+        return f"{self.run_dir}: {metric.label} {metric.show(self.score)} on {counted(len(self.evaluation.ids), 'test image')}"
 
 
 def fit(
@@ -164,6 +165,8 @@ def fit(
                 remove_checkpoints(run.checkpoints)  # a process that was killed as it finished may have left some
             return _finished(run, model, record)
         log = RunLog(run, record, world.is_main)
+        if world.is_main:
+            write_leak_pictures(run.path, dataset)
         if source is not None and not record.events:
             log(source)
         if record.precision is None:

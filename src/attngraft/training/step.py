@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from ..data import Batch
-from ..errors import NotFiniteError, TrainingError
+from ..errors import NotFiniteError, TrainingError, counted
 from .accumulation import Accumulator, StepNumbers
 from .checkpoint import Position
 from .distributed import collective
@@ -122,7 +122,7 @@ class Stepper:
                 raise
         if self.context.world.size > 1:  # the others are in the middle of the same backward pass
             raise TrainingError(
-                f"memory does not suffice for {len(batch.indices)} images at {_where(at)}, and several processes do not "
+                f"memory does not suffice for {counted(len(batch.indices), 'image')} at {_where(at)}, and several processes do not "
                 f"split their shares: take a batch_size below {self.context.batch_size}, or more processes"
             )
         return None
@@ -162,7 +162,7 @@ class Stepper:
             )
         parts = min(2 * parts, images)
         self.context.note(
-            f"Memory did not suffice for {most} images at a time at {_where(at)}: from here on a batch is computed "
+            f"Memory did not suffice for {counted(most, 'image')} at a time at {_where(at)}: from here on a batch is computed "
             f"{-(-images // parts)} at a time, and the gradients add up to that of the same batch"
             + ("; BatchNorm normalises each part by its own statistics." if self._kept_buffers else ".")
         )
@@ -172,7 +172,7 @@ class Stepper:
         if parts == 1:
             return f"BatchNorm cannot train on {images} image with one position: choose a larger batch_size"
         return (
-            f"memory does not suffice for {-(-2 * images // parts)} images at a time at {_where(at)}, and BatchNorm "
+            f"memory does not suffice for {counted(-(-2 * images // parts), 'image')} at a time at {_where(at)}, and BatchNorm "
             "cannot train on one image with one position: take a smaller backbone, or free memory"
         )
 

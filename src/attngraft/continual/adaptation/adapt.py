@@ -13,7 +13,7 @@ from torch import nn
 from ...backbones import preprocessing_of
 from ...config import from_dict
 from ...data import ImageSet, grouped, load_labelled
-from ...errors import ConfigError, DataError, RunError, TrainingError
+from ...errors import ConfigError, DataError, RunError, TrainingError, counted
 from ...option_names import nearest_option
 from ...settings.serving import AdaptOptions
 from ...surgery import classes_of
@@ -32,7 +32,7 @@ from .adaptation_record import (
     begin,
     learned_domains,
 )
-from .candidate_training import ADAPTED, ALL, NONE, CandidateTraining, collect_images
+from .candidate_training import ADAPTED, ALL, HEAD, NONE, CandidateTraining, collect_images
 from .partial_update import check_update, with_classes, with_whole_head
 from .promotion import GuardContest, Verdict, policy_of
 from .store_history import update_history
@@ -238,7 +238,7 @@ class _Adapting:
             classes=classes,
             device=device,
         )
-        _conclude(found, contest.decide())
+        _conclude(self.store, found, contest.decide())
         update_history(self.store, device)
 
 
@@ -308,22 +308,38 @@ def _recovery(rows: Sequence[VariantRow]) -> float | None:
     return (top1[ADAPTED] - top1[NONE]) / (top1[ALL] - top1[NONE])
 
 
-def _conclude(found: Adaptation, verdict: Verdict) -> None:
+def _better_way(found: Adaptation, delta: float) -> str:
+    """The command for a control that gained more on the new images and kept the old ones; empty where none did."""
+    served, adapted = found.record.variant(NONE), found.record.variant(ADAPTED)
+    least = max(served.new_top1, adapted.new_top1)
+    better = [row for row in found.record.variants if row.name in (HEAD, ALL) and row.new_top1 > least]
+    better = [row for row in better if row.old_top1 >= served.old_top1 - delta]
+    if not better:
+        return ""
+    best = max(better, key=lambda row: row.new_top1)
+    return (
+        f" Training {'the head alone' if best.name == HEAD else 'everything'} did better ({best.new_top1:.1%} on the new tune "
+        f"images, {best.old_top1:.1%} on the old ones): give the same command with --update {best.name}."
+    )
+
+
+def _conclude(store: Store, found: Adaptation, verdict: Verdict) -> None:
     """Write the outcome and the sentence that says it."""
     record = found.record
     before, after = record.variant(NONE), record.variant(ADAPTED)
     change = (
-        f"top-1 on the new tune images {before.new_top1:.1%} -> {after.new_top1:.1%} ({record.new_images} images), "
+        f"top-1 on the new tune images {before.new_top1:.1%} -> {after.new_top1:.1%} ({counted(record.new_images or 0, 'image')}), "
         f"on the old ones {before.old_top1:.1%} -> {after.old_top1:.1%} ({record.old_images})"
     )
-    attempt = verdict.attempt
+    attempt, is_promoted = verdict.attempt, verdict.status == PROMOTED
+    instead = "" if is_promoted else _better_way(found, policy_of(store).delta)
     if attempt is None:
         sentence = f"refused, nothing was spent and the served version stays: {verdict.reason} Measured: {change}."
-        found.finish(REFUSED, sentence, refused=verdict.reason)
+        found.finish(REFUSED, sentence + instead, refused=verdict.reason)
         return
-    outcome = "let it pass" if verdict.status == PROMOTED else "did not let it pass: the served version stays"
+    outcome = "let it pass" if is_promoted else "did not let it pass: the served version stays"
     found.finish(
         verdict.status,
-        f"{verdict.status}: {change}; the guard (attempt {attempt.number}, alpha {attempt.alpha:.2g}) {outcome}.",
+        f"{verdict.status}: {change}; the guard (attempt {attempt.number}, alpha {attempt.alpha:.2g}) {outcome}.{instead}",
         guard=GuardOutcome(attempt.number, attempt.alpha, bool(attempt.passed), verdict.new_images, verdict.old_images),
     )

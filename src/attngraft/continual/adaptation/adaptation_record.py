@@ -19,7 +19,7 @@ from ..images.stored_domains import Domain, Domains, learned_numbers
 ADAPTATIONS_FOLDER = "adaptations"
 ADAPTATION_FILE = "adaptation.json"
 ADAPTATION_FORMAT = 1
-RUNNING, PROMOTED, REJECTED, REFUSED, GIVEN_UP = "running", "promoted", "rejected", "refused", "given up"
+RUNNING, PROMOTED, REFUSED, GIVEN_UP = "running", "promoted", "refused", "given up"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ class AdaptationRecord:
         created, finished: ISO times, UTC.
         domain: number of the batch.
         served: id of the version that was served at the start.
-        status: "running", "promoted", "rejected", "refused", or "given up" when superseded or diverged.
+        status: "running", "promoted", "refused", or "given up" when superseded or diverged; "rejected" in files of earlier
+            versions is refused by the guard.
         new_images, old_images: number of tune images.
         recovery: (adapted - none) / (all - none) on the new tune images; None where fine-tuning all gains nothing.
         candidate: id of the version that was added.
@@ -148,7 +149,7 @@ class Adaptation:
 
     @property
     def status(self) -> str:
-        """ "promoted", "rejected" or "refused"; "given up" of one that was superseded or diverged."""
+        """ "promoted" or "refused"; "given up" of one that was superseded or diverged."""
         return self.record.status
 
     @property

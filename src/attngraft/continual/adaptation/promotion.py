@@ -1,7 +1,8 @@
-"""Promote or reject a candidate: forecast, attempt, guard, verdict."""
+"""Promote or refuse a candidate: forecast, attempt, guard, verdict."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,14 +14,17 @@ from ...backbones import preprocessing_of
 from ...config import from_dict
 from ...costs import measure_latency
 from ...data import ImageSet, evenly_spread, joined
-from ...errors import RunError
+from ...errors import RunError, counted
+from ...statistics.exact_power import images_needed
 from ...surgery.version_store.store import Store
 from ..guard.alpha_spending import AlphaLedger, Attempt
 from ..guard.guard import GuardPolicy, GuardSizes, PairedCorrect, forecast, judge, over_budget
-from ..images.split_assignment import one_of_each_group
-from ..images.stored_domains import Domain
-from .adaptation_record import PROMOTED, REFUSED, REJECTED, adaptations
+from ..images.split_assignment import HELD_OUT, one_of_each_group
+from ..images.stored_domains import Domain, Domains
+from .adaptation_record import PROMOTED, REFUSED, adaptations
 from .candidate_training import MOST_TUNED, evaluate_version, images_of
+
+WEAKER_PROMISES = (0.03, 0.05, 0.1, 0.15, 0.2)  # losses that a guard of fewer images can rule out
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Verdict:
     """What the guard decided about a candidate.
 
     Attributes:
-        attempt: None where the candidate was refused and nothing was spent.
+        attempt: of the guard; None where the candidate was refused before, so that nothing was spent.
         reason: why it was refused.
         new_images, old_images: number of guard images.
     """
@@ -40,10 +44,8 @@ class Verdict:
 
     @property
     def status(self) -> str:
-        """ "promoted", "rejected" or "refused"."""
-        if self.attempt is None:
-            return REFUSED
-        return PROMOTED if self.attempt.passed else REJECTED
+        """ "promoted" or "refused"."""
+        return PROMOTED if self.attempt is not None and self.attempt.passed else REFUSED
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,31 @@ class GuardContest:
 
     def _correct(self, model: nn.Module, images: ImageSet) -> np.ndarray:
         return evaluate_version(model, images, self.device).correct if len(images) else np.zeros(0, dtype=bool)
+
+
+def lacking_guard_images(store: Store) -> str | None:
+    """What the guard's images of the base cannot promise, and how many could; None where there are enough.
+
+    Versions are taken to disagree on as many images as may be lost; the more they do, the more images it takes.
+    """
+    policy, base = policy_of(store), Domains(store.path).all()[0].packed
+    alpha = AlphaLedger(policy.alpha).next_alpha
+    [mine] = one_of_each_group([base.images.select(np.flatnonzero(base.roles == "guard"))])
+    here = len(mine)
+
+    def needed(delta: float) -> int:
+        return images_needed(delta, delta, alpha, policy.power) or 0
+
+    if here >= needed(policy.delta):
+        return None
+    tests = 50 * math.ceil(needed(policy.delta) / HELD_OUT.guard / 50)
+    weaker = next((delta for delta in WEAKER_PROMISES if policy.delta < delta and needed(delta) <= here), None)
+    instead = "" if weaker is None else f", or promise less with --delta {weaker:g}"
+    return (
+        f"the guard has {counted(here, 'image')} of the base, and to rule out a loss of {100 * policy.delta:g} points it takes "
+        f"{needed(policy.delta):,}, where two versions disagree on {100 * policy.delta:g} % of the images: it will refuse nearly "
+        f"every version. Create the store with about {tests:,} test images{instead}."
+    )
 
 
 def lost_attempts(store: Store) -> str | None:

@@ -15,7 +15,7 @@ from ...files import read_json, write_json
 from ...surgery.version_store.store import Store
 from ..images.stored_domains import Domain, Domains
 from ..stream_log import stream_summary
-from .adaptation_record import PROMOTED, REJECTED, Adaptation, adaptations
+from .adaptation_record import PROMOTED, REFUSED, Adaptation, adaptations
 from .candidate_training import evaluate_version
 from .promotion import policy_of
 
@@ -133,7 +133,7 @@ def _versions(store: Store, entries: Entries) -> list[dict[str, Any]]:
         if version == store.base:
             return "base"
         if version not in served_once:
-            return REJECTED
+            return REFUSED
         return "rolled back" if version in left else PROMOTED
 
     return [
@@ -196,8 +196,8 @@ _TEXTS = {
     "create": "the store was made",
     "promote": "{to} is served instead of {from}",
     "rollback": "back to {to} from {from}",
-    "reject": "the guard did not let attempt {attempt} pass",
-    "refuse": "{candidate} was not put to the guard: {reason}",
+    "reject": "the guard refused attempt {attempt}",
+    "refuse": "{candidate} was refused before the guard was asked: {reason}",
     "drift": "the stream has drifted: {reasons}",
     "release": "{version} was measured on the final images",
 }

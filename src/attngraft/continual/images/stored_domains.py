@@ -21,7 +21,7 @@ from ...data.near_duplicates.small_copies import NUMBERS, Thumbnails, thumbnails
 from ...data.pixel_cache import image_bytes
 from ...data.pixel_store import PixelStore
 from ...data.splits import thin
-from ...errors import ConfigError, DataError, RunError
+from ...errors import ConfigError, DataError, RunError, counted
 from ...files import new_folder, read_json, write_atomically, write_json
 from ...safetensors_files import open_tensors
 from ...timestamp import timestamp
@@ -166,7 +166,7 @@ def add_batch(
     kept = deduplicate(images, domains.known(), domains.thumbnails())
     if not len(kept.images):
         raise DataError(
-            f"{name} has no new image: {kept.known} of its {len(images)} labelled images are in the store already, or near "
+            f"{name} has no new image: {kept.known} of its {counted(len(images), 'labelled image')} are in the store already, or near "
             f"duplicates of some that are, and {kept.contradictory} have more than one label; give images that are new to "
             "the store."
         )
@@ -197,8 +197,8 @@ def add_batch(
 
 def _counted(images: ImageSet) -> str:
     """How many new images there are, and of how many groups."""
-    groups = "" if images.groups is None else f" of {len(set(images.groups.tolist()))} groups"
-    return f"{len(images)} new images{groups}"
+    groups = "" if images.groups is None else f" of {counted(len(set(images.groups.tolist())), 'group')}"
+    return f"{counted(len(images), 'new image')}{groups}"
 
 
 def _check_groups(domains: Domains, images: ImageSet, name: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...checksums import file_hash
 from ...data import ImageSet
-from ...errors import RunError, TrainingError
+from ...errors import RunError, TrainingError, counted
 from ...files import write_atomically
 from ...surgery import load
 from ...surgery.serialization import MODEL_FILE
@@ -109,9 +109,9 @@ def _sentence(context: SearchContext, found: Mapping[str, Measured], is_met: boo
     seeds, runs = len(finalist.trained), len(finalist.runs)
     first = [clause for clause in clauses if is_met or not is_shown(clause, found[clause.metric])] or list(clauses)
     told = "; ".join(_told(clause, found[clause.metric]) for clause in first)
-    groups = "" if test.groups is None else f" in {len(set(test.groups.tolist())):,} groups"
-    n = f"{seeds} seed{'s' if seeds > 1 else ''}, {len(test):,} test images{groups}, 95 % interval"
-    lost = f"; {runs - seeds} of {runs} runs of the finalist could not be trained" if seeds < runs else ""
+    groups = "" if test.groups is None else f" in {counted(len(set(test.groups.tolist())), 'group')}"
+    n = f"{seeds} seed{'s' if seeds > 1 else ''}, {counted(len(test), 'test image')}{groups}, 95 % interval"
+    lost = f"; {runs - seeds} of {counted(runs, 'run')} of the finalist could not be trained" if seeds < runs else ""
     lone = "; with one seed this holds for this model alone" if seeds == 1 and is_met else ""
     return f"{'met' if is_met else 'not met'}: {told} ({n}){lost}{lone}"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...comparison.variants import BASELINE
 from ...data import Dataset
-from ...errors import TrainingError
+from ...errors import TrainingError, counted
 from ...surgery.serialization import MODEL_FILE
 from ...timestamp import timestamp
 from ...training import PREDICTIONS_FILE, Evaluation
@@ -84,7 +84,7 @@ def _why_to_end(context: SearchContext, trials: int | None) -> str | None:
     """Why the search is over, in words; None where it continues."""
     ended = context.record.ended
     if trials is not None and len(ended) >= trials:
-        return f"all {trials} trials were made"
+        return f"all {counted(trials, 'trial', 'were')} made"
     if _is_reached(context, ended):
         return "the validation images show that the requirement is reached"
     speeds = [trial.seconds_per_epoch for trial in ended if trial.seconds_per_epoch] or [0.0]
@@ -114,8 +114,8 @@ def _why_nothing(context: SearchContext) -> str:
     ended = context.record.ended
     infeasible = sum(trial.status == "infeasible" for trial in ended)
     if infeasible == len(ended):
-        return f"none of the {infeasible} variants keeps {' and '.join(map(str, context.requirement.of_costs))}."
-    return f"none of {len(ended)} trials could be trained: {ended[-1].reason}."
+        return f"none of the {counted(infeasible, 'variant')} keeps {' and '.join(map(str, context.requirement.of_costs))}."
+    return f"none of {counted(len(ended), 'trial')} could be trained: {ended[-1].reason}."
 
 
 def _finish(context: SearchContext, dataset: Dataset) -> None:
@@ -144,7 +144,7 @@ def _notes(context: SearchContext, dataset: Dataset) -> list[str]:
     known = sum(digest in seen for digest in dataset.test.pixel_hashes)
     if known:
         notes.append(
-            f"{known} of {len(dataset.test)} test images are among the training or validation images too, so the "
+            f"{known} of {counted(len(dataset.test), 'test image')} are among the training or validation images too, so the "
             "numbers may be too good."
         )
     return notes

@@ -13,7 +13,7 @@ from torch import nn
 from ...backbones import preprocessing_of
 from ...config import Preprocessing
 from ...data import ImageSet, evenly_spread, joined
-from ...errors import ConfigError
+from ...errors import ConfigError, counted
 from ...settings.serving import LEAST_FALSE_ALARMS, LEAST_WINDOW, REFERENCE_WINDOWS, DriftPolicy
 from ...surgery import classes_of
 from ...surgery.version_store.store import Store
@@ -162,15 +162,15 @@ def check_base(base: Domain, policy: DriftPolicy) -> None:
     held_out = len(_held_out(base))
     if held_out >= policy.reference:
         return
-    smaller = held_out // REFERENCE_WINDOWS
-    advice = (
-        f"take windows of at most {smaller} images (--window {smaller})"
-        if smaller >= LEAST_WINDOW
-        else f"make a store with at least {LEAST_WINDOW * REFERENCE_WINDOWS} test images"
-    )
+    largest = held_out // REFERENCE_WINDOWS
+    window = policy.window if largest >= LEAST_WINDOW else LEAST_WINDOW
+    needed = REFERENCE_WINDOWS * window
+    advice = f"make a store with {needed:,} test images"
+    if largest >= LEAST_WINDOW:
+        advice = f"take --window {largest}, or {advice}"
     raise ConfigError(
-        f"the store has {held_out} images of its base that were not learned from, and windows of {policy.window} "
-        f"need {policy.reference}: {advice}."
+        f"the store has {counted(held_out, 'image')} of its base that no version has learned from, and windows of "
+        f"{window} images (--window) need {needed:,}, twice as many: {advice}."
     )
 
 

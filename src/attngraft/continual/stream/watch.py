@@ -13,7 +13,7 @@ from typing import Any
 from ...config import to_dict
 from ...data import ImageSet, evenly_spread, load_labelled
 from ...data.read_image import printable
-from ...errors import ConfigError, DataError, InUseError, RunError, TrainingError
+from ...errors import ConfigError, DataError, InUseError, RunError, TrainingError, counted
 from ...locking import only_one
 from ...settings.serving import WatchOptions
 from ...surgery.version_store.store import Store
@@ -183,7 +183,7 @@ class Watch:
         while (left := self._waiting()) and self._read_window(min(len(left), self.options.window)):
             self._use_labels()
         if left:
-            self.say(f"{len(left)} images wait until there are enough of them for a window.")
+            self.say(f"{counted(len(left), 'image', 'wait')} until there are enough of them for a window.")
         elif self.state.windows == before:
             self.say("there is no new image.")
 
@@ -243,7 +243,7 @@ class Watch:
         self._seen.update(left_out)
         if left_out:
             reasons = "; ".join(f"{printable(name)}: {reason}" for name, reason in list(left_out.items())[:3])
-            self.say(f"{len(left_out)} images are left out ({reasons}).")
+            self.say(f"{counted(len(left_out), 'image', 'are')} left out ({reasons}).")
 
     def _test(self, number: int, images: ImageSet) -> WindowTest:
         """Predict the images, write the predictions down, and test for drift."""
@@ -271,7 +271,7 @@ class Watch:
         if self.label_source != self.log.wanted:
             how = f"put those of the images that {table} lists into {self.label_source}"
         self.say(
-            f"labels are needed: {how} ({len(wanted)} images; with {self.options.labels_needed} labels in all the model "
+            f"labels are needed: {how} ({counted(len(wanted), 'image')}; with {self.options.labels_needed} labels in all the model "
             "is adapted, and never without)."
         )
 
@@ -405,4 +405,4 @@ def _about_window(found: WindowTest, before: StreamState, after: StreamState) ->
         )
     still = "still drifted" if found.drift else "no drift"
     over = "; the alarm is over" if before.alarm is not None and after.alarm is None else ""
-    return f"window {after.windows}: {found.images} images, {still} (p = {found.p_value:.2g}){over}."
+    return f"window {after.windows}: {counted(found.images, 'image')}, {still} (p = {found.p_value:.2g}){over}."

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..dataset import ImageSet
 from ..read_bands import rgb_preview
 from .alignment import agreement
+from .details import agree_in_detail
 
 SIDE = 24
 _MIDDLE = 0.07  # is cut off each side: half way to the largest crop and a little more, as large crops are harder
@@ -72,6 +73,19 @@ def near_pairs(some: Sketches, others: Sketches | None = None) -> Pairs:
     if others is None:
         pairs = np.unique(np.concatenate([pairs, pairs[:, ::-1]]), axis=0)
     return pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
+
+
+def copies(
+    some: ImageSet, drawn: Sketches, others: ImageSet | None = None, others_drawn: Sketches | None = None
+) -> Pairs:
+    """Pairs of images that are alike in their sketches and in their details; the arguments are as for `near_pairs`."""
+    pairs = near_pairs(drawn, others_drawn)
+    if others is not None:
+        return pairs[agree_in_detail(some, others, pairs)]
+    once = pairs[pairs[:, 0] < pairs[:, 1]]
+    once = once[agree_in_detail(some, some, once)]
+    both = np.concatenate([once, once[:, ::-1]])
+    return both[np.lexsort((both[:, 0], both[:, 1]))]
 
 
 @dataclass(frozen=True)
