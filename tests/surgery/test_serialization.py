@@ -276,3 +276,10 @@ def test_a_run_of_a_model_of_ones_own_is_no_backbone(tmp_path):
 def test_a_folder_without_a_run_is_no_backbone(tmp_path):
     with pytest.raises(RunError, match=r"there is no .*model\.safetensors"):
         ag.create_backbone(str(tmp_path), pretrained=False)
+
+
+@pytest.mark.parametrize("spec", ["torchvision:mnasnet0_5", "torchvision:mnasnet1_0"])
+def test_layers_that_convert_old_state_take_what_was_saved_for_new(tmp_path, spec):
+    grown = ag.graft(ag.create_backbone(spec, num_classes=3, pretrained=False), "se", input_size=(3, 64, 64)).eval()
+    restored = ag.load(ag.save(grown, tmp_path / "model.safetensors"))
+    assert all(torch.equal(value, restored.state_dict()[key]) for key, value in grown.state_dict().items())

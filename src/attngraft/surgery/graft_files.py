@@ -23,6 +23,7 @@ from .graft import CHILD, check_live, graft_, graft_plan, grafts, ungraft_
 from .heads import find_head
 from .notes import classes_of, note_classes_
 from .plan import GraftPlan
+from .state_versions import with_versions
 
 KIND = "grafts"
 PARTS = ("grafts", "grafts+head")
@@ -92,7 +93,7 @@ def load_grafts_(model: nn.Module, path: str | Path) -> nn.Module:
     if wanted != {name: tensor.shape for name, tensor in tensors.items()}:
         ungraft_(inner)
         raise RunError(f"the tensors in {file} do not fit its plan: restore it from a copy.")
-    inner.load_state_dict(tensors, strict=False)
+    inner.load_state_dict(with_versions(inner, tensors), strict=False)
     return note_classes_(model, classes) if classes else model
 
 

@@ -46,6 +46,7 @@ from .graft_files import save_grafts
 from .heads import replace_head_
 from .notes import FoldNote, classes_of, fold_note, note_classes_, note_fold_, note_task_, task_note
 from .plan import GraftPlan
+from .state_versions import with_versions
 from .version_store.delta import apply_delta_, read_delta
 from .version_store.store_files import is_store, served_version
 from .version_store.version import Version
@@ -151,7 +152,7 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
             model = _build(saved, file, shapes_of(tensors), backbone, example_input)
             state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         _match_dtypes_(model, state, file)
-        model.load_state_dict(state)
+        model.load_state_dict(with_versions(model, state))
     except (RuntimeError, SafetensorError, OSError) as error:
         raise RunError(_no_fit(file, str(error)[:300])) from error
     if saved.preprocessing is not None:

@@ -25,6 +25,7 @@ from ..settings import Settings, resolve_settings
 from ..settings.recipe import Recipe
 from ..surgery import check_live, copy_model, graft_plan, load, save, ungraft_
 from ..surgery.model_output import main_output
+from ..surgery.state_versions import with_versions
 from ..tasks import create_task, describe_task, note_task_of_, primary, task_of
 from ..timestamp import timestamp
 from .checkpoint import read_newest, remove_checkpoints
@@ -260,7 +261,7 @@ def _keep_last_good(trainer: Trainer, log: RunLog, error: TrainingError) -> str:
         checkpoint = read_newest(run.checkpoints)
         kept, which = checkpoint is not None, "the weights of the last checkpoint"
         if checkpoint is not None:
-            model.load_state_dict(checkpoint.part("model"))
+            model.load_state_dict(with_versions(model, checkpoint.part("model")))
     if context.world.is_main:
         log.update(stopped_because=str(error))
         if kept:

@@ -24,6 +24,7 @@ from ..errors import (
 )
 from ..interrupts import Interrupts, Stopped, signals_heard_in_backward
 from ..settings.recipe import Phase
+from ..surgery.state_versions import with_versions
 from ..tasks import primary
 from .checkpoint import (
     Checkpoint,
@@ -135,7 +136,7 @@ class Trainer:
                     self.restore(roll_back(self.context, self.position, error))
                     self.progress.start("training", total, self.position.global_step)
         if self.best:
-            self.evaluated.load_state_dict(self.best)
+            self.evaluated.load_state_dict(with_versions(self.evaluated, self.best))
         self.context.world.align_buffers_(self.evaluated)
         self.progress.stop()
 
@@ -147,9 +148,9 @@ class Trainer:
         """
         self.position = checkpoint.position
         try:
-            self.model.load_state_dict(checkpoint.part("model"))
+            self.model.load_state_dict(with_versions(self.model, checkpoint.part("model")))
             if self.ema is not None:
-                self.ema.load_state_dict(checkpoint.part("ema"))
+                self.ema.load_state_dict(with_versions(self.ema, checkpoint.part("ema")))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise RunError(f"the checkpoint in {self.context.checkpoints} is of another model ({reason}).") from error

@@ -19,6 +19,7 @@ from ...config import to_dict
 from ...costs import count_parameters
 from ...data import DataReport, Dataset, ImageSet, evenly_spread, hash64, joined
 from ...settings.serving import AdaptOptions, update_recipe
+from ...surgery.state_versions import with_versions
 from ...surgery.version_store.delta import count_changed, difference
 from ...training import (
     Evaluation,
@@ -224,7 +225,7 @@ class CandidateTraining:
 
     def _blend(self, adapted: nn.Module, weight: float, statistics: str) -> nn.Module:
         model = copy.deepcopy(adapted)
-        model.load_state_dict(blended(self.start.state_dict(), adapted.state_dict(), weight))
+        model.load_state_dict(with_versions(model, blended(self.start.state_dict(), adapted.state_dict(), weight)))
         if statistics == REFRESHED:
             refresh_statistics_(model.to(self.machine.resolve_device()), self.images.new, preprocessing_of(model))
         return model
