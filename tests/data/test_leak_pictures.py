@@ -1,4 +1,4 @@
-"""Both pictures of nearly equal images lie in the folder of a run, and its page shows them side by side."""
+"""Both images of nearly equal images lie in the folder of a run, and its page shows them side by side."""
 
 from __future__ import annotations
 
