@@ -29,6 +29,7 @@ LAYERS = {
         ],
         1,
     ),
+    **dict.fromkeys(["console_log", "answers"], 1),
     "kernels": 2,
     **dict.fromkeys(["attention", "backbones", "data"], 3),
     "surgery": 4,

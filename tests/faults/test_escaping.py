@@ -17,9 +17,9 @@ from outing import CLASSES
 from pages import assert_harmless
 from rich.table import Table
 
-from attngraft.cli.output import SafeConsole, shown
 from attngraft.errors import AttngraftError, DataError, one_line
 from attngraft.reporting import write_report
+from attngraft.terminal import SafeConsole, shown
 from attngraft.training.progress import Bar
 
 sys.path.append(str(Path(__file__).parents[1] / "reporting"))  # the folders that its tests make up

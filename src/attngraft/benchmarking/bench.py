@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,7 +15,8 @@ from ..config import to_dict
 from ..environment import hardware, versions
 from ..errors import ConfigError
 from ..timestamp import timestamp
-from ..training import MachineSettings, Progress, watched
+from ..training import MachineSettings, Progress, titled, watched
+from ..training.pace import Pace, clock_time
 from .bench_result import BenchResult
 from .bench_settings import BenchSettings
 from .module_timing import module_rows, summarise
@@ -24,6 +26,8 @@ from .training_throughput import loop_rows
 
 KERNEL_PACKAGES = ("numba", "triton")
 KERNELS_VARIABLE = "ATTNGRAFT_KERNELS"
+
+log = logging.getLogger(__name__)
 
 
 def bench(
@@ -55,9 +59,15 @@ def bench(
         command=command,
     )
     with watched(progress) as shown:
-        for part in settings.parts:
-            for grown in _with_part(result, part, settings, device, shown):
+        used = Pace(0)
+        for number, part in enumerate(settings.parts, start=1):
+            title = f"part {number} of {len(settings.parts)}: {part}"
+            steps = titled(shown, title)
+            for grown in _with_part(result, part, settings, device, steps):
                 result = grown
+                left = clock_time(None if steps.pace is None else steps.pace.left_s)
+                row = getattr(result, part)[-1]
+                log.info(f"{title}  {row.case}  {clock_time(used.used_s)} used, {left} left in this part")
                 if on_result is not None:
                     on_result(result)
             shown.stop()

@@ -61,6 +61,11 @@ class ModuleRow:
     limit_copies: float
     copy_gb_per_s: float
 
+    @property
+    def case(self) -> str:
+        """What was measured, in words."""
+        return f"{self.attention} {self.direction}, {'x'.join(map(str, self.shape[1:]))}, {self.dtype}"
+
     def entry(self, name: str) -> ModuleEntry:
         """One competitor; empty where the row has none of that name."""
         return next((entry for entry in self.entries if entry.name == name), ModuleEntry(name))
@@ -139,6 +144,11 @@ class ModelRow:
     sites: int
     entries: tuple[ModelEntry, ...]
 
+    @property
+    def case(self) -> str:
+        """What was measured, in words."""
+        return f"{self.backbone} {self.attention}, {self.mode}, {self.dtype}"
+
     def entry(self, name: str) -> ModelEntry:
         """One network; empty where the row has none of that name."""
         return next((entry for entry in self.entries if entry.name == name), ModelEntry(name))
@@ -173,6 +183,11 @@ class LoopRow:
     loader: Spread
     fit: Spread
     over_bare: Spread
+
+    @property
+    def case(self) -> str:
+        """What was measured, in words."""
+        return f"{self.backbone}, {self.images}, {self.image_size} px, {self.dtype}"
 
 
 @dataclass(frozen=True)
@@ -212,6 +227,11 @@ class MemoryRow:
     image_size: int
     method: str
     entries: tuple[MemoryEntry, ...]
+
+    @property
+    def case(self) -> str:
+        """What was measured, in words."""
+        return f"{self.backbone} {self.attention}, {self.dtype}"
 
     def entry(self, name: str) -> MemoryEntry:
         """One network; empty where the row has none of that name."""

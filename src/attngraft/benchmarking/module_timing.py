@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .. import kernels
 from ..attention import Attention, create_attention
-from ..training import Precision, Progress
+from ..training import Precision, Progress, doing
 from .bench_result import OURS, Direction, MeanRatio, ModuleEntry, ModuleRow, ModuleSummary
 from .bench_settings import BenchSettings
 from .clock import Samples, Task, geometric_mean, paired_ratio, spread, time_interleaved
@@ -66,6 +66,7 @@ def module_rows(settings: BenchSettings, device: torch.device, progress: Progres
     progress.start("modules", len(cases) * repeats)
     for case in cases:
         progress.note({"case": str(case)})
+        doing(progress, "warming up, compiling kernels")
         yield measure_module(case, device, repeats=repeats, compiled=settings.compile, on_round=progress.advance)
 
 

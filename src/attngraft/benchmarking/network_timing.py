@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..backbones import create_backbone, preprocessing_of
 from ..errors import ConfigError
 from ..surgery import graft, grafts
-from ..training import Precision, Progress
+from ..training import Precision, Progress, doing
 from .bench_result import OURS, PLAIN, Mode, ModelEntry, ModelRow
 from .bench_settings import BenchSettings
 from .clock import Samples, Task, paired_ratio, spread, time_interleaved
@@ -71,6 +71,7 @@ def model_rows(settings: BenchSettings, device: torch.device, progress: Progress
         for precision in settings.precisions:
             case = NetworkCase(backbone, attention, precision, settings.images, image_size)
             progress.note({"case": str(case)})
+            doing(progress, "warming up, compiling kernels")
             for mode in MODES:
                 yield measure_models(case, networks, mode, device, repeats=repeats, on_round=progress.advance)
 

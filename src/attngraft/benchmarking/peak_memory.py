@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..backbones import preprocessing_of
-from ..training import Progress
+from ..training import Progress, doing
 from .bench_result import OURS, PLAIN, MemoryEntry, MemoryRow
 from .bench_settings import BenchSettings
 from .clock import spread
@@ -36,6 +36,7 @@ def memory_rows(settings: BenchSettings, device: torch.device, progress: Progres
             for attention in settings.attentions:
                 case = NetworkCase(backbone, attention, precision, settings.images, size)
                 progress.note({"case": str(case)})
+                doing(progress, "warming up, compiling kernels")
                 plain = plain or _ask_often(case, PLAIN, device, repeats, progress)
                 others = {name: _ask_often(case, name, device, repeats, progress) for name in (OURS, TIMM)}
                 yield memory_row(case, {PLAIN: plain, **others})

@@ -16,7 +16,7 @@ from torch import nn
 from ..backbones import create_backbone, preprocessing_of
 from ..config import Preprocessing
 from ..data import Dataset, build_transform, load_data, make_loader
-from ..training import MachineSettings, Phase, Precision, Progress, Recipe, Silent, fit
+from ..training import MachineSettings, Phase, Precision, Progress, Recipe, Silent, doing, fit
 from .bench_result import LoopRow
 from .bench_settings import BenchSettings, LoopCase
 from .clock import Samples, paired_ratio, spread, synchronise
@@ -54,6 +54,7 @@ def loop_rows(settings: BenchSettings, device: torch.device, progress: Progress)
     for case in cases:
         for precision in settings.precisions:
             progress.note({"case": f"{case.backbone} {case.image_size} px {precision}"})
+            doing(progress, "warming up, compiling kernels")
             with tempfile.TemporaryDirectory(prefix="attngraft-bench-") as name:
                 bench = _prepare(case, precision, settings.images, steps, device, Path(name))
                 samples = time_loop(bench, repeats, progress.advance)

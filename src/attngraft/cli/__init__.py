@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import atexit
 import functools
+import inspect
 import io
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ..console_log import quiet as no_progress
+from ..console_log import shown_on_console
 from ..errors import AttngraftError
 from ..interrupts import exit_code, stopping_at_once, undisturbed
 from . import (
@@ -27,6 +30,7 @@ from . import (
     fit,
     fold,
     iterate,
+    options,
     power,
     predict,
     report,
@@ -64,6 +68,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "bench": bench.run,
     "cache": cache.run,
 }
+WATCHED = ("fit", "power", "compare", "explain", "fold", "iterate", "store", "adapt", "watch", "bench")
 CONTINUED = ("fit", "power", "compare", "iterate", "adapt", "watch")
 
 
@@ -126,8 +131,25 @@ def _ended(sentence: str, code: int) -> typer.Exit:
     return typer.Exit(code)
 
 
+def watchable(verb: Callable[..., None]) -> Callable[..., None]:
+    """Give a verb the option --quiet; without it, what the verb logs is shown on standard error."""
+
+    @functools.wraps(verb)
+    def call(*args: Any, quiet: bool = False, **kwargs: Any) -> None:
+        with no_progress() if quiet else shown_on_console():
+            verb(*args, **kwargs)
+
+    hints = get_type_hints(verb, include_extras=True)
+    own = [parameter.replace(annotation=hints[name]) for name, parameter in inspect.signature(verb).parameters.items()]
+    added = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=options.Quiet)
+    call.__signature__ = inspect.Signature([*own, added])  # type: ignore[attr-defined]
+    call.__annotations__ = {**hints, "quiet": options.Quiet}
+    return call
+
+
 for name, verb in VERBS.items():
-    app.command(name, cls=Verb)(guarded(verb, is_continued=name in CONTINUED))
+    made = watchable(verb) if name in WATCHED else verb
+    app.command(name, cls=Verb)(guarded(made, is_continued=name in CONTINUED))
 
 
 def main() -> None:

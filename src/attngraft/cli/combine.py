@@ -7,10 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from . import options
+from .again import keep_answer
 from .options import argument, option
-from .output import command_line, console, print_json, say
+from .output import command_line, print_json
+from .printout import Printout
 
 if TYPE_CHECKING:
+    from ..answers import Question
     from ..comparison import Combination
 
 
@@ -42,8 +45,8 @@ def check_log(tracker: str | None) -> None:
         check_tracker(tracker)
 
 
-def show_combination(found: Combination, as_json: bool, log: str | None) -> None:
-    """Write the page, and print table and sentences."""
+def show_combination(found: Combination, as_json: bool, log: str | None, asked: Question | None = None) -> None:
+    """Write the page, and print table and sentences, which are the answer to the same question again."""
     from ..reporting import combined_table, log_report, write_report
 
     for member in found.record.sets:
@@ -51,11 +54,14 @@ def show_combination(found: Combination, as_json: bool, log: str | None) -> None
         if inside.resolve().is_relative_to(found.run_dir.resolve()) and inside.is_dir():
             write_report(inside)
     page = write_report(found.run_dir)
+    shown = Printout()
+    shown.table(combined_table(found.record))
+    shown.say(found, wrap=True, style="bold")
+    shown.say(f"report: {page}")
+    keep_answer(asked, shown, "combined.json")
     if as_json:
         print_json(json.loads(found.to_json()))
     else:
-        console().print(combined_table(found.record))
-        say(found, wrap=True, style="bold")
-        say(f"report: {page}")
+        shown.show()
     if log is not None:
         log_report(found.run_dir, log)

@@ -10,12 +10,15 @@ import typer
 
 from ..errors import ConfigError
 from . import options
+from .again import keep_answer, question, say_again
 from .assignments import USUAL_RECIPE
 from .combine import check_log, show_combination
 from .options import option
-from .output import command_line, console, names, print_json, say, say_notes
+from .output import command_line, names, print_json
+from .printout import Printout
 
 if TYPE_CHECKING:
+    from ..answers import Question
     from ..comparison import Comparison
 
 WITH_PREDICTIONS = ("task", "group_by")  # the settings that mean something where nothing is trained
@@ -131,6 +134,25 @@ def run(
         raise ConfigError("--looks says how many seeds there are: leave out --seeds.")
     if folds and seeds is not None:
         raise ConfigError("--folds takes the place of --seeds: leave out the one or the other.")
+    folder = run_dir or usual_folder("-".join(map(_slug, data)) if data[1:] else data[0], backbone)
+    before = question(
+        *("compare", folder, data, settings, recipe),
+        backbone=backbone,
+        attention=attention or "cbam",
+        controls=controls,
+        seeds=seeds or "3",
+        metric=metric,
+        margin=margin,
+        looks=looks,
+        tune=tune,
+        robustness=robustness,
+        folds=folds,
+        repeats=repeats,
+        pretrained=pretrained,
+        weights=weights,
+    )
+    if log is None and say_again(before, as_json):
+        return
     from ..comparison import compare, compare_each, split_variants
     from ..training import join_world
 
@@ -149,18 +171,18 @@ def run(
         repeats=repeats,
         pretrained=pretrained,
         weights=weights,
-        run_dir=run_dir or usual_folder("-".join(map(_slug, data)) if data[1:] else data[0], backbone),
+        run_dir=folder,
         command=command_line(),
         **settings,
     )
     if len(data) > 1:
         found = compare_each(data, **asked)
         if join_world().is_main:
-            show_combination(found, as_json, log)
+            show_combination(found, as_json, log, before)
         return
     result = compare(data[0], **asked)
     if join_world().is_main:
-        _show(result, as_json, log)
+        _show(result, as_json, log, before)
 
 
 def _refuse(given: dict[str, Any]) -> None:
@@ -187,28 +209,32 @@ def _compared_predictions(files: list[Path], controls: str, columns: str, asked:
     )
 
 
-def _show(result: Comparison, as_json: bool, log: str | None) -> None:
-    """Write the page, and print table, notes and sentences."""
+def _show(result: Comparison, as_json: bool, log: str | None, asked: Question | None = None) -> None:
+    """Write the page, and print table, notes and sentences, which are the answer to the same question again."""
     from ..reporting import log_report, write_report
 
     page = write_report(result.run_dir)
+    shown = _printout(result)
+    shown.say(f"report: {page}")
+    keep_answer(asked, shown, "comparison.json")
     if as_json:
         print_json(json.loads(result.to_json()))
     else:
-        _print(result)
-        say(f"report: {page}")
+        shown.show()
     if log is not None:
         log_report(result.run_dir, log)
 
 
-def _print(result: Comparison) -> None:
+def _printout(result: Comparison) -> Printout:
     from ..reporting import comparison_table, data_notes
 
-    console().print(comparison_table(result.document))
-    say_notes(data_notes(result.document["data"]))
+    shown = Printout()
+    shown.table(comparison_table(result.document))
+    shown.notes(data_notes(result.document["data"]))
     for run in result.document.get("left_out", []) if "predictions" in result.document else ():
-        say(f"left out: {run['variant']}, seed {run['seed']}: {run['reason']}", wrap=True)
-    say(result, wrap=True, style="bold")
+        shown.say(f"left out: {run['variant']}, seed {run['seed']}: {run['reason']}", wrap=True)
+    shown.say(result, wrap=True, style="bold")
+    return shown
 
 
 def _seeds(text: str) -> int | list[int]:

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from . import options
+from .again import keep_answer, question, say_again
 from .options import option
-from .output import console, print_json, say, say_notes
+from .output import print_json
+from .printout import Printout
 
 
 @options.takes(*options.TRAINING, assignments=options.SETTINGS)
@@ -30,6 +32,17 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Train a backbone, grafted or plain, on your images."""
+    before = question(
+        *("fit", run_dir, [data], settings, recipe),
+        backbone=backbone,
+        attention=attention,
+        seed=seed,
+        resume=resume,
+        pretrained=pretrained,
+        weights=weights,
+    )
+    if resume != "never" and say_again(before, as_json):
+        return
     from ..backbones import preprocessing_of
     from ..comparison import Variant, parse_variant
     from ..comparison.build_model import ModelSource
@@ -49,8 +62,8 @@ def run(
     start = starts_pretrained(pretrained, backbone, chosen.recipe, weights)
     source = ModelSource(backbone, start, weights, allow_grafts=True, in_channels=chosen.data.channels)
     preprocessing = chosen.data.preprocessing(preprocessing_of(source.template()))
-    with watched(None if world.is_main else Silent()) as shown:
-        begun, reading = RunFolder(run_dir).record_file, Reading(shown)
+    with watched(None if world.is_main else Silent()) as progress:
+        begun, reading = RunFolder(run_dir).record_file, Reading(progress)
         dataset = open_data(data, chosen, preprocessing=preprocessing, begun=begun, progress=reading)
     model = source.build(dataset.classes, variant, seed, shape=preprocessing.input.shape)
     has_new_head = saved_classes(backbone) not in ((), dataset.classes)
@@ -60,11 +73,14 @@ def run(
         return
     record = RunFolder(result.run_dir).read()
     page = write_report(result.run_dir)
+    shown = Printout()
+    shown.table(run_summary(record))
+    if has_new_head:
+        shown.notes([f"{backbone} was trained for other outputs, so it was given a new head."])
+    shown.notes([*data_notes(to_dict(record.data)), *(event.text for event in record.events)])
+    shown.say(f"report: {page}")
+    keep_answer(before, shown, "run.json", left_out=("kind", "format"))
     if as_json:
         print_json(record.to_json())
-        return
-    console().print(run_summary(record))
-    if has_new_head:
-        say_notes([f"{backbone} was trained for other outputs, so it was given a new head."])
-    say_notes([*data_notes(to_dict(record.data)), *(event.text for event in record.events)])
-    say(f"report: {page}")
+    else:
+        shown.show()

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from . import options
+from .again import keep_answer, question, say_again
+from .assignments import USUAL_RECIPE
 from .options import option
-from .output import command_line, console, names, print_json, say, say_notes
+from .output import command_line, names, print_json
+from .printout import Printout
 
 if TYPE_CHECKING:
     from ..continual import Iteration
@@ -43,6 +46,25 @@ def run(
 
     Attentions, sites, recipes and learning rates are searched. The exit code is 1 if the requirement is not met.
     """
+    asked = None
+    if not any(name.endswith(".toml") for name in names(recipe or "")):  # files that the search itself compares
+        asked = question(
+            *("iterate", out, [data], settings, USUAL_RECIPE),
+            recipes=recipe,
+            until=until,
+            budget=budget,
+            backbone=backbone,
+            trials=trials,
+            seeds=seeds,
+            attention=attention,
+            seed=seed,
+            pretrained=pretrained,
+            weights=weights,
+        )
+    before = say_again(asked, as_json)
+    if before is not None:
+        _leave(before["is_met"])
+        return
     from ..comparison import split_variants
     from ..continual import iterate
     from ..reporting import write_report
@@ -64,20 +86,28 @@ def run(
         **settings,
     )
     page = write_report(result.run_dir)
+    shown = _printout(result, page)
+    keep_answer(asked, shown, "iterate.json", is_met=result.is_met)
     if as_json:
         print_json(json.loads(result.to_json()))
     else:
-        _print(result, page)
-    if not result.is_met:
+        shown.show()
+    _leave(result.is_met)
+
+
+def _leave(is_met: bool) -> None:
+    if not is_met:
         raise typer.Exit(NOT_MET)
 
 
-def _print(result: Iteration, page: Path) -> None:
+def _printout(result: Iteration, page: Path) -> Printout:
     from ..reporting import best_trials_table, data_notes
 
-    console().print(best_trials_table(result.record))
-    say_notes([*data_notes(result.document["data"]), *result.document["notes"]])
-    say(result.sentence, wrap=True, style="bold")
+    shown = Printout()
+    shown.table(best_trials_table(result.record))
+    shown.notes([*data_notes(result.document["data"]), *result.document["notes"]])
+    shown.say(result.sentence, wrap=True, style="bold")
     if result.model is not None:
-        say(f"model: {result.model}")
-    say(f"report: {page}")
+        shown.say(f"model: {result.model}")
+    shown.say(f"report: {page}")
+    return shown

@@ -79,6 +79,7 @@ Device = Annotated[str, option("auto, cpu, cuda, cuda:1 or mps.", "NAME")]
 BatchSize = Annotated[int, option("Images per forward pass.", min=1)]
 Tolerance = Annotated[float, option("Accuracy that folding may lose, as a fraction.")]
 Json = Annotated[bool, switch("--json", "Print JSON for programs.")]
+Quiet = Annotated[bool, switch("--quiet", "Show no progress, no bar and no line per epoch.")]
 Log = Annotated[
     str | None, option("Also write the numbers to a tracker, as set up for its package.", "wandb|mlflow", "--log")
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shlex
@@ -10,13 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import visible
 from ..files import to_json
+from ..terminal import console, shown
 
 USER_ERROR = 2  # the exit code of everything that the user can mend, a full disk among them
 
@@ -25,24 +24,9 @@ NAME: dict[str, Any] = {"no_wrap": True}
 NUMBER: dict[str, Any] = {"no_wrap": True, "justify": "right"}
 TEXT: dict[str, Any] = {"overflow": "fold"}
 
-# characters that steer a terminal or turn the direction of what follows; names of files and classes can hold them
-_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _SECRET_NAME = re.compile(r"(?i)(token|secret|passw|credential|api_?key|access_?key|private_?key)")
 _SHORTEST_SECRET = 8  # characters; shorter values are words that stand everywhere
-
-
-class SafeConsole(Console):
-    """A console on which text only ever is text: rich lets escape sequences in names through to the terminal."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
-        """As rich does it, with escapes in place of what steers a terminal."""
-        for segment in super().render(renderable, options):
-            yield segment if segment.control else segment._replace(text=shown(segment.text))
-
-
-def console(*, stderr: bool = False) -> Console:
-    """Standard output, or standard error."""
-    return SafeConsole(stderr=stderr, highlight=False, markup=False, emoji=False)
+log = logging.getLogger(__name__)
 
 
 def say(text: object, *, wrap: bool = False, style: str | None = None) -> None:
@@ -56,8 +40,8 @@ def say_error(text: str) -> None:
 
 
 def say_step(step: str) -> None:
-    """Print to standard error what is being done."""
-    say_error(f"{step} ...")
+    """Tell on standard error what is being done, unless nobody wants to know."""
+    log.info(f"{step} ...")
 
 
 def say_notes(notes: Iterable[str]) -> None:
@@ -80,15 +64,6 @@ def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Sequence[str 
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return made
-
-
-def shown(text: str) -> str:
-    r"""The text with escapes for what steers a terminal.
-
-    >>> shown("a\x1b[2Jb")
-    'a\\x1b[2Jb'
-    """
-    return _STEERING.sub(lambda found: visible(found[0]), text)
 
 
 def print_raw(text: str) -> None:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Annotated, Any
 
+from rich.box import SIMPLE_HEAD
+
 from ..config import InputSpec, from_dict
 from ..errors import ConfigError, counted
 from ..settings import DataSettings
 from . import options
 from .options import argument, option, switch
-from .output import NAME, NUMBER, console, print_json, say, say_notes, table
+from .output import NAME, NUMBER, TEXT, console, print_json, say, say_notes, table
 
 if TYPE_CHECKING:
     from torch import nn
 
     from ..surgery import GraftPlan
+
+
+WIDEST = 10_000  # columns, for what a table would take if it could
 
 
 @options.takes("image_size", "channels")
@@ -69,10 +74,19 @@ def _print(plan: GraftPlan, backbone: str, model: nn.Module, spec: InputSpec) ->
         parameters, macs = parameters + added[0], macs + added[1]
         shape = f"{site.height}x{site.width}"
         rows.append((site.path, f"{site.channels:,}", shape, f"{added[0]:,}", f"{added[1]:,}", site.reason))
-    columns = {"site": NAME} | dict.fromkeys(("channels", "size", "parameters", "MACs"), NUMBER)
-    columns["why"] = {"no_wrap": True, "overflow": "ellipsis"}
+    columns = {"site": TEXT} | dict.fromkeys(("channels", "size", "parameters", "MACs"), NUMBER)
     title = f"{plan.attention} on {backbone} at {spec}, where={plan.where}"
-    console().print(table(columns, rows, title=title))
+    whole, narrow = (
+        table(chosen, (row[: len(chosen)] for row in rows), title=title, box=SIMPLE_HEAD, pad_edge=False)
+        for chosen in (columns | {"why": NAME}, columns)
+    )
+    out = console()
+    if out.measure(whole, options=out.options.update_width(WIDEST)).maximum <= out.width:
+        out.print(whole)
+    else:  # the reasons below: nothing is cut
+        out.print(narrow)
+        for row in rows:
+            say(f"{row[0]}: {row[-1]}", wrap=True)
     base = count_parameters(model), count_macs(model, spec.shape)
     say(
         f"{counted(len(plan.sites), 'site', 'add')} {parameters:,} parameters ({100 * parameters / base[0]:.2f} % of {base[0]:,}) "

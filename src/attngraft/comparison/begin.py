@@ -17,7 +17,18 @@ from ..locking import Claim
 from ..settings import Settings
 from ..statistics.looks import Looks
 from ..tasks import create_task, find_metric
-from ..training import Precision, Progress, Reading, Silent, join_world, open_data, starts_pretrained, warm_up, watched
+from ..training import (
+    Precision,
+    Progress,
+    Reading,
+    Silent,
+    doing,
+    join_world,
+    open_data,
+    starts_pretrained,
+    warm_up,
+    watched,
+)
 from ..training.disk_space import kept_bytes, working_bytes
 from .analysis_plan import AnalysisPlan
 from .build_model import ModelSource
@@ -149,6 +160,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         request = describe_request(context, variants, seeds, info.weights if info and wanted.weights else None)
         runs = len(variants) * len(seeds)
         needed = runs * kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
+        doing(shown, "warming up")
         precision = world.in_main(lambda: open_comparison(context, request, template, claim, needed))
         warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device)
         larger = {v.slug: {"backbone": v.backbone, "like": v.options.get("like")} for v in variants if v.backbone}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import logging
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from torch import nn
 
 from ..errors import NotFiniteError
-from ..training import Evaluation, FitResult, Progress, titled
+from ..training import Evaluation, FitResult, Progress, Whole
 from .comparison_context import ComparisonContext
 from .plain_controls import keep, longer_epochs
 from .variants import BASELINE, LONGER, Variant
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -48,20 +52,38 @@ def run_all(
     """
     results = Results({variant.name: {} for variant in variants}, {variant.name: {} for variant in variants})
     total = len(variants) * len(seeds)
+    whole = Whole(progress, total, log)
     order = sorted(variants, key=lambda variant: variant.attention == LONGER)  # it has to know how long others took
     for number, (seed, variant) in enumerate((s, v) for s in seeds for v in order):
         title = f"run {number + 1} of {total}: {variant.name}, {context.title(seed)}"
         if variant.attention == LONGER:
             variant = _lengthened(context, variant, results, seed)
         try:
-            result = context.fit(variant, seed, titled(progress, title))
+            part = whole.part(title)
+            result = context.fit(variant, seed, part)
         except NotFiniteError as error:
             results.failures[variant.name][seed] = str(error)
             if variant.name == BASELINE and len(results.failures[BASELINE]) == len(seeds):
                 raise
         else:
             results.finished[variant.name][seed] = replace(result, model=nn.Identity())
+        if context.world.is_main and part.pace is not None:
+            log.info(whole.summary("runs", best_so_far(context, results)))
     return results
+
+
+def best_so_far(context: ComparisonContext, results: Results) -> str:
+    """The variant whose runs are best until now, by their mean on the test images; a verdict needs all of them."""
+    metric = context.metric
+    means = {
+        name: statistics.fmean(run.evaluation.value(metric.name) for run in runs.values())
+        for name, runs in results.finished.items()
+        if runs
+    }
+    if not means:
+        return "none of them with finite numbers"
+    best = (max if metric.higher_is_better else min)(means, key=lambda name: means[name])
+    return f"best so far: {best}, {metric.label} {metric.show(means[best])} (mean of {len(results.finished[best])})"
 
 
 def _lengthened(context: ComparisonContext, variant: Variant, results: Results, seed: int) -> Variant:

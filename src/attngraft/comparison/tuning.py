@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -11,11 +12,12 @@ from ..data import Dataset
 from ..data.build_dataset import strata_of
 from ..data.splits import carve_loosely
 from ..errors import ConfigError, NotFiniteError, counted
-from ..training import Progress, titled
+from ..training import Progress, Whole
 from ..training.open_data import VALIDATION_SHARE
 from .comparison_context import ComparisonContext
 from .variants import BASELINE, Variant
 
+log = logging.getLogger(__name__)
 LOWEST, HIGHEST = 0.25, 4.0  # factors on the recipe's learning rates
 MOST_TRIALS = 20
 TUNING_SEED = 10_000  # no seed of the comparison, so that no run is trained on what was chosen with it
@@ -86,9 +88,13 @@ def tune(
     tried = [variant for variant in variants if not variant.is_again]
     found: list[Trial] = []
     total = len(tried) * trials
+    whole = Whole(progress, total, log)
     for number, (variant, factor) in enumerate((v, f) for v in tried for f in rates(trials)):
         title = f"trial {number + 1} of {total}: {variant.name}, rates x {factor:g}"
-        found.append(_tried(apart, variant, factor, titled(progress, title)))
+        found.append(_tried(apart, variant, factor, whole.part(title)))
+        if context.world.is_main:
+            factor_so_far = _best(found, variant.name, context.metric.higher_is_better)
+            log.info(whole.summary("trials", f"best so far for {variant.name}: rates x {factor_so_far:g}"))
     chosen = {variant.name: _best(found, variant.name, context.metric.higher_is_better) for variant in tried}
     factors = {v.name: chosen[BASELINE if v.is_again else v.name] for v in variants}
     tuned = tuple(replace(variant, lr_scale=factors[variant.name]) for variant in variants)

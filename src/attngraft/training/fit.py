@@ -39,7 +39,7 @@ from .oom import is_out_of_memory, memory_needed
 from .open_data import as_loaded, open_data, resampled
 from .precision import Precision, choose_precision, parse_precision
 from .preflight import check_fit
-from .progress import Progress, Reading, Silent, watched
+from .progress import Progress, Reading, Silent, doing, watched
 from .run_context import RunContext
 from .run_folder import Resume, RunFolder
 from .run_log import Board, RunLog
@@ -119,7 +119,8 @@ def fit(
         seed: of data order, augmentation, dropout and mixing.
         resume: "auto" continues the same run, "never" refuses an existing one, "must" refuses a new one.
         variant: a name for the run in reports; the attention's name where not given.
-        progress: where to show progress; a bar on a terminal where not given.
+        progress: gets the steps. Where not given, a bar on a terminal shows them, and each epoch is a line on standard
+            error, by the logger "attngraft.training": its level, or `progress=Silent()`, silences them.
         teacher: a model whose outputs are part of the loss.
         on_epoch: called after every epoch with the rows so far, as in `metrics.jsonl`; True ends the training, as
             early stopping does. Of several processes only the main one calls it. An error in it ends the call, and the
@@ -150,6 +151,7 @@ def fit(
         dataset = open_data(data, settings, preprocessing=preprocessing, begun=run.record_file, progress=reading)
         preprocessing = as_loaded(preprocessing, dataset)
         dataset = resampled(dataset, settings.data.resample_train, seed)
+        doing(shown, "checking the model")
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)
         context = RunContext(dataset, task, preprocessing, settings, seed, device, world, run.checkpoints)
         context = replace(context, anatomy=check_fit(model, context))
@@ -170,6 +172,7 @@ def fit(
             write_leak_pictures(run.path, dataset)
         if source is not None and not record.events:
             log(source)
+        doing(shown, "warming up")
         if record.precision is None:
             log.update(precision=world.in_main(lambda: _choose_precision(model, context)))
         precision = log.record.precision or Precision()
@@ -290,6 +293,7 @@ def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer
         parameter.requires_grad_(True)
     measure, dataset = trainer.validator.evaluate_split, context.dataset
     task = context.task.tuned(None if dataset.val is None else lambda: measure(model, "val", context.task).rows)
+    doing(trainer.progress, "evaluating the test images")
     evaluation = measure(model, "test", task)
     not_finite = first_not_finite(model.state_dict())
     if not_finite is not None:

@@ -1,15 +1,27 @@
-"""Progress bars of long tasks."""
+"""Progress of long tasks: what a caller can follow, and how it is shown where nobody says otherwise.
+
+Steps go to a `Progress`, by default a bar on a terminal. Lines, such as one per epoch, go through `logging`, and are shown
+on standard error while the default progress is there.
+"""
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+from ..console_log import is_quiet, shown_on_console
+from .pace import Pace, clock_time
+from .progress_bar import Bar
+
 
 class Progress(Protocol):
-    """Receives the progress of one task at a time."""
+    """Receives the progress of one task at a time.
+
+    It may also have a method `doing(what)`, which is told what the time until the next step is spent on.
+    """
 
     def start(self, title: str, total: int, done: int = 0) -> None:
         """A task of `total` steps begins, of which `done` are done already."""
@@ -40,80 +52,122 @@ class Silent:
         return
 
 
-class Bar:
-    """A bar on the terminal with the time left."""
-
-    def __init__(self) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-        from rich.progress import Progress as RichProgress
-
-        # a title can hold the name of a variant, which is no markup
-        title = TextColumn("{task.description}", style="progress.description", markup=False)
-        columns = (title, BarColumn(bar_width=24), MofNCompleteColumn())
-        numbers = TextColumn("{task.fields[numbers]}", markup=False)
-        times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), numbers)
-        self._bar = RichProgress(*columns, *times, console=Console(stderr=True), transient=True)
-        self._task: Any = None
-
-    def start(self, title: str, total: int, done: int = 0) -> None:
-        self.stop()
-        self._bar.start()
-        self._task = self._bar.add_task(title, total=total, completed=done, numbers="")
-
-    def advance(self, steps: int = 1) -> None:
-        if self._task is not None:
-            self._bar.advance(self._task, steps)
-
-    def note(self, values: Mapping[str, Any]) -> None:
-        if self._task is not None:
-            text = "  ".join(f"{k} {v:.3g}" if isinstance(v, float) else f"{k} {v}" for k, v in values.items())
-            self._bar.update(self._task, numbers=text)
-
-    def stop(self) -> None:
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-            self._bar.stop()
-            self._task = None
-
-
 def default_progress() -> Progress:
-    """A bar where somebody can see it, else silence."""
-    return Bar() if sys.stderr.isatty() else Silent()
+    """A bar where somebody can see it and wants to, else silence."""
+    return Bar() if sys.stderr.isatty() and not is_quiet() else Silent()
 
 
 @contextmanager
 def watched(progress: Progress | None) -> Iterator[Progress]:
-    """The given or the default progress, stopped at the end whatever happens."""
-    shown = progress if progress is not None else default_progress()
+    """The given progress, or the default one and lines on standard error; stopped at the end whatever happens."""
+    if progress is None:
+        with shown_on_console(), watched(default_progress()) as shown:
+            yield shown
+        return
     try:
-        yield shown
+        yield progress
     finally:
-        shown.stop()
+        progress.stop()
 
 
-class _Titled:
-    """Progress that says what it belongs to."""
+def doing(progress: Progress, what: str) -> None:
+    """Say what the time until the next step is spent on, to a progress that shows it."""
+    told = getattr(progress, "doing", None)
+    if told is not None:
+        told(what)
 
-    def __init__(self, inner: Progress, title: str) -> None:
-        self._inner, self._title = inner, title
+
+def left_for_all(progress: Progress) -> float | None:
+    """Seconds until the whole is done that a task is a part of; None where it is alone, or nobody knows."""
+    return progress.whole.left_s if isinstance(progress, Part) and progress.whole is not None else None
+
+
+class Whole:
+    """A task of equal parts, such as the runs of a comparison: names each, and knows the time left for all.
+
+    Parts that were done before take no time and are no measure for the others.
+
+    Args:
+        progress: shows the steps of one part after the other.
+        parts: how many there are.
+        log: gets a line when a part begins.
+    """
+
+    def __init__(self, progress: Progress, parts: int, log: logging.Logger) -> None:
+        self.progress, self.parts, self.log = progress, parts, log
+        self.done = 0  # parts
+        self._share, self._used_s = 0.0, 0.0  # of parts that took time
+        self._current: Part | None = None
+
+    def part(self, title: str) -> Part:
+        """The progress of the next part; the one before is done."""
+        self._close()
+        self._current = Part(self.progress, title, self)
+        return self._current
+
+    def summary(self, noun: str, best: str) -> str:
+        """What is done, the best so far and the time left, once the present part is done."""
+        self._close()
+        left = "" if self.left_s is None or self.done >= self.parts else f"  {clock_time(self.left_s)} left for all"
+        return f"{self.done} of {self.parts} {noun} done  {best}{left}"
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds until all parts are done; None before the first step."""
+        pace = None if self._current is None else self._current.pace
+        share, used_s, here = (
+            (0.0, 0.0, 0.0) if pace is None else (pace.share, pace.used_s, pace.done / (pace.total or 1))
+        )
+        share, used_s = self._share + share, self._used_s + used_s
+        return used_s / share * max(self.parts - self.done - here, 0.0) if share > 0 else None
+
+    def _close(self) -> None:
+        if self._current is None:
+            return
+        pace = self._current.pace
+        if pace is not None:
+            self._share, self._used_s = self._share + pace.share, self._used_s + pace.used_s
+        self.done, self._current = self.done + 1, None
+
+
+class Part:
+    """Progress of one part of a whole, under its title.
+
+    Args:
+        inner: shows it.
+        title: in place of the titles of its tasks.
+        whole: that it is a part of, where that has a known number of them.
+    """
+
+    def __init__(self, inner: Progress, title: str, whole: Whole | None = None) -> None:
+        self._inner, self._title, self.whole = inner, title, whole
+        self.pace: Pace | None = None
 
     def start(self, title: str, total: int, done: int = 0) -> None:
+        if self.whole is not None and self.pace is None:
+            self.whole.log.info(self._title)
+        self.pace = Pace(total, done)
         self._inner.start(self._title, total, done)
 
     def advance(self, steps: int = 1) -> None:
+        if self.pace is not None:
+            self.pace.advance(steps)
         self._inner.advance(steps)
 
     def note(self, values: Mapping[str, Any]) -> None:
-        self._inner.note(values)
+        left = left_for_all(self)
+        self._inner.note(values if left is None else {**values, "all": f"{clock_time(left)} left"})
+
+    def doing(self, what: str) -> None:
+        doing(self._inner, what)
 
     def stop(self) -> None:
         self._inner.stop()
 
 
-def titled(progress: Progress, title: str) -> Progress:
+def titled(progress: Progress, title: str) -> Part:
     """The same progress under another title."""
-    return _Titled(progress, title)
+    return Part(progress, title)
 
 
 class Reading:
@@ -122,6 +176,7 @@ class Reading:
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
         self._done = 0
+        doing(progress, "looking for images")
 
     def __call__(self, done: int, total: int) -> None:
         if self._done == 0:
@@ -130,3 +185,5 @@ class Reading:
         self._done = done
         if done >= total:
             self._progress.stop()
+            self._done = 0
+            doing(self._progress, "checking splits and copies")

@@ -6,6 +6,7 @@ with the same bits as an uninterrupted one.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -41,7 +42,9 @@ from .early_stopping import (
     ask_,
     decide_,
 )
+from .epoch_line import epoch_line
 from .optimizers import build_optimizer, moving_average, rate_factor, set_rates_
+from .pace import Pace
 from .phases import (
     apply_phase_,
     dissect,
@@ -49,11 +52,13 @@ from .phases import (
     parameter_groups,
     set_modes_,
 )
-from .progress import Progress
+from .progress import Progress, doing, left_for_all
 from .rollback import roll_back
 from .run_context import RunContext
 from .step import StepNumbers, Stepper
 from .validation import Validator
+
+log = logging.getLogger(__name__)
 
 
 class _EveryProcessStops(Exception):  # noqa: N818
@@ -97,6 +102,7 @@ class Trainer:
         self.validator = Validator(context, self._stop_if_asked)
         self.interrupts = Interrupts()
         self._saved_at = time.monotonic()
+        self._pace = Pace(0)
         self._pending: dict[str, Tensor] = {}
 
     @property
@@ -126,7 +132,7 @@ class Trainer:
 
     def _train(self) -> None:
         total = self.steps_per_epoch * self.context.recipe.epochs
-        self.progress.start("training", total, self.position.global_step)
+        self._start(total)
         devices = [self.context.device] if self.context.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), signals_heard_in_backward(self.model):
             while self.position.phase < len(self.context.recipe.phases) and not self.position.stopped:
@@ -134,11 +140,15 @@ class Trainer:
                     self._train_phase(self.context.recipe.phases[self.position.phase])
                 except NotFiniteError as error:
                     self.restore(roll_back(self.context, self.position, error))
-                    self.progress.start("training", total, self.position.global_step)
+                    self._start(total)
         if self.best:
             self.evaluated.load_state_dict(with_versions(self.evaluated, self.best))
         self.context.world.align_buffers_(self.evaluated)
         self.progress.stop()
+
+    def _start(self, total: int) -> None:
+        self.progress.start("training", total, self.position.global_step)
+        self._pace = Pace(total, self.position.global_step)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Continue from a checkpoint.
@@ -184,6 +194,7 @@ class Trainer:
         self._pace_grafts(phase)
         self._save(optimizer)
         self.write(self.position.history)
+        self._tell()
         if problem is not None:
             raise problem
         if self._must_stop():
@@ -209,11 +220,13 @@ class Trainer:
         with closing(iter(self._batches())) as batches:
             while True:
                 with self.interrupts.breakable():
+                    doing(self.progress, "reading images")
                     batch = next(batches, None)
                     if batch is None:
                         return
                     self._set_rates(optimizer, phase, self.position.step)
                     parts = self.position.parts
+                    doing(self.progress, "taking a step" if self._pace.share else "warming up, compiling kernels")
                     self._count(self.stepper.step(optimizer, batch, self.position, self.interrupts.hold))
                 start = self._count_time(start)
                 stops, is_due = self.context.world.any(self.interrupts.requested, self._save_is_due())
@@ -261,7 +274,16 @@ class Trainer:
         at.step += 1
         at.global_step += 1
         self.progress.advance()
+        self._pace.advance()
         self.progress.note({"epoch": at.epochs_done + 1, "loss": at.loss_sum / at.seen, **self._running("")})
+
+    def _tell(self) -> None:
+        """Log the line of the epoch, in the main process."""
+        if self.context.world.is_main:
+            metric, left = primary(self.context.task), None if self.position.stopped else self._pace.left_s
+            row, whole = self.position.history[-1], left_for_all(self.progress)
+            epochs = self.context.recipe.epochs
+            log.info(epoch_line(row, epochs=epochs, metric=metric, left_s=left, left_for_all_s=whole))
 
     def _count_time(self, start: float) -> float:
         now = time.perf_counter()
@@ -296,6 +318,7 @@ class Trainer:
         is_followed = split == "val" and self._is_paced(phase)
         if not (self.context.settings.machine.curve or recipe.needs_validation or is_followed):
             return {}
+        doing(self.progress, "evaluating")
         measured = self.validator.evaluate(self.evaluated, at.global_step)
         if recipe.needs_validation and decide_(at, recipe, measured.loss) and recipe.select == "best":
             self.best = {name: tensor.detach().cpu().clone() for name, tensor in self.evaluated.state_dict().items()}
@@ -355,6 +378,7 @@ class Trainer:
 
     def _save(self, optimizer: torch.optim.Optimizer) -> None:
         """Write a checkpoint in the main process; if that fails, all processes raise."""
+        doing(self.progress, "saving")
         self._saved_at = time.monotonic()
         self.context.world.in_main(lambda: write_checkpoint(self.context.checkpoints, self._state(optimizer)))
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from ...errors import ConfigError, RunError
 from ...files import read_json, write_json
-from ...training import Progress
+from ...training import Progress, doing
+from ...training.pace import clock_time
 
 UNITS = {"h": 3600.0, "m": 60.0, "s": 1.0}
 WRITTEN_EVERY_S = 5.0  # seconds that a killed process can lose
@@ -71,6 +72,11 @@ class Clock:
     def left_s(self) -> float:
         return self.budget_s - self.used_s
 
+    @property
+    def told(self) -> str:
+        """What is used of the budget, for people."""
+        return f"{clock_time(self.used_s)} of {clock_time(self.budget_s)}"
+
     def tick(self) -> None:
         """Write the file, unless that was done recently."""
         if time.monotonic() - self._written > WRITTEN_EVERY_S:
@@ -119,7 +125,10 @@ class Ticking:
         self._inner.advance(steps)
 
     def note(self, values: Mapping[str, Any]) -> None:
-        self._inner.note(values)
+        self._inner.note({**values, "budget": self._clock.told})
+
+    def doing(self, what: str) -> None:
+        doing(self._inner, what)
 
     def stop(self) -> None:
         self._inner.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from .search_context import SearchContext
 from .search_record import Finalist, Iteration, Trial
 from .search_space import Params, importances, propose
 
+log = logging.getLogger(__name__)
 LEAST_PEERS = 4  # trials to be compared with before one is stopped
 FAILED, INFEASIBLE = -1e9, -2e9  # scores below those of everything that was measured
 
@@ -299,3 +301,17 @@ def _end(context: SearchContext, trial: Trial, status: str, *, score: float, rea
     trial.time_s = round(context.clock.used_s - trial.begun_s, 3)
     context.iteration.write()
     remove_weights(context.iteration)
+    log.info(_line(context, trial))
+
+
+def _line(context: SearchContext, trial: Trial) -> str:
+    """How a trial ended, the best so far, and what is used of the budget."""
+    score, record = context.primary, context.record
+    told = [f"trial {trial.number} {trial.status}: {trial.variant}, {trial.recipe}"]
+    if trial.measured:
+        told.append(f"val {score.label} {score.show(trial.measured[score.name]['value'])}")
+    best = best_of(record.ended)
+    if best is not None and best.measured:
+        told.append(f"best so far: trial {best.number}, {score.show(best.measured[score.name]['value'])}")
+    made = f" of {record.trials_asked}" if record.trials_asked else ""
+    return "  ".join([*told, f"{len(record.ended)}{made} trials made, {context.clock.told} used"])
