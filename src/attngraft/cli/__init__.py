@@ -34,6 +34,8 @@ from . import (
     power,
     predict,
     report,
+    runs,
+    show,
     sites,
     store,
     watch,
@@ -65,6 +67,8 @@ VERBS: dict[str, Callable[..., None]] = {
     "watch": watch.run,
     "predict": predict.run,
     "report": report.run,
+    "show": show.run,
+    "runs": runs.run,
     "bench": bench.run,
     "cache": cache.run,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -35,8 +36,9 @@ from ..checksums import (
     write_sealed,
 )
 from ..config import Preprocessing, from_dict, to_dict
-from ..errors import BackboneError, ConfigError, GraftError, RunError
+from ..errors import BackboneError, ConfigError, GraftError, RunError, counted
 from ..formats import MODEL_FORMAT, own_version
+from ..inventory import runs_below
 from ..safetensors_files import Shapes, open_tensors, shapes_of
 from .compiled import uncompiled
 from .copying import copy_model
@@ -221,7 +223,7 @@ def describe_saved(path: str | Path) -> SavedModel:
             raise RunError(
                 f"there is no {file}, so the run in its folder is not finished: start its command again."
             ) from None
-        raise RunError(f"there is no {file}: give a run folder or a file written by attngraft.save.") from None
+        raise RunError(f"there is no {file}: {_advice(file)}") from None
     except (SafetensorError, OSError) as error:
         raise RunError(
             f"{file} is not a safetensors file or is damaged ({error}): restore it or train again."
@@ -236,6 +238,17 @@ def describe_saved(path: str | Path) -> SavedModel:
         return _parse_header(header)
     except (ConfigError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RunError(f"the header of {file} cannot be read ({error}): was it written by a newer attngraft?") from None
+
+
+def _advice(file: Path) -> str:
+    """What to give instead of a folder without a model: one of the runs below it, where there are some."""
+    folder = file.parent
+    runs = [run for run in runs_below(folder) if (run / MODEL_FILE).is_file()] if folder.is_dir() else []
+    if not runs:
+        return "give a run folder or a file written by attngraft.save."
+    named = ", ".join(map(str, runs[:3])) + (", ..." if len(runs) > 3 else "")
+    shown = f"attngraft runs {shlex.quote(str(folder))} shows all"
+    return f"{counted(len(runs), 'run')} below it {'has' if len(runs) == 1 else 'have'} one, so give such a folder: {named} ({shown})."
 
 
 def _parse_header(header: dict[str, Any]) -> SavedModel:
