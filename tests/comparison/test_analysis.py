@@ -20,6 +20,7 @@ from attngraft.data import Dataset
 from attngraft.errors import ConfigError, NotFiniteError, RunError
 from attngraft.reporting import write_report
 from attngraft.tasks import Classification, find_metric
+from attngraft.training import World
 
 TASK = Classification(("a", "b", "c"))
 TOP1 = TASK.metrics["top1"]
@@ -278,6 +279,8 @@ def test_a_variant_that_diverges_does_not_block_the_others(
 
 def test_where_the_plain_backbone_diverges_with_every_seed_the_error_stands() -> None:
     class Context:
+        world = World()
+
         def fit(self, variant: Any, seed: int, progress: Any) -> Any:
             raise NotFiniteError("nan")
 

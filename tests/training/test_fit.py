@@ -70,6 +70,7 @@ def test_the_run_folder_is_the_whole_truth(tmp_path: Path, squares: Dataset):
         "model.safetensors",
         "predictions.safetensors",
         "run.json",
+        "top_losses.json",
     ]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [set(row) for row in rows] == [ROW] * 3

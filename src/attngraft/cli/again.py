@@ -20,7 +20,7 @@ MADE_HERE = ("cluttered-digits",)  # built-in data that come from no file
 
 
 def question(
-    verb: str, folder: Path, data: Sequence[str], settings: Mapping[str, Any], recipe: str, **asked: Any
+    verb: str, folder: Path, data: Sequence[str], settings: Mapping[str, Any], recipe: str | None, **asked: Any
 ) -> Question | None:
     """What a training verb asks for; None where what it reads cannot be told without opening the data.
 
@@ -29,7 +29,7 @@ def question(
         folder: of the record.
         data: sources of images.
         settings: fields of recipe, data and machine that were given.
-        recipe: name or path of the recipe.
+        recipe: name or path of the recipe; None where several are searched, which are among the other arguments.
         **asked: its other arguments; `backbone` and `weights` may be paths.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -42,7 +42,11 @@ def question(
         path = Path(str(asked.get(name) or "")).expanduser()
         parts = [path, Path(str(path).rpartition(":")[0])]  # FILE:KEY
         inputs += [part for part in parts if str(part) != "." and part.exists()][:1]
-    chosen = {"recipe": to_dict(resolve_settings(recipe, settings)), "verb": verb, "data": list(map(_place, data))}
+    chosen: dict[str, Any] = {"verb": verb, "data": list(map(_place, data))}
+    if recipe is None:
+        chosen["settings"] = {name: str(value) for name, value in settings.items()}
+    else:
+        chosen["settings"] = to_dict(resolve_settings(recipe, settings))
     words = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in asked.items()}
     return Question.of(folder, {**chosen, **words}, inputs)
 

@@ -10,7 +10,6 @@ import typer
 
 from . import options
 from .again import keep_answer, question, say_again
-from .assignments import USUAL_RECIPE
 from .options import option
 from .output import command_line, names, print_json
 from .printout import Printout
@@ -49,7 +48,7 @@ def run(
     asked = None
     if not any(name.endswith(".toml") for name in names(recipe or "")):  # files that the search itself compares
         asked = question(
-            *("iterate", out, [data], settings, USUAL_RECIPE),
+            *("iterate", out, [data], settings, None),
             recipes=recipe,
             until=until,
             budget=budget,

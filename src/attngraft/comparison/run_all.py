@@ -52,7 +52,7 @@ def run_all(
     """
     results = Results({variant.name: {} for variant in variants}, {variant.name: {} for variant in variants})
     total = len(variants) * len(seeds)
-    whole = Whole(progress, total, log)
+    whole = Whole(progress, total, log if context.world.is_main else None)
     order = sorted(variants, key=lambda variant: variant.attention == LONGER)  # it has to know how long others took
     for number, (seed, variant) in enumerate((s, v) for s in seeds for v in order):
         title = f"run {number + 1} of {total}: {variant.name}, {context.title(seed)}"
@@ -67,8 +67,8 @@ def run_all(
                 raise
         else:
             results.finished[variant.name][seed] = replace(result, model=nn.Identity())
-        if context.world.is_main and part.pace is not None:
-            log.info(whole.summary("runs", best_so_far(context, results)))
+        if part.pace is not None:
+            whole.tell("runs", best_so_far(context, results))
     return results
 
 

@@ -88,13 +88,12 @@ def tune(
     tried = [variant for variant in variants if not variant.is_again]
     found: list[Trial] = []
     total = len(tried) * trials
-    whole = Whole(progress, total, log)
+    whole = Whole(progress, total, log if context.world.is_main else None)
     for number, (variant, factor) in enumerate((v, f) for v in tried for f in rates(trials)):
         title = f"trial {number + 1} of {total}: {variant.name}, rates x {factor:g}"
         found.append(_tried(apart, variant, factor, whole.part(title)))
-        if context.world.is_main:
-            factor_so_far = _best(found, variant.name, context.metric.higher_is_better)
-            log.info(whole.summary("trials", f"best so far for {variant.name}: rates x {factor_so_far:g}"))
+        best = _best(found, variant.name, context.metric.higher_is_better)
+        whole.tell("trials", f"best so far for {variant.name}: rates x {best:g}")
     chosen = {variant.name: _best(found, variant.name, context.metric.higher_is_better) for variant in tried}
     factors = {v.name: chosen[BASELINE if v.is_again else v.name] for v in variants}
     tuned = tuple(replace(variant, lr_scale=factors[variant.name]) for variant in variants)

@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..config import to_dict
 from ..errors import counted
-from ..tasks import Task, primary, task_from
+from ..tasks import Metric, Task, primary, task_from
 from ..training import RunRecord
+from ..training.top_losses import read_top_losses
 from .charts import Chart, LegendItem, Line, bar_chart, line_chart
 from .confusion import confusion_of
-from .number_format import POINTS, axis_label, decimal, format_value, percent, scale_of, shortened, titled, words_for
+from .number_format import (
+    MISSING,
+    POINTS,
+    axis_label,
+    decimal,
+    duration,
+    format_value,
+    percent,
+    scale_of,
+    shortened,
+    titled,
+    words_for,
+)
 from .page_parts import (
     Warned,
     data_facts,
@@ -27,6 +41,7 @@ from .page_parts import (
 from .read_folder import finite, read_metrics, read_predictions
 from .tables import Table
 
+BASE64 = re.compile("[A-Za-z0-9+/]+=*")
 CLASS, OUTPUT = "per_class", "per_output"  # what a task says of each class, label or target
 MOST_BARS = 30
 Rows = Sequence[Mapping[str, Any]]
@@ -94,6 +109,8 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
         "confusion": confusion,
         "confusion_caption": f"Images by true class (rows) and predicted class (columns), {images}",
         "mistakes": pair_table(confusion, mistakes, "images") if confusion else None,
+        "losses": top_loss_cards(run_dir, run),
+        "stages": stage_table(recipe, metrics, metric),
         "sites": _sites(run.plan or {}),
         "protocol": [
             *data_facts(data, "outputs" if run.task else "classes"),
@@ -105,6 +122,57 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
         "hardware": hardware_facts(run.hardware, run.versions),
         "command": None,
     }
+
+
+def top_loss_cards(run_dir: Path, run: RunRecord) -> list[dict[str, str]]:
+    """The images with the largest losses; none while the run goes on, or where they were not kept."""
+    if run.results is None:
+        return []
+    return [
+        {
+            "image": f"data:image/jpeg;base64,{kept.image}",
+            "id": kept.id,
+            "true": kept.true,
+            "predicted": kept.predicted,
+            "probability": "" if kept.probability is None else percent(kept.probability).replace(" ", "\u00a0"),
+            "loss": decimal(kept.loss),
+        }
+        for kept in read_top_losses(run_dir)
+        if BASE64.fullmatch(kept.image)
+    ]
+
+
+def stage_table(recipe: Mapping[str, Any], metrics: Rows, metric: Metric) -> Table | None:
+    """What each phase trained, and how loss and metric went from its first epoch to its last."""
+    rows = []
+    for phase in recipe.get("phases") or []:
+        epochs = [row for row in metrics if row.get("phase") == phase["name"]]
+        if epochs:
+            span = f"{epochs[0]['epoch']} to {epochs[-1]['epoch']}"
+            losses = _from_to(epochs, ("train_loss", "eval_loss"), "")
+            scores = _from_to(epochs, (f"train_{metric.name}", f"eval_{metric.name}"), metric.unit)
+            seconds = sum(finite(row.get("time_s")) or 0.0 for row in epochs)
+            rows.append((str(phase["name"]), plain(phase.get("train")), span, *losses, *scores, duration(seconds)))
+    if not rows:
+        return None
+    held = next((str(row["eval_split"]) for row in metrics if row.get("eval_split")), "evaluation")
+    words = ("training", "validation" if held == "val" else held)
+    names = [f"{word} {what}" for what in ("loss", metric.label) for word in words]
+    columns = ("phase", "what it trained", "epochs", *names, "time")
+    return Table(
+        "The phases, one after the other; numbers of their first → last epoch", columns, tuple(rows), frozenset({1})
+    )
+
+
+def _from_to(epochs: Rows, keys: Sequence[str], unit: str) -> list[str]:
+    """The values of the first and the last epoch of a phase."""
+    found = []
+    for key in keys:
+        first, last = finite(epochs[0].get(key)), finite(epochs[-1].get(key))
+        shown = [MISSING if value is None else format_value(value, unit) for value in (first, last)]
+        text = shown[0] if len(epochs) == 1 or shown == [MISSING] * 2 else " → ".join(shown)
+        found.append(text.replace(" %", "\u00a0%"))
+    return found
 
 
 def _warnings(run: RunRecord, epochs: int, missing: Sequence[str]) -> list[Warned]:

@@ -44,6 +44,7 @@ from .run_context import RunContext
 from .run_folder import Resume, RunFolder
 from .run_log import Board, RunLog
 from .run_record import DataRecord, RunRecord, RunResults
+from .top_losses import write_top_losses
 from .trainer import Trainer
 
 LAST_GOOD_FILE = "last-good.safetensors"
@@ -305,6 +306,7 @@ def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer
             run.write_metrics(at.history)
             save(model, run.path)
             evaluation.write(run.path / PREDICTIONS_FILE)
+            write_top_losses(run.path, dataset.test, evaluation)
             results = RunResults(evaluation.summary(), at.time_s, trainer.stopped_after_epochs)
             run.finish(replace(log.record, status="finished", results=results, stopped_because=None))
             remove_checkpoints(run.checkpoints)

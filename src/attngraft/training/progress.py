@@ -90,10 +90,10 @@ class Whole:
     Args:
         progress: shows the steps of one part after the other.
         parts: how many there are.
-        log: gets a line when a part begins.
+        log: gets a line when a part begins, and when one is done; None for none.
     """
 
-    def __init__(self, progress: Progress, parts: int, log: logging.Logger) -> None:
+    def __init__(self, progress: Progress, parts: int, log: logging.Logger | None) -> None:
         self.progress, self.parts, self.log = progress, parts, log
         self.done = 0  # parts
         self._share, self._used_s = 0.0, 0.0  # of parts that took time
@@ -110,6 +110,11 @@ class Whole:
         self._close()
         left = "" if self.left_s is None or self.done >= self.parts else f"  {clock_time(self.left_s)} left for all"
         return f"{self.done} of {self.parts} {noun} done  {best}{left}"
+
+    def tell(self, noun: str, best: str) -> None:
+        """Log the summary."""
+        if self.log is not None:
+            self.log.info(self.summary(noun, best))
 
     @property
     def left_s(self) -> float | None:
@@ -144,7 +149,7 @@ class Part:
         self.pace: Pace | None = None
 
     def start(self, title: str, total: int, done: int = 0) -> None:
-        if self.whole is not None and self.pace is None:
+        if self.whole is not None and self.whole.log is not None and self.pace is None:
             self.whole.log.info(self._title)
         self.pace = Pace(total, done)
         self._inner.start(self._title, total, done)
