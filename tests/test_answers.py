@@ -30,7 +30,7 @@ def folder(tmp_path: Path, photos: Path) -> Path:
 
 
 def ask(folder: Path, *inputs: Path, **asked: object) -> Question:
-    return Question.of(folder, {"seed": 0, **asked}, inputs)
+    return Question.of("fit", folder, {"seed": 0, **asked}, inputs)
 
 
 def test_the_same_question_is_answered_and_says_how_that_was_checked(folder: Path, photos: Path):
@@ -80,7 +80,7 @@ def test_a_changed_record_is_noticed(folder: Path, photos: Path, name: str):
     assert ask(folder, photos).answer() is None
 
 
-@pytest.mark.parametrize("name", ["run.json", "runs/more.bin", "report.html", ANSWER_FILE])
+@pytest.mark.parametrize("name", ["run.json", "runs/more.bin", ANSWER_FILE])
 def test_a_missing_file_is_noticed(folder: Path, photos: Path, name: str):
     (folder / name).unlink()
     assert ask(folder, photos).answer() is None
@@ -99,6 +99,14 @@ def test_the_record_may_lie_among_the_images(photos: Path):
     (folder / "report.html").write_text("")
     ask(folder, photos).keep({})
     assert ask(folder, photos).answer() == {}
+
+
+def test_several_may_ask_about_one_folder(folder: Path, photos: Path):
+    other = Question.of("ag.fit", folder, {"seed": 3}, [photos])
+    assert other.answer() is None
+    other.keep({"a": 1})
+    assert other.answer() == {"a": 1}
+    assert ask(folder, photos).answer() == {"items": ["42 %"]}
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"kind": "answer"}', "\0"])

@@ -9,9 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import attngraft as ag
 import attngraft.data.pixel_store as pixel_store
+from attngraft.answers import Question
+from attngraft.backbones import preprocessing_of
+from attngraft.errors import RunError
 
 SMALL = ("--backbone", "small-cnn", "--no-pretrained", "--image-size", "16", "--recipe", "plateau", "--epochs", "1")
 PLAIN = ("--device", "cpu", "--workers", "0", "--precision", "fp32", "--quiet")
@@ -101,3 +106,40 @@ def test_the_answer_needs_no_pytorch(attngraft, tmp_path: Path, photos: Path):
     code += f"app({command!r}, standalone_mode=False)\nprint('torch' in sys.modules, 'scipy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False False"
+
+
+def test_in_python_too(tmp_path: Path, photos: Path, decoded, capsys):
+    options = {"recipe": "plateau", "epochs": 1, "image_size": 16, "device": "cpu", "workers": 0, "precision": "fp32"}
+
+    def train() -> ag.FitResult:
+        model = ag.graft(ag.create_backbone("small-cnn", num_classes=2, pretrained=False), "se")
+        return ag.fit(model, photos, run_dir=tmp_path / "run", **options)
+
+    first, again = train(), train()
+    assert len(decoded) == 1
+    assert "answered from the record" in capsys.readouterr().err
+    assert again.evaluation.ids == first.evaluation.ids
+    assert again.history == first.history
+    for name, tensor in first.model.state_dict().items():
+        assert torch.equal(tensor, again.model.state_dict()[name])
+    assert preprocessing_of(again.model) == preprocessing_of(first.model)
+    with pytest.raises(RunError, match="seed"):
+        ag.fit(first.model, photos, run_dir=tmp_path / "run", seed=1, **options)
+
+
+def test_a_comparison_in_python_too(tmp_path: Path, photos: Path, decoded):
+    options = {"recipe": "plateau", "epochs": 1, "image_size": 16, "device": "cpu", "workers": 0, "precision": "fp32"}
+    asked = {"backbone": "small-cnn", "attentions": "se", "seeds": 1, "pretrained": False, "run_dir": tmp_path / "cmp"}
+    first, again = (ag.compare(photos, **asked, **options) for _ in range(2))
+    assert len(decoded) == 1
+    assert again.verdicts == first.verdicts
+    assert len(ag.compare(photos, **{**asked, "seeds": 2}, **options).document["seeds"]) == 2
+
+
+@pytest.mark.parametrize("backbone", ["my.package:network", "file.py:network"])
+def test_a_network_of_ones_own_code_is_built_to_be_compared(tmp_path: Path, photos: Path, backbone: str):
+    assert Question.about("fit", tmp_path, [photos], backbone) is None
+    (tmp_path / "file.py").write_text("")
+    found = Question.about("fit", tmp_path / "run", [photos], str(tmp_path / "file.py") + ":network")
+    assert found is not None
+    assert tmp_path / "file.py" in found.inputs

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..answers import Question
+from ..answers import PAGE, Question
 from ..checksums import read_sealed_json
 from ..config import to_dict
 from ..locking import check_free
 from ..settings import resolve_settings
 from .output import print_json, say, say_error
 from .printout import Printout
-
-MADE_HERE = ("cluttered-digits",)  # built-in data that come from no file
 
 
 def question(
@@ -32,50 +28,14 @@ def question(
         recipe: name or path of the recipe; None where several are searched, which are among the other arguments.
         **asked: its other arguments; `backbone` and `weights` may be paths.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return None
-    sources = [_files_of(source) for source in data]
-    inputs = [path for found in sources if found is not None for path in found]
-    if None in sources:
-        return None
-    for name in ("backbone", "weights"):
-        path = Path(str(asked.get(name) or "")).expanduser()
-        parts = [path, Path(str(path).rpartition(":")[0])]  # FILE:KEY
-        inputs += [part for part in parts if str(part) != "." and part.exists()][:1]
-    chosen: dict[str, Any] = {"verb": verb, "data": list(map(_place, data))}
-    if recipe is None:
-        chosen["settings"] = {name: str(value) for name, value in settings.items()}
-    else:
-        chosen["settings"] = to_dict(resolve_settings(recipe, settings))
-    words = {name: value if isinstance(value, (bool, int, float)) else str(value) for name, value in asked.items()}
-    return Question.of(folder, {**chosen, **words}, inputs)
+    words = settings if recipe is None else to_dict(resolve_settings(recipe, settings))
+    files = asked.get("backbone"), asked.get("weights")
+    return Question.about(verb, folder, data, *files, settings={k: plain(v) for k, v in words.items()}, **asked)
 
 
-def _place(source: str) -> str:
-    path = Path(source).expanduser()
-    return os.path.realpath(path) if path.exists() else source
-
-
-def _files_of(source: str) -> list[Path] | None:
-    """Files and folders that a source is read from; None where that is not known."""
-    if source in MADE_HERE:
-        return []
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return [path, *(image for table in sorted(path.glob("*.[cC][sS][vV]")) for image in _listed(table))]
-    listed = list(_listed(path)) if path.is_file() else []
-    return [path, *listed] if listed else None
-
-
-def _listed(table: Path) -> Iterator[Path]:
-    """The images in the column `path` of a CSV file."""
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
-                if row.get("path"):
-                    yield table.parent / row["path"]
-    except (OSError, ValueError, csv.Error):
-        return
+def plain(value: Any) -> Any:
+    """The value as JSON knows it."""
+    return value if isinstance(value, (bool, int, float, str, dict, list)) or value is None else str(value)
 
 
 def say_again(asked: Question | None, as_json: bool) -> Mapping[str, Any] | None:
@@ -85,7 +45,7 @@ def say_again(asked: Question | None, as_json: bool) -> Mapping[str, Any] | None
         InUseError: a process is working in the folder.
     """
     found = None if asked is None else asked.answer()
-    if asked is None or found is None:
+    if asked is None or found is None or not (asked.folder / PAGE).is_file():
         return None
     check_free(asked.folder)
     if as_json:

@@ -69,13 +69,16 @@ def run(
     folder = out or Path("runs") / f"bench-{datetime.now(timezone.utc):%Y%m%d-%H%M%S}"
     require_new(folder)
 
+    measured: list[BenchResult] = []
+
     def keep(result: BenchResult) -> None:
         write_json(folder / BENCH_FILE, result.to_dict())
+        measured[:] = [result]
 
     try:
         result = bench(settings, on_result=keep, command=command_line())
     except KeyboardInterrupt as interrupt:
-        _say_interrupted(folder)
+        _say_interrupted(folder, measured, as_json)
         raise typer.Exit(exit_code(interrupt)) from None
     page = write_report(folder)
     if as_json:
@@ -100,14 +103,18 @@ def require_new(folder: Path) -> None:
         raise RunError(f"{folder} holds something else: choose a new folder.")
 
 
-def _say_interrupted(folder: Path) -> None:
-    from ..benchmarking import BENCH_FILE
+def _say_interrupted(folder: Path, measured: list[BenchResult], as_json: bool) -> None:
+    """Show what there is, as at the end."""
     from ..reporting import write_report
 
-    kept = (folder / BENCH_FILE).is_file()
-    if kept:
-        write_report(folder)
-    say_error(f"interrupted: {f'what was measured so far is in {folder}' if kept else 'nothing was measured yet'}.")
+    for result in measured:
+        page = write_report(folder)
+        if as_json:
+            print_json(result.to_dict())
+        else:
+            _print(result, page)
+    told = f"what was measured so far is in {folder}" if measured else "nothing was measured yet"
+    say_error(f"interrupted: {told}.")
 
 
 def _print(result: BenchResult, page: Path) -> None:

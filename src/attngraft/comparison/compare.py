@@ -7,23 +7,30 @@ head initialisation, so that the variants differ in their grafts and in nothing 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ..answers import Question
+from ..config import to_dict
 from ..data import Dataset
 from ..data_frames import data_frame
+from ..locking import check_free
 from ..settings import Recipe, Settings, resolve_settings
 from ..statistics.looks import parse_looks
 from ..surgery.own_networks import Backbone, backbone_spec
-from ..training import Progress
+from ..training import Progress, watched
 from .analysis_plan import AnalysisPlan
 from .begin import ComparisonRequest, begun, listed
+from .comparison_folder import read_comparison
 from .conclusion import Conclusion
 from .run_all import run_all
 from .tuning import tune as tune_rates
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -139,6 +146,12 @@ def compare(
         folds=folds,
         repeats=repeats,
     )
+    asked = _question(data, wanted) if isinstance(backbone, str) else None
+    if asked is not None and asked.answer() is not None:
+        check_free(wanted.folder)
+        with watched(progress):
+            log.info(asked.told)
+        return Comparison(wanted.folder, read_comparison(wanted.folder))
     with begun(data, wanted, progress) as found:
         variants, tuning = tune_rates(found.context, found.variants, wanted.tune, found.progress)
         conclude = Conclusion(found.context, variants, found.request, command, tuning)
@@ -148,7 +161,19 @@ def compare(
             document = found.context.world.in_main(partial(conclude, look, results))
             if document.get("stopped"):
                 break
+        if asked is not None:
+            asked.keep({})
         return Comparison(wanted.folder, document)
+
+
+def _question(data: str | Path | Dataset | Any, wanted: ComparisonRequest) -> Question | None:
+    """What is asked for; None for data or networks in Python, which cannot be told by files."""
+    if not isinstance(data, (str, Path)):
+        return None
+    words = {field.name: getattr(wanted, field.name) for field in fields(wanted)}
+    words |= {"settings": to_dict(wanted.settings)}
+    del words["folder"]
+    return Question.about("ag.compare", wanted.folder, [data], wanted.backbone, wanted.weights, **words)
 
 
 def _stages(plan: AnalysisPlan, seeds: Sequence[int]) -> list[Sequence[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..answers import Question
 from ..backbones import backbone_info, note_preprocessing_, preprocessing_of, preprocessing_source, stated_preprocessing
 from ..config import Preprocessing
 from ..data import Dataset
@@ -34,6 +36,7 @@ from .distillation import DistillationLoss, Teacher, check_teacher
 from .distributed import join_world
 from .early_stopping import ShouldStop
 from .evaluate import PREDICTIONS_FILE, Evaluation, in_eval_mode
+from .given_again import question_of
 from .nonfinite import first_not_finite
 from .oom import is_out_of_memory, memory_needed
 from .open_data import as_loaded, open_data, resampled
@@ -47,6 +50,7 @@ from .run_record import DataRecord, RunRecord, RunResults
 from .top_losses import write_top_losses
 from .trainer import Trainer
 
+log_again = logging.getLogger(__name__)
 LAST_GOOD_FILE = "last-good.safetensors"
 
 
@@ -148,6 +152,13 @@ def fit(
         if world.share(run.record_file.is_file()):  # in use: refused before any image is read
             world.in_main(run.read)
             world.in_main(claim)
+        asked = None
+        if teacher is None:
+            asked = question_of(model, data, run.path, settings, preprocessing, seed=seed, variant=variant)
+        if asked is not None and resume != "never" and asked.answer() is not None:
+            log_again.info(asked.told)
+            note_preprocessing_(model, run.read().preprocessing)
+            return _finished(run, model.to(device), run.read())
         reading = Reading(shown)
         dataset = open_data(data, settings, preprocessing=preprocessing, begun=run.record_file, progress=reading)
         preprocessing = as_loaded(preprocessing, dataset)
@@ -167,7 +178,7 @@ def fit(
         if record.status == "finished":
             if world.is_main:
                 remove_checkpoints(run.checkpoints)  # a process that was killed as it finished may have left some
-            return _finished(run, model, record)
+            return _kept(_finished(run, model, record), asked)
         log = RunLog(run, record, world.is_main)
         if world.is_main:
             write_leak_pictures(run.path, dataset)
@@ -180,7 +191,14 @@ def fit(
         context = replace(context, precision=precision, note=log)
         if teacher is not None:
             context = replace(context, extra_loss=DistillationLoss(teacher, context))
-        return _train(model, context, log, shown, on_epoch)
+        return _kept(_train(model, context, log, shown, on_epoch), asked)
+
+
+def _kept(result: FitResult, asked: Question | None) -> FitResult:
+    """The result, which answers the same question from now on."""
+    if asked is not None:
+        asked.keep({})
+    return result
 
 
 def _choose_precision(model: nn.Module, context: RunContext) -> Precision:
