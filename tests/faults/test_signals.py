@@ -144,6 +144,7 @@ def command(photos: Path, folder: Path) -> list[str]:
     found = [
         "attngraft",
         "fit",
+        "--quiet",
         str(photos),
         "--backbone",
         "small-cnn",
