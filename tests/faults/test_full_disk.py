@@ -187,7 +187,7 @@ def test_a_full_disk_ends_the_command_with_one_sentence_and_exit_code_2(
     tmp_path: Path, attngraft: Callable[..., tuple[int, str]]
 ):
     write_pictures(tmp_path / "pictures")
-    arguments = ["fit", tmp_path / "pictures", "--backbone", "small-cnn", "--run-dir", tmp_path / "run"]
+    arguments = ["fit", "--quiet", tmp_path / "pictures", "--backbone", "small-cnn", "--run-dir", tmp_path / "run"]
     arguments += ["--recipe", "one-cycle", "--epochs", 1, "--batch-size", 4, "--image-size", 16]
     arguments += ["--device", "cpu", "--precision", "fp32+contiguous", "--set", "checkpoint_minutes=0"]
     for number in (1, 6):  # run.json; what follows on some checkpoints
