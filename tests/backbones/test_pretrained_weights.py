@@ -51,7 +51,7 @@ def test_without_network_the_error_is_one_sentence(asked, spec, host):
         ag.create_backbone(spec, pretrained=True)
     message = str(caught.value)
     assert f"the pretrained weights of '{spec}' are not on this machine and {host} cannot be reached: " in message
-    assert "train without pretrained weights" in message
+    assert "start without (--no-pretrained" in message
     assert "\n" not in message
     assert len(asked) == 1
 

@@ -2,8 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
-from image_folders import write_noise
+from PIL import Image
 from typer.testing import CliRunner
 
 from attngraft.cli import app
@@ -13,7 +14,9 @@ from attngraft.data.pixel_store import decode_files
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.setattr("attngraft.data.pixel_cache.SHARED_FROM", 1)
-    files = [write_noise(tmp_path / f"{i}.png", i, (30, 20)) for i in range(3)]
+    files = [tmp_path / f"{i}.png" for i in range(3)]
+    for seed, file in enumerate(files):
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(file)
     for memory in (10**9, 0):
         decode_files(
             files[: 2 if memory else 3], limit=32, pixel_cap=10**6, cache_dir=tmp_path / "c", memory_bytes=memory

@@ -293,14 +293,14 @@ def test_an_unknown_number_format_is_said(model: torch.nn.Module) -> None:
 
 
 def test_a_run_of_another_kind_of_device_is_predicted_in_full_precision(tmp_path: Path) -> None:
-    from attngraft.deployment.predict import _precision_of
+    from attngraft.deployment.predict import precision_of
     from attngraft.training import RunFolder
 
     root = folder_of(tmp_path / "data", rgb)
     run = trained(tmp_path, root, precision="bf16")
     folder = RunFolder(run)
     record = folder.read()
-    assert str(_precision_of(run, torch.device("cpu"))) == "bf16+channels_last"
+    assert str(precision_of(run, torch.device("cpu"))) == "bf16+channels_last"
     folder.finish(replace(record, hardware={**record.hardware, "gpu": "H200"}))
-    assert str(_precision_of(run, torch.device("cpu"))) == "fp32+channels_last"
-    assert str(_precision_of(run, torch.device("cuda"))) == "bf16+channels_last"
+    assert str(precision_of(run, torch.device("cpu"))) == "fp32+channels_last"
+    assert str(precision_of(run, torch.device("cuda"))) == "bf16+channels_last"

@@ -51,6 +51,7 @@ def test_two_processes_leave_one_set_of_files(together: Path):
             "model.safetensors",
             "predictions.safetensors",
             "run.json",
+            "top_losses.json",
         ]
 
 

@@ -60,7 +60,9 @@ def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Sequence[str 
     """
     made = Table(**options)
     for title, kind in columns.items():
-        made.add_column(title, min_width=max(map(len, title.split()), default=0), **kind)  # no header breaks in a word
+        made.add_column(
+            title, **{"min_width": max(map(len, title.split()), default=0), **kind}
+        )  # no header breaks in a word
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return made
