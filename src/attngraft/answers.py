@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .checksums import read_sealed_json, write_sealed_json
-from .errors import RunError
+from .errors import RunError, counted
 from .files import to_json
 from .formats import own_version
 from .locking import LOCK_FILE
@@ -226,7 +226,7 @@ class Question:
     def told(self) -> str:
         """How an answer was checked, in one sentence."""
         count = self.seen.files
-        read = f"the {count:,} file{'s' if count != 1 else ''} that it read and those" if count else "the files"
+        read = f"the {counted(count, 'file')} that it read and those" if count else "the files"
         return (
             f"answered from the record in {self.folder}: the settings are the same, and {read} of the record have the "
             f"names, sizes and times of then (remove {self.file} to have everything compared again)."

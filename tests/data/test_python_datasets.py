@@ -200,7 +200,7 @@ WRONG = [
     ([(torch.randn(3, 8, 8), 0)], "give images before they are normalised"),
     (Broken(pairs([0, 1] * 4)), r"1 of 8 samples of Broken cannot be read \(sample/000003: no such image\)"),
     (Stream(), "Stream has no length or no samples by number"),
-    ((pairs([0, 1]),), "a tuple of 1 data sets: expected"),
+    ((pairs([0, 1]),), "a tuple of 1 data set: expected"),
     ({"test": pairs([0, 1])}, "got the splits test: expected train among them"),
     ({"train": pairs([0, 1]), "dev": []}, "got the splits train, dev"),
     ((pairs([0, 1] * 4), pairs([0, 0])), "no readable images of '1' in the test split"),

@@ -107,3 +107,14 @@ def test_a_name_that_promises_another_kind_of_file_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match=r"attngraft writes safetensors: name it own\.safetensors"):
         ag.save(plain(), tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@torch.no_grad()
+def test_a_network_that_was_compiled_before_runs_the_grafts(tmp_path):
+    x, grown = image_batch(2, *SIZE), grown_on(plain())
+    file = ag.save(grown, tmp_path / "grafts.safetensors", only="grafts")
+    compiled = torch.compile(plain(), backend="eager")
+    before = compiled(x)
+    assert ag.load_grafts_(compiled, file) is compiled
+    torch.testing.assert_close(compiled(x), grown(x))
+    assert (compiled(x) - before).abs().max() > 1e-3

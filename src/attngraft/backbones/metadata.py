@@ -84,8 +84,8 @@ def assumed_preprocessing(model: nn.Module, used: Preprocessing | None = None) -
     )
 
 
-def stated_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, Any]) -> Preprocessing:
-    """How a model wants its images, as somebody says.
+def stated_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, Any] | None) -> Preprocessing:
+    """How a model wants its images, as somebody says, or as `preprocessing_of` finds it where nobody does.
 
     Args:
         model: what is not said is taken from it.
@@ -97,6 +97,8 @@ def stated_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, 
     """
     if isinstance(stated, Preprocessing):
         return stated
+    if stated is None:
+        return preprocessing_of(model)
     if not isinstance(stated, Mapping):
         raise ConfigError(
             f"preprocessing is of the type {type(stated).__name__}: expected a dict, for example "

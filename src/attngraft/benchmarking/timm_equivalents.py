@@ -15,6 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from ..attention import Attention
 from ..attention.layers import hidden_width
 from ..surgery import grafts
+from ..surgery.graft_paths import is_inside_graft
 
 REDUCTION = 16  # our default; timm rounds widths to multiples of 8 unless it is given one
 TIMM_PREFIX = "timm:"
@@ -102,7 +103,7 @@ def timm_network(spec: str, attention: str, grafted: nn.Module) -> nn.Module:
     }
     if own != sites.keys():
         raise NoPeer(f"puts attention into {len(own)} blocks of {name}, which are not the {len(sites)} of attngraft")
-    state = {key: value for key, value in grafted.state_dict().items() if "graft" not in key.split(".")}
+    state = {key: value for key, value in grafted.state_dict().items() if not is_inside_graft(key)}
     for block, module in sites.items():
         state |= {f"{block}.{TIMM_CHILD}.{key}": v for key, v in peer.state(module.state_dict()).items()}
         _same_momentum_(module, network.get_submodule(f"{block}.{TIMM_CHILD}"))

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+from ..errors import counted
 from . import options
 from .options import option, switch
 from .output import NAME, NUMBER, console, print_json, say, table
@@ -33,7 +34,7 @@ def run(
     if as_json:
         print_json({"folder": str(place), "entries": list(map(vars, entries)), "bytes": total, "cleared": clear})
         return
-    shown = f"{len(entries)} set{'' if len(entries) == 1 else 's'} of images, {total / (1 << 20):,.1f} MiB"
+    shown = f"{counted(len(entries), 'set')} of images, {total / (1 << 20):,.1f} MiB"
     if clear:
         say(f"removed {shown} from {place}")
         return

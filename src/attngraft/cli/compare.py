@@ -135,42 +135,30 @@ def run(
     if folds and seeds is not None:
         raise ConfigError("--folds takes the place of --seeds: leave out the one or the other.")
     folder = run_dir or usual_folder("-".join(map(_slug, data)) if data[1:] else data[0], backbone)
-    before = question(
-        *("compare", folder, data, settings, recipe),
-        backbone=backbone,
-        attention=attention or "cbam",
-        controls=controls,
-        seeds=seeds or "3",
-        metric=metric,
-        margin=margin,
-        looks=looks,
-        tune=tune,
-        robustness=robustness,
-        folds=folds,
-        repeats=repeats,
-        pretrained=pretrained,
-        weights=weights,
-    )
+    said: dict[str, Any] = {
+        "backbone": backbone,
+        "metric": metric,
+        "margin": margin,
+        "looks": looks,
+        "tune": tune,
+        "robustness": robustness,
+        "folds": folds,
+        "repeats": repeats,
+        "pretrained": pretrained,
+        "weights": weights,
+    }
+    variants: dict[str, Any] = {"attention": attention or "cbam", "controls": controls, "seeds": seeds or "3"}
+    before = question("compare", folder, data, settings, recipe, **said, **variants)
     if log is None and say_again(before, as_json):
         return
     from ..comparison import compare, compare_each, split_variants
     from ..training import join_world
 
-    asked: dict[str, Any] = dict(
-        backbone=backbone,
-        attentions=split_variants(attention or "cbam"),
+    asked = said | dict(
+        attentions=split_variants(variants["attention"]),
         controls=split_variants(controls),
-        seeds=_seeds(seeds or "3"),
+        seeds=_seeds(variants["seeds"]),
         recipe=recipe,
-        metric=metric,
-        margin=margin,
-        looks=looks,
-        tune=tune,
-        robustness=robustness,
-        folds=folds,
-        repeats=repeats,
-        pretrained=pretrained,
-        weights=weights,
         run_dir=folder,
         command=command_line(),
         **settings,

@@ -14,7 +14,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from ..checksums import read_record
-from ..errors import ConfigError, RunError, nearest
+from ..errors import ConfigError, RunError, counted, nearest
 from ..inventory import PRIMARY, label, run_facts, runs_below, told
 from . import options
 from .options import argument, option, switch
@@ -145,7 +145,7 @@ def _print(rows: Sequence[Row], folder: Path) -> None:
     scores = [key for key in (*PRIMARY, "loss") if any(row.get(key) is not None for row in rows)]
     varying = [key for key in OFTEN if len(values[key]) > 1]
     same = ", ".join(f"{key} {rows[0][key]}" for key in OFTEN if len(values[key]) == 1 and key != "task")
-    say(f"{len(rows)} run{'s' if len(rows) != 1 else ''} below {folder}" + (f": {same}" if same else ""), wrap=True)
+    say(f"{counted(len(rows), 'run')} below {folder}" + (f": {same}" if same else ""), wrap=True)
     out = console()
     for extra in (["train_time_s"], []):  # the time is in --csv where the terminal is too narrow for it
         made = _table(rows, ["run", *varying, *scores, *extra])

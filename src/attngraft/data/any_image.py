@@ -15,6 +15,7 @@ from PIL import Image
 
 from ..errors import one_line
 from .depth import DeepValues
+from .image_formats import check_size
 from .read_bands import from_array
 from .read_image import PIXEL_CAP, UnreadableImageError, decode, pillow_pixels, pillow_warnings_ignored
 
@@ -80,7 +81,7 @@ def _from_memory(image: Any, channels: int, pixel_cap: int, name: str, deep: Dee
     if isinstance(image, (bytes, bytearray, memoryview)):
         image = io.BytesIO(image)
     if isinstance(image, Image.Image):
-        _check_count(image.height, image.width, pixel_cap)
+        check_size(image.width, image.height, pixel_cap)
         with pillow_warnings_ignored():
             return pillow_pixels(image, channels, deep)
     if isinstance(image, torch.Tensor):
@@ -109,7 +110,7 @@ def _checked_array(
     found = _other_bands(values, channels, channels_first)
     if found is None:
         found = from_array(values, channels, deep, channels_first=channels_first)
-    _check_count(found.shape[0], found.shape[1], pixel_cap)
+    check_size(found.shape[1], found.shape[0], pixel_cap)
     return found
 
 
@@ -125,8 +126,3 @@ def _other_bands(values: np.ndarray, channels: int, channels_first: bool) -> np.
         return None
     last = np.ascontiguousarray(np.moveaxis(values, axis, -1))
     return pillow_pixels(Image.fromarray(last[:, :, 0] if last.shape[2] == 1 else last), channels, DeepValues())
-
-
-def _check_count(height: int, width: int, pixel_cap: int) -> None:
-    if height * width > pixel_cap:
-        raise ValueError(f"it has {width} x {height} pixels, more than the cap of {pixel_cap:,}")

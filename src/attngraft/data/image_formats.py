@@ -83,7 +83,7 @@ def _open_heif(file: IO[bytes], pixel_cap: int) -> Image.Image:
         ) from None
     found = pillow_heif.open_heif(file, convert_hdr_to_8bit=True)
     width, height = found.size
-    _check_size(width, height, pixel_cap)
+    check_size(width, height, pixel_cap)
     return found.to_pillow()  # it is turned as its EXIF block says
 
 
@@ -95,7 +95,7 @@ def _open_jxl(file: IO[bytes], pixel_cap: int) -> Image.Image:
             f"it is a JPEG XL image, which needs imagecodecs ({EXTRAS['JPEG XL']}); or convert it to PNG"
         ) from None
     data = file.read()
-    _check_size(*_size_of_jxl(data), pixel_cap)
+    check_size(*_size_of_jxl(data), pixel_cap)
     values = np.asarray(jpegxl_decode(data))
     if values.ndim == 4:  # the first frame of an animation
         values = values[0]
@@ -131,6 +131,7 @@ def _size_of_jxl(data: bytes) -> tuple[int, int]:
     return side(), height
 
 
-def _check_size(width: int, height: int, pixel_cap: int) -> None:
+def check_size(width: int, height: int, pixel_cap: int) -> None:
+    """Raise ValueError for an image of more pixels than the cap."""
     if width * height > pixel_cap:
         raise ValueError(f"it has {width} x {height} pixels, more than the cap of {pixel_cap:,}")

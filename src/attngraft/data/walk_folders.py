@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from .image_formats import format_of_file
 from .read_image import EXTENSIONS, extensions_of, printable
 
@@ -64,7 +64,7 @@ class Passed:
     def notes(self) -> tuple[str, ...]:
         """A sentence where there was something."""
         told = [
-            f"{sum(names.values())} system or hidden {what}{'' if sum(names.values()) == 1 else 's'} ({_first(names)})"
+            f"{counted(sum(names.values()), f'system or hidden {what}')} ({_first(names)})"
             for what, names in (("folder", self.folders), ("file", self.files))
             if names
         ]

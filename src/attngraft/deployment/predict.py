@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ..backbones import assumed_preprocessing, preprocessing_of, stated_preprocessing
+from ..backbones import assumed_preprocessing, stated_preprocessing
 from ..config import Preprocessing
 from ..data import Images, InputReader, UnreadableImageError, printable
 from ..data.labelled_images import labels_of
@@ -161,9 +161,8 @@ def predict(
             Precision() if isinstance(run_or_model, nn.Module) else precision_of(Path(run_or_model).expanduser(), where)
         )
     task = task_of(model)
-    stated = None if preprocessing is None else stated_preprocessing(model, preprocessing)
-    reader = InputReader(stated or preprocessing_of(model))
-    assumed = assumed_preprocessing(model) if stated is None else None
+    reader = InputReader(stated_preprocessing(model, preprocessing))
+    assumed = assumed_preprocessing(model) if preprocessing is None else None
     true = None if labels is None else _true_classes(labels, task, reader)
     model = model.to(where)
     if chosen.layout != "contiguous":

@@ -14,7 +14,8 @@ from ..errors import GraftError, nearest
 from .channel_scaling import Passage, merge_, observe
 from .compiled import uncompiled
 from .copying import copy_model
-from .graft import CHILD, check_live, detach_, graft_plan, grafts, like_host, set_plan_
+from .graft import check_live, detach_, graft_plan, grafts, like_host, set_plan_
+from .graft_paths import CHILD
 from .plan import GraftPlan, Override
 from .site import Site
 from .symbolic_tracing import plan_in_graph

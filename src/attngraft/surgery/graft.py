@@ -19,13 +19,12 @@ from ..config import Preprocessing
 from ..errors import GraftError, nearest
 from .compiled import forget_compiled_code, uncompiled
 from .copying import check_module, copy_model
+from .graft_paths import CHILD
 from .meta_twin import meta_twin
 from .plan import GraftPlan, plan_graft
 from .site import Site
 from .sites import resolve_input
 from .symbolic_tracing import PLAN_ATTRIBUTE, plan_in_graph, unwatch_tracing_, watch_tracing_
-
-CHILD = "graft"
 
 
 def graft(model: nn.Module, plan: GraftPlan | str, **plan_options: Any) -> nn.Module:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -19,11 +18,13 @@ from ..formats import MODEL_FORMAT, own_version
 from ..safetensors_files import open_tensors
 from .compiled import uncompiled
 from .copying import check_module
-from .graft import CHILD, check_live, graft_, graft_plan, grafts, ungraft_
+from .graft import check_live, graft_, graft_plan, grafts, ungraft_
+from .graft_paths import is_inside_graft
 from .heads import find_head
 from .notes import classes_of, note_classes_
 from .plan import GraftPlan
 from .state_versions import with_versions
+from .tensor_bytes import tensor_bytes
 
 KIND = "grafts"
 PARTS = ("grafts", "grafts+head")
@@ -88,17 +89,17 @@ def load_grafts_(model: nn.Module, path: str | Path) -> nn.Module:
         raise RunError(f"the header of {file} cannot be read ({error}): was it written by a newer attngraft?") from None
     plain = {name: tensor for name, tensor in inner.state_dict().items() if name not in tensors}
     _check_same_backbone(plain, hashes, file)
-    graft_(inner, plan)
+    graft_(model, plan)  # not the inner module: code that is compiled already has to know of the grafts
     wanted = {name: tensor.shape for name, tensor in inner.state_dict().items() if name not in plain}
     if wanted != {name: tensor.shape for name, tensor in tensors.items()}:
-        ungraft_(inner)
+        ungraft_(model)
         raise RunError(f"the tensors in {file} do not fit its plan: restore it from a copy.")
     inner.load_state_dict(with_versions(inner, tensors), strict=False)
     return note_classes_(model, classes) if classes else model
 
 
 def _kept(model: nn.Module, state: Mapping[str, Tensor], only: str) -> list[str]:
-    kept = [name for name in state if CHILD in name.split(".")]
+    kept = [name for name in state if is_inside_graft(name)]
     if "head" in only:
         head = find_head(model)
         kept += [name for name in state if head.contains(name) and name not in kept]
@@ -110,9 +111,8 @@ def _hashes(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     found = {}
     for name, tensor in tensors.items():
         if not name.endswith(UNCOUNTED):
-            values = tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()
             digest = hashlib.sha256(f"{tuple(tensor.shape)} {tensor.dtype} ".encode())
-            digest.update(values.data)
+            digest.update(tensor_bytes(tensor).numpy().data)
             found[name] = digest.hexdigest()[:16]
     return found
 

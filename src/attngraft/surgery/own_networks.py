@@ -16,7 +16,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +34,7 @@ from .copying import copy_model
 from .heads import replace_head_
 from .notes import note_classes_
 from .sites import resolve_input
+from .tensor_bytes import tensor_bytes
 from .trace import trace
 
 log = logging.getLogger(__name__)
@@ -155,12 +155,14 @@ def _with_outputs_(model: nn.Module, outputs: int | None) -> nn.Module:
 def _size_it_takes(model: nn.Module) -> tuple[int, int, int]:
     """An input size at which the model runs, tried without weights: its own, then usual ones."""
     own = preprocessing_of(model).input
+    reasons = []
     for size in [own.shape, *((own.channels, side, side) for side in USUAL_SIDES)]:
-        with suppress(GraftError):
+        try:
             trace(model, resolve_input(model, size, None))
             return size
-    trace(model, resolve_input(model, own.shape, None))  # says why
-    raise AssertionError("the trace of a model that does not run has raised")
+        except GraftError as reason:
+            reasons.append(reason)
+    raise reasons[0]
 
 
 def _digest(source: Any, model: nn.Module, *, with_weights: bool) -> str:
@@ -168,7 +170,7 @@ def _digest(source: Any, model: nn.Module, *, with_weights: bool) -> str:
     for name, tensor in model.state_dict().items():
         found.update(f"{name} {tuple(tensor.shape)} {tensor.dtype} ".encode())
         if with_weights:
-            found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+            found.update(tensor_bytes(tensor).numpy().data)
     return found.hexdigest()[:12]
 
 

@@ -17,6 +17,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import GraftError
 from .channel_axis import channel_axis
+from .graft_paths import is_inside_graft
 from .tensor_functions import DEEPENING, POINTWISE, REARRANGING, SUMS, kernel_of, makes_each_alone, operands, tensors
 from .trace_record import Call, Key, Step, Sum, Trace
 
@@ -273,10 +274,6 @@ def _is_map(value: Any) -> bool:
 def _below(path: str) -> str:
     """What the paths of all modules in this one begin with."""
     return f"{path}." if path else path
-
-
-def is_inside_graft(path: str) -> bool:
-    return "graft" in path.split(".")
 
 
 class _Given:

@@ -15,7 +15,8 @@ from ..config import MOST_SIDE
 from ..errors import GraftError, nearest
 from ..registry import Registry
 from .compiled import uncompiled
-from .copying import check_initialised, check_module
+from .copying import check_module
+from .graft_paths import is_inside_graft
 from .logit_maps import logit_maps
 from .residual_sums import passed_over, residual_sums
 from .site import Site
@@ -70,7 +71,6 @@ def search_sites(
     """Like `find_sites`, and also tells what was passed over and why; `record` is the trace, where there is one."""
     check_module(model)
     model = uncompiled(model)
-    check_initialised(model)
     example = resolve_input(model, input_size, example_input)
     record = record or trace(model, example)
     notes: list[str] = []
@@ -275,7 +275,7 @@ def _site(record: Trace, path: str, reason: str, exact: bool) -> Site:
 
 def _named(pattern: str, model: nn.Module) -> Placement:
     """A placement for a module path or a glob."""
-    paths = [path for path, _ in model.named_modules() if path and "graft" not in path.split(".")]
+    paths = [path for path, _ in model.named_modules() if path and not is_inside_graft(path)]
     if pattern in paths:
         return lambda record, notes: [_host_of(record, pattern)]
     expression = _glob(pattern)

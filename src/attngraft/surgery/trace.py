@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from .graft_paths import CHILD, is_inside_graft
 from .meta_twin import meta_twin
-from .recorder import Recorder, is_inside_graft
+from .recorder import Recorder
 from .trace_record import Trace
 
 TRACE_BATCH = 2  # not 1: a (1, C, H, W) parameter must not look like a feature map
@@ -58,9 +59,9 @@ def _iterating(twin: nn.Module, arguments: tuple[Any, ...], record: Trace) -> se
     found: set[str] = set()
     modules = dict(twin.named_modules())
     suspects = [p for p, m in modules.items() if record.can_host(p) and any(True for _ in m.children())]
-    suspects = [p for p in suspects if not hasattr(modules[p], "graft") and not is_inside_graft(p)]
+    suspects = [p for p in suspects if not hasattr(modules[p], CHILD) and not is_inside_graft(p)]
     for path in suspects:
-        modules[path].add_module("graft", _Probe(path, found))
+        modules[path].add_module(CHILD, _Probe(path, found))
     removed: set[str] = set()
     while True:
         try:
@@ -70,5 +71,5 @@ def _iterating(twin: nn.Module, arguments: tuple[Any, ...], record: Trace) -> se
             if found == removed:
                 return found
             for path in found - removed:
-                del modules[path].graft
+                delattr(modules[path], CHILD)
             removed = set(found)

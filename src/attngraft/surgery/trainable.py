@@ -13,7 +13,8 @@ from ..backbones import backbone_info
 from ..errors import ConfigError, nearest
 from .compiled import uncompiled
 from .copying import check_module
-from .graft import CHILD, graft_plan, grafts
+from .graft import graft_plan, grafts
+from .graft_paths import is_inside_graft
 from .heads import find_head
 
 PARTS = ("grafts", "head", "norms")
@@ -145,14 +146,15 @@ def _parts(model: nn.Module, parts: Sequence[str]) -> set[str]:
 
 
 def _names_of(model: nn.Module, part: str) -> set[str]:
-    names = [name for name, _ in model.named_parameters()]
+    names = {name for name, _ in model.named_parameters()}
+    in_grafts = set(filter(is_inside_graft, names))
     if part == "grafts":
-        return {name for name in names if CHILD in name.split(".")}
+        return in_grafts
     if part == "norms":
         norms = {path for path, module in model.named_modules() if isinstance(module, NORMS)}
-        return {name for name in names if name.rpartition(".")[0] in norms and CHILD not in name.split(".")}
+        return {name for name in names - in_grafts if name.rpartition(".")[0] in norms}
     head = find_head(model)
-    return {name for name in names if head.contains(name) and CHILD not in name.split(".")}
+    return {name for name in names - in_grafts if head.contains(name)}
 
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)

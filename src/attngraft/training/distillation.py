@@ -20,6 +20,7 @@ from ..data import Batch, Dataset
 from ..errors import ConfigError, first_line
 from ..surgery import check_live, classes_of, copy_model
 from ..surgery.model_output import main_output
+from ..surgery.tensor_bytes import tensor_bytes
 from ..tasks import require
 from .evaluate import in_eval_mode
 from .run_context import RunContext
@@ -145,7 +146,7 @@ def fingerprint(model: nn.Module, images: NDArray[np.bool_] | None = None) -> st
     digest = sha256()
     for name, tensor in sorted(model.state_dict().items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}:".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor_bytes(tensor).numpy().data)
     if images is not None:
         digest.update(b"images:" + images.tobytes())
     return digest.hexdigest()[:32]

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from ..answers import Question
-from ..backbones import backbone_info, note_preprocessing_, preprocessing_of, preprocessing_source, stated_preprocessing
+from ..backbones import backbone_info, note_preprocessing_, preprocessing_source, stated_preprocessing
 from ..config import Preprocessing
 from ..data import Dataset
 from ..data.leak_pictures import write_leak_pictures
@@ -142,7 +142,7 @@ def fit(
     settings, seed = resolve_settings(recipe, overrides), index(seed)  # NumPy's integers too
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     check_live(model)
-    own = preprocessing_of(model) if preprocessing is None else stated_preprocessing(model, preprocessing)
+    own = stated_preprocessing(model, preprocessing)
     is_stated, preprocessing = preprocessing is not None, settings.data.preprocessing(own)
     source = None if is_stated else preprocessing_source(model, preprocessing)
     run = RunFolder(Path(run_dir).expanduser())

@@ -10,6 +10,7 @@ from torch import nn
 
 from ..settings.recipe import Phase, Recipe, check_part
 from ..surgery import Head, find_head
+from ..surgery.graft_paths import is_inside_graft
 from ..surgery.sites import resolve_input
 from ..surgery.trace import trace
 from ..surgery.trace_record import Trace
@@ -65,7 +66,7 @@ def dissect(model: nn.Module, input_size: tuple[int, int, int], record: Trace | 
     head = find_head(model, record=record)
     parts: dict[str, str | int] = {}
     for name, _ in model.named_parameters():
-        if "graft" in name.split("."):
+        if is_inside_graft(name):
             parts[name] = "grafts"
         elif head.contains(name):
             parts[name] = "head"
@@ -125,7 +126,7 @@ def _followed_by_training(model: nn.Module) -> dict[nn.Module, bool]:
     """For every module whether the next layer with parameters, in the model's order, is trained."""
     followed, after = {}, True
     for path, module in reversed(list(model.named_modules())):
-        if "graft" not in path.split("."):
+        if not is_inside_graft(path):
             followed[module] = after
             own = list(module.parameters(recurse=False))
             after = any(p.requires_grad for p in own) if own else after
@@ -134,7 +135,7 @@ def _followed_by_training(model: nn.Module) -> dict[nn.Module, bool]:
 
 def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
     """Parameters of the module and all below it, except those of grafts."""
-    return [p for name, p in module.named_parameters() if "graft" not in name.split(".")]
+    return [p for name, p in module.named_parameters() if not is_inside_graft(name)]
 
 
 def trainable_names(anatomy: Anatomy, phase: Phase) -> set[str]:
@@ -195,7 +196,7 @@ def _norms(model: nn.Module, head: Head) -> tuple[str, ...]:
         path
         for path, module in model.named_modules()
         if getattr(module, "running_var", None) is not None
-        and "graft" not in path.split(".")
+        and not is_inside_graft(path)
         and not (head.contains(path) or head.contains(f"{path}.weight"))
     )
 

@@ -19,6 +19,7 @@ from ...files import write_atomically
 from ...safetensors_files import open_tensors
 from ..compiled import uncompiled
 from ..graft import check_live
+from ..tensor_bytes import tensor_bytes
 
 DELTA_FORMAT = 1
 
@@ -128,7 +129,7 @@ def same_bits(one: Tensor, other: Tensor) -> bool:
     """
     if one.dtype != other.dtype or one.shape != other.shape:
         return False
-    return torch.equal(_bytes_of(one), _bytes_of(other))
+    return torch.equal(tensor_bytes(one), tensor_bytes(other))
 
 
 def count_changed(model: nn.Module, delta: Delta, base: Mapping[str, Tensor]) -> int:
@@ -149,11 +150,7 @@ def _elements_that_differ(one: Tensor, other: Tensor) -> int:
     if one.dtype != other.dtype or one.shape != other.shape or not one.numel():
         return one.numel()
     width = one.element_size()
-    return int((_bytes_of(one).view(-1, width) != _bytes_of(other).view(-1, width)).any(dim=1).sum())
-
-
-def _bytes_of(tensor: Tensor) -> Tensor:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return int((tensor_bytes(one).view(-1, width) != tensor_bytes(other).view(-1, width)).any(dim=1).sum())
 
 
 def _resized_head(state: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> tuple[str | None, int | None]:
