@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
-from pathlib import Path
+
+import fake_explanation
 
 from attngraft.config import from_dict
 from attngraft.costs import Latency
@@ -22,9 +22,6 @@ from attngraft.explanation.explanation_record import (
     Worth,
 )
 from attngraft.statistics.interval import Interval
-
-sys.path.append(str(Path(__file__).parents[1] / "reporting"))
-import fake_explanation
 
 effect = Interval
 FULL = from_dict(ExplanationRecord, {**fake_explanation.explanation(None), "looks": None})

@@ -5,12 +5,16 @@ from __future__ import annotations
 import io
 import json
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_bench import document as bench_document
+from fake_explanation import write_explanation
+from fake_folders import write_comparison, write_single_run
+from fake_search import search
+from fake_store import write_history
 from hypothesis import given
 from hypothesis import strategies as st
 from outing import CLASSES
@@ -21,14 +25,6 @@ from attngraft.errors import AttngraftError, DataError, one_line
 from attngraft.reporting import write_report
 from attngraft.terminal import SafeConsole, shown
 from attngraft.training.progress import Bar
-
-sys.path.append(str(Path(__file__).parents[1] / "reporting"))  # the folders that its tests make up
-
-from fake_explanation import write_explanation
-from fake_folders import write_comparison, write_single_run
-from fake_store import write_history
-from test_bench_page import document as bench_document
-from test_iterate_page import search
 
 pytestmark = pytest.mark.draws
 EVIL = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>{{ 7*7 }}\x1b[31m\u202e\x00[/bold] $\\frac$"
