@@ -129,3 +129,13 @@ def test_images_that_the_run_was_trained_on_are_counted(attngraft, trained, tmp_
     run, images = trained
     out = attngraft("fold", run, images / "train", "--out", tmp_path / "folded")[1]
     assert "8 of the 8 images are among those that" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(("split", "seen"), [("train", True), ("test", False)])
+def test_an_explanation_counts_them_in_the_terminal_the_record_and_the_page(attngraft, trained, tmp_path, split, seen):
+    run, images = trained
+    code, out, err = attngraft("explain", run, images / split, "--out", tmp_path / "told", "--examples", "0")
+    assert code == 0, err
+    said = "8 of the 8 images are among those that"
+    told = (out, (tmp_path / "told/explanation.json").read_text(), (tmp_path / "told/report.html").read_text())
+    assert [said in " ".join(text.split()) for text in told] == 3 * [seen]

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from . import options
 from .options import argument, option
-from .output import command_line, print_json, say, say_step
+from .output import command_line, print_json, say, say_notes, say_step
 
 
 @options.takes(*options.READING, "group_by")
@@ -56,4 +56,5 @@ def run(
         return
     for sentence in found.sentences:
         say(sentence, wrap=True)
+    say_notes(found.record.notes)
     say(f"report: {page}")

@@ -27,7 +27,7 @@ from .decouple import decouple
 from .explanation_record import Decoupling, EpochGates, ExplanationRecord, FoldingRecord, Pointing, Worth, in_groups
 from .folding import Step, check_tolerance, fold, loss_clause, silent
 from .gates import gates
-from .image_source import Source, Subject, open_subject
+from .image_source import Source, Subject, open_subject, seen_in_training
 from .saliency_report import GATE as GATE_MAP
 from .saliency_report import known_boxes, saliency_report
 
@@ -157,6 +157,9 @@ def explain(
     known_boxes(subject.view, boxes)  # refuse what cannot be used before anything is measured
     folder = _folder(subject, out)
     record, model, view = _empty_record(subject, command), subject.model, subject.view
+    if images is not None and subject.run_dir is not None:
+        seen = seen_in_training(subject.run_dir, model, view)
+        record = replace(record, notes=(seen,) if seen else ())
     if grafts(model):
         say("gates")
         record = replace(record, gates=gates(model, view).record(), gate_history=_gate_history(subject))

@@ -437,6 +437,7 @@ class ExplanationRecord:
         plain: which network the model is compared with, in words.
         looks: where the model looks.
         sentences: what matters, most important first.
+        notes: what must be known before they are trusted.
     """
 
     created: str
@@ -458,5 +459,6 @@ class ExplanationRecord:
     looks: Saliency | None = None
     sentences: tuple[str, ...] = ()
     groups: int | None = field(default=None, metadata=ADDED)
+    notes: tuple[str, ...] = field(default=(), metadata=ADDED)
     format: int = EXPLANATION_FORMAT
     kind: Literal["explanation"] = "explanation"

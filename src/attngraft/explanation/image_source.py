@@ -344,11 +344,13 @@ def images_of_run(
 
 def seen_in_training(folder: Path, model: nn.Module, view: View) -> str | None:
     """How many of the images the run was trained on, in a sentence; None for none, or where that cannot be known."""
+    if view.images is None:
+        return None
     try:
         known = set(own_test_images(folder, _description(folder), preprocessing_of(model)).train.pixel_hashes)
     except DataError:
         return None
-    seen = 0 if view.images is None else sum(pixels in known for pixels in view.images.pixel_hashes)
+    seen = sum(pixels in known for pixels in view.images.pixel_hashes)
     if not seen:
         return None
     return (

@@ -63,7 +63,7 @@ def explanation_page(folder: Path, record: ExplanationRecord) -> str:
 def _content(folder: Path, record: ExplanationRecord) -> dict[str, Any]:
     looks = record.looks
     labelled = "with labels" if record.labelled else "without labels"
-    warnings = [Warned(note) for note in (looks.notes if looks else ())]
+    warnings = [Warned(note) for note in (*record.notes, *(looks.notes if looks else ()))]
     if record.status != "finished":
         warnings.insert(0, Warned("This explanation was interrupted: repeat the same command."))
     return {
