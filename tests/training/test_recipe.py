@@ -164,10 +164,19 @@ def test_needs_validation_says_whether_decisions_are_taken():
     assert not load_recipe("three-phase").needs_validation
 
 
-def test_too_few_epochs_for_the_phases_are_refused():
-    with pytest.raises(ConfigError, match="3 phases and needs at least 3; recipe one-cycle takes any number"):
-        load_recipe("three-phase", epochs=2)
-    assert load_recipe("one-cycle", epochs=1).epochs == 1
+@pytest.mark.parametrize("name", recipes())
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_fewer_epochs_than_phases_train_the_last_phases(name: str, epochs: int):
+    usual, short = load_recipe(name), load_recipe(name, epochs=epochs)
+    assert short.epochs == epochs
+    assert [phase.name for phase in short.phases] == [phase.name for phase in usual.phases][-epochs:]
+    assert short.phases[-1].train == ("all",)
+
+
+@pytest.mark.parametrize("epochs", [0, -1, True, 1.5, "2"])
+def test_a_number_of_epochs_that_is_none_is_refused(epochs: object):
+    with pytest.raises(ConfigError, match="expected a whole number of at least 1"):
+        load_recipe("three-phase", epochs=epochs)
 
 
 @pytest.mark.parametrize("name", recipes())

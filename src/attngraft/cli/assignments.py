@@ -15,7 +15,10 @@ from .output import console, say
 
 USUAL_RECIPE = "three-phase"
 OF_RECIPES = {  # what a recipe takes besides its fields
-    "epochs": (int, "Total epochs; the recipe's phases stretch or shrink in proportion."),
+    "epochs": (
+        int,
+        "Total epochs; the recipe's phases stretch or shrink in proportion, and with fewer epochs than phases the last ones are trained.",
+    ),
     "lr": (float, "Highest learning rate; those of the recipe's phases scale in proportion."),
 }
 _TYPES = {bool: "true|false", int: "whole number", float: "number", str: "text"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..config import from_dict, read_toml, setting, to_dict
-from ..errors import ConfigError, counted, nearest
+from ..errors import ConfigError, nearest
 
 PARTS = "head, head-bias, grafts, bn, upper:K, all"
 ScheduleName = Literal["constant", "step", "multistep", "cosine", "one-cycle", "plateau"]
@@ -145,8 +145,8 @@ def load_recipe(recipe: str | Path | Recipe, **overrides: Any) -> Recipe:
 
     Args:
         recipe: packaged name, path of a .toml file, or a Recipe.
-        **overrides: fields of `Recipe`; `epochs` (total) stretches or shrinks all phases in proportion, and `lr` (the
-            highest) scales the learning rates of all phases in proportion.
+        **overrides: fields of `Recipe`; `epochs` (total) stretches or shrinks all phases in proportion, see
+            `with_epochs`, and `lr` (the highest) scales the learning rates of all phases in proportion.
 
     Raises:
         ConfigError: unknown recipe or field, or a value out of range.
@@ -160,12 +160,14 @@ def load_recipe(recipe: str | Path | Recipe, **overrides: Any) -> Recipe:
 
 
 def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
-    """Stretch or shrink the phases in proportion to `epochs` in total; each keeps at least one."""
+    """Stretch or shrink the phases in proportion to `epochs` in total, each to at least one.
+
+    Of a recipe with more phases than that the last ones remain, as they train the most of the network.
+    """
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise ConfigError(f"epochs is {epochs!r}: expected a whole number of at least 1.")
+    recipe = replace(recipe, phases=recipe.phases[-epochs:])
     count = len(recipe.phases)
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < count:
-        other = "; recipe one-cycle takes any number" if count > 1 else ""
-        needs = f"recipe '{recipe.name}' has {counted(count, 'phase')} and needs at least {count}{other}"
-        raise ConfigError(f"epochs is {epochs}: {needs}.")
     shares = [phase.epochs * epochs / recipe.epochs for phase in recipe.phases]
     lengths = [max(1, int(share)) for share in shares]
     while sum(lengths) != epochs:
