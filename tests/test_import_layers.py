@@ -25,6 +25,7 @@ LAYERS = {
             "interrupts",
             "settings",
             "terminal",
+            "whole_table",
             "option_names",
             "data_frames",
         ],

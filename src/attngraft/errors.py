@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Collection, Iterable
 
 LONGEST = 2000  # characters of a message; names from files can be of any length
@@ -125,6 +126,15 @@ def counted(count: int, noun: str, verb: str = "") -> str:
     one = {"are": "is", "were": "was", "have": "has"}
     said = verb if count != 1 or not verb else one.get(verb, f"{verb}s")
     return f"{count:,} {noun}{'' if count == 1 else 's'} {said}".rstrip()
+
+
+def command(*words: object) -> str:
+    """A command to type, with quotes where a shell needs them.
+
+    >>> command("store", "my store", "--create", "RUN")
+    "attngraft store 'my store' --create RUN"
+    """
+    return shlex.join(["attngraft", *map(str, words)])
 
 
 def first_line(error: BaseException) -> str:

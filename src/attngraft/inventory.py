@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .checksums import read_header, read_sealed_json
-from .errors import RunError
+from .errors import RunError, command
 
 FRACTIONS = {"top1", "top5", "ece", "balanced-accuracy", "macro-f1", "micro-f1", "map", "auroc"}  # shown in percent
 LABELS = {"top1": "top-1", "top5": "top-5", "map": "mAP", "mae": "MAE", "rmse": "RMSE", "r2": "R²", "ece": "calibration error"}  # fmt: skip
@@ -148,12 +148,8 @@ def _document(path: Path) -> Document:
 def _foreign_folder(path: Path) -> str:
     first = next(runs_below(path), None)
     if first is not None:
-        return f"{path} is a folder with runs below it: attngraft runs {_quoted(path)} lists them."
+        return f"{path} is a folder with runs below it: {command('runs', path)} lists them."
     return f"{path} is no folder of ours: none of {', '.join(_FOLDERS)} is in it."
-
-
-def _quoted(path: Path) -> str:
-    return shlex.quote(str(path))
 
 
 def _table(value: Any) -> dict[str, Any]:
@@ -161,22 +157,22 @@ def _table(value: Any) -> dict[str, Any]:
 
 
 def _run(path: Path, document: Document) -> Item:
-    facts, place = run_facts(document), _quoted(path)
+    facts = run_facts(document)
     title = f"run: {facts['variant']} on {facts['backbone']}, data {facts['data']}"
     if facts["status"] != "finished":
         rows = len((path / "metrics.jsonl").read_bytes().splitlines()) if (path / "metrics.jsonl").is_file() else 0
         why = document.get("stopped_because")
         told_why = {"stopped_because": why} if why else {}
-        return Item("run", path, title, {**facts, "epochs_done": rows, **told_why}, (f"attngraft report {place}",))
-    commands = [f"attngraft predict {place} IMAGES", f"attngraft explain {place}"]
+        return Item("run", path, title, {**facts, "epochs_done": rows, **told_why}, (command("report", path),))
+    commands = [command("predict", path, "IMAGES"), command("explain", path)]
     if facts["sites"]:
-        commands.append(f"attngraft fold {place} --out {_quoted(Path(f'{path}-folded'))}")
-    commands += [f"attngraft store {_quoted(Path(f'{path}-store'))} --create {place}", f"attngraft report {place}"]
+        commands.append(command("fold", path, "--out", f"{path}-folded"))
+    commands += [command("store", f"{path}-store", "--create", path), command("report", path)]
     return Item("run", path, title, facts, tuple(commands))
 
 
 def _comparison(path: Path, document: Document) -> Item:
-    metric, place = _table(document.get("metric")), _quoted(path)
+    metric = _table(document.get("metric"))
     unit = metric.get("unit", "points")
     facts: Facts = {"status": document["status"], "seeds": len(document["seeds"]), "backbone": document.get("backbone")}
     facts["data"] = document["data"]["name"]
@@ -187,9 +183,9 @@ def _comparison(path: Path, document: Document) -> Item:
     for effect in document["effects"]:
         facts[f"{effect['variant']} against {effect['against']}"] = effect["verdict"]
     runs = list(runs_below(path / "runs"))
-    commands = [f"attngraft runs {place}", f"attngraft report {place}"]
+    commands = [command("runs", path), command("report", path)]
     if runs:
-        commands += [f"attngraft explain {_quoted(runs[0])}", f"attngraft predict {_quoted(runs[0])} IMAGES"]
+        commands += [command("explain", runs[0]), command("predict", runs[0], "IMAGES")]
     facts["runs"] = len(runs)
     return Item(
         "comparison", path, f"comparison on {facts['data']}, backbone {facts['backbone']}", facts, tuple(commands)
@@ -199,42 +195,38 @@ def _comparison(path: Path, document: Document) -> Item:
 def _combination(path: Path, document: Document) -> Item:
     facts: Facts = {"data sets": ", ".join(member["name"] for member in document["sets"])}
     facts |= {effect["variant"]: effect["verdict"] for effect in document["effects"]}
-    place = _quoted(path)
     return Item(
         "combination",
         path,
         f"combination of {len(document['sets'])} comparisons",
         facts,
-        (f"attngraft report {place}",),
+        (command("report", path),),
     )
 
 
 def _search(path: Path, document: Document) -> Item:
     facts = {key: document.get(key) for key in ("until", "status", "verdict", "sentence", "budget_s", "used_s")}
     facts["trials"] = len(document.get("trials", ()))
-    place = _quoted(path)
-    commands = [f"attngraft report {place}", f"attngraft runs {place}"]
+    commands = [command("report", path), command("runs", path)]
     if (path / "model.safetensors").is_file():
-        commands = [f"attngraft predict {place} IMAGES", f"attngraft explain {place}", *commands]
+        commands = [command("predict", path, "IMAGES"), command("explain", path), *commands]
     return Item("search", path, f"search for {document['until']} with {document['backbone']}", facts, tuple(commands))
 
 
 def _bench(path: Path, document: Document) -> Item:
     facts: Facts = {key: document.get(key) for key in ("status", "device", "threads", "created")}
     facts |= {part: len(document.get(part) or ()) for part in ("modules", "models", "loop", "memory")}
-    return Item("bench", path, f"bench on {document['device']}", facts, (f"attngraft report {_quoted(path)}",))
+    return Item("bench", path, f"bench on {document['device']}", facts, (command("report", path),))
 
 
 def _explanation(path: Path, document: Document) -> Item:
     facts: Facts = {key: document.get(key) for key in ("status", "attention", "images", "created")}
     facts |= {f"finding {number}": sentence for number, sentence in enumerate(document.get("sentences", ()), start=1)}
-    return Item(
-        "explanation", path, f"explanation of {document['name']}", facts, (f"attngraft report {_quoted(path)}",)
-    )
+    return Item("explanation", path, f"explanation of {document['name']}", facts, (command("report", path),))
 
 
 def _store(path: Path, document: Document) -> Item:
-    head, place = (path / "HEAD").read_text(encoding="utf-8").strip(), _quoted(path)
+    head = (path / "HEAD").read_text(encoding="utf-8").strip()
     versions = [entry for entry in (path / "versions").iterdir() if (entry / "manifest.json").is_file()]
     facts = {
         "serves": head,
@@ -242,21 +234,25 @@ def _store(path: Path, document: Document) -> Item:
         "classes": len(document["classes"]),
         "created": document["created"],
     }
-    commands = (f"attngraft store {place}", f"attngraft predict {place} IMAGES", f"attngraft adapt {place} NEWDATA")
+    commands = (command("store", path), command("predict", path, "IMAGES"), command("adapt", path, "NEWDATA"))
     return Item("store", path, f"store of {len(versions)} versions", facts, commands)
 
 
 def _version(path: Path, document: Document) -> Item:
     facts = {key: document.get(key) for key in ("number", "parent", "created", "parameters", "changed")}
     facts["classes"] = len(document["classes"])
-    store = _quoted(path.resolve().parents[1])
-    return Item("version", path, f"version {document['number']} of a store", facts, (f"attngraft store {store}",))
+    return Item(
+        "version",
+        path,
+        f"version {document['number']} of a store",
+        facts,
+        (command("store", path.resolve().parents[1]),),
+    )
 
 
 def _folding(path: Path, document: Document) -> Item:
     numbers = {key: value for key, value in document.items() if isinstance(value, (str, int, float)) and key not in ("kind", "format")}  # fmt: skip
-    place = _quoted(path)
-    return Item("folded model", path, "folded model", numbers, (f"attngraft predict {place} IMAGES",))
+    return Item("folded model", path, "folded model", numbers, (command("predict", path, "IMAGES"),))
 
 
 _FOLDERS: dict[str, tuple[str, Callable[[Path, Document], Item]]] = {
@@ -288,22 +284,28 @@ def _file(path: Path) -> Item:
     beside = path.parent if (path.parent / "run.json").is_file() else path.parent.parent
     if path.name == "predictions.safetensors":
         facts["images"] = next((entry["shape"][0] for entry in tensors.values() if entry.get("shape")), 0)
-        return Item("predictions", path, "predictions of a run", facts, (f"attngraft show {_quoted(path.parent)}",))
+        return Item("predictions", path, "predictions of a run", facts, (command("show", path.parent),))
     if path.parent.name == "checkpoints" and (beside / "run.json").is_file():
-        return Item("checkpoint", path, "checkpoint of a run", facts, (f"attngraft show {_quoted(beside)}",))
+        return Item("checkpoint", path, "checkpoint of a run", facts, (command("show", beside),))
     raise RunError(foreign)
 
 
 def _model(path: Path, header: Document) -> Item:
     """A file that `save` wrote."""
-    plan, facts, place = _table(header.get("plan")), dict(header["facts"]), _quoted(path)
+    plan, facts = _table(header.get("plan")), dict(header["facts"])
     facts |= {"attention": plan.get("attention", "none"), "sites": len(plan.get("sites") or ())}
     facts["classes"] = len(header.get("classes") or ())
     if header.get("kind") == "grafts":
-        call = f"python -c \"import attngraft as ag; model = ag.load_grafts_(model, '{path}')\""
+        call = shlex.join(["python", "-c", f"import attngraft as ag; model = ag.load_grafts_(model, {str(path)!r})"])
         return Item("grafts", path, f"grafts without their backbone: {facts['attention']}", facts, (call,))
     backbone = _table(header.get("backbone"))
     facts["backbone"] = backbone.get("spec", "built elsewhere")
     kind = "folded model" if header.get("folded") else "model"
-    commands = (f"attngraft predict {place} IMAGES", f"attngraft explain {place} DATA --out {_quoted(path.parent / 'explanation')}")  # fmt: skip
-    return Item(kind, path, f"{kind}: {facts['attention']} on {facts['backbone']}", facts, commands)
+    explain = command("explain", path, "DATA", "--out", path.parent / "explanation")
+    return Item(
+        kind,
+        path,
+        f"{kind}: {facts['attention']} on {facts['backbone']}",
+        facts,
+        (command("predict", path, "IMAGES"), explain),
+    )

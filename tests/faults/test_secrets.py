@@ -45,6 +45,8 @@ def test_a_secret_on_the_command_line_is_masked_in_the_record(monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(sys, "argv", ["/home/me/bin/attngraft", "fit", f"s3://{SECRETS['HF_TOKEN']}@x", "--seed", "1"])
     assert command_line() == "attngraft fit 's3://***@x' --seed 1"
+    monkeypatch.setattr(sys, "argv", ["/anywhere/attngraft/__main__.py", "fit", "my data"])
+    assert command_line() == "attngraft fit 'my data'"
 
 
 @pytest.mark.parametrize("name", ["HF_TOKEN", "aws_secret_access_key", "MyPassword", "X_API_KEY", "APIKEY"])

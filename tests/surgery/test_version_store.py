@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -499,3 +500,11 @@ def test_killed_or_without_space_at_any_call_the_store_is_whole_and_the_same_aga
         )
     assert [bool(text) for text in full["sizes"]] == [True] * 5 + [False]
     assert found["created"]["whole"] >= 2
+
+
+def test_the_command_in_an_error_can_be_pasted(tmp_path: Path):
+    folder = tmp_path / "my store's"
+    with pytest.raises(RunError) as error:
+        Store.open(folder)
+    command = str(error.value).partition("make one with ")[2].rstrip(".")
+    assert shlex.split(command) == ["attngraft", "store", str(folder), "--create", "RUN"]

@@ -44,4 +44,4 @@ def _print(found: Adaptation) -> None:
     if document["recovery"] is not None:
         gain = f"{document['recovery']:.0%} of what fine-tuning everything gains on the new images"
         say(f"recovery: {gain}", wrap=True)
-    say(found)
+    say(found, wrap=True)

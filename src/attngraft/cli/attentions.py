@@ -91,7 +91,7 @@ def _summary(row: Row) -> Text:
 
 def _print_one(row: Row) -> None:
     console().print(Text.assemble((row["name"], "bold"), f": {row['summary']}"))
-    say(f"source: {row['source']}")
+    say(f"source: {row['source']}", wrap=True)
     say(f"costs: {row['parameters']:,} parameters, {row['macs']:,} MACs")
     for key, value in row["options"].items():
         say(f"option {key} = {'+'.join(map(str, value)) if isinstance(value, (list, tuple)) else value}")

@@ -123,5 +123,5 @@ def _print(result: BenchResult, page: Path) -> None:
     for table in bench_tables(result):
         console().print(table)
     for note in bench_notes(result):
-        say(f"not measured: {note}")
+        say(f"not measured: {note}", wrap=True)
     say(f"report: {page}")

@@ -74,5 +74,5 @@ def _print(found: Folding) -> None:
         if part.action == KEPT:
             kept.setdefault(part.reason, []).append(f"{part.path} {part.part}")
     for reason, parts in kept.items():
-        say(f"kept ({reason}): {', '.join(parts)}")
-    say(found)
+        say(f"kept ({reason}): {', '.join(parts)}", wrap=True)
+    say(found, wrap=True)

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from ..files import to_json
 from ..terminal import console, shown
+from ..whole_table import WholeTable
 
 USER_ERROR = 2  # the exit code of everything that the user can mend, a full disk among them
 
@@ -50,19 +50,17 @@ def say_notes(notes: Iterable[str]) -> None:
         say(f"note: {note}", wrap=True)
 
 
-def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Sequence[str | Text]], **options: Any) -> Table:
-    """A table of text: nothing in its cells is taken for markup.
+def table(columns: Mapping[str, Mapping[str, Any]], rows: Iterable[Sequence[str | Text]], **options: Any) -> WholeTable:
+    """A table of text: nothing in its cells is taken for markup, or cut.
 
     Args:
         columns: title -> `NAME`, `NUMBER` or `TEXT`.
         rows: a cell for each column.
         **options: title and caption.
     """
-    made = Table(**options)
+    made = WholeTable(**options)
     for title, kind in columns.items():
-        made.add_column(
-            title, **{"min_width": max(map(len, title.split()), default=0), **kind}
-        )  # no header breaks in a word
+        made.add_column(title, **kind)
     for row in rows:
         made.add_row(*(cell if isinstance(cell, Text) else Text(cell) for cell in row))
     return made
@@ -80,7 +78,9 @@ def print_json(value: Any) -> None:
 
 def command_line() -> str:
     """The command as it was typed, for the record, without values that the environment keeps as secrets."""
-    return shlex.join(without_secrets(word, os.environ) for word in [Path(sys.argv[0]).name, *sys.argv[1:]])
+    typed = Path(sys.argv[0]).name
+    name = "attngraft" if typed == "__main__.py" else typed  # python -m attngraft
+    return shlex.join(without_secrets(word, os.environ) for word in [name, *sys.argv[1:]])
 
 
 def without_secrets(text: str, environment: Mapping[str, str]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..errors import command
 from . import options
 from .options import option
 from .output import console, print_json, say
@@ -72,7 +73,8 @@ def run(
         say(found, wrap=True, style="bold")
         if found.looks is not None and folder is not None and not from_:
             counts = ",".join(map(str, found.looks))
-            say(f"go on: attngraft compare {data} --backbone {backbone} --attention {attention} --looks {counts} "
-                f"--out {folder}, with the same settings", wrap=True)  # fmt: skip
+            asked = (data, "--backbone", backbone, "--attention", attention, "--looks", counts, "--out", folder)
+            say("go on with the same settings:")
+            say(command("compare", *asked))
     if found.row.seeds is None:
         raise typer.Exit(NOT_POSSIBLE)

@@ -10,6 +10,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from ..whole_table import WholeTable
 from .output import console, say
 
 BOXES = {"simple head": box.SIMPLE_HEAD, "heavy head": box.HEAVY_HEAD}
@@ -64,10 +65,10 @@ def _cell(cell: Any) -> list[str]:
     return [str(cell), str(cell.style) if isinstance(cell, Text) else ""]
 
 
-def _from_json(found: Mapping[str, Any]) -> Table:
+def _from_json(found: Mapping[str, Any]) -> WholeTable:
     options = {name: found[name] for name in ("show_header", "pad_edge", "collapse_padding")}
     title, caption = (Text(found[name]) if found[name] else None for name in ("title", "caption"))
-    table = Table(title=title, caption=caption, box=BOXES[found["box"]], **options)
+    table = WholeTable(title=title, caption=caption, box=BOXES[found["box"]], **options)
     for column in found["columns"]:
         table.add_column(Text(column["header"]), **{name: column[name] for name in COLUMN})
     for row, style in zip(found["rows"], found["styles"], strict=True):

@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.table import Table
 
 from ..checksums import read_record
 from ..errors import ConfigError, RunError, counted, nearest
 from ..inventory import PRIMARY, label, run_facts, runs_below, told
+from ..whole_table import WholeTable
 from . import options
 from .options import argument, option, switch
 from .output import NUMBER, TEXT, console, print_json, print_raw, say, say_error, table
@@ -149,14 +149,14 @@ def _print(rows: Sequence[Row], folder: Path) -> None:
     out = console()
     for extra in (["train_time_s"], []):  # the time is in --csv where the terminal is too narrow for it
         made = _table(rows, ["run", *varying, *scores, *extra])
-        if out.measure(made).minimum <= out.width:
+        if made.natural_width(out) <= out.width:
             break
     out.print(made)
 
 
-def _table(rows: Sequence[Row], keys: Sequence[str]) -> Table:
+def _table(rows: Sequence[Row], keys: Sequence[str]) -> WholeTable:
     """Heads stay whole; paths and names fold."""
     numbers = ("seed", "loss", "train_time_s", *PRIMARY)
-    columns = {label(key): {**(NUMBER if key in numbers else TEXT), "min_width": len(label(key))} for key in keys}
+    columns = {label(key): NUMBER if key in numbers else TEXT for key in keys}
     cells = [[told(key, row[key]) if key in row else "" for key in keys] for row in rows]
     return table(columns, cells, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)

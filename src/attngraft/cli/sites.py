@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ..surgery import GraftPlan
 
 
-WIDEST = 10_000  # columns, for what a table would take if it could
-
-
 @options.takes("image_size", "channels")
 def run(
     backbone: Annotated[
@@ -81,7 +78,7 @@ def _print(plan: GraftPlan, backbone: str, model: nn.Module, spec: InputSpec) ->
         for chosen in (columns | {"why": NAME}, columns)
     )
     out = console()
-    if out.measure(whole, options=out.options.update_width(WIDEST)).maximum <= out.width:
+    if whole.natural_width(out) <= out.width:
         out.print(whole)
     else:  # the reasons below: nothing is cut
         out.print(narrow)

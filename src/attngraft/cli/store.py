@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 
 from ..errors import ConfigError, RunError, counted
 from . import options
@@ -113,7 +114,8 @@ def _release(store: Path, as_json: bool) -> None:
     console().print(table({"final images of": TEXT, "images": NUMBER, "top-1": NUMBER}, rows))
     say(
         f"{entry['version']}: top-1 {entry['top1']:.1%} (95 % interval {entry['low']:.1%} to {entry['high']:.1%}) on "
-        f"{counted(entry['images'], 'final image')}{groups}, which no decision has looked at."
+        f"{counted(entry['images'], 'final image')}{groups}, which no decision has looked at.",
+        wrap=True,
     )
 
 
@@ -132,7 +134,7 @@ def _verify(store: Store, as_json: bool) -> None:
         print_json({"problems": problems})
     else:
         for sentence in problems or [f"all files of {store.path} are what they were when they were written."]:
-            say(sentence)
+            say(sentence, wrap=True)
     if problems:
         raise typer.Exit(USER_ERROR)
 
@@ -155,10 +157,10 @@ def _print(store: Store) -> None:
     columns = {"": NAME, "version": NAME, "from": NAME, "created": TEXT, "updated": TEXT}
     columns |= {"parameters changed": {"justify": "right"}, "delta": {"justify": "right"}}
     rows = (("*" if version.id == served else "", *_row(version)) for version in store.versions())
-    console().print(table(columns, rows))
-    say(f"* is served. {store.path} was made {_short_time(store.created)} UTC.")
+    console().print(table(columns, rows, box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True))
+    say(f"* is served. {store.path} was made {_short_time(store.created)} UTC.", wrap=True)
     for entry in store.journal.entries()[-SHOWN:]:
-        say(f"{_short_time(entry['time'])}  {in_words(entry)}")
+        say(f"{_short_time(entry['time'])}  {in_words(entry)}", wrap=True)
 
 
 def _row(version: Version) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,7 +36,7 @@ def run(
         labels=labels,
         once=once,
         every_s=every,
-        say=say_error if as_json else say,
+        say=say_error if as_json else partial(say, wrap=True),
         options=from_dict(WatchOptions, chosen, where="watch"),
         **settings,
     )

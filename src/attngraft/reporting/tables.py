@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
+    from ..whole_table import WholeTable
 
 LONGEST = 18  # characters of words that are not folded in the terminal
 STYLES = {"helps": "green", "hurts": "red"}  # of cells in the terminal
@@ -57,13 +57,14 @@ class Table:
         return [index for index, column in columns if isinstance(column, str) or column.terminal != "only"]
 
 
-def rich_table(table: Table) -> RichTable:
+def rich_table(table: Table) -> WholeTable:
     """The table for the terminal; texts are shown as they are, as a name in a file may look like markup."""
     from rich.box import SIMPLE_HEAD
-    from rich.table import Table as RichTable
     from rich.text import Text
 
-    found = RichTable(title=Text(table.caption), caption=Text(table.note), box=SIMPLE_HEAD, pad_edge=False,
+    from ..whole_table import WholeTable
+
+    found = WholeTable(title=Text(table.caption), caption=Text(table.note), box=SIMPLE_HEAD, pad_edge=False,
                       collapse_padding=True)  # fmt: skip
     columns = [column if isinstance(column, Column) else Column(column) for column in table.columns]
     shown = [index for index, column in enumerate(columns) if column.terminal != "none"]
@@ -71,9 +72,7 @@ def rich_table(table: Table) -> RichTable:
         words = [len(_told(row[index], columns[index])) for row in table.rows]
         name, justify = Text(columns[index].name), "left" if index == 0 or index in table.text else "right"
         folds = columns[index].folds or (justify == "left" and any(length > LONGEST for length in words))
-        least = max(map(len, str(name).split()), default=0)  # no header breaks in a word
-        least = max(least, min(10, max([len(name), *words]))) if index == 0 else least
-        found.add_column(name, justify=justify, overflow="fold", no_wrap=not folds and index > 0, min_width=least)  # type: ignore[arg-type]
+        found.add_column(name, justify=justify, overflow="fold", no_wrap=not folds and index > 0)  # type: ignore[arg-type]
     for number, row in enumerate(table.rows):
         cells = [_told(row[index], columns[index]) for index in shown]
         texts = [Text(cell.replace("\u00a0", " "), style=STYLES.get(cell, "")) for cell in cells]

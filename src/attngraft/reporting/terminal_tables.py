@@ -25,7 +25,7 @@ from .tables import Table as DataTable
 from .tables import rich_table
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from ..whole_table import WholeTable as Table
 
 
 def bench_tables(result: BenchResult) -> list[Table]:
@@ -82,10 +82,11 @@ def combined_table(record: CombinedRecord) -> Table:
 
 def run_summary(run: RunRecord) -> Table:
     """The results of a run as a small table for rich."""
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=Text(f"{run.variant} on {run.backbone}"), show_header=False)
+    from ..whole_table import WholeTable
+
+    table = WholeTable(title=Text(f"{run.variant} on {run.backbone}"), show_header=False)
     sites = len((run.plan or {}).get("sites") or [])
     facts = [("status", run.status), ("sites", str(sites)), *result_facts(run)]
     facts.append(("learning rates", _learning_rates(run.recipe)))

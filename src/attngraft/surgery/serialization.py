@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from ..checksums import (
     write_sealed,
 )
 from ..config import Preprocessing, from_dict, to_dict
-from ..errors import BackboneError, ConfigError, GraftError, RunError, counted
+from ..errors import BackboneError, ConfigError, GraftError, RunError, command, counted
 from ..formats import MODEL_FORMAT, own_version
 from ..inventory import runs_below
 from ..safetensors_files import Shapes, open_tensors, shapes_of
@@ -247,7 +246,7 @@ def _advice(file: Path) -> str:
     if not runs:
         return "give a run folder or a file written by attngraft.save."
     named = ", ".join(map(str, runs[:3])) + (", ..." if len(runs) > 3 else "")
-    shown = f"attngraft runs {shlex.quote(str(folder))} shows all"
+    shown = f"{command('runs', folder)} shows all"
     return f"{counted(len(runs), 'run')} below it {'has' if len(runs) == 1 else 'have'} one, so give such a folder: {named} ({shown})."
 
 

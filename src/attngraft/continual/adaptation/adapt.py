@@ -251,7 +251,9 @@ def _domain_of(store: Store, images: ImageSet, name: str, source: str, classes: 
     domains = Domains(store.path)
     earlier = domains.all()
     if not earlier:
-        raise RunError(f"{store.path} has no images of its base: create it anew with attngraft store --create.")
+        raise RunError(
+            f"{store.path} has no images of its base: make a new one with attngraft store STORE --create RUN."
+        )
     domain = domains.find(fingerprint(images))
     if domain is not None and domain.number == 0:
         raise DataError(f"{name} is what the base was trained and tested on: give images that are new.")

@@ -313,5 +313,6 @@ def _line(context: SearchContext, trial: Trial) -> str:
     best = best_of(record.ended)
     if best is not None and best.measured:
         told.append(f"best so far: trial {best.number}, {score.show(best.measured[score.name]['value'])}")
-    made = f" of {record.trials_asked}" if record.trials_asked else ""
-    return "  ".join([*told, f"{len(record.ended)}{made} trials made, {context.clock.told} used"])
+    asked, ended = record.trials_asked, len(record.ended)
+    made = f"{ended} of {counted(asked, 'trial')}" if asked else counted(ended, "trial")
+    return "  ".join([*told, f"{made} made, {context.clock.told} used"])

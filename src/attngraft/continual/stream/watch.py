@@ -165,7 +165,9 @@ class Watch:
         """Check everything that would otherwise show only days later."""
         domains = Domains(self.store).all()
         if not domains:
-            raise RunError(f"{self.store} has no images of its base: create it anew with attngraft store --create.")
+            raise RunError(
+                f"{self.store} has no images of its base: make a new one with attngraft store STORE --create RUN."
+            )
         check_base(domains[0], self.options.policy)
         check_update(self.opened.model(), self.update)
         watched, here = self.state.folder, str(self.folder.resolve())

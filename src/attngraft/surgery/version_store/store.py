@@ -23,7 +23,7 @@ from ...checksums import file_hash
 from ...config import to_dict
 from ...costs import count_parameters
 from ...environment import versions as library_versions
-from ...errors import ConfigError, GraftError, RunError
+from ...errors import ConfigError, GraftError, RunError, command
 from ...files import install_folder, write_json, write_text
 from ...locking import only_one
 from ...timestamp import timestamp
@@ -356,8 +356,8 @@ class Store:
             return None
         return (
             f"HEAD of {self.path} serves {served}, but the journal's last move is to {moved[1]}, so lines of it are "
-            "lost: restore journal.jsonl from a copy, or say which version is right with attngraft store "
-            f"{self.path} --rollback VERSION."
+            "lost: restore journal.jsonl from a copy, or say which version is right with "
+            f"{command('store', self.path, '--rollback', 'VERSION')}."
         )
 
     def _check_writing(self) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...config import from_dict
-from ...errors import ConfigError, RunError
+from ...errors import ConfigError, RunError, command
 from ...files import read_json
 from .delta import newer
 from .version import (
@@ -67,7 +67,7 @@ def read_store(folder: Path) -> StoreRecord:
     """
     path = folder / STORE_FILE
     if not path.is_file():
-        raise RunError(f"{folder} is no store: make one with attngraft store {folder} --create RUN.")
+        raise RunError(f"{folder} is no store: make one with {command('store', folder, '--create', 'RUN')}.")
     found = read_json(path)
     if not isinstance(found, dict) or found.get("kind") != "store":
         raise RunError(f"{path} does not describe a store: choose another folder.")
@@ -85,7 +85,7 @@ def read_head(folder: Path) -> str:
     Raises:
         RunError: HEAD is missing or damaged, or names a version that is not there.
     """
-    heal = f"roll back to a version: attngraft store {folder} --rollback VERSION"
+    heal = f"roll back to a version: {command('store', folder, '--rollback', 'VERSION')}"
     try:
         with (folder / HEAD_FILE).open(encoding="utf-8") as file:
             text = file.read(ID_DIGITS + 40)
@@ -126,5 +126,5 @@ def full_id(store: Path, text: str) -> str:
     found = [name for name in version_ids(store) if name.startswith(text)]
     if len(found) != 1:
         many = f"{len(found)} versions that begin with" if found else "no version"
-        raise RunError(f"{store} has {many} {text}: list them with attngraft store {store}.")
+        raise RunError(f"{store} has {many} {text}: list them with {command('store', store)}.")
     return found[0]

@@ -12,7 +12,7 @@ from typing import Any
 
 from ...checksums import file_hash
 from ...config import Preprocessing, from_dict
-from ...errors import ConfigError, RunError
+from ...errors import ConfigError, RunError, command
 from ...files import read_json
 from .delta import newer
 
@@ -122,7 +122,7 @@ def read_version(store: Path, version: str, *, whole: bool = False) -> Version:
     """
     path = version_folder(store, version) / MANIFEST_FILE
     if not path.is_file():
-        raise RunError(f"{store} has no version {version}: list them with attngraft store {store}.")
+        raise RunError(f"{store} has no version {version}: list them with {command('store', store)}.")
     values = read_json(path)
     if isinstance(values, dict) and isinstance(values.get("format"), int) and values["format"] > STORE_FORMAT:
         raise RunError(newer(path, values["format"], STORE_FORMAT))
