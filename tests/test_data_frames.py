@@ -1,4 +1,4 @@
-"""Results as data frames; pandas itself is no part of the tests, so a stand-in records what it is given."""
+"""Results as data frames: a stand-in records what pandas is given, and pandas itself takes it where it is installed."""
 
 from __future__ import annotations
 
@@ -50,3 +50,22 @@ def test_a_fit_has_its_epochs_and_an_explanation_its_tables(tmp_path):
     assert {"where", "change", "effect_mean"} <= set(found.to_frame("changes")[0])
     with pytest.raises(ConfigError, match="did you mean 'gates'"):
         found.to_frame("gate")
+
+
+def test_pandas_makes_columns_of_numbers_and_words(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    data = [(rng.integers(0, 255, (16, 16, 3), dtype=np.uint8), number % 2) for number in range(12)]
+    model = ag.graft(ag.create_backbone("small-cnn", num_classes=2), "se")
+    result = ag.fit(model, data, run_dir=tmp_path / "r", recipe="one-cycle", epochs=2, image_size=16, precision="fp32")
+    images = ag.load_data(data, image_size=16).test
+    history, gates = result.to_frame(), ag.explain(result, images, out=tmp_path / "e", examples=0).to_frame()
+    assert isinstance(history, pandas.DataFrame)
+    assert history["epoch"].tolist() == [1, 2]
+    assert history["train_loss"].dtype == float
+    assert gates["swing"].dtype == float
+    effects = Comparison(tmp_path, {"effects": [{"variant": "se", "mean": 0.1, "p_adjusted": None}]}).to_frame()
+    assert effects.loc[0, "mean"] == 0.1
+    assert pandas.isna(effects.loc[0, "p_adjusted"])
+    predicted = ag.predict(result.model, images).to_frame(2)
+    assert predicted["probability_1"].between(0.5, 1).all()

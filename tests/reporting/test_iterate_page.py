@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from fake_search import search
 
+from attngraft.data.leak_pictures import names_of_pair, write_thumbnail
 from attngraft.errors import RunError
 from attngraft.reporting import write_report
 
@@ -80,3 +82,14 @@ def test_a_damaged_document_is_one_sentence(tmp_path: Path, change: dict[str, An
         write_report(tmp_path)
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.draws
+def test_both_pictures_of_nearly_equal_images_are_on_the_page(tmp_path: Path) -> None:
+    data = {**search()["data"], "near_leaks": [["train/a/1.png", "test/a/2.png"]]}
+    assert "data:image" not in page_of(tmp_path, search(data=data))
+    for name in names_of_pair(0):
+        write_thumbnail(tmp_path / name, torch.zeros(3, 8, 8, dtype=torch.uint8))
+    page = page_of(tmp_path, search(data=data))
+    assert page.count('<img src="data:image') == 2
+    assert "train/a/1.png ~ test/a/2.png" in page

@@ -59,7 +59,7 @@ PAGES: dict[Kind, Callable[[Path], str]] = {
     "bench": lambda folder: bench_page(read_record_as(BenchResult, folder, "bench")),
     "explanation": lambda folder: explanation_page(folder, read_record_as(ExplanationRecord, folder, "explanation")),
     "store": lambda folder: store_page(read_store(folder)),
-    "iteration": lambda folder: iterate_page(read_record_as(SearchRecord, folder, "iteration")),
+    "iteration": lambda folder: iterate_page(folder, read_record_as(SearchRecord, folder, "iteration")),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..config import to_dict
@@ -69,20 +70,20 @@ class Quantities:
         return f"{number:,g} ms" if self.unit(name) == "ms" else f"{number:,.10g}"
 
 
-def iterate_page(record: SearchRecord) -> str:
-    """The HTML of a search."""
+def iterate_page(folder: Path, record: SearchRecord) -> str:
+    """The HTML of a search, and the pictures beside it."""
     heading = f"Search: {record.until}"
-    return render("iterate.html", heading, _content(record, heading))
+    return render("iterate.html", heading, _content(folder, record, heading))
 
 
-def _content(record: SearchRecord, heading: str) -> dict[str, Any]:
+def _content(folder: Path, record: SearchRecord, heading: str) -> dict[str, Any]:
     quantities, metric = Quantities(record), primary_name(record)
     unit = quantities.unit(metric)
     number = next((clause.number for clause in record.clauses if clause.metric == metric), None)
     fractions = [c for c in record.clauses if quantities.unit(c.metric) == POINTS and None not in (c.low, c.high)]
     label = axis_label(quantities.label(metric), unit)
     charts = [trials_chart(record, metric, label, number, scale_of(unit)), importance_chart(record.importances)]
-    warnings = data_warnings(to_dict(record.data))
+    warnings = data_warnings(to_dict(record.data), folder)
     if record.status != "finished":
         warnings.insert(0, Warned("This search is not finished: the same command goes on."))
     return {

@@ -20,6 +20,7 @@ from ...comparison import split_variants
 from ...comparison.build_model import ModelSource
 from ...config import Preprocessing
 from ...data import Dataset
+from ...data.leak_pictures import write_leak_pictures
 from ...errors import ConfigError, DataError, RunError
 from ...locking import only_one
 from ...settings.recipe import recipe_fields
@@ -145,6 +146,7 @@ def iterate(
         with only_one(folder / LOCK_FILE):
             opened = open_search(folder, wanted)
             if opened.record.status != "finished":
+                write_leak_pictures(folder, dataset)
                 context = SearchContext(
                     source=source,
                     space=space,
