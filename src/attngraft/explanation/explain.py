@@ -255,8 +255,10 @@ def _worth(decoupling: Decoupling) -> str:
 
 def _calibration(total: Worth) -> str:
     """What the probabilities say where accuracy is not sure to change."""
-    found = {"loss": ("the loss {:+.3f} nats", total.loss), "brier": ("the Brier score {:+.3f}", total.brier)}
-    told = [words.format(-value.mean) for name, (words, value) in found.items() if name in total.sure and value]
+    found = {"loss": ("the loss {} nats", total.loss), "brier": ("the Brier score {}", total.brier)}
+    told = [
+        words.format(_signed(-value.mean)) for name, (words, value) in found.items() if name in total.sure and value
+    ]
     if told:
         return f"accuracy does not tell, but attention changes {' and '.join(told)} (lower is better)"
     excluded = total.accuracy.low > 0 or total.accuracy.high < 0
@@ -334,6 +336,11 @@ def _pointing(pointing: Pointing) -> str:
 
 def _points(fraction: float) -> str:
     return f"{100 * fraction:+.1f}" if round(abs(fraction), 3) else "0.0"
+
+
+def _signed(value: float) -> str:
+    """Three decimals, or one digit of what they would not show."""
+    return f"{value:+.3f}" if abs(value) >= 0.0005 else f"{value:+.1g}"
 
 
 def _interval(effect: Interval) -> str:
