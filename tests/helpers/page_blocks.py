@@ -74,9 +74,19 @@ def words(command: Command) -> list[str] | None:
 
 
 def kinds(output: str) -> set[tuple[str, ...]]:
-    """What an output is made of, whatever its numbers say: the columns of its tables, their widths in cells, and how its
-    sentences begin."""
-    return {kind for line in output.splitlines() if (kind := kind_of(line))}
+    """What an output is made of, whatever its numbers say: the columns of its tables, and how its sentences begin."""
+    found, above, in_table = set(), "", False
+    for line in output.splitlines():
+        if re.fullmatch(r"\s*─{5,}\s*", line):  # the header of a table is above, its rows are below
+            found.discard(kind_of(above))
+            found.add(tuple(re.split(r"\s{2,}", above.strip())))
+            in_table = True
+        elif not line.strip():
+            in_table = False
+        elif not in_table:
+            found.add(kind_of(line))
+        above = line
+    return found - {()}
 
 
 def kind_of(line: str) -> tuple[str, ...]:
