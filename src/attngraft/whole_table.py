@@ -11,10 +11,10 @@ from rich.table import Column, Table
 from rich.text import Text
 
 _WIDEST = 100_000  # columns of a terminal in which nothing folds
-# What shrinks in turn: names or all else, and to how many columns parts of names fold at most.
-_STEPS = ((True, 18), (False, 0), (True, 12), (True, 8))
+# What shrinks in turn: columns that fold, the others, all names; and to how many columns parts of names fold at most.
+_STEPS = (("folding", 18), ("folding", 12), ("other", 18), ("name", 12), ("name", 8))
 _WORDS = re.compile(r"\S+")
-_PARTS = re.compile(r"[^/,:@+-]*[/,:@+-]+|[^/,:@+-]+")  # of a path, a variant or a list
+_PARTS = re.compile(r"[^/,:@+_-]*[/,:@+_-]+|[^/,:@+_-]+")  # of a path, a variant or a list
 
 
 class WholeTable(Table):
@@ -46,9 +46,9 @@ class WholeTable(Table):
         """The width of each column; None where the terminal is too narrow for their words."""
         widths = [max(map(cell_len, self._lines(column)), default=0) for column in self.columns]
         around = self.natural_width(console) - sum(widths)
-        for shrinks_names, longest in _STEPS:
+        for kind, longest in _STEPS:
             least = [
-                self._least(column, longest) if _is_name(column) == shrinks_names else width
+                self._least(column, longest) if kind in _kinds(column) else width
                 for column, width in zip(self.columns, widths, strict=True)
             ]
             while sum(widths) + around > options.max_width:
@@ -89,6 +89,10 @@ class WholeTable(Table):
 
 def _is_name(column: Column) -> bool:
     return column.justify == "left"
+
+
+def _kinds(column: Column) -> tuple[str, ...]:
+    return ("other" if column.no_wrap else "folding", *(("name",) if _is_name(column) else ()))
 
 
 def _has_letters(word: str) -> bool:

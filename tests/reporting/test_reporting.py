@@ -20,6 +20,7 @@ from rich.console import Console
 from attngraft.comparison.comparison_record import ComparisonRecord
 from attngraft.errors import ConfigError, RunError
 from attngraft.reporting import comparison_table, run_summary, write_report
+from attngraft.reporting.charts import LegendItem, Line, line_chart
 from attngraft.reporting.comparison_tables import variant_table
 from attngraft.reporting.read_folder import read_metrics, thumbnail
 from attngraft.reporting.tables import Column, rich_table
@@ -392,3 +393,12 @@ def test_a_dynamic_run_shows_what_followed_the_loss_and_a_fixed_one_does_not(tmp
     page = write_report(folder).read_text()
     assert title in page
     assert f"learning rate of the grafts: x {1.1 ** (len(rows) - 1):.3g} in the last epoch" in page
+
+
+@pytest.mark.draws
+@pytest.mark.parametrize("dashed", [False, True])
+def test_the_only_epoch_of_a_run_is_seen(dashed: bool):
+    for points, marked in (([(1, 0.5)], 1), ([(number, 0.5) for number in range(1, 31)], 0)):
+        chart = line_chart([Line(LegendItem("training", 0, dashed), points)], "Loss", "", ylabel="loss")
+        assert chart is not None
+        assert len(re.findall(r'<g clip-path="[^"]*">\s*<use', chart.svg)) == marked

@@ -177,7 +177,8 @@ def line_chart(
             if line.band:
                 low, high = zip(*line.band, strict=True)
                 axes.fill_between(x, low, high, color=color, alpha=0.13, linewidth=0)
-            marker = "o" if len(x) <= MOST_MARKED and not step and not line.item.dashed else ""
+            is_marked = len(x) <= MOST_MARKED and not step and not line.item.dashed
+            marker = "o" if is_marked or len(x) == 1 else ""  # a line of one point would not be seen
             axes.plot(
                 x, y, style, color=color, marker=marker, markersize=3, drawstyle="steps-mid" if step else "default"
             )
