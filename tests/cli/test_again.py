@@ -143,3 +143,29 @@ def test_a_network_of_ones_own_code_is_built_to_be_compared(tmp_path: Path, phot
     found = Question.about("fit", tmp_path / "run", [photos], str(tmp_path / "file.py") + ":network")
     assert found is not None
     assert tmp_path / "file.py" in found.inputs
+
+
+def test_an_explanation_given_again_is_answered_from_its_record(attngraft, tmp_path: Path, photos: Path, monkeypatch):
+    run, passes = tmp_path / "run", []
+    code, _, err = attngraft("fit", photos, *SMALL, *PLAIN, "--attention", "cbam", "--out", run)
+    assert code == 0, err
+    real = torch.nn.Conv2d.forward
+    monkeypatch.setattr(torch.nn.Conv2d, "forward", lambda self, x: passes.append(1) or real(self, x))
+    command = ("explain", run, "--examples", "1", "--quiet")
+    code, first, err = attngraft(*command)
+    assert code == 0, err
+    taken = len(passes)
+    assert taken
+    code, again, err = attngraft(*command)
+    assert (code, err, len(passes)) == (0, "", taken)
+    assert again.startswith(first.rstrip())
+    assert "answered from the record" in again
+    code, document, err = attngraft(*command, "--json")
+    assert (code, len(passes)) == (0, taken), err
+    assert json.loads(document) == json.loads((run / "explanation" / "explanation.json").read_text())
+    assert attngraft(*command, "--seed", "1")[0] == 0
+    assert len(passes) > taken
+    Image.new("RGB", (20, 18), (1, 2, 3)).save(photos / "glass/0.png")
+    code, _, err = attngraft(*command, "--seed", "1")
+    assert code == 2
+    assert "are not those" in " ".join(err.split())

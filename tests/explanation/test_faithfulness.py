@@ -19,6 +19,7 @@ from attngraft.explanation.image_source import view_of
 from attngraft.explanation.perturbation import blur, importance_ranks, impute, perturb
 from attngraft.explanation.saliency_maps import cam_maps, gate_maps, random_maps
 from attngraft.explanation.saliency_measures import area, faithfulness, interval, paired
+from attngraft.training import Silent
 
 
 def by_name(found: dict) -> dict:
@@ -274,3 +275,28 @@ def test_a_diverged_model_is_told():
     model.head.weight.data.fill_(float("nan"))
     with pytest.raises(TrainingError, match="not finite"):
         faithfulness(model, planted_inputs(2), {}, steps=2)
+
+
+class Counted(Silent):
+    """Counts steps, announced and taken."""
+
+    def __init__(self) -> None:
+        self.announced, self.taken = 0, 0
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        self.announced += total
+
+    def advance(self, steps: int = 1) -> None:
+        self.taken += steps
+
+
+def test_progress_goes_over_every_image_of_every_map_and_of_both_baselines():
+    shown = Counted()
+    faithfulness(planted_model(), planted_inputs(10), {"mine": patch_maps(10)}, steps=2, progress=shown)
+    assert (shown.announced, shown.taken) == (30, 30)
+
+
+def test_pixels_of_several_choices_are_imputed_together_as_one_after_another():
+    images, known = torch.rand(3, 3, 20, 14), torch.rand(2, 3, 20, 14) < 0.5
+    together = impute(images, known, seed=3)
+    assert torch.allclose(together, torch.stack([impute(images, mine, seed=3) for mine in known]), atol=1e-6)

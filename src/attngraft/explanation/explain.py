@@ -22,7 +22,7 @@ from ..statistics.interval import Interval
 from ..surgery import graft_plan, grafts
 from ..surgery.fold import KEPT
 from ..timestamp import timestamp
-from ..training import FitResult, MachineSettings
+from ..training import FitResult, MachineSettings, Progress
 from .decouple import decouple
 from .explanation_record import Decoupling, EpochGates, ExplanationRecord, FoldingRecord, Pointing, Worth, in_groups
 from .folding import Step, check_tolerance, fold, loss_clause, silent
@@ -106,6 +106,7 @@ def explain(
     seed: int = 0,
     command: str | None = None,
     progress: Step | None = None,
+    bars: Progress | None = None,
 ) -> Explanation:
     """Examine the gates, what each part is worth, the saliency maps, and what could be folded away.
 
@@ -129,6 +130,7 @@ def explain(
         seed: of shuffles, random maps and sampled permutations.
         command: to be noted.
         progress: called with the name of each step as it begins.
+        bars: where to show how far the long steps are.
 
     Raises:
         RunError, DataError, ConfigError, GraftError: one sentence on what does not fit; nothing is written.
@@ -165,14 +167,15 @@ def explain(
         record = replace(record, gates=gates(model, view).record(), gate_history=_gate_history(subject))
     if grafts(model) and view.is_labelled:
         say("decoupling")
-        record = replace(record, decoupling=decouple(model, view, seed=seed))
+        record = replace(record, decoupling=decouple(model, view, seed=seed, progress=bars))
     if grafts(model) and view.is_labelled and len(view) > 1:  # one image does not tell whether gates depend on it
         say("folding")
         record = replace(record, folding=fold(model, view, tolerance=tolerance, precision=subject.precision).record())
     say("maps")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / EXPLANATION_FILE, to_dict(replace(record, status="partial")))  # the images belong to it
-    record = replace(record, looks=saliency_report(subject, folder, boxes=boxes, examples=examples, seed=seed))
+    looks = saliency_report(subject, folder, boxes=boxes, examples=examples, seed=seed, progress=bars)
+    record = replace(record, looks=looks)
     record = replace(record, sentences=tuple(sentences(record)))
     write_json(folder / EXPLANATION_FILE, to_dict(record))
     return Explanation(folder, record)

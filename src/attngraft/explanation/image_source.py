@@ -216,15 +216,15 @@ def grafted_view(
     return model, source if isinstance(source, View) else view_of(model, source)
 
 
-def predict_probabilities(model: nn.Module, inputs: Tensor) -> Floats:
-    """(N, C, H, W) -> probabilities (N, K); modes are as before afterwards.
+def predict_probabilities(model: nn.Module, inputs: Tensor, *, size: int = BATCH) -> Floats:
+    """(N, C, H, W) -> probabilities (N, K), in batches of a size; modes are as before afterwards.
 
     Raises:
         TrainingError: the model has diverged.
     """
     model = uncompiled(model)  # batches have many sizes, and each would be compiled anew
     with torch.no_grad(), in_eval_mode(model):
-        parts = [model(batch).float().softmax(1).cpu().numpy() for batch in prepared(model, inputs)]
+        parts = [model(batch).float().softmax(1).cpu().numpy() for batch in prepared(model, inputs, size=size)]
     found = np.concatenate(parts)
     if not np.isfinite(found).all():
         raise TrainingError(

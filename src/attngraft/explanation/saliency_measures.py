@@ -13,6 +13,7 @@ from ..data.boxes import Boxes
 from ..errors import ConfigError
 from ..statistics.groups import effect_by_group
 from ..statistics.interval import Interval
+from ..training import Progress
 from .explanation_record import Faithfulness, MapCurve, MapFaithfulness, MapPointing, MapRoad, Pointing, in_groups
 from .image_source import Groups, Source, View, inputs_of, predict_probabilities
 from .perturbation import BLUR, ROAD_FRACTIONS, Curves, check_maps, perturb
@@ -32,6 +33,7 @@ def faithfulness(
     steps: int = 16,
     seed: int = 0,
     groups: Groups = None,
+    progress: Progress | None = None,
 ) -> Faithfulness:
     """Deletion, insertion and ROAD of each map, beside a random map and a prior for the centre.
 
@@ -54,6 +56,7 @@ def faithfulness(
         steps: how many steps from no pixel to all of them.
         seed: of the random map, of the order of equally important pixels and of the imputation's noise.
         groups: (N,) of images that belong together, which are then the unit of the intervals.
+        progress: where to show progress.
 
     Returns:
         The maps in order, then the baselines, which are not compared with themselves, nor the random map with the centre.
@@ -74,7 +77,7 @@ def faithfulness(
         RANDOM: random_maps(count, height, width, seed=seed),
     }
     fractions = np.linspace(0, 1, steps + 1)
-    found = perturb(model, inputs, {**maps, **baselines}, wanted, fractions, seed=seed)
+    found = perturb(model, inputs, {**maps, **baselines}, wanted, fractions, seed=seed, progress=progress)
     rows = tuple(_row(name, found, fractions, groups) for name in found)
     units = None if groups is None else len(np.unique(groups))
     told = summary(rows, count, units)

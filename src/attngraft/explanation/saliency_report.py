@@ -15,6 +15,7 @@ from ..data import evenly_spread
 from ..data.boxes import Boxes, input_boxes, own_boxes, read_boxes
 from ..errors import ConfigError, DataError, GraftError, counted
 from ..statistics.groups import effect_by_group
+from ..training import Progress
 from .examples import choose_examples, examples
 from .explanation_record import Example, Faithfulness, Saliency
 from .image_source import Floats, Groups, Subject, View, inputs_of, predict_probabilities
@@ -31,7 +32,13 @@ GATE, CAM, PLAIN_CAM = "spatial gate", "grad-cam", "plain grad-cam"
 
 
 def saliency_report(
-    subject: Subject, folder: Path, *, boxes: str | Path | None = None, examples: int = 8, seed: int = 0
+    subject: Subject,
+    folder: Path,
+    *,
+    boxes: str | Path | None = None,
+    examples: int = 8,
+    seed: int = 0,
+    progress: Progress | None = None,
 ) -> Saliency:
     """Maps of the model and of the plain network, measured and drawn.
 
@@ -44,6 +51,7 @@ def saliency_report(
         boxes: CSV file (see `read_boxes`); the data set's own boxes where not given.
         examples: images to draw.
         seed: of random maps and noise.
+        progress: where to show progress.
 
     Raises:
         DataError: the boxes cannot be read, or are about other images.
@@ -58,7 +66,7 @@ def saliency_report(
     notes: list[str] = []
     maps, plain_maps = _maps(subject, inputs, notes)
     groups = None if view.groups is None else view.groups[chosen]
-    faithful = _faithfulness(subject, inputs, maps, plain_maps, seed, groups)
+    faithful = _faithfulness(subject, inputs, maps, plain_maps, seed, groups, progress)
     pointed = None
     if known is not None:
         pointed = pointing(maps | plain_maps, tuple(known[i] for i in chosen), seed=seed, groups=groups)
@@ -117,6 +125,7 @@ def _faithfulness(
     plain_maps: dict[str, Floats],
     seed: int,
     groups: Groups,
+    progress: Progress | None,
 ) -> Faithfulness | None:
     """The plain network's maps are measured on the plain network, against a random map there."""
     if not maps:
@@ -126,10 +135,11 @@ def _faithfulness(
     chosen = evenly_spread(len(inputs), affordable(subject.model, inputs, passes))
     some = inputs[chosen.tolist()]
     mine = None if groups is None else groups[chosen]
-    found = faithfulness(subject.model, some, _part(maps, chosen), steps=STEPS, seed=seed, groups=mine)
+    options: dict[str, Any] = {"steps": STEPS, "seed": seed, "groups": mine, "progress": progress}
+    found = faithfulness(subject.model, some, _part(maps, chosen), **options)
     if not plain_maps or subject.plain is None:
         return found
-    plainly = faithfulness(subject.plain, some, _part(plain_maps, chosen), steps=STEPS, seed=seed, groups=mine)
+    plainly = faithfulness(subject.plain, some, _part(plain_maps, chosen), **options)
     rows = (*found.maps[: len(maps)], *plainly.maps[: len(plain_maps)], *found.maps[len(maps) :])
     return replace(found, maps=rows, sentence=summary(rows, found.n, found.groups))
 
