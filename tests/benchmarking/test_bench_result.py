@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +54,15 @@ def test_a_tiny_bench_measures_every_part(tiny):
     assert result.hardware["cores"] >= 1
     assert "torch" in result.versions
     assert result.threads == torch.get_num_threads()
+
+
+def test_after_every_measurement_a_line_says_what_is_left_of_the_part_and_of_the_whole(caplog):
+    with caplog.at_level(logging.INFO, logger="attngraft"):
+        bench(replace(TINY, parts=("modules",)), progress=Silent())
+    lines = [record.getMessage() for record in caplog.records if "used" in record.getMessage()]
+    assert len(lines) == 4
+    assert all("left in this part" in line and line.endswith("for all") and "-:--" not in line for line in lines)
+    assert lines[-1].endswith("0:00 left in this part, 0:00 for all")
 
 
 def test_results_grow_and_none_is_lost_on_the_way(tiny):

@@ -15,7 +15,7 @@ from ..config import to_dict
 from ..environment import hardware, versions
 from ..errors import ConfigError
 from ..timestamp import timestamp
-from ..training import MachineSettings, Progress, titled, watched
+from ..training import MachineSettings, Progress, Whole, watched
 from ..training.pace import Pace, clock_time
 from .bench_result import BenchResult
 from .bench_settings import BenchSettings
@@ -59,15 +59,17 @@ def bench(
         command=command,
     )
     with watched(progress) as shown:
-        used = Pace(0)
+        used, whole = Pace(0), Whole(shown, len(settings.parts), None)
         for number, part in enumerate(settings.parts, start=1):
             title = f"part {number} of {len(settings.parts)}: {part}"
-            steps = titled(shown, title)
+            steps = whole.part(title)
             for grown in _with_part(result, part, settings, device, steps):
                 result = grown
                 left = clock_time(None if steps.pace is None else steps.pace.left_s)
                 row = getattr(result, part)[-1]
-                log.info(f"{title}  {row.case}  {clock_time(used.used_s)} used, {left} left in this part")
+                log.info(
+                    f"{title}  {row.case}  {clock_time(used.used_s)} used, {left} left in this part, {clock_time(whole.left_s)} for all"
+                )
                 if on_result is not None:
                     on_result(result)
             shown.stop()
