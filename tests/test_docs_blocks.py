@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINING = (
     "README", "adapt", "bench", "combine", "compare", "data", "drift", "explain", "first-day", "fit", "guard", "iterate",
-    "power", "tasks", "watch",
+    "tasks", "watch",
 )  # fmt: skip
 PATIENCE = 1000
 WATCHING_S = 10  # between two looks at an empty folder
