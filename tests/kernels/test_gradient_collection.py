@@ -159,7 +159,7 @@ def test_double_backward_is_that_of_the_reference(name: str, layout: str) -> Non
         penalty = sum(gradient.square().sum() for gradient in first) / 100
         return [*first, *torch.autograd.grad(penalty, wanted, allow_unused=True)]
 
-    if name == "capacity":
+    if name in ("capacity", "gc"):
         pytest.skip("computes nothing with the primitives")
     both_ways(compute, name, layout, tolerance=5e-5)  # differences of differences: rounding shows more
 

@@ -154,7 +154,12 @@ def test_three_phases_of_a_grafted_network(tmp_path: Path, squares: Dataset):
             self.done += steps
             note(self.done)
 
-    recipe = load_recipe("three-phase", epochs=3, batch_size=16)
+    phases = (
+        Phase("head", train=("head", "grafts"), epochs=1, lr=2e-3),
+        Phase("upper", train=("head", "grafts", "upper:0.5"), epochs=1, lr=5e-4),
+        Phase("all", epochs=1, lr=2e-4),
+    )
+    recipe = Recipe("three", phases, batch_size=16)
     result = run_fit(model, squares, tmp_path / "run", recipe=recipe, progress=EveryStep(0, lambda: None))
     assert [row["phase"] for row in result.history] == ["head", "upper", "all"]
     moved_first = {name for name, tensor in seen[3].items() if not torch.equal(tensor, before[name])}

@@ -10,7 +10,7 @@ from training_helpers import small_model
 from attngraft.config import InputSpec
 from attngraft.errors import ConfigError, TrainingError
 from attngraft.training import Precision, choose_precision, parse_precision
-from attngraft.training.precision import CANDIDATES
+from attngraft.training.precision import CANDIDATES, _time_step
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def timed(monkeypatch: pytest.MonkeyPatch, seconds: list[float]) -> None:
     """Let the candidates take these times."""
     left = iter(seconds)
 
-    def time_step(step) -> float:
+    def time_step(step, **_: float) -> float:
         step()
         return next(left)
 
@@ -93,3 +93,11 @@ def test_a_format_that_the_model_cannot_take_is_left_out(monkeypatch: pytest.Mon
 def test_a_model_that_does_not_run_at_all_says_so():
     with pytest.raises(TrainingError, match="cannot train on 2 images"):
         choose_precision(nn.Linear(5, 3), spec=InputSpec(3, (16, 16)), batch_size=2, device=CPU)
+
+
+def test_a_format_whose_first_step_is_hopeless_takes_no_other():
+    calls: list[int] = []
+    assert _time_step(lambda: calls.append(1), hopeless=-1.0) >= 0
+    assert len(calls) == 1
+    _time_step(lambda: calls.append(1), repeats=3)
+    assert len(calls) == 1 + 4

@@ -218,11 +218,11 @@ def test_interrupted_while_reading_the_images_leaves_nothing(tmp_path: Path):
 def test_interrupted_while_precision_is_timed_can_be_resumed(
     tmp_path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("attngraft.training.precision._time_step", lambda step: ask_to_stop())
+    monkeypatch.setattr("attngraft.training.precision._time_step", lambda step, **_: ask_to_stop())
     with pytest.raises(KeyboardInterrupt):
         run_fit(droppy_model(), data, tmp_path / "run", recipe=SGD, precision="auto")
     assert read_plain(tmp_path / "run" / "run.json")["precision"] is None
-    monkeypatch.setattr("attngraft.training.precision._time_step", lambda step: 1.0)
+    monkeypatch.setattr("attngraft.training.precision._time_step", lambda step, **_: 1.0)
     assert run_fit(droppy_model(), data, tmp_path / "run", recipe=SGD, precision="auto").history
     assert read_plain(tmp_path / "run" / "run.json")["precision"] == {"dtype": "fp32", "layout": "contiguous"}
 

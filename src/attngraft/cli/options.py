@@ -67,7 +67,9 @@ MaybeBackbone = Annotated[
         "--backbone",
     ),
 ]
-RecipeName = Annotated[str, option("three-phase, one-cycle, scratch, plateau, or the path of a .toml file.", "NAME")]
+RecipeName = Annotated[
+    str, option("three-phase, probe, one-cycle, scratch, plateau, or the path of a .toml file.", "NAME")
+]
 Pretrained = Annotated[
     bool | None, switch("--pretrained/--no-pretrained", "Start from published weights; the default if there are any.")
 ]

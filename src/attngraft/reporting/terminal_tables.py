@@ -89,7 +89,8 @@ def run_summary(run: RunRecord) -> Table:
     table = WholeTable(title=Text(f"{run.variant} on {run.backbone}"), show_header=False)
     sites = len((run.plan or {}).get("sites") or [])
     facts = [("status", run.status), ("sites", str(sites)), *result_facts(run)]
-    facts.append(("learning rates", _learning_rates(run.recipe)))
+    if run.recipe.phases:
+        facts.append(("learning rates", _learning_rates(run.recipe)))
     by_class = class_values(run)
     if by_class:
         worst = min(by_class, key=lambda name: by_class[name][0])

@@ -16,6 +16,7 @@ PARTS = "head, head-bias, grafts, bn, upper:K, all"
 ScheduleName = Literal["constant", "step", "multistep", "cosine", "one-cycle", "plateau"]
 Dynamic = Literal["off", "rate", "strength", "both"]
 OnNonfinite = Literal["stop", "rollback"]
+BatchNormPolicy = Literal["train", "frozen", "fixed", "recalibrate"]
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Phase:
         step_epochs: after how many epochs "step" drops the rate, again and again.
         gamma: factor of a drop (step, multistep, plateau).
         patience: epochs without a lower validation loss before "plateau" drops the rate.
+        batchnorm: instead of the recipe's, in this phase.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Phase:
     step_epochs: int = 1
     gamma: float = 0.1
     patience: int = 3
+    batchnorm: BatchNormPolicy | None = field(default=None, metadata={"added": True})
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"phase '{self.name}': epochs is {self.epochs}, expected at least 1.")
@@ -82,6 +85,19 @@ class Recipe:
     graft_lr_scale: float = setting(1.0, "Factor on the learning rate of the grafts.")
     head_lr_scale: float = setting(1.0, "Factor on the learning rate of the head.")
     lr_scale: float = setting(1.0, "Factor on every learning rate.")
+    head: Literal["train", "solve"] = setting(
+        "train",
+        "Train the head in the phases from random weights, or first solve it on the features of the frozen network: "
+        "logistic or ridge regression, within seconds. A head that cannot be solved gets a phase of its own.",
+        flag=True,
+    )
+    batchnorm: BatchNormPolicy = setting(
+        "train",
+        "The backbone's BatchNorm, where it is trained: train moves its statistics too; frozen keeps them and trains "
+        "scales and shifts; fixed keeps all of it; recalibrate measures them on the training images first, then is as "
+        "frozen. Layers whose statistics are still those of a new network are always trained.",
+        flag=True,
+    )
     batch_size: int = setting(32, "Images per optimizer step, over all processes.", flag=True)
     augment: Literal["none", "light", "strong"] = setting("light", "Augmentation of the training images.", flag=True)
     mixup: float = setting(0.0, "Alpha of MixUp; 0 turns it off.")
@@ -115,7 +131,10 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        _require(len(self.phases) >= 1, f"recipe '{self.name}' has no phases: give at least one [[phases]] table.")
+        _require(
+            len(self.phases) >= 1 or self.head == "solve",
+            f"recipe '{self.name}' has no phases: give at least one [[phases]] table, or head = \"solve\".",
+        )
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1.")
         _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}: expected 0 to below 1.")
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 to below 1.")
@@ -155,6 +174,9 @@ def load_recipe(recipe: str | Path | Recipe, **overrides: Any) -> Recipe:
     epochs, lr = overrides.pop("epochs", None), overrides.pop("lr", None)
     if overrides:
         found = from_dict(Recipe, {**_shallow(found), **overrides}, where=f"recipe '{found.name}'")
+    for name, value in (("epochs", epochs), ("lr", lr)):
+        if value is not None and not found.phases:
+            raise ConfigError(f"recipe '{found.name}' solves the head and trains nothing: leave out {name}.")
     found = found if epochs is None else with_epochs(found, epochs)
     return found if lr is None else with_lr(found, lr)
 
@@ -183,6 +205,14 @@ def with_lr(recipe: Recipe, lr: float) -> Recipe:
         raise ConfigError(f"lr is {lr!r}: expected a number above 0, the highest learning rate of the recipe.")
     highest = max(phase.lr for phase in recipe.phases)
     return replace(recipe, phases=tuple(replace(phase, lr=lr * (phase.lr / highest)) for phase in recipe.phases))
+
+
+def with_head_phase(recipe: Recipe) -> Recipe:
+    """The recipe for a network whose head cannot be solved: it trains the head first, in a third of the epochs more."""
+    epochs = max(1, round(recipe.epochs / 3)) if recipe.phases else 3
+    lr = 4 * max((phase.lr for phase in recipe.phases), default=5e-4)
+    phase = Phase("head", train=("head",), epochs=epochs, lr=lr, warmup=0.1)
+    return replace(recipe, head="train", phases=(phase, *recipe.phases))
 
 
 def recipe_fields() -> tuple[str, ...]:

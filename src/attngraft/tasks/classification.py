@@ -42,6 +42,7 @@ from .contract import (
     left_out_metric,
     mean_metric,
 )
+from .linear_heads import LinearHead, folds, logistic_head
 
 SPECIFICITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 USUAL_SPECIFICITY = 0.95
@@ -61,7 +62,17 @@ class Classification:
     name: ClassVar[str] = "classification"
     reads: ClassVar[str] = "classification"
     supports: ClassVar[frozenset[Capability]] = frozenset(
-        {"mix", "teacher", "label-smoothing", "class-weights", "balanced-sampler", "explain", "fold", "store"}
+        {
+            "mix",
+            "teacher",
+            "label-smoothing",
+            "class-weights",
+            "balanced-sampler",
+            "explain",
+            "fold",
+            "store",
+            "solve-head",
+        }
     )
 
     @cached_property
@@ -169,6 +180,12 @@ class Classification:
 
     def random_targets(self, batch_size: int) -> Tensor:
         return torch.randint(len(self.outputs), (batch_size,))
+
+    def solve_head(self, features: Tensor, targets: Any, options: LossOptions) -> LinearHead:
+        count, is_weighted = len(self.outputs), options.class_weights == "balanced"
+        weights = balanced_weights(targets.labels, count)[targets.labels] if is_weighted else np.ones(1, np.float32)
+        labels, left_out = torch.from_numpy(targets.labels), folds(targets.strata)
+        return logistic_head(features, labels, outputs=count, left_out=left_out, weights=torch.from_numpy(weights))
 
 
 TASKS.register("classification", Classification)

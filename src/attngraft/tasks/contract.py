@@ -15,12 +15,13 @@ from ..config import from_dict
 from ..errors import BackboneError, ConfigError, DataError, counted, nearest
 from ..registry import Registry
 from ..statistics.groups import group_index
+from .linear_heads import LinearHead
 
 Array = NDArray[Any]
 Rows = Mapping[str, Array]  # the first axis of every array counts the images
 Floats = NDArray[np.float64]
 Capability = Literal[
-    "mix", "teacher", "label-smoothing", "class-weights", "balanced-sampler", "explain", "fold", "store"
+    "mix", "teacher", "label-smoothing", "class-weights", "balanced-sampler", "explain", "fold", "store", "solve-head"
 ]
 
 
@@ -197,6 +198,15 @@ class Task(Protocol):
 
     def random_targets(self, batch_size: int) -> Tensor:
         """Targets of a batch for dry runs, from torch's global generator."""
+
+    def solve_head(self, features: Tensor, targets: Any, options: LossOptions) -> LinearHead:
+        """The best linear layer from features to the main output; called where the task supports "solve-head".
+
+        Args:
+            features: (N, D) float32 on the CPU.
+            targets: of the N training images.
+            options: of the loss.
+        """
 
 
 Forward = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> the main output of the model (B, ...)

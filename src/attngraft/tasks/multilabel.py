@@ -27,6 +27,7 @@ from .contract import (
     check_width,
     left_out_metric,
 )
+from .linear_heads import LinearHead, folds, logistic_head
 
 USUAL_THRESHOLD = 0.5
 HIGHEST_WEIGHT = 100.0  # of the positives of a rare label
@@ -47,7 +48,7 @@ class MultiLabel:
     thresholds: tuple[float, ...] = ()
     name: ClassVar[str] = "multilabel"
     reads: ClassVar[str] = "multilabel"
-    supports: ClassVar[frozenset[Capability]] = frozenset({"label-smoothing", "class-weights"})
+    supports: ClassVar[frozenset[Capability]] = frozenset({"label-smoothing", "class-weights", "solve-head"})
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
@@ -123,6 +124,15 @@ class MultiLabel:
 
     def random_targets(self, batch_size: int) -> Tensor:
         return torch.randint(2, (batch_size, len(self.outputs))).float()
+
+    def solve_head(self, features: Tensor, targets: Any, options: LossOptions) -> LinearHead:
+        labels, weights = targets.labels.astype(np.float32), np.ones(1, np.float32)
+        if options.class_weights == "balanced":
+            weights = np.where(labels == 1, positive_weights(targets.labels), np.float32(1))
+        wanted, left_out = torch.from_numpy(labels), folds(targets.strata)
+        return logistic_head(
+            features, wanted, outputs=len(self.outputs), left_out=left_out, weights=torch.from_numpy(weights)
+        )
 
     def _named(self, given: Array) -> str:
         return ", ".join(name for name, one in zip(self.outputs, given, strict=True) if one) or "no label"

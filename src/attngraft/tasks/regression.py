@@ -28,6 +28,7 @@ from .contract import (
     left_out_metric,
     mean_metric,
 )
+from .linear_heads import LinearHead, ridge_head
 
 UNBOUNDED = (0.0, np.inf)
 
@@ -49,7 +50,7 @@ class Regression:
     std: tuple[float, ...] = ()
     name: ClassVar[str] = "regression"
     reads: ClassVar[str] = "regression"
-    supports: ClassVar[frozenset[Capability]] = frozenset()
+    supports: ClassVar[frozenset[Capability]] = frozenset({"solve-head"})
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
@@ -125,6 +126,10 @@ class Regression:
     def random_targets(self, batch_size: int) -> Tensor:
         spread, mean = torch.tensor(self._std), torch.tensor(self._mean)
         return torch.randn(batch_size, len(self.outputs)) * spread + mean
+
+    def solve_head(self, features: Tensor, targets: Any, options: LossOptions) -> LinearHead:
+        standardised = (targets.values - np.asarray(self._mean)) / np.asarray(self._std)
+        return ridge_head(features, torch.from_numpy(standardised))
 
     def _shown(self, values: Array) -> str:
         if len(self.outputs) == 1:

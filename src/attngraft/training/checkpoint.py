@@ -48,6 +48,9 @@ class Position:
         parts: in how many parts a process computes its share of a batch, for want of memory.
         evaluation_parts: the same, of a batch of an evaluation.
         pace: of the grafts, where a recipe lets it follow the loss.
+        prepared: for how many phases what comes before their first step is done.
+        preparation: sentences on what that was.
+        new_norms: paths of the layers that had the statistics of a new network when the training began.
         history: one row per finished epoch.
     """
 
@@ -70,6 +73,9 @@ class Position:
     parts: int = 1
     evaluation_parts: int = 1
     pace: Pace = field(default_factory=Pace)
+    prepared: int = 0
+    preparation: list[str] = field(default_factory=list)
+    new_norms: tuple[str, ...] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -27,6 +27,7 @@ from ..surgery.input_errors import refused_images
 from ..surgery.model_output import main_output
 from ..tasks import Classification, Rows, Task, describe_task, find_metric, task_from, task_of
 from ..tasks.classification import correct
+from ..tasks.contract import Forward
 from .distributed import World
 from .oom import Portions, is_out_of_memory
 from .precision import Precision
@@ -206,6 +207,46 @@ def evaluate(
         NotFiniteError: a prediction is not finite.
         TrainingError: memory does not suffice for one image.
     """
+    rows = in_order(
+        over_images(model, images, context, context.task.rows, portions=portions, before_batch=before_batch),
+        len(images),
+    )
+    for values in rows.values():
+        if not np.isfinite(values).all():
+            raise NotFiniteError(
+                "the model's outputs are not finite, so it has diverged: lower the learning rate (lr_scale)."
+            )
+    return Evaluation({**rows, **context.task.target_rows(images.targets)}, images.ids, context.task)
+
+
+def over_images(
+    model: nn.Module,
+    images: ImageSet,
+    context: EvaluationContext,
+    rows: Callable[[Forward, Tensor], Rows],
+    *,
+    portions: Portions | None = None,
+    before_batch: Callable[[], None] | None = None,
+    advance: Callable[[], None] | None = None,
+) -> list[tuple[list[int], Rows]]:
+    """Run the model in eval mode over images as evaluation reads them; its modes are as before afterwards.
+
+    Args:
+        model: what runs.
+        images: of a split.
+        context: of an evaluation.
+        rows: (the model up to its main output, a batch (B, C, H, W)) -> arrays that are joined along their first axis.
+        portions: how many images at a time memory allows; a batch that does not fit is computed again in parts.
+        before_batch: called equally often in all processes; what it raises ends the pass.
+        advance: called after every batch of this process.
+
+    Returns:
+        for each process the positions of its images and its rows; the same in all processes.
+
+    Raises:
+        GraftError: a graft is not live, so that another model would be measured.
+        TrainingError: memory does not suffice for one image.
+    """
     check_live(model)
     portions, world, batch_size = portions or Portions(), context.world, context.batch_size
     device = context.device or next(model.parameters()).device
@@ -222,14 +263,10 @@ def evaluate(
             batch = next(batches, None)
             if batch is not None:
                 inputs = batch.images.to(device, memory_format=context.precision.memory_format)
-                parts.append(portions.do(partial(_predict, model, inputs, context.task), len(inputs), "the evaluation"))
-    rows = _in_order(world.gather((mine, _joined(parts))), len(images))
-    for values in rows.values():
-        if not np.isfinite(values).all():
-            raise NotFiniteError(
-                "the model's outputs are not finite, so it has diverged: lower the learning rate (lr_scale)."
-            )
-    return Evaluation({**rows, **context.task.target_rows(images.targets)}, images.ids, context.task)
+                parts.append(portions.do(partial(_in_parts, model, inputs, rows), len(inputs), "the evaluation"))
+                if advance is not None:
+                    advance()
+    return world.gather((mine, _joined(parts)))
 
 
 def _batches(loader: Loader | None) -> Generator[Batch, None, None]:
@@ -237,16 +274,16 @@ def _batches(loader: Loader | None) -> Generator[Batch, None, None]:
         yield from loader
 
 
-def _predict(model: nn.Module, images: Tensor, task: Task, most: int) -> Rows:
+def _in_parts(model: nn.Module, images: Tensor, rows: Callable[[Forward, Tensor], Rows], most: int) -> Rows:
     """Rows for a batch, at most so many images at a time."""
-    return _joined([task.rows(lambda part: main_output(model(part)), part) for part in images.split(most)])
+    return _joined([rows(lambda part: main_output(model(part)), part) for part in images.split(most)])
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if parts else {}
 
 
-def _in_order(shares: Sequence[tuple[Sequence[int], Rows]], count: int) -> Rows:
+def in_order(shares: Sequence[tuple[Sequence[int], Rows]], count: int) -> Rows:
     """The rows of all processes, by the positions of their images."""
     joined = _joined([rows for _, rows in shares if rows])
     order = np.empty(count, dtype=np.int64)

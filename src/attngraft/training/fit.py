@@ -47,6 +47,7 @@ from .run_context import RunContext
 from .run_folder import Resume, RunFolder
 from .run_log import Board, RunLog
 from .run_record import DataRecord, RunRecord, RunResults
+from .solved_head import settle_head
 from .top_losses import write_top_losses
 from .trainer import Trainer
 
@@ -167,6 +168,9 @@ def fit(
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)
         context = RunContext(dataset, task, preprocessing, settings, seed, device, world, run.checkpoints)
         context = replace(context, anatomy=check_fit(model, context))
+        begun = run.read().recipe if run.record_file.is_file() else None
+        settings = replace(settings, recipe=settle_head(model, context, begun))
+        context = replace(context, settings=settings)
         if teacher is not None:
             check_teacher(teacher, model, context)
         wanted = describe_run(model, context, variant=variant, teacher=teacher)
@@ -202,6 +206,8 @@ def _kept(result: FitResult, asked: Question | None) -> FitResult:
 
 
 def _choose_precision(model: nn.Module, context: RunContext) -> Precision:
+    if not context.recipe.phases:
+        return Precision()  # no step is taken that would have to be fast
     spec, batch_size = context.preprocessing.input, context.recipe.batch_size
     return choose_precision(model, spec=spec, batch_size=batch_size, device=context.device)
 
@@ -326,7 +332,8 @@ def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer
             evaluation.write(run.path / PREDICTIONS_FILE)
             write_top_losses(run.path, dataset.test, evaluation)
             results = RunResults(evaluation.summary(), at.time_s, trainer.stopped_after_epochs)
-            run.finish(replace(log.record, status="finished", results=results, stopped_because=None))
+            record = replace(log.record, preparation=tuple(at.preparation), results=results, stopped_because=None)
+            run.finish(replace(record, status="finished"))
             remove_checkpoints(run.checkpoints)
         context.world.wait()
     return FitResult(run.path, model, evaluation, tuple(at.history), at.time_s, trainer.stopped_after_epochs)

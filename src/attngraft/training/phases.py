@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from ..settings.recipe import Phase, Recipe, check_part
+from ..settings.recipe import BatchNormPolicy, Phase, Recipe, check_part
 from ..surgery import Head, find_head
 from ..surgery.graft_paths import is_inside_graft
 from ..surgery.sites import resolve_input
 from ..surgery.trace import trace
 from ..surgery.trace_record import Trace
+from .batchnorm import is_new
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,16 @@ class Anatomy:
         stages: how many resolution stages with parameters there are.
         norms: paths of the layers with running statistics, outside grafts and head.
         logit_biases: names of the biases of the layers that compute the logits.
+        head_layers: paths of the layers that compute the logits.
+        new_norms: those of `norms` whose statistics are still those of a new layer; no policy keeps them from training.
     """
 
     parts: dict[str, str | int]
     stages: int
     norms: tuple[str, ...] = ()
     logit_biases: tuple[str, ...] = ()
+    head_layers: tuple[str, ...] = ()
+    new_norms: tuple[str, ...] = ()
 
 
 def dissect(model: nn.Module, input_size: tuple[int, int, int], record: Trace | None = None) -> Anatomy:
@@ -74,20 +79,38 @@ def dissect(model: nn.Module, input_size: tuple[int, int, int], record: Trace | 
             parts[name] = _nearest_stage(name.rpartition(".")[0], stage_of, stages)
     learning = sorted({part for part in parts.values() if isinstance(part, int)})
     numbered = {name: part if isinstance(part, str) else learning.index(part) for name, part in parts.items()}
-    return Anatomy(numbered, len(learning), _norms(model, head), head.biases)
+    norms = _norms(model, head)
+    new = tuple(path for path in norms if is_new(model.get_submodule(path)))
+    return Anatomy(numbered, len(learning), norms, head.biases, head.layers, new)
 
 
-def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase) -> None:
-    """Make exactly the phase's parameters trainable and put every module into its mode."""
-    trainable = trainable_names(anatomy, phase)
+def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase, policy: BatchNormPolicy = "train") -> None:
+    """Make exactly the phase's parameters trainable and put every module into its mode.
+
+    Args:
+        model: in place.
+        anatomy: of the model.
+        phase: what is trained.
+        policy: of the recipe for BatchNorm, where the phase has none of its own.
+    """
+    trainable = trainable_names(anatomy, phase, policy)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in trainable)
-    set_modes_(model, moving_norms(anatomy, phase))
+    apply_modes_(model, anatomy, phase, policy)
 
 
-def moving_norms(anatomy: Anatomy, phase: Phase) -> tuple[str, ...]:
-    """Paths of the layers whose running statistics the phase moves even where they have no parameters."""
-    return anatomy.norms if "bn" in phase.train else ()
+def apply_modes_(model: nn.Module, anatomy: Anatomy, phase: Phase, policy: BatchNormPolicy = "train") -> None:
+    """Put every module into its mode in the phase."""
+    set_modes_(model, anatomy.norms if "bn" in phase.train else ())
+    for path in kept_norms(anatomy, phase, policy):
+        model.get_submodule(path).training = False
+
+
+def kept_norms(anatomy: Anatomy, phase: Phase, policy: BatchNormPolicy) -> set[str]:
+    """Paths of the layers that keep their running statistics, although what is around them may be trained."""
+    if (phase.batchnorm or policy) == "train" or "bn" in phase.train:
+        return set()
+    return set(anatomy.norms) - set(anatomy.new_norms)
 
 
 def set_modes_(model: nn.Module, moving: Collection[str] = ()) -> None:
@@ -100,7 +123,7 @@ def set_modes_(model: nn.Module, moving: Collection[str] = ()) -> None:
 
     Args:
         model: its parameters say by `requires_grad` what is trained.
-        moving: paths of layers that are in train mode whatever is around them; see `moving_norms`.
+        moving: paths of layers that are in train mode whatever is around them.
     """
     _set_mode(model, None, _followed_by_training(model))
     for path in moving:
@@ -138,8 +161,16 @@ def _own_parameters(module: nn.Module) -> list[nn.Parameter]:
     return [p for name, p in module.named_parameters() if not is_inside_graft(name)]
 
 
-def trainable_names(anatomy: Anatomy, phase: Phase) -> set[str]:
-    """Names of the parameters that the phase trains."""
+def trainable_names(anatomy: Anatomy, phase: Phase, policy: BatchNormPolicy = "train") -> set[str]:
+    """Names of the parameters that the phase trains, by the phase's policy for BatchNorm or else this."""
+    chosen = _chosen_names(anatomy, phase)
+    if (phase.batchnorm or policy) == "fixed":
+        kept = kept_norms(anatomy, phase, policy)
+        return {name for name in chosen if name.rpartition(".")[0] not in kept}
+    return chosen
+
+
+def _chosen_names(anatomy: Anatomy, phase: Phase) -> set[str]:
     lowest = anatomy.stages
     kinds = set(phase.train)
     for part in phase.train:
@@ -160,7 +191,7 @@ def trainable_names(anatomy: Anatomy, phase: Phase) -> set[str]:
 
 def parameter_groups(model: nn.Module, anatomy: Anatomy, phase: Phase, recipe: Recipe) -> list[ParameterGroup]:
     """The optimiser's groups: rates fall with depth, biases and normalisation do not decay."""
-    trainable = trainable_names(anatomy, phase)
+    trainable = trainable_names(anatomy, phase, recipe.batchnorm)
     collected: dict[tuple[str, float, float], list[str]] = {}
     for name, parameter in model.named_parameters():
         if name in trainable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from ..surgery.model_output import main_output
 from .oom import Portions, is_out_of_memory
 
 TIMED = 16  # images at most: as many as tell
+HOPELESS = 3  # times the best: a first step that takes longer, cold as it is, is not followed by others
 MARGIN = 0.95  # leave the plainer setting only for a gain of more than 5 %
 
 
@@ -83,7 +85,7 @@ def _fastest(model: nn.Module, batch: torch.Tensor) -> Precision:
     best, best_time = CANDIDATES[0], float("inf")
     for candidate in CANDIDATES:
         try:
-            elapsed = _time_step(_stepper(model, batch, candidate))
+            elapsed = _time_step(_stepper(model, batch, candidate), hopeless=HOPELESS * best_time)
         except (RuntimeError, ValueError) as error:  # ValueError: BatchNorm on a single value per channel
             if candidate == CANDIDATES[0]:
                 if is_out_of_memory(error):
@@ -128,12 +130,13 @@ def _stepper(model: nn.Module, batch: torch.Tensor, precision: Precision) -> Cal
     return step
 
 
-def _time_step(step: Callable[[], None], repeats: int = 3) -> float:
-    """Median seconds of a step, after one that is not counted."""
+def _time_step(step: Callable[[], None], repeats: int = 3, hopeless: float = math.inf) -> float:
+    """Median seconds of a step, after one that is not counted, unless that alone is hopeless."""
+    first = _seconds(step)
+    return first if first > hopeless else statistics.median(_seconds(step) for _ in range(repeats))
+
+
+def _seconds(step: Callable[[], None]) -> float:
+    start = time.perf_counter()
     step()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        step()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+    return time.perf_counter() - start

@@ -11,7 +11,7 @@ from ..config import InputSpec
 from ..data import Dataset, class_changes
 from ..errors import BackboneError, ConfigError, DataError, GraftError
 from ..settings.recipe import PARTS, Recipe
-from ..surgery import classes_of
+from ..surgery import classes_of, grafts
 from ..surgery.heads import find_head
 from ..surgery.input_errors import refused_images
 from ..surgery.meta_twin import outputs_in_train_mode, unchanged_rng
@@ -41,6 +41,11 @@ def check_fit(model: nn.Module, context: RunContext) -> Anatomy:
     record = check_outputs(model, context)
     check_validation(context.dataset, context.recipe)
     anatomy = check_phases(model, context.recipe, context.preprocessing.input, record)
+    if not context.recipe.phases and grafts(model):
+        raise ConfigError(
+            f"recipe '{context.recipe.name}' solves the head alone, so the grafts would stay as they are: take three-phase, "
+            "or a model without grafts."
+        )
     _ = context.batch_size
     if context.settings.machine.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError("tensorboard is not installed: pip install attngraft[tensorboard].")
@@ -152,7 +157,7 @@ def check_phases(model: nn.Module, recipe: Recipe, spec: InputSpec, record: Trac
         highest = max((group.lr for group in parameter_groups(model, anatomy, phase, recipe)), default=0.0)
         if highest > HIGHEST_LR:
             raise ConfigError(f"phase '{phase.name}' has a learning rate of {highest:.3g}: lower lr or lr_scale.")
-        if not trainable_names(anatomy, phase):
+        if not trainable_names(anatomy, phase, recipe.batchnorm):
             raise ConfigError(
                 f"phase '{phase.name}' trains {', '.join(phase.train)}, of which this model has nothing: "
                 f"it can train {PARTS}."

@@ -26,7 +26,7 @@ IDENTITY = (
     "resample_train",
 )
 # entries that are left out of the file while there is nothing to say
-OPTIONAL = ("task", "teacher", "events", "files", "stopped_because")
+OPTIONAL = ("task", "teacher", "preparation", "events", "files", "stopped_because")
 
 
 @dataclass(frozen=True)
@@ -118,6 +118,7 @@ class RunRecord:
         results: of a finished run.
         task: name and fields of the task; None for classification.
         teacher: of distillation.
+        preparation: what was done before the first steps of phases.
         events: what happened on the way.
         files: SHA-256 of the other files of a finished run.
         stopped_because: the error that ended an unfinished run.
@@ -141,6 +142,7 @@ class RunRecord:
     results: RunResults | None = None
     task: Mapping[str, Any] | None = None
     teacher: Mapping[str, Any] | None = None
+    preparation: tuple[str, ...] = ()
     events: tuple[RunEvent, ...] = ()
     files: Mapping[str, str] | None = None
     stopped_because: str | None = None

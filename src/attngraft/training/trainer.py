@@ -45,13 +45,8 @@ from .early_stopping import (
 from .epoch_line import epoch_line
 from .optimizers import build_optimizer, moving_average, rate_factor, set_rates_
 from .pace import Pace
-from .phases import (
-    apply_phase_,
-    dissect,
-    moving_norms,
-    parameter_groups,
-    set_modes_,
-)
+from .phases import apply_modes_, apply_phase_, dissect, parameter_groups
+from .preparation import prepare_
 from .progress import Progress, doing, left_for_all
 from .rollback import roll_back
 from .run_context import RunContext
@@ -135,9 +130,11 @@ class Trainer:
         self._start(total)
         devices = [self.context.device] if self.context.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices), signals_heard_in_backward(self.model):
+            self._prepare()
             while self.position.phase < len(self.context.recipe.phases) and not self.position.stopped:
                 try:
                     self._train_phase(self.context.recipe.phases[self.position.phase])
+                    self._prepare()
                 except NotFiniteError as error:
                     self.restore(roll_back(self.context, self.position, error))
                     self._start(total)
@@ -169,8 +166,38 @@ class Trainer:
         self.validator.portions.parts = self.position.evaluation_parts
         self.stepper.is_midway = False
 
+    def _prepare(self) -> None:
+        """Do what comes before the first step of the present phase, once; the outcome is saved."""
+        at = self.position
+        if at.new_norms is None:
+            at.new_norms = self.anatomy.new_norms
+        self.anatomy = replace(self.anatomy, new_norms=at.new_norms)
+        if at.prepared > at.phase:
+            return
+        try:
+            with self.interrupts.breakable():
+                done = prepare_(
+                    self.model,
+                    self.anatomy,
+                    self.context,
+                    at.phase,
+                    progress=self.progress,
+                    before_batch=self._stop_if_asked,
+                )
+        except _EveryProcessStops:
+            raise self.interrupts.stopped() from None
+        at.prepared = at.phase + 1
+        if not done:
+            return
+        at.preparation = [*at.preparation, *done]
+        if self.ema is not None:
+            self.ema.module.load_state_dict(self.model.state_dict())
+        for sentence in done if self.context.world.is_main else []:
+            log.info(sentence)
+        self._save(None)
+
     def _train_phase(self, phase: Phase) -> None:
-        apply_phase_(self.model, self.anatomy, phase)
+        apply_phase_(self.model, self.anatomy, phase, self.context.recipe.batchnorm)
         optimizer = build_optimizer(
             self.model, parameter_groups(self.model, self.anatomy, phase, self.context.recipe), self.context.recipe
         )
@@ -184,7 +211,7 @@ class Trainer:
         self._next_phase()
 
     def _train_epoch(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
-        set_modes_(self.model, moving_norms(self.anatomy, phase))
+        apply_modes_(self.model, self.anatomy, phase, self.context.recipe.batchnorm)
         if self.position.global_step == 0 and self.context.recipe.on_nonfinite == "rollback":
             self._save(optimizer)  # so that the first epoch can be restarted too
         with self._saved_where_stopped(optimizer):
@@ -376,7 +403,7 @@ class Trainer:
     def _save_is_due(self) -> bool:
         return time.monotonic() - self._saved_at > 60 * self.context.settings.machine.checkpoint_minutes
 
-    def _save(self, optimizer: torch.optim.Optimizer) -> None:
+    def _save(self, optimizer: torch.optim.Optimizer | None) -> None:
         """Write a checkpoint in the main process; if that fails, all processes raise."""
         doing(self.progress, "saving")
         self._saved_at = time.monotonic()
@@ -387,10 +414,11 @@ class Trainer:
         if self.context.world.is_main and not self.stepper.is_midway:
             write_checkpoint(self.context.checkpoints, self._state(optimizer))
 
-    def _state(self, optimizer: torch.optim.Optimizer) -> Checkpoint:
+    def _state(self, optimizer: torch.optim.Optimizer | None) -> Checkpoint:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.state_dict().items()}
         if self.ema is not None:
             tensors |= {f"ema/{name}": tensor for name, tensor in self.ema.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
-        tensors |= optimizer_tensors(optimizer, parameter_names(self.model, optimizer))
+        if optimizer is not None:
+            tensors |= optimizer_tensors(optimizer, parameter_names(self.model, optimizer))
         return Checkpoint(self.position, tensors)

@@ -1,0 +1,77 @@
+"""What is done before the first step of a phase: BatchNorm is measured on the training images, the head is solved."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from ..errors import counted
+from ..settings.recipe import Phase
+from ..tasks import LossOptions
+from .batchnorm import recalibrate_
+from .phases import Anatomy, kept_norms
+from .progress import Progress, doing
+from .run_context import RunContext
+from .solved_head import solvable_layer, solve_head_
+
+
+def prepare_(
+    model: nn.Module,
+    anatomy: Anatomy,
+    context: RunContext,
+    number: int,
+    *,
+    progress: Progress,
+    before_batch: Callable[[], None],
+) -> list[str]:
+    """Prepare a model for a phase; what is done depends on the model, the images and the recipe alone.
+
+    Args:
+        model: in place.
+        anatomy: of the model.
+        context: of the training.
+        number: of the phase, 0 for the first; that of the first also where the recipe has none.
+        progress: told what is done.
+        before_batch: called equally often in all processes; what it raises ends the preparation.
+
+    Returns:
+        sentences on what was done.
+    """
+    recipe, train, done = context.recipe, context.dataset.train, []
+    batches = -(-len(train) // (context.evaluation.batch_size * context.world.size))
+
+    def counting(what: str) -> Callable[[], None]:
+        numbers = itertools.count(1)
+        return lambda: doing(progress, f"{what}, {next(numbers)} of {counted(batches, 'batch')}")
+
+    for phase in recipe.phases[number : number + 1]:
+        paths = _recalibrated(anatomy, phase, context, number)
+        if paths:
+            tell = counting("measuring BatchNorm")
+            found = recalibrate_(model, paths, train, context.evaluation, before_batch=before_batch, advance=tell)
+            layers, images = counted(found, "layer"), counted(len(train), "training image")
+            done.append(f"the statistics of {layers} of BatchNorm were measured on {images}.")
+    if number == 0 and recipe.head == "solve":
+        options = LossOptions(recipe.loss, recipe.label_smoothing, recipe.class_weights)
+        if recipe.sampler == "balanced":
+            options = replace(options, class_weights="balanced")
+        example = torch.zeros(1, *context.preprocessing.input.shape, device=context.device)
+        layer = solvable_layer(model, anatomy.head_layers, example)
+        assert layer is not None  # see `settle_head`
+        tell = counting("solving the head")
+        done.append(
+            solve_head_(model, layer, train, context.evaluation, options, before_batch=before_batch, advance=tell)
+        )
+    return done
+
+
+def _recalibrated(anatomy: Anatomy, phase: Phase, context: RunContext, number: int) -> set[str]:
+    """Paths of the layers to measure: once for the recipe, at its first phase, and for each phase that asks for it."""
+    own = context.recipe.batchnorm if number == 0 and phase.batchnorm is None else phase.batchnorm
+    if own != "recalibrate" or len(context.dataset.train) < 2:
+        return set()
+    return kept_norms(anatomy, phase, own)
