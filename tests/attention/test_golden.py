@@ -22,6 +22,7 @@ BUILDS = {
     "ese": ("ese", {}),
     "gct": ("gct", {}),
     "global_context": ("global-context", {}),
+    "global_context_add": ("gc", {}),
     "light_cbam": ("light-cbam", {}),
     "scse": ("scse", {}),
     "se": ("se", {}),

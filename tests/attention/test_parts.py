@@ -102,7 +102,7 @@ def test_gates_lie_between_the_limits(name, init, size):
 def test_those_without_limits_are_known(init):
     """Logits, sums and learned scales; whoever adds one has to think about it."""
     unbounded = {name for name in NAMES if create_attention(name, 8, init=init).limits is None}
-    assert unbounded == {"bam", "capacity", "simam", "static"}
+    assert unbounded == {"bam", "capacity", "gc", "simam", "static"}
 
 
 @every_name

@@ -26,7 +26,7 @@ from attngraft.attention import ATTENTIONS, attentions, create_attention
 
 pytestmark = needs_numba
 NAMES = attentions()
-WITHOUT_PRIMITIVES = {"capacity"}  # its offset comes from a convolution and is added
+WITHOUT_PRIMITIVES = {"capacity", "gc"}  # their offsets come from layers and are added
 CONTIGUOUS_ONLY = {"coord"}  # strips run as the reference in channels_last
 SHAPES = [(5, 32, 9, 7), (1, 32, 1, 1), (6, 32, 4, 12)]
 

@@ -68,6 +68,9 @@ def plain(spec):
     return model
 
 
+ADDED = ("capacity", "gc")  # what is added is not folded
+
+
 def grown(spec, attention="cbam", where="auto", size=SIZE, **options):
     return stir_grafts_(ag.graft(plain(spec), attention, where=where, input_size=size, **options))
 
@@ -77,7 +80,7 @@ def logits(model, x):
     return model(x)
 
 
-@pytest.mark.parametrize("attention", [name for name in attentions() if name != "capacity"])
+@pytest.mark.parametrize("attention", [name for name in attentions() if name not in ADDED])
 def test_constant_gates_of_every_attention_go_into_the_batchnorms(attention):
     model = grown("timm:test_resnet", attention)
     constants, x = random_constants(model), image_batch(2, *SIZE)
@@ -320,7 +323,7 @@ def test_neutral_gates_leave_without_a_trace(attention):
     constants = {
         path: {part: torch.tensor(a.neutral) + 4e-7 for part in a.parts} for path, a in ag.grafts(model).items()
     }
-    if attention == "capacity":
+    if attention in ADDED:
         constants = {path: {"offset": torch.zeros(1)} for path in constants}
     elif attention == "bam":  # its parts are logits: at 0 the published gate is not 1
         constants = {path: {"channel": torch.zeros(1), "spatial": torch.zeros(1)} for path in constants}

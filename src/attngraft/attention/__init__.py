@@ -17,6 +17,7 @@ from . import (  # noqa: F401
     coord,
     eca,
     ese,
+    gc,
     gct,
     global_context,
     light_cbam,

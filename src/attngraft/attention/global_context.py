@@ -13,7 +13,7 @@ from .layers import hidden_width, zero_
 class GlobalContext(Attention):
     """Weigh channels by a bottleneck over a mean that attends to positions.
 
-    This is the scaling form, as timm's default. init="identity" zeroes the last layer and uses 2*sigmoid.
+    This is the scaling form, as timm's default; "gc" is the additive one. init="identity" zeroes the last layer and uses 2*sigmoid.
 
     Args:
         channels: C of the input, >= 1.
@@ -42,11 +42,15 @@ class GlobalContext(Attention):
         if init == "identity":
             zero_(self.fc2)
 
-    def gates(self, x: Tensor) -> Gates:
+    def context(self, x: Tensor) -> Tensor:
+        """(B, C), what the bottleneck makes of the mean."""
         positions = x.flatten(2)  # (B, C, N)
         weights = torch.softmax(self.attend(positions), 2).to(x.dtype)  # (B, 1, N)
-        context = (positions @ weights.transpose(1, 2)).squeeze(2)
-        return Gates(channel=self.sigmoid_gate(self.fc2(F.relu(self.norm(self.fc1(context))))))
+        mean = (positions @ weights.transpose(1, 2)).squeeze(2)
+        return self.fc2(F.relu(self.norm(self.fc1(mean))))
+
+    def gates(self, x: Tensor) -> Gates:
+        return Gates(channel=self.sigmoid_gate(self.context(x)))
 
 
 register(
