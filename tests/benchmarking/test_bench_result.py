@@ -119,6 +119,10 @@ def test_quick_is_less_of_everything_and_what_is_given_wins():
     assert quick.images < full.images
     assert all(quick.rounds(part) < full.rounds(part) for part in full.parts)
     assert len(quick.model_backbones) < len(full.model_backbones)
+    assert quick.measured == full.measured[:1]
+    assert (full.compiles, quick.compiles, BenchSettings(quick=True, compile=True).compiles) == (True, False, True)
+    assert len(quick.loop_cases) < len(full.loop_cases)
+    assert (full.pixels, quick.pixels) == (None, 96)
     given = BenchSettings(quick=True, batch_size=64, repeats=7, backbones=("small-cnn",), shapes=((4, 4, 4),))
     assert (given.images, given.rounds("loop"), given.maps) == (64, 7, ((4, 4, 4),))
     assert given.model_backbones == given.memory_backbones == ("small-cnn",)

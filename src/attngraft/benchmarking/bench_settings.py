@@ -11,10 +11,12 @@ from ..training import Precision
 
 PARTS = ("modules", "models", "loop", "memory")
 RESNET50_MAPS = ((64, 56, 56), (256, 56, 56), (512, 28, 28), (1024, 14, 14), (2048, 7, 7))
-QUICK_MAPS = ((256, 56, 56), (1024, 14, 14))
+QUICK_MAPS = ((64, 56, 56), (1024, 14, 14))
 BACKBONES = ("timm:resnet18", "timm:resnet50", "timm:tf_efficientnet_lite0")
+ATTENTIONS_TIMED = ("cbam", "se", "eca")
+QUICK_IMAGES, QUICK_PIXELS = 4, 96
 REPEATS = {"modules": 15, "models": 9, "loop": 5, "memory": 3}
-QUICK_REPEATS = {"modules": 5, "models": 3, "loop": 3, "memory": 1}
+QUICK_REPEATS = {"modules": 5, "models": 3, "loop": 2, "memory": 1}
 
 
 @dataclass(frozen=True)
@@ -41,27 +43,27 @@ class BenchSettings:
 
     Attributes:
         parts: of `PARTS`.
-        attentions: names of registered attentions.
+        attentions: names of registered attentions: CBAM, SE and ECA, with `quick` CBAM.
         dtypes: "fp32", "bf16" (autocast, weights in fp32).
         layouts: "contiguous", "channels_last".
         device: "auto", "cpu", "cuda", ...
-        quick: fewer shapes, backbones and repeats, smaller batches.
-        compile: measure torch.compile of timm's modules too.
-        batch_size: images per batch: 32, with `quick` 8.
+        quick: fewer of everything and smaller: a first look within a minute on two quiet cores.
+        compile: measure torch.compile of timm's modules too; unless `quick`.
+        batch_size: images per batch: 32, with `quick` 4.
         repeats: timed rounds.
-        image_size: input of the models in pixels; the backbone's own.
+        image_size: input of the models in pixels; the backbone's own, with `quick` 96.
         backbones: of the parts models and memory, the first one of loop too; three of timm, for memory ResNet-50.
         shapes: feature maps (C, H, W) of the part modules; those of ResNet-50.
         loops: what the part loop trains on.
     """
 
     parts: tuple[str, ...] = PARTS
-    attentions: tuple[str, ...] = ("cbam", "se", "eca")
+    attentions: tuple[str, ...] | None = None
     dtypes: tuple[str, ...] = ("fp32",)
     layouts: tuple[str, ...] = ("contiguous",)
     device: str = "auto"
     quick: bool = False
-    compile: bool = True
+    compile: bool | None = None
     batch_size: int | None = None
     repeats: int | None = None
     image_size: int | None = None
@@ -74,9 +76,9 @@ class BenchSettings:
         _check_names("part", self.parts, PARTS)
         _check_names("dtype", self.dtypes, get_args(precisions["dtype"]))
         _check_names("layout", self.layouts, get_args(precisions["layout"]))
-        _check_names("attention", self.attentions, ())
+        _check_names("attention", self.measured, ())
         _check_names("backbone", ("",) if self.backbones == () else self.backbones or BACKBONES, ())
-        for name in self.attentions:
+        for name in self.measured:
             ATTENTIONS[name]  # an unknown name is a sentence with the nearest one
         for field, least in (("batch_size", 2), ("repeats", 1), ("image_size", 8)):
             value = getattr(self, field)
@@ -88,9 +90,25 @@ class BenchSettings:
         return tuple(Precision(dtype, layout) for dtype in self.dtypes for layout in self.layouts)  # type: ignore[arg-type]
 
     @property
+    def measured(self) -> tuple[str, ...]:
+        """Names of the attentions."""
+        usual = ATTENTIONS_TIMED[:1] if self.quick else ATTENTIONS_TIMED
+        return usual if self.attentions is None else self.attentions
+
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile is measured."""
+        return not self.quick if self.compile is None else self.compile
+
+    @property
+    def pixels(self) -> int | None:
+        """Side of the input of the models; None for the backbone's own."""
+        return self.image_size or (QUICK_PIXELS if self.quick else None)
+
+    @property
     def images(self) -> int:
         """Images per batch."""
-        return self.batch_size or (8 if self.quick else 32)
+        return self.batch_size or (QUICK_IMAGES if self.quick else 32)
 
     @property
     def maps(self) -> tuple[tuple[int, int, int], ...]:
@@ -106,9 +124,10 @@ class BenchSettings:
 
     @property
     def loop_cases(self) -> tuple[LoopCase, ...]:
-        """Photos of 160 px for the first backbone, and images of 32 px; photos are stored as `load_data` would."""
-        photos = LoopCase(self.model_backbones[0], self.image_size or 160, "jpeg", 240, 320)
-        return self.loops or (photos, LoopCase("resnet18-32", 32, "png", 32, 32))
+        """Photos for the first backbone, stored as `load_data` would, and unless `quick` images of 32 px."""
+        photos = LoopCase(self.model_backbones[0], self.pixels or 160, "jpeg", 240, 320)
+        small = LoopCase("resnet18-32", 32, "png", 32, 32)
+        return self.loops or ((photos,) if self.quick else (photos, small))
 
     def rounds(self, part: str) -> int:
         """Timed rounds of a part."""

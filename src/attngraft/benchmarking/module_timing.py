@@ -53,7 +53,7 @@ def module_cases(settings: BenchSettings) -> list[ModuleCase]:
     """All cases of a bench, in the order in which they are measured."""
     return [
         ModuleCase(attention, direction, precision, (settings.images, *feature_map))
-        for attention in settings.attentions
+        for attention in settings.measured
         for precision in settings.precisions
         for direction in DIRECTIONS
         for feature_map in settings.maps
@@ -67,7 +67,7 @@ def module_rows(settings: BenchSettings, device: torch.device, progress: Progres
     for case in cases:
         progress.note({"case": str(case)})
         doing(progress, "warming up, compiling kernels")
-        yield measure_module(case, device, repeats=repeats, compiled=settings.compile, on_round=progress.advance)
+        yield measure_module(case, device, repeats=repeats, compiled=settings.compiles, on_round=progress.advance)
 
 
 def measure_module(

@@ -64,10 +64,10 @@ class Networks:
 def model_rows(settings: BenchSettings, device: torch.device, progress: Progress) -> Iterator[ModelRow]:
     """Measure every network with every attention in every precision, training and inference."""
     repeats = settings.rounds("models")
-    pairs = [(backbone, attention) for backbone in settings.model_backbones for attention in settings.attentions]
+    pairs = [(backbone, attention) for backbone in settings.model_backbones for attention in settings.measured]
     progress.start("models", len(pairs) * len(settings.precisions) * len(MODES) * repeats)
     for backbone, attention in pairs:
-        networks, image_size = build_networks(backbone, attention, settings.image_size, device)
+        networks, image_size = build_networks(backbone, attention, settings.pixels, device)
         for precision in settings.precisions:
             case = NetworkCase(backbone, attention, precision, settings.images, image_size)
             progress.note({"case": str(case)})

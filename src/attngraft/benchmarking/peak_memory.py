@@ -27,13 +27,13 @@ Reply = Mapping[str, Any]
 def memory_rows(settings: BenchSettings, device: torch.device, progress: Progress) -> Iterator[MemoryRow]:
     """Measure every backbone with every attention in every precision; the plain one once per precision."""
     repeats, precisions = settings.rounds("memory"), settings.precisions
-    processes = len(settings.memory_backbones) * len(precisions) * (1 + 2 * len(settings.attentions)) * repeats
+    processes = len(settings.memory_backbones) * len(precisions) * (1 + 2 * len(settings.measured)) * repeats
     progress.start("memory", processes)
     for backbone in settings.memory_backbones:
-        size = preprocessing_of(build_plain(backbone), settings.image_size).size[0]
+        size = preprocessing_of(build_plain(backbone), settings.pixels).size[0]
         for precision in precisions:
             plain: list[Reply] = []
-            for attention in settings.attentions:
+            for attention in settings.measured:
                 case = NetworkCase(backbone, attention, precision, settings.images, size)
                 progress.note({"case": str(case)})
                 doing(progress, "warming up, compiling kernels")

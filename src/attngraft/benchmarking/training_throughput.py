@@ -24,7 +24,7 @@ from .timed_steps import random_batch, training_step
 
 CLASSES = 2
 TEST_SHARE = 0.1
-STEPS, QUICK_STEPS = 16, 8
+STEPS, QUICK_STEPS = 16, 4
 BARE, LOADER, FIT = "bare", "loader", "fit"
 
 

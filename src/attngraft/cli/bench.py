@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 def run(
     part: Annotated[str, argument("PART", "modules, models, loop, memory, several with commas, or all.")] = "all",
-    attention: Annotated[str, option("Attentions, comma-separated.", "NAMES")] = "cbam,se,eca",
+    attention: Annotated[
+        str | None, option("Attentions, comma-separated: cbam,se,eca, with --quick cbam.", "NAMES")
+    ] = None,
     dtype: Annotated[str, option("fp32, bf16 or both, comma-separated.", "NAMES")] = "fp32",
     layout: Annotated[str, option("contiguous, channels_last or both, comma-separated.", "NAMES")] = "contiguous",
     backbone: Annotated[
@@ -31,14 +33,18 @@ def run(
     shapes: Annotated[
         str | None, option("Feature maps CxHxW, comma-separated; by default the five of ResNet-50.", "SHAPES")
     ] = None,
-    batch_size: Annotated[int | None, option("Images per batch: 32, with --quick 8.")] = None,
-    image_size: Annotated[int | None, option("Side of the input in pixels; the backbone's own by default.")] = None,
+    batch_size: Annotated[int | None, option("Images per batch: 32, with --quick 4.")] = None,
+    image_size: Annotated[
+        int | None, option("Side of the input in pixels; the backbone's own, with --quick 96.")
+    ] = None,
     repeats: Annotated[
         int | None, option("Timed rounds: 15 modules, 9 models, 5 loop, 3 memory; with --quick fewer.")
     ] = None,
     device: options.Device = "auto",
-    quick: Annotated[bool, switch("--quick", "A first look: fewer shapes, networks and rounds.")] = False,
-    compiled: Annotated[bool, switch("--compile/--no-compile", "Measure torch.compile of timm's modules too.")] = True,
+    quick: Annotated[bool, switch("--quick", "A first look: fewer and smaller of everything.")] = False,
+    compiled: Annotated[
+        bool | None, switch("--compile/--no-compile", "Measure torch.compile of timm's modules too; not with --quick.")
+    ] = None,
     out: Annotated[
         Path | None,
         option("New folder for bench.json and report.html.  [default: runs/bench-DATE-TIME]", "FOLDER", *options.OUT),
@@ -54,7 +60,7 @@ def run(
 
     settings = BenchSettings(
         parts=PARTS if part == "all" else names(part),
-        attentions=names(attention),
+        attentions=names(attention) if attention is not None else None,
         dtypes=names(dtype),
         layouts=names(layout),
         device=device,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.optimize import minimize
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -179,6 +178,8 @@ def _solve(
     start: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Weights (R, K) on the axes and biases (K,) with the lowest mean loss plus half the penalty, by L-BFGS."""
+    from scipy.optimize import minimize  # half a second, which only those pay who solve a head
+
     count, rank = axes.scores.shape
     # what the curvature is about, from the middle of the logistic curve; the variables are scaled to make it 1
     steepness = 1 / (4 if targets.ndim == 2 else max(outputs, 2))
