@@ -6,6 +6,7 @@ import ast
 import os
 import re
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,9 @@ import pytest
 import torch
 from image_folders import MakeFolder, write_noise
 
-import attngraft.data
-from attngraft.data import Dataset, list_images, load_data, read_image
+import attngraft.data.sources
+from attngraft.config import from_dict, to_dict
+from attngraft.data import Dataset, Origin, list_images, load_data, read_image
 from attngraft.errors import ConfigError, DataError
 
 
@@ -274,6 +276,39 @@ def test_limit_keeps_every_class(make_folder: MakeFolder) -> None:
     assert len(data.test) == 6
     assert len(load(root, limit=2).test) == 3
     assert load(root, limit=6).train.ids == data.train.ids
+
+
+def test_a_limit_reads_no_more_than_the_splits_that_are_drawn_need(make_folder: MakeFolder, monkeypatch) -> None:
+    root, read = make_folder({"a": 60, "b": 30, "c": 7}), []
+    decode = attngraft.data.sources.decode_files
+    monkeypatch.setattr(
+        "attngraft.data.sources.decode_files", lambda paths, **options: read.extend(paths) or decode(paths, **options)
+    )
+    data = load(root, limit=8)
+    assert (len(data.train), len(data.test)) == (8, 8)
+    assert len(read) == 40 + 5 - round(40 * 7 / 97)  # 8 of a fifth, and 5 of the rare class
+    assert all((data.train.labels == label).any() and (data.test.labels == label).any() for label in range(3))
+    assert load(root, limit=8).fingerprint == data.fingerprint
+
+
+@pytest.mark.parametrize(
+    "options", [{"limit": 1}, {"limit": 2, "val_fraction": 0.3}, {"limit": 5, "test_fraction": 0.5}]
+)
+def test_a_limit_leaves_enough_of_every_class_to_be_split(make_folder: MakeFolder, options) -> None:
+    data = load(make_folder({"a": 40, "b": 12, "c": 4}), **options)
+    for images in filter(None, (data.train, data.val, data.test)):
+        assert set(images.labels.tolist()) == {0, 1, 2}
+
+
+def test_records_of_earlier_versions_name_the_images_that_they_did(make_folder: MakeFolder) -> None:
+    root = make_folder({"a": 60, "b": 30})
+    new, old = load(root, limit=8), load(root, limit=8, sampled_first=False)
+    assert (new.origin.sampled_first, old.origin.sampled_first) == (True, False)
+    assert "sampled_first" not in to_dict(old.origin)
+    assert set(new.train.ids) != set(old.train.ids)
+    assert load(root).origin == load(root, sampled_first=False).origin
+    again = load_data(image_size=32, **asdict(from_dict(Origin, to_dict(old.origin))))
+    assert again.fingerprint == old.fingerprint
 
 
 def test_images_are_listed_from_files_and_folders(make_folder: MakeFolder) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
@@ -64,6 +65,7 @@ class LoadOptions:
     channels: int = 3
     resize: Resize = "crop"
     depth: Depth | None = None
+    sampled_first: bool = True
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -199,12 +201,18 @@ def _copies_in_test(test: ImageSet, leaks: FoundLeaks) -> tuple[str, ...]:
 def thin_splits(
     targets: Targets, splits: Sequence[str] | np.ndarray, ids: Sequence[str], options: LoadOptions
 ) -> np.ndarray:
-    """Positions that `limit` leaves, known before decoding where the source itself names train and test images."""
-    splits = np.asarray(splits)
+    """Positions to read: those that `limit` leaves, or from which splits of that size can be drawn by chance."""
+    splits, strata = np.asarray(splits), strata_of(targets)
     names = set(splits.tolist())
-    if options.limit is None or "" in names or len(names) < 2:
+    if options.limit is None:
         return np.arange(len(targets))
-    strata = strata_of(targets)
+    if "" in names or len(names) < 2:
+        if not options.sampled_first:
+            return np.arange(len(targets))
+        shares = [share for share in (options.test_fraction, options.val_fraction) if share]
+        smallest = min(*shares, max(1 - sum(shares), 0.01))
+        enough, each = math.ceil(options.limit / smallest), math.ceil(1 / smallest)
+        return thin(strata, ids, limit=enough, seed=options.split_seed, least=each)
     parts = []
     for name in sorted(names):
         members = np.flatnonzero(splits == name)

@@ -134,8 +134,8 @@ class Origin:
 
     Attributes:
         source: name of a built-in data set, or the absolute path of the folder.
-        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits: as for
-            `load_data`.
+        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits, sampled_first: as
+            for `load_data`; earlier records have limited the images after the splits were made.
     """
 
     source: str
@@ -148,3 +148,4 @@ class Origin:
     task: str | None = field(default=None, metadata=ADDED)
     group_by: str | None = field(default=None, metadata=ADDED)
     splits: str | None = field(default=None, metadata=ADDED)
+    sampled_first: bool = field(default=False, metadata=ADDED)

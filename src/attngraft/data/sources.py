@@ -81,6 +81,7 @@ def load_data(
     channels: int = 3,
     resize: Resize = "crop",
     depth: DepthOption = "auto",
+    sampled_first: bool = True,
     progress: Progress | None = None,
 ) -> Dataset:
     """Load and decode a data set.
@@ -113,6 +114,8 @@ def load_data(
         resize: how images will be brought to the input; "crop" notes how much is cut off where that is much.
         depth: black and white of images of more than 8 bits: "auto" for what the values of the training images ask for
             (of all images, where they are split by chance), a number of bits, (low, high) or "low:high", or a `Depth`.
+        sampled_first: where the splits are made by chance and there is a limit, draw as many images as they need before
+            any is read. False reads all of them first, as earlier versions did.
         progress: called with (images done, images in all).
 
     Raises:
@@ -138,6 +141,7 @@ def load_data(
         channels=channels,
         resize=resize,
         depth=parse_depth(depth),
+        sampled_first=sampled_first,
         progress=progress,
     )
     if is_python_dataset(source):
@@ -149,7 +153,8 @@ def load_data(
     path = Path(source).expanduser()
     place = str(source) if builtin else str(path.absolute())
     origin = Origin(
-        place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits
+        *(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits),
+        sampled_first=sampled_first and limit is not None,
     )
     if builtin:
         _check_is_folder(splits, str(source))

@@ -139,20 +139,21 @@ def _spread_labels_(chosen: np.ndarray, sets: np.ndarray, families: Sequence[str
                     break
 
 
-def thin(labels: np.ndarray, keys: Sequence[str], *, limit: int, seed: int) -> np.ndarray:
-    """Choose `limit` images with every class in proportion and at least one of each; positions in rising order.
+def thin(labels: np.ndarray, keys: Sequence[str], *, limit: int, seed: int, least: int = 1) -> np.ndarray:
+    """Choose `limit` images with every class in proportion and some of each; positions in rising order.
 
     Args:
         labels: (N,) class indices.
         keys: one text per image that the choice depends on.
-        limit: how many; fewer than classes gives one of each class.
+        limit: how many; too few for all classes gives `least` of each.
+        least: how many of each class at least, where there are as many.
     """
     if len(labels) <= limit:
         return np.arange(len(labels))
     kept: list[int] = []
     for label, quota in _quotas(labels, limit).items():
         members = sorted(np.flatnonzero(labels == label).tolist(), key=lambda i: (hash64("limit", seed, keys[i]), i))
-        kept.extend(members[:quota])
+        kept.extend(members[: max(quota, least)])
     return np.array(sorted(kept), dtype=np.int64)
 
 
