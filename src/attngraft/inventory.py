@@ -92,7 +92,7 @@ def run_facts(document: Document) -> Facts:
         "status": document.get("status"),
         **scores,
         "test_images": test.get("images"),
-        "train_time_s": results.get("train_time_s"),
+        "train_time_s": results.get("train_time_s") if epochs else None,  # a head that is solved takes no epoch
         "sites": len(_table(document.get("plan")).get("sites") or ()),
         "task": _table(document.get("task")).get("name", "classification"),
         "weights": document.get("weights"),
@@ -164,11 +164,20 @@ def _run(path: Path, document: Document) -> Item:
         why = document.get("stopped_because")
         told_why = {"stopped_because": why} if why else {}
         return Item("run", path, title, {**facts, "epochs_done": rows, **told_why}, (command("report", path),))
+    facts |= _preparation(document)
+    if not facts["epochs"]:
+        del facts["train_time_s"]
     commands = [command("predict", path, "IMAGES"), command("explain", path)]
     if facts["sites"]:
         commands.append(command("fold", path, "--out", f"{path}-folded"))
     commands += [command("store", f"{path}-store", "--create", path), command("report", path)]
     return Item("run", path, title, facts, tuple(commands))
+
+
+def _preparation(document: Document) -> Facts:
+    """What was done before the first steps, such as solving the head."""
+    sentences = [str(sentence) for sentence in document.get("preparation") or ()]
+    return {"preparation": " ".join(text[:1].upper() + text[1:] for text in sentences)} if sentences else {}
 
 
 def _comparison(path: Path, document: Document) -> Item:

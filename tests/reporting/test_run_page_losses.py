@@ -11,6 +11,7 @@ import pytest
 from fake_folders import write_single_run
 from training_helpers import coloured_squares, run_fit, short_recipe, small_model
 
+from attngraft.inventory import identify
 from attngraft.reporting import write_report
 from attngraft.tasks.classification import negative_log_likelihood
 from attngraft.training import Evaluation, FitResult, Phase, Recipe
@@ -106,3 +107,28 @@ def test_the_same_run_keeps_the_same_bytes(tmp_path: Path):
     made = [run_fit(small_model(), coloured_squares(), tmp_path / name, recipe=short_recipe(epochs=1)) for name in "ab"]
     one, other = ((run.run_dir / TOP_LOSSES_FILE).read_bytes() for run in made)
     assert one == other
+
+
+def test_a_run_without_phases_is_whole_and_says_what_was_done(tmp_path: Path):
+    run_fit(
+        small_model(), coloured_squares(), tmp_path / "run", recipe=Recipe("probe", (), head="solve", batch_size=16)
+    )
+    page = page_of(tmp_path / "run")
+    assert "Missing or damaged" not in page
+    section = page.partition("How it was trained")[2].partition("</section>")[0]
+    assert "The head was solved on the features of" in section
+    facts = identify(tmp_path / "run").facts
+    assert facts["preparation"].startswith("The head was solved on the features of")
+    assert facts["epochs"] == 0
+    assert "train_time_s" not in facts
+
+
+def test_a_run_with_phases_says_what_was_done_before_them(finished: FitResult, tmp_path: Path):
+    recipe = Recipe("solved", PHASES, head="solve", batch_size=16)
+    run_fit(small_model(), coloured_squares(), tmp_path / "run", recipe=recipe)
+    section = page_of(tmp_path / "run").partition("How it was trained")[2].partition("</section>")[0]
+    assert section.index("The head was solved") < section.index("<table")
+    assert "head was solved" in identify(tmp_path / "run").facts["preparation"]
+    assert "preparation" not in identify(finished.run_dir).facts
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    assert "Missing or damaged: metrics.jsonl" in page_of(tmp_path / "run")

@@ -147,7 +147,8 @@ def _print(rows: Sequence[Row], folder: Path) -> None:
     same = ", ".join(f"{key} {rows[0][key]}" for key in OFTEN if len(values[key]) == 1 and key != "task")
     say(f"{counted(len(rows), 'run')} below {folder}" + (f": {same}" if same else ""), wrap=True)
     out = console()
-    for extra in (["train_time_s"], []):  # the time is in --csv where the terminal is too narrow for it
+    times = ["train_time_s"] if any(row.get("train_time_s") is not None for row in rows) else []
+    for extra in (times, []):  # the time is in --csv where the terminal is too narrow for it
         made = _table(rows, ["run", *varying, *scores, *extra])
         if made.natural_width(out) <= out.width:
             break

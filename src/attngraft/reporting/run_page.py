@@ -96,7 +96,7 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
     ]
     images = f"n = {counted(confusion.images, 'test image')}" if confusion else ""
     mistakes = f"The most frequent mistakes, {images}"
-    missing = [] if metrics else ["metrics.jsonl"]
+    missing = [] if metrics or not run.recipe.epochs else ["metrics.jsonl"]  # without phases there are no epochs
     if predictions is None and not run.task:
         missing.append("predictions.safetensors")
     return {
@@ -110,6 +110,7 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
         "confusion_caption": f"Images by true class (rows) and predicted class (columns), {images}",
         "mistakes": pair_table(confusion, mistakes, "images") if confusion else None,
         "losses": top_loss_cards(run_dir, run),
+        "preparation": [sentence[:1].upper() + sentence[1:] for sentence in run.preparation],
         "stages": stage_table(recipe, metrics, metric),
         "sites": _sites(run.plan or {}),
         "protocol": [
