@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,11 @@ from sealed import flip_bit, read_plain
 import attngraft as ag
 from attngraft.comparison import compare
 from attngraft.comparison.build_model import ModelSource
+from attngraft.comparison.run_all import Results, best_so_far
 from attngraft.comparison.variants import parse_variants
 from attngraft.errors import AttngraftError, ConfigError, RunError, TrainingError
 from attngraft.reporting import write_report
+from attngraft.tasks import Classification, primary
 from attngraft.training import PREDICTIONS_FILE, Evaluation
 
 
@@ -322,3 +325,31 @@ def test_a_diverged_network_has_no_verdict(tmp_path, digits, settings):
     with pytest.raises(TrainingError, match="not finite"):
         compare(digits, attentions=["se"], seeds=1, run_dir=tmp_path, **wild)
     assert json.loads((tmp_path / "comparison.json").read_text())["status"] == "partial"
+
+
+def _ended(**scores: list[float | None]) -> Results:
+    """Runs of seed 0 and on; None for one that diverged."""
+
+    def run(score: float) -> SimpleNamespace:
+        return SimpleNamespace(evaluation=SimpleNamespace(value=lambda name: score))
+
+    finished = {n: {s: run(x) for s, x in enumerate(all_) if x is not None} for n, all_ in scores.items()}
+    failures = {n: {s: "why" for s, x in enumerate(all_) if x is None} for n, all_ in scores.items()}
+    return Results(finished, failures)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("scores", "told"),
+    [
+        ({"none": [0.31], "se": []}, ""),
+        ({"none": [0.31], "se": [0.30]}, "best so far: none, top-1 31.0 % (mean of 1)"),
+        ({"none": [0.31, 0.10], "se": [0.30]}, "best so far: none, top-1 31.0 % (mean of 1)"),
+        ({"none": [0.31, 0.10], "se": [0.30, 0.30]}, "best so far: se, top-1 30.0 % (mean of 2)"),
+        ({"none": [0.31, 0.10], "se": [None, 0.90]}, "best so far: none, top-1 20.5 % (mean of 2)"),
+        ({"none": [None], "se": [None]}, "none of them with finite numbers"),
+    ],
+    ids=["a pair is missing", "a pair", "a half more", "two pairs", "one diverged", "all diverged"],
+)
+def test_the_best_so_far_is_that_of_the_seeds_that_all_have(scores, told):
+    context = SimpleNamespace(metric=primary(Classification(("a", "b"))))
+    assert best_so_far(context, _ended(**scores)) == told

@@ -26,7 +26,7 @@ from attngraft.errors import ConfigError, DataError, RunError
 from attngraft.surgery import note_classes_
 from attngraft.surgery.version_store.store import Store
 from attngraft.tasks import Regression, note_task_of_
-from attngraft.training import Phase, Recipe, fit
+from attngraft.training import Phase, Recipe, Silent, fit
 
 
 def predictions(model: nn.Module) -> torch.Tensor:
@@ -310,3 +310,22 @@ def test_a_model_of_another_task_is_refused_in_one_sentence(tmp_path):
     store = Store.create(tmp_path / "other", model)
     with pytest.raises(ConfigError, match="adapting a served model is not available for regression"):
         adapt(store.path, coloured_noise(100, 1), **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({}, ["candidate: grafts+bn+head-bias", "control 1 of 2: head", "control 2 of 2: all"]),
+        ({"update": "head"}, ["candidate: head", "control 1 of 1: all"]),
+        ({"controls": False}, ["candidate: grafts+bn+head-bias"]),
+    ],
+    ids=["two", "one", "none"],
+)
+def test_every_training_is_named_before_its_epochs(stores: Stores, tmp_path, caplog, changes, names):
+    caplog.set_level("INFO", "attngraft")
+    store = stores.make(tmp_path / "store")
+    options = {**QUICK, "epochs": 1, **changes}
+    adapt(store.path, coloured_noise(300, 10, reddish), progress=Silent(), name="evening", **options)
+    told = [record.getMessage() for record in caplog.records]
+    begun = [position for position, line in enumerate(told) if line.startswith("epoch 1/1")]
+    assert [told[position - 1] for position in begun] == names

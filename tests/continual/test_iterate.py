@@ -23,7 +23,7 @@ from attngraft.continual.search.search_record import Iteration
 from attngraft.data import Dataset, grouped
 from attngraft.errors import AttngraftError, ConfigError, DataError, RunError
 from attngraft.files import read_json
-from attngraft.training import Evaluation, EvaluationContext, evaluate
+from attngraft.training import Evaluation, EvaluationContext, Silent, evaluate
 
 
 @pytest.fixture(scope="module")
@@ -301,3 +301,15 @@ def test_killed_at_every_few_files_it_ends_the_same(
     tmp_path: Path, whole: Iteration, data: Dataset, every: int
 ) -> None:
     assert_same_end(tmp_path, killed(tmp_path, 0, every), whole, data)
+
+
+def test_every_training_is_named_before_its_epochs(
+    run: Callable[..., Iteration], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "attngraft")
+    found = run(trials=1, progress=Silent())
+    told = [record.getMessage().split(":")[0].split("  ")[0] for record in caplog.records]
+    names = ["trial 1 of 1", "final seed 1 of 2", "final seed 2 of 2"]
+    at = [told.index(name) for name in names]
+    assert [told[position + 1] for position in at] == ["epoch 1/2 all"] * 3
+    assert found.document["search_ended"] == "1 trial was made"

@@ -73,17 +73,24 @@ def run_all(
 
 
 def best_so_far(context: ComparisonContext, results: Results) -> str:
-    """The variant whose runs are best until now, by their mean on the test images; a verdict needs all of them."""
+    """The variant that is best on the test images by its mean over the seeds that all variants have ended.
+
+    Nothing before there is such a seed; a variant that diverged with one of them is none. A verdict needs all runs.
+    """
     metric = context.metric
+    ended = [{*runs, *results.failures[name]} for name, runs in results.finished.items()]
+    seeds = set.intersection(*ended)
+    if not seeds:
+        return ""
     means = {
-        name: statistics.fmean(run.evaluation.value(metric.name) for run in runs.values())
+        name: statistics.fmean(runs[seed].evaluation.value(metric.name) for seed in sorted(seeds))
         for name, runs in results.finished.items()
-        if runs
+        if seeds <= set(runs)
     }
     if not means:
         return "none of them with finite numbers"
     best = (max if metric.higher_is_better else min)(means, key=lambda name: means[name])
-    return f"best so far: {best}, {metric.label} {metric.show(means[best])} (mean of {len(results.finished[best])})"
+    return f"best so far: {best}, {metric.label} {metric.show(means[best])} (mean of {len(seeds)})"
 
 
 def _lengthened(context: ComparisonContext, variant: Variant, results: Results, seed: int) -> Variant:

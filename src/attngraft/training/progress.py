@@ -102,14 +102,14 @@ class Whole:
     def part(self, title: str) -> Part:
         """The progress of the next part; the one before is done."""
         self._close()
-        self._current = Part(self.progress, title, self)
+        self._current = Part(self.progress, title, self.log, self)
         return self._current
 
     def summary(self, noun: str, best: str) -> str:
-        """What is done, the best so far and the time left, once the present part is done."""
+        """What is done, the best so far where there is one, and the time left, once the present part is done."""
         self._close()
-        left = "" if self.left_s is None or self.done >= self.parts else f"  {clock_time(self.left_s)} left for all"
-        return f"{self.done} of {self.parts} {noun} done  {best}{left}"
+        left = "" if self.left_s is None or self.done >= self.parts else f"{clock_time(self.left_s)} left for all"
+        return "  ".join(part for part in (f"{self.done} of {self.parts} {noun} done", best, left) if part)
 
     def tell(self, noun: str, best: str) -> None:
         """Log the summary."""
@@ -141,16 +141,19 @@ class Part:
     Args:
         inner: shows it.
         title: in place of the titles of its tasks.
+        log: gets the title when the part begins; None for none.
         whole: that it is a part of, where that has a known number of them.
     """
 
-    def __init__(self, inner: Progress, title: str, whole: Whole | None = None) -> None:
-        self._inner, self._title, self.whole = inner, title, whole
+    def __init__(
+        self, inner: Progress, title: str, log: logging.Logger | None = None, whole: Whole | None = None
+    ) -> None:
+        self._inner, self._title, self._log, self.whole = inner, title, log, whole
         self.pace: Pace | None = None
 
     def start(self, title: str, total: int, done: int = 0) -> None:
-        if self.whole is not None and self.whole.log is not None and self.pace is None:
-            self.whole.log.info(self._title)
+        if self._log is not None and self.pace is None:
+            self._log.info(self._title)
         self.pace = Pace(total, done)
         self._inner.start(self._title, total, done)
 
@@ -170,9 +173,9 @@ class Part:
         self._inner.stop()
 
 
-def titled(progress: Progress, title: str) -> Part:
-    """The same progress under another title."""
-    return Part(progress, title)
+def titled(progress: Progress, title: str, log: logging.Logger | None = None) -> Part:
+    """The same progress under another title, which the log gets when it begins."""
+    return Part(progress, title, log)
 
 
 class Reading:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ from ...training import (
     Progress,
     RunFolder,
     Teacher,
+    Whole,
     evaluate,
     fit,
 )
@@ -36,6 +38,7 @@ from ..images.stored_domains import Domain, fingerprint
 from .adaptation_record import Blend, BlendPoint, VariantRow
 from .partial_update import blended, refresh_statistics_
 
+log = logging.getLogger(__name__)
 TRAINED, REFRESHED = "trained", "new"
 PRECISION = Precision("fp32", "channels_last")  # for all versions alike; faster than contiguous on most processors
 MOST_TUNED = 1000  # old tune images that are evaluated: more make choices slower and hardly better
@@ -138,17 +141,18 @@ class CandidateTraining:
             models by name, from the start to the candidate, and how the candidate's blend was chosen.
         """
         served_score = self.evaluate(self.start, self.images.old_tune).score
-        trained = self.train(ADAPTED, self.options.update)
+        whole = Whole(self.progress, 1 + len(self._trained_controls), log)
+        trained = self.train(ADAPTED, self.options.update, whole.part(f"candidate: {self.options.update}"))
         adapted, blend = self.choose_blend(trained.model, served_score, allowed_loss)
         found = {NONE: Trained(self.start)}
         if self.options.controls:
             # in the precision that was measured to be the fastest for the candidate
             precision = str(RunFolder(self._run_dir(ADAPTED)).read().precision)
             same = replace(self, machine=replace(self.machine, precision=precision))
-            found |= dict(same._controls(served_score, allowed_loss))
+            found |= dict(same._controls(served_score, allowed_loss, whole))
         return {**found, ADAPTED: Trained(adapted, trained.minutes)}, blend
 
-    def train(self, name: str, update: str) -> Trained:
+    def train(self, name: str, update: str, progress: Progress) -> Trained:
         """Train a copy of the start; the run folder lets a second call continue where the first was stopped."""
         distills = self.options.distill > 0 and bool(self.images.is_old.any())
         teacher = Teacher(self.served, self.options.distill, self.options.temperature, self.images.is_old)
@@ -159,7 +163,7 @@ class CandidateTraining:
             run_dir=self._run_dir(name),
             seed=self.options.seed,
             teacher=teacher if distills else None,
-            progress=self.progress,
+            progress=progress,
             **{**to_dict(self.machine), "curve": False},
         )
         # one layout, whether it was trained just now or read from its folder: sums are rounded differently in others
@@ -208,13 +212,18 @@ class CandidateTraining:
         for path in [*self.folder.glob("runs/*/*.safetensors"), *self.folder.glob("runs/*/checkpoints")]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def _controls(self, served_score: float, allowed_loss: float) -> Iterator[tuple[str, Trained]]:
+    @property
+    def _trained_controls(self) -> tuple[str, ...]:
+        """Names of the controls that are trained."""
+        return tuple(name for name in (HEAD, ALL) if self.options.controls and name != self.options.update)
+
+    def _controls(self, served_score: float, allowed_loss: float, whole: Whole) -> Iterator[tuple[str, Trained]]:
         """The controls by name; their blend is chosen as the candidate's."""
         yield STATISTICS, self._refreshed()
-        for name in (HEAD, ALL):
-            if name != self.options.update:
-                trained = self.train(name, name)
-                yield name, Trained(self.choose_blend(trained.model, served_score, allowed_loss)[0], trained.minutes)
+        for number, name in enumerate(self._trained_controls, start=1):
+            part = whole.part(f"control {number} of {len(self._trained_controls)}: {name}")
+            trained = self.train(name, name, part)
+            yield name, Trained(self.choose_blend(trained.model, served_score, allowed_loss)[0], trained.minutes)
 
     def _refreshed(self) -> Trained:
         """The start with BatchNorm statistics of the new images."""

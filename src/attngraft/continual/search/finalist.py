@@ -32,7 +32,7 @@ def train_finalist(context: SearchContext, finalist: Finalist) -> None:
     for number, run in enumerate(finalist.runs, start=1):
         if run.status != "waiting":
             continue
-        title = f"finalist {number} of {len(finalist.runs)}: {finalist.variant}, {finalist.recipe}"
+        title = f"final seed {number} of {len(finalist.runs)}: {finalist.variant}, {finalist.recipe}"
         run_dir = context.iteration.run_of(run)
         try:
             context.train(dict(finalist.params), run_dir, run.seed, title)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -32,6 +33,8 @@ from .budget import Clock, Ticking
 from .requirement import Measured, Quantity, Requirement, measure, quantities_of
 from .search_record import Iteration, SearchRecord
 from .search_space import Params, Space
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class SearchContext:
             run_dir=run_dir,
             seed=seed,
             variant=self.space.variant(params).name,
-            progress=titled(Ticking(self.progress, self.clock), title),
+            progress=titled(Ticking(self.progress, self.clock), title, log),
             on_epoch=on_epoch,
         )
 

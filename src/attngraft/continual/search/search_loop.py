@@ -86,7 +86,7 @@ def _why_to_end(context: SearchContext, trials: int | None) -> str | None:
     """Why the search is over, in words; None where it continues."""
     ended = context.record.ended
     if trials is not None and len(ended) >= trials:
-        return f"all {counted(trials, 'trial', 'were')} made"
+        return f"{'all ' if trials > 1 else ''}{counted(trials, 'trial', 'were')} made"
     if _is_reached(context, ended):
         return "the validation images show that the requirement is reached"
     speeds = [trial.seconds_per_epoch for trial in ended if trial.seconds_per_epoch] or [0.0]
@@ -186,7 +186,8 @@ def run_trial(context: SearchContext, trial: Trial) -> None:
         excess = sum(-clause.margin(costs[clause.metric]) for clause in exceeded)
         _end(context, trial, "infeasible", score=INFEASIBLE - excess, reason=f"it does not keep {exceeded[0]}")
         return
-    title = f"trial {trial.number}: {trial.variant}, {trial.recipe}"
+    asked = f" of {context.record.trials_asked}" if context.record.trials_asked else ""
+    title = f"trial {trial.number}{asked}: {trial.variant}, {trial.recipe}"
 
     def on_epoch(rows: Sequence[Mapping[str, Any]]) -> bool:
         return _must_stop(context, trial, rows)
