@@ -56,22 +56,27 @@ def plain_logging() -> Iterator[None]:
 
 
 def test_the_line_of_an_epoch_has_phase_loss_validation_rate_speed_and_time_left():
-    line = epoch_line(ROW, epochs=20, metric=METRIC, left_s=754)
+    line = epoch_line(ROW, epochs=20, metric=METRIC, lr=5e-4, left_s=754)
     assert line == (
-        "epoch 12/20 upper  loss 0.4313  val loss 0.5121  val top-1 90.0 %  lr 0.00025  1,234 images/s  12:34 left"
+        "epoch 12/20 upper  loss 0.4313  val loss 0.5121  val top-1 90.0 %  lr 0.0005  1,234 images/s  12:34 left"
     )
 
 
 def test_without_validation_images_the_line_has_the_training_score_and_none_of_the_test():
-    line = epoch_line({**ROW, "eval_split": "test"}, epochs=20, metric=METRIC, left_s=None, left_for_all_s=3723)
-    assert line == "epoch 12/20 upper  loss 0.4313  train top-1 87.5 %  lr 0.00025  1,234 images/s  all 1:02:03"
+    line = epoch_line(
+        {**ROW, "eval_split": "test"}, epochs=20, metric=METRIC, lr=5e-4, left_s=None, left_for_all_s=3723
+    )
+    assert line == "epoch 12/20 upper  loss 0.4313  train top-1 87.5 %  lr 0.0005  1,234 images/s  all 1:02:03"
 
 
 def test_a_fit_says_one_line_per_epoch_without_being_asked(plain_logging, capsys, tmp_path: Path, squares: Dataset):
-    run_fit(small_model(), squares, tmp_path / "run", recipe=short_recipe(epochs=3))
+    found = run_fit(small_model(), squares, tmp_path / "run", recipe=short_recipe(epochs=3))
     out, err = capsys.readouterr()
     assert [line.split("  ")[0] for line in err.splitlines()] == [f"epoch {k}/3 all" for k in (1, 2, 3)]
     assert out == ""
+    first, last = err.splitlines()[0], err.splitlines()[-1]
+    assert "  lr 0.05  " in first  # of its first step: the schedule falls
+    assert float(last.partition("  lr ")[2].split()[0]) > found.history[-1]["lr"]
 
 
 @pytest.mark.parametrize("level", ["WARNING", "ERROR"])

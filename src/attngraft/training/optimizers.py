@@ -77,15 +77,24 @@ def rate_factor(phase: Phase, progress: float, step: float = 0.0) -> float:
     return 1.0
 
 
+def rates_at(optimizer: torch.optim.Optimizer, factor: float, graft_factor: float = 1.0) -> list[float]:
+    """Every group's rate as a part of its highest, that of grafts times another factor."""
+    return [
+        group["peak_lr"] * factor * (graft_factor if group["part"] == "grafts" else 1.0)
+        for group in optimizer.param_groups
+    ]
+
+
 def set_rates_(optimizer: torch.optim.Optimizer, factor: float, graft_factor: float = 1.0) -> float:
-    """Set every group's rate to a part of its highest, that of grafts times another factor.
+    """Set every group's rate; see `rates_at`.
 
     Returns:
         the highest rate now in force.
     """
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor * (graft_factor if group["part"] == "grafts" else 1.0)
-    return max(group["lr"] for group in optimizer.param_groups)
+    rates = rates_at(optimizer, factor, graft_factor)
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    return max(rates)
 
 
 class Plateau:

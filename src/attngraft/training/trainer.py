@@ -43,7 +43,7 @@ from .early_stopping import (
     decide_,
 )
 from .epoch_line import epoch_line
-from .optimizers import build_optimizer, moving_average, rate_factor, set_rates_
+from .optimizers import build_optimizer, moving_average, rate_factor, rates_at, set_rates_
 from .pace import Pace
 from .phases import apply_modes_, apply_phase_, dissect, parameter_groups
 from .preparation import prepare_
@@ -214,6 +214,7 @@ class Trainer:
         apply_modes_(self.model, self.anatomy, phase, self.context.recipe.batchnorm)
         if self.position.global_step == 0 and self.context.recipe.on_nonfinite == "rollback":
             self._save(optimizer)  # so that the first epoch can be restarted too
+        highest_lr = self._highest_rate(optimizer, phase)
         with self._saved_where_stopped(optimizer):
             self._take_steps(phase, optimizer)
             # not the last step's own rate: a training that was stopped just before the evaluation took no step here
@@ -221,7 +222,7 @@ class Trainer:
         self._pace_grafts(phase)
         self._save(optimizer)
         self.write(self.position.history)
-        self._tell()
+        self._tell(highest_lr)
         if problem is not None:
             raise problem
         if self._must_stop():
@@ -304,13 +305,14 @@ class Trainer:
         self._pace.advance()
         self.progress.note({"epoch": at.epochs_done + 1, "loss": at.loss_sum / at.seen, **self._running("")})
 
-    def _tell(self) -> None:
+    def _tell(self, highest_lr: float) -> None:
         """Log the line of the epoch, in the main process."""
         if self.context.world.is_main:
             metric, left = primary(self.context.task), None if self.position.stopped else self._pace.left_s
             row, whole = self.position.history[-1], left_for_all(self.progress)
             epochs = self.context.recipe.epochs
-            log.info(epoch_line(row, epochs=epochs, metric=metric, left_s=left, left_for_all_s=whole))
+            line = epoch_line(row, epochs=epochs, metric=metric, lr=highest_lr, left_s=left, left_for_all_s=whole)
+            log.info(line)
 
     def _count_time(self, start: float) -> float:
         now = time.perf_counter()
@@ -385,6 +387,11 @@ class Trainer:
 
     def _set_rates(self, optimizer: torch.optim.Optimizer, phase: Phase, step: int) -> float:
         return set_rates_(optimizer, self._rate_at(phase, step), self.position.pace.rate)
+
+    def _highest_rate(self, optimizer: torch.optim.Optimizer, phase: Phase) -> float:
+        """Of all steps of the present epoch."""
+        factor = max(self._rate_at(phase, step) for step in range(self.steps_per_epoch))
+        return max(rates_at(optimizer, factor, self.position.pace.rate))
 
     def _rate_at(self, phase: Phase, step: int) -> float:
         """Factor on the highest learning rates at a step of the present epoch."""
