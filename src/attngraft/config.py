@@ -155,6 +155,20 @@ class Preprocessing:
         """What the loaders of images are told, so that they store them as those of the training were."""
         return {"image_size": self.stored_for or self.image_size, "channels": self.channels, "depth": self.depth}
 
+    def check_scale(self) -> Preprocessing:
+        """The same; for what somebody says, as mean and deviation of pixels of 0 to 255 are said by mistake.
+
+        Raises:
+            ConfigError: a mean or deviation above 1.
+        """
+        if max(*self.mean, *self.std) > 1:
+            mean, std = (", ".join(dict.fromkeys(f"{v:g}" for v in values)) for values in (self.mean, self.std))
+            raise ConfigError(
+                f"mean is {mean} and std is {std}: pixels are 0 to 1, so expected at most 1; divide those of pixels of 0 to 255 "
+                "by 255."
+            )
+        return self
+
     def with_channels(self, channels: int) -> Preprocessing:
         """The same for inputs of another number of channels.
 

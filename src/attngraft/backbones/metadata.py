@@ -14,6 +14,7 @@ from .channels import input_channels
 
 INFO_ATTRIBUTE = "attngraft_backbone"
 PREPROCESSING_ATTRIBUTE = "attngraft_preprocessing"
+ASSUMED_ATTRIBUTE = "attngraft_preprocessing_is_assumed"
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ def assumed_preprocessing(model: nn.Module, used: Preprocessing | None = None) -
         model: any module.
         used: where it is not what `preprocessing_of` assumes, because a size was asked for.
     """
-    if noted_preprocessing(model) is not None or _configured(model) is not None:
+    is_said = noted_preprocessing(model) is not None or _configured(model) is not None
+    if is_said and not getattr(model, ASSUMED_ATTRIBUTE, False):
         return None
     spec = (used or preprocessing_of(model)).input
     return (
         f"the model says nothing of its preprocessing: assumed are images of {spec}, normalised with the mean and "
-        "deviation of ImageNet (preprocessing= says it)"
+        "deviation of ImageNet (preprocessing= says it, --mean and --std on the command line)"
     )
 
 
@@ -96,7 +98,7 @@ def stated_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, 
         ConfigError: an unknown field, or a value that makes no sense.
     """
     if isinstance(stated, Preprocessing):
-        return stated
+        return stated.check_scale()
     if stated is None:
         return preprocessing_of(model)
     if not isinstance(stated, Mapping):
@@ -111,7 +113,8 @@ def stated_preprocessing(model: nn.Module, stated: Preprocessing | Mapping[str, 
         if isinstance(given.get(name), (int, float)):
             given[name] = (float(given[name]),) * own.channels
     values = {**to_dict(own), "stored_for": None, **given}
-    return from_dict(Preprocessing, values, where="preprocessing")
+    found = from_dict(Preprocessing, values, where="preprocessing")
+    return found.check_scale() if {"mean", "std"} & given.keys() else found
 
 
 def _configured(model: nn.Module) -> Preprocessing | None:
@@ -137,6 +140,13 @@ def note_preprocessing_(model: nn.Module, preprocessing: Preprocessing) -> nn.Mo
     if info is not None:
         note_backbone_(model, replace(info, preprocessing=preprocessing))
     setattr(model, PREPROCESSING_ATTRIBUTE, preprocessing)
+    setattr(model, ASSUMED_ATTRIBUTE, False)
+    return model
+
+
+def note_assumed_(model: nn.Module) -> nn.Module:
+    """Note that nobody said the preprocessing that is noted on the model."""
+    setattr(model, ASSUMED_ATTRIBUTE, True)
     return model
 
 

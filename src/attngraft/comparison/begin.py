@@ -9,7 +9,8 @@ from operator import index
 from pathlib import Path
 from typing import Any
 
-from ..backbones import backbone_info, preprocessing_of
+from ..backbones import backbone_info
+from ..config import Preprocessing
 from ..data import Dataset
 from ..data.cross_validation import Folds, cross_validation
 from ..errors import ConfigError
@@ -57,6 +58,7 @@ class ComparisonRequest:
         tune, robustness: as in `AnalysisPlan`.
         is_pilot: whether the runs are to plan the comparison with, whose looks are fixed later.
         folds, repeats: of cross-validation, which takes the place of `seeds`; 0 folds for a test set.
+        preprocessing: as in `ModelSource`.
     """
 
     backbone: str
@@ -75,6 +77,7 @@ class ComparisonRequest:
     is_pilot: bool = False
     folds: int = 0
     repeats: int = 1
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None
 
     @property
     def runs(self) -> int | Sequence[int]:
@@ -117,14 +120,20 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
     variants = under(settings.recipe, matched_controls(with_earlier(variants, earlier_variants(folder))))
     seeds = with_earlier_seeds(folder, _seeds(wanted.runs), variants)
     published = starts_pretrained(wanted.pretrained, wanted.backbone, settings.recipe, wanted.weights)
-    source = ModelSource(wanted.backbone, published, wanted.weights, in_channels=settings.data.channels)
+    source = ModelSource(
+        wanted.backbone,
+        published,
+        wanted.weights,
+        in_channels=settings.data.channels,
+        preprocessing=wanted.preprocessing,
+    )
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     with watched(progress if world.is_main else Silent()) as shown, ExitStack() as held:
         claim = Claim(folder, held)
         if world.share(is_comparison(folder)):
             world.in_main(claim)  # in use: refused before any image is read
         template = source.template()
-        preprocessing = settings.data.preprocessing(preprocessing_of(template))
+        source, preprocessing = source.settled(template, settings.data)
         spec = preprocessing.input
         variants = world.in_main(lambda: with_larger(variants, source, spec.shape, folder))
         record, reading = folder / COMPARISON_FILE, Reading(shown)

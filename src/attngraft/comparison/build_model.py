@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..backbones import create_backbone
+from ..backbones import (
+    assumed_preprocessing,
+    create_backbone,
+    note_preprocessing_,
+    preprocessing_of,
+    stated_preprocessing,
+)
+from ..config import Preprocessing
 from ..errors import ConfigError
+from ..settings import DataSettings
 from ..surgery import GraftPlan, grafts, renew_head_
+from ..training import join_world
 from .variants import Variant
 
+log = logging.getLogger(__name__)
 InputShape = tuple[int, int, int]
 
 
@@ -27,6 +39,7 @@ class ModelSource:
         weights: a file of weights instead of these.
         allow_grafts: whether the backbone may be a run that has grafts already.
         in_channels: of the images; the backbone's own where not given.
+        preprocessing: how the models want their images, or some of it, where they do not say.
     """
 
     backbone: str
@@ -34,10 +47,26 @@ class ModelSource:
     weights: Path | None = None
     allow_grafts: bool = False
     in_channels: int | None = None
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None
 
     def template(self) -> nn.Module:
         """The backbone without weights that mean anything, to plan with."""
         return replace(self, pretrained=False, weights=None).fresh(2, 0)
+
+    def settled(self, template: nn.Module, data: DataSettings) -> tuple[ModelSource, Preprocessing]:
+        """How all models get their images, and the source that says so to each; what is assumed is said here, once.
+
+        Args:
+            template: as from `template`.
+            data: what is chosen of it.
+        """
+        preprocessing = data.preprocessing(preprocessing_of(template))
+        assumed = None if data.says_scale else assumed_preprocessing(template, preprocessing)
+        if assumed is None:
+            return self, preprocessing
+        if join_world().is_main:
+            log.info(assumed)
+        return replace(self, preprocessing={}), preprocessing
 
     def fresh(self, outputs: int | Sequence[str], seed: int) -> nn.Module:
         """The plain backbone with a head for these outputs: a new one, unless a run was trained on exactly these.
@@ -62,6 +91,8 @@ class ModelSource:
             )
             if names:
                 renew_head_(model, names)
+        if self.preprocessing is not None:
+            note_preprocessing_(model, stated_preprocessing(model, self.preprocessing))
         if grafts(model) and not self.allow_grafts:
             raise ConfigError(
                 f"the backbone {self.backbone} has grafts already: give a plain one, such as the run of the variant none."

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..answers import Question
-from ..config import to_dict
+from ..config import Preprocessing, to_dict
 from ..data import Dataset
 from ..data_frames import data_frame
 from ..locking import check_free
@@ -90,6 +90,7 @@ def compare(
     repeats: int = 1,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     run_dir: str | Path,
     progress: Progress | None = None,
     command: str | None = None,
@@ -119,6 +120,7 @@ def compare(
         repeats: how many times all images are parted into folds anew.
         pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch".
         weights: a file of weights to start from, as for `create_backbone`.
+        preprocessing: how a network of your own wants its images, as for `fit`; what is assumed without it is logged.
         run_dir: a new folder, or that of the same comparison to be continued.
         progress: where to show progress; a bar on a terminal where not given.
         command: the command line, for the record.
@@ -145,6 +147,7 @@ def compare(
         robustness=robustness,
         folds=folds,
         repeats=repeats,
+        preprocessing=preprocessing,
     )
     asked = _question(data, wanted) if isinstance(backbone, str) else None
     if asked is not None and asked.answer() is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from ..config import DEFAULT_DEPTH, MOST_CHANNELS, RESIZES, ImageSize, Preprocessing, Resize, setting, sides
 from ..errors import ConfigError, nearest
@@ -26,6 +27,18 @@ class DataSettings:
     )
     channels: int | None = setting(
         None, "Channels of the images, such as 1 for grey or 12 for satellites; 3 for a published backbone.", flag=True
+    )
+    mean: float | str | tuple[float, ...] | None = setting(
+        None,
+        "Mean of the pixels (0 to 1) to normalise with, such as 0.5, or one for each channel; the backbone's own by default.",
+        flag=True,
+        metavar="NUMBER,...",
+    )
+    std: float | str | tuple[float, ...] | None = setting(
+        None,
+        "Standard deviation of the pixels (0 to 1) to normalise with, as --mean.",
+        flag=True,
+        metavar="NUMBER,...",
     )
     depth: str | int | tuple[float, float] = setting(
         "auto",
@@ -78,12 +91,19 @@ class DataSettings:
             raise ConfigError(f"resize is {self.resize!r}: {nearest(self.resize, RESIZES)}")
         if self.channels is not None and not 1 <= self.channels <= MOST_CHANNELS:
             raise ConfigError(f"channels is {self.channels}: expected 1 to {MOST_CHANNELS:,}.")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _numbers(name, getattr(self, name)))
+
+    @property
+    def says_scale(self) -> bool:
+        """Whether what images are normalised with is chosen here, and not assumed."""
+        return self.mean is not None or self.std is not None
 
     def preprocessing(self, own: Preprocessing) -> Preprocessing:
         """How a model gets its images: as it wants them, but for what is chosen here.
 
         Raises:
-            ConfigError: it takes another number of channels.
+            ConfigError: it takes another number of channels, or mean and std are not those of pixels of 0 to 1.
         """
         if self.channels not in (None, own.channels):
             raise ConfigError(
@@ -91,4 +111,26 @@ class DataSettings:
                 f"the model for them (create_backbone(..., in_channels={self.channels}))."
             )
         size, resize = self.image_size or own.image_size, self.resize or own.resize
-        return replace(own, image_size=size, resize=resize, stored_for=None, depth=DEFAULT_DEPTH)
+        chosen = replace(own, image_size=size, resize=resize, stored_for=None, depth=DEFAULT_DEPTH)
+        if not self.says_scale:
+            return chosen
+        mean, std = _for_each(self.mean, own.mean), _for_each(self.std, own.std)
+        return replace(chosen, mean=mean, std=std).check_scale()
+
+
+def _numbers(name: str, value: float | str | tuple[float, ...] | None) -> float | tuple[float, ...] | None:
+    """The value, with "0.5" and "0.5,0.4,0.3" as numbers."""
+    if not isinstance(value, str):
+        return value
+    try:
+        numbers = tuple(float(part) for part in value.split(","))
+    except ValueError:
+        raise ConfigError(f"{name} is {value!r}: expected a number such as 0.5, or one for each channel.") from None
+    return numbers if numbers[1:] else numbers[0]
+
+
+def _for_each(value: Any, own: tuple[float, ...]) -> tuple[float, ...]:
+    """A value for each channel; those of the model where none is given."""
+    if value is None:
+        return own
+    return value if isinstance(value, tuple) else (float(value),) * len(own)

@@ -25,7 +25,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..backbones import SOURCES, BackboneInfo, BackboneSource, note_backbone_, preprocessing_of
+from ..backbones import (
+    SOURCES,
+    BackboneInfo,
+    BackboneSource,
+    assumed_preprocessing,
+    note_assumed_,
+    note_backbone_,
+    preprocessing_of,
+)
 from ..backbones.channels import adapt_input_, input_channels
 from ..errors import BackboneError, GraftError, nearest
 from ..registry import Registry
@@ -260,7 +268,9 @@ def _create(spec: str, outputs: int | None, pretrained: bool, in_channels: int |
         adapt_input_(model, in_channels)
         preprocessing = preprocessing.with_channels(in_channels)
     info = BackboneInfo(network.spec, outputs or 2, preprocessing, weights="as it was given")
-    return note_backbone_(model.train(), info)
+    is_assumed = assumed_preprocessing(model) is not None
+    note_backbone_(model.train(), info)
+    return note_assumed_(model) if is_assumed else model
 
 
 def _known(spec: str) -> OwnNetwork:

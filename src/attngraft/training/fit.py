@@ -144,7 +144,8 @@ def fit(
     world, device = join_world(settings.machine), settings.machine.resolve_device()
     check_live(model)
     own = stated_preprocessing(model, preprocessing)
-    is_stated, preprocessing = preprocessing is not None, settings.data.preprocessing(own)
+    is_stated = preprocessing is not None or settings.data.says_scale
+    preprocessing = settings.data.preprocessing(own)
     source = None if is_stated else preprocessing_source(model, preprocessing)
     run = RunFolder(Path(run_dir).expanduser())
     shows = watched(progress if world.is_main else Silent())

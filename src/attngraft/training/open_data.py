@@ -32,6 +32,9 @@ def starts_pretrained(asked: bool | None, backbone: str, recipe: Recipe, weights
     return weights is None and has_pretrained(backbone) and recipe.name != "scratch"
 
 
+NOT_OF_LOADING = ("resample_train", "mean", "std")  # fields of the data settings that loading has no use for
+
+
 def open_data(
     source: str | Path | Dataset | Any,
     settings: Settings,
@@ -69,7 +72,7 @@ def open_data(
             )
         return source if chosen.task is None else replace(source, task=chosen.task)
     val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.needs_validation else 0.0)
-    loaded = {name: value for name, value in asdict(chosen).items() if name != "resample_train"}
+    loaded = {name: value for name, value in asdict(chosen).items() if name not in NOT_OF_LOADING}
     options = loaded | {"val_fraction": val_fraction, "task": reads, "resize": preprocessing.resize}
     depth = recorded_depth(begun) if chosen.depth == "auto" else chosen.depth
     options |= preprocessing.read_options | {"depth": depth}

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ...backbones import backbone_info, has_pretrained, preprocessing_of
+from ...backbones import backbone_info, has_pretrained
 from ...comparison import split_variants
 from ...comparison.build_model import ModelSource
 from ...config import Preprocessing
@@ -68,6 +68,7 @@ def iterate(
     recipes: Sequence[str | Path | Recipe] | None = None,
     pretrained: bool | None = None,
     weights: str | Path | None = None,
+    preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     command: str | None = None,
@@ -88,6 +89,7 @@ def iterate(
             "scratch" for others, where not given. All get as many epochs as the first.
         pretrained: start from published weights; where not given, yes if there are any.
         weights: a file of weights to start from, as for `create_backbone`.
+        preprocessing: how a network of your own wants its images, as for `fit`; what is assumed without it is logged.
         seed: of the search and of its trials; the finalist's are those that follow.
         progress: where to show progress; a bar on a terminal where not given.
         command: the command line, for the record.
@@ -110,18 +112,18 @@ def iterate(
     variants = split_variants(attentions) if isinstance(attentions, str) else attentions
     searched, settings = _settings(names, overrides)
     published = starts_pretrained(pretrained, backbone, searched[0], start)
-    source = ModelSource(backbone, published, start, in_channels=settings.data.channels)
+    source = ModelSource(backbone, published, start, in_channels=settings.data.channels, preprocessing=preprocessing)
     device, folder = settings.machine.resolve_device(), Path(run_dir).expanduser()
     check_folder(folder)
     with watched(progress) as shown:
         template = source.template()
-        preprocessing = settings.data.preprocessing(preprocessing_of(template))
-        spec = preprocessing.input
+        source, used = source.settled(template, settings.data)
+        spec = used.input
         space = build_space(variants, searched, set(overrides) & set(recipe_fields()), template, spec)
         first = replace(settings, recipe=searched[0])
         begun, reading = folder / ITERATION_FILE, Reading(shown)
-        dataset = open_data(data, first, preprocessing=preprocessing, begun=begun, progress=reading)
-        preprocessing = replace(preprocessing, depth=dataset.depth)
+        dataset = open_data(data, first, preprocessing=used, begun=begun, progress=reading)
+        used = replace(used, depth=dataset.depth)
         blind, task = _without_test_images(dataset), create_task(dataset.task, dataset.classes)
         space = space.without(_unsupported(task))
         requirement = parse_requirement(until, known := quantities_of(task))
@@ -137,7 +139,7 @@ def iterate(
             pretrained=source.pretrained,
             weights=info.weights if start is not None and info is not None else None,
             space=space.describe(),
-            preprocessing=preprocessing,
+            preprocessing=used,
             data=DataRecord.of(dataset),
             quantities={name: quantity.describe() for name, quantity in known.items()},
             group_by=dataset.grouped_by,
@@ -153,8 +155,8 @@ def iterate(
                     settings=settings,
                     task=task,
                     dataset=blind,
-                    preprocessing=preprocessing,
-                    precision=_precision(opened, settings, template, preprocessing, device),
+                    preprocessing=used,
+                    precision=_precision(opened, settings, template, used, device),
                     device=device,
                     requirement=requirement,
                     clock=Clock(folder / CLOCK_FILE, budget_s, started),
