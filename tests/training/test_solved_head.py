@@ -79,6 +79,8 @@ def test_the_layer_that_makes_the_logits_is_found_where_it_is_alone(make, path):
 
 def test_a_probe_changes_the_head_alone_and_is_what_is_evaluated(tmp_path: Path):
     model, data = droppy_model(), coloured_squares()
+    for norm in (model.stem[1], model.branch[1]):
+        norm.running_mean.fill_(0.2)  # a network that was trained
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     result = run_fit(model, data, tmp_path / "run", recipe=PROBE)
     moved = {name for name, tensor in result.model.state_dict().items() if not torch.equal(tensor, before[name])}
@@ -87,6 +89,26 @@ def test_a_probe_changes_the_head_alone_and_is_what_is_evaluated(tmp_path: Path)
     assert result.score > 0.6
     record = RunFolder(result.run_dir).read()
     assert record.preparation[0].startswith("the head was solved on the features of 48 training images")
+
+
+def test_batchnorm_of_a_new_network_is_measured_before_its_head_is_solved(tmp_path: Path):
+    """Else the features of the first step would have other units than those that the head was solved on."""
+    still = Recipe("still", (replace(TWO_PHASES[1], epochs=1, lr=1e-12),), head="solve", batch_size=16, augment="none")
+    result = run_fit(small_model(), coloured_squares(), tmp_path / "run", recipe=still)
+    solved = run_fit(small_model(), coloured_squares(), tmp_path / "probe", recipe=PROBE)
+    assert result.history[0]["train_loss"] < 2 * solved.evaluation.loss
+    record = RunFolder(result.run_dir).read()
+    assert record.preparation[0] == "the statistics of 3 layers of BatchNorm were measured on 48 training images."
+
+
+@pytest.mark.parametrize(("policy", "moves"), [("frozen", False), ("fixed", False), ("recalibrate", True)])
+def test_a_probe_measures_batchnorm_where_it_is_asked_to(tmp_path: Path, policy, moves):
+    model = droppy_model()
+    for norm in (model.stem[1], model.branch[1]):
+        norm.running_mean.fill_(0.2)
+    before = model.stem[1].running_mean.clone()
+    run_fit(model, coloured_squares(), tmp_path / "run", recipe=replace(PROBE, batchnorm=policy))
+    assert torch.equal(model.stem[1].running_mean, before) != moves
 
 
 def test_grafts_that_are_identities_start_with_the_same_head(tmp_path: Path):
@@ -189,7 +211,7 @@ def test_a_probe_has_no_epochs(option: str):
 def test_features_beyond_memory_are_those_of_fewer_images(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(solved_head, "MOST_FEATURE_BYTES", 4 * 128 * 20)
     result = run_fit(droppy_model(), coloured_squares(), tmp_path / "run", recipe=PROBE)
-    assert "20 training images of 48" in RunFolder(result.run_dir).read().preparation[0]
+    assert "20 training images of 48" in RunFolder(result.run_dir).read().preparation[-1]
 
 
 def test_rare_classes_weigh_more_where_the_recipe_says_so(tmp_path: Path):

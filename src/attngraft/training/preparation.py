@@ -48,13 +48,12 @@ def prepare_(
         numbers = itertools.count(1)
         return lambda: doing(progress, f"{what}, {next(numbers)} of {counted(batches, 'batch')}")
 
-    for phase in recipe.phases[number : number + 1]:
-        paths = _recalibrated(anatomy, phase, context, number)
-        if paths:
-            tell = counting("measuring BatchNorm")
-            found = recalibrate_(model, paths, train, context.evaluation, before_batch=before_batch, advance=tell)
-            layers, images = counted(found, "layer"), counted(len(train), "training image")
-            done.append(f"the statistics of {layers} of BatchNorm were measured on {images}.")
+    paths = _measured(anatomy, context, number)
+    if paths:
+        tell = counting("measuring BatchNorm")
+        found = recalibrate_(model, paths, train, context.evaluation, before_batch=before_batch, advance=tell)
+        layers, images = counted(found, "layer"), counted(len(train), "training image")
+        done.append(f"the statistics of {layers} of BatchNorm were measured on {images}.")
     if number == 0 and recipe.head == "solve":
         options = LossOptions(recipe.loss, recipe.label_smoothing, recipe.class_weights)
         if recipe.sampler == "balanced":
@@ -69,9 +68,16 @@ def prepare_(
     return done
 
 
-def _recalibrated(anatomy: Anatomy, phase: Phase, context: RunContext, number: int) -> set[str]:
-    """Paths of the layers to measure: once for the recipe, at its first phase, and for each phase that asks for it."""
-    own = context.recipe.batchnorm if number == 0 and phase.batchnorm is None else phase.batchnorm
-    if own != "recalibrate" or len(context.dataset.train) < 2:
+def _measured(anatomy: Anatomy, context: RunContext, number: int) -> set[str]:
+    """Paths of the layers whose statistics are measured before a phase.
+
+    Once for the recipe, at its first phase, and for each phase that asks for it. Where the head is solved, layers of a new
+    network too: features in other units than those of training would be worth nothing to the head.
+    """
+    recipe = context.recipe
+    if len(context.dataset.train) < 2 or number >= max(len(recipe.phases), 1):
         return set()
-    return kept_norms(anatomy, phase, own)
+    phase = recipe.phases[number] if recipe.phases else Phase("none")
+    policy = phase.batchnorm or (recipe.batchnorm if number == 0 else "train")
+    paths = kept_norms(anatomy, phase, policy) if policy == "recalibrate" else set()
+    return paths | set(anatomy.new_norms) if number == 0 and recipe.head == "solve" else paths
