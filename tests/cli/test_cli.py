@@ -103,6 +103,15 @@ def test_predictions_go_to_a_new_file_and_never_over_another(attngraft, saved, i
     assert (code, "nothing is overwritten" in err) == (2, True)
     code, _, err = attngraft("predict", saved, images / "dark", "--out", tmp_path / "p.xlsx")
     assert (code, "expected the name of a .csv or .json file" in err) == (2, True)
+    code, _, err = attngraft("predict", "nowhere", images / "dark", "--out", tmp_path / "p.csv" / "q.csv")
+    assert (code, "p.csv is no folder" in err) == (2, True)
+
+
+@pytest.mark.parametrize("verb", [("fit", "--attention", "se"), ("compare", "--attention", "se")])
+def test_a_recipe_that_trains_no_grafts_is_refused_before_the_images_are_read(attngraft, tmp_path, verb):
+    asked = ("nowhere", "--backbone", "small-cnn", "--recipe", "probe", "--out", tmp_path / "run")
+    code, _, err = attngraft(verb[0], *asked, *verb[1:])
+    assert (code, "solves the head alone" in err) == (2, True)
 
 
 def test_labels_give_the_accuracy_beside_the_predictions(attngraft, saved, images, tmp_path):

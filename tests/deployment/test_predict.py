@@ -185,3 +185,37 @@ def test_a_csv_file_without_images_is_refused(tmp_path, model):
     (tmp_path / "list.csv").write_text("path\nnowhere.png\n")
     with pytest.raises(DataError, match="there is no"):
         ag.predict(model, tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "words"),
+    [
+        ("photos", "id,class\n0/0.png,0\n", "expected two columns, path,label"),
+        ("photos", None, "does not exist"),
+        ("photos", "path,label\n", "no images"),
+        ("nowhere", "path,label\n0/0.png,0\n", "there is no"),
+        ("list.csv", "path,label\n0/0.png,0\n", "there is no"),
+    ],
+    ids=["header", "no labels", "empty labels", "no images", "listed and not there"],
+)
+def test_what_cannot_be_read_is_said_before_the_network_is_loaded(tmp_path, photos, images, labels, words):
+    (tmp_path / "list.csv").write_text("path\nnowhere.png\n")
+    if labels is not None:
+        (tmp_path / "labels.csv").write_text(labels)
+    place = photos if images == "photos" else tmp_path / images
+    with pytest.raises(DataError, match=words):
+        ag.predict(tmp_path / "no-run", [place], labels=tmp_path / "labels.csv")
+
+
+@pytest.mark.parametrize("header", ["image,label", "Image,note,label", "path,image,label"])
+def test_labels_may_call_the_images_as_predictions_do(tmp_path, photos, named, header):
+    cells = {"path": str(photos / "1/3.png"), "image": str(photos / "1/3.png"), "note": "x", "label": "1"}
+    line = ",".join(cells[name.lower()] for name in header.split(","))
+    (tmp_path / "labels.csv").write_text(f"{header}\n{line}\n")
+    assert ag.predict(named, photos, labels=tmp_path / "labels.csv").labelled == 1
+    (tmp_path / "images.csv").write_text(f"label,image\n1,{photos / '0/0.png'}\n")
+    assert ag.predict(named, tmp_path / "images.csv").ids == (str(photos / "0/0.png"),)
+
+
+def test_images_that_can_be_gone_through_once_are_all_predicted(photos, model):
+    assert len(ag.predict(model, (path for path in sorted(photos.glob("*/*.png")))).ids) == 5

@@ -72,7 +72,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "bench": bench.run,
     "cache": cache.run,
 }
-WATCHED = ("fit", "power", "compare", "explain", "fold", "iterate", "store", "adapt", "watch", "bench")
+WATCHED = ("fit", "power", "compare", "explain", "fold", "iterate", "store", "adapt", "watch", "predict", "bench")
 CONTINUED = ("fit", "power", "compare", "iterate", "adapt", "watch")
 
 

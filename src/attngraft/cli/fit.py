@@ -52,12 +52,14 @@ def run(
     from ..settings import resolve_settings
     from ..surgery import backbone_spec, graft_plan, saved_classes
     from ..training import Reading, RunFolder, Silent, fit, join_world, open_data, starts_pretrained, watched
+    from ..training.preflight import check_grafts_learn
 
     chosen = resolve_settings(recipe, settings)
     world = join_world(chosen.machine)
     world.in_main(lambda: check_free(run_dir))
     variant = Variant("none", "none") if attention == "none" else parse_variant(attention)
     chosen = replace(chosen, recipe=variant.recipe(chosen.recipe))
+    check_grafts_learn(chosen.recipe, has_grafts=not variant.is_plain)
     backbone = backbone_spec(backbone)
     start = starts_pretrained(pretrained, backbone, chosen.recipe, weights)
     source = ModelSource(backbone, start, weights, allow_grafts=True, in_channels=chosen.data.channels)

@@ -40,10 +40,10 @@ def run(
     as_json: options.Json = False,
 ) -> None:
     """Predict images: classes, labels or numbers, and the accuracy where labels are given."""
+    file, kind = _target(out, as_json)
     from ..data import printable
     from ..deployment import predict
 
-    file, kind = _target(out, as_json)
     found = predict(
         model,
         images,
@@ -74,7 +74,7 @@ def _target(out: str | None, as_json: bool) -> tuple[Path | None, str]:
 
     Raises:
         ConfigError: no such format.
-        RunError: there is such a file.
+        RunError: there is such a file, or a file where its folder should be.
     """
     if out is None or out in FORMATS:
         return None, "json" if as_json else out or "csv"
@@ -84,6 +84,9 @@ def _target(out: str | None, as_json: bool) -> tuple[Path | None, str]:
         raise ConfigError(f"--out is '{out}': expected the name of a .csv or .json file, or csv or json to print it.")
     if os.path.lexists(file):
         raise RunError(f"{file} is there already, and nothing is overwritten: choose another name, or remove it.")
+    place = next(folder for folder in file.absolute().parents if os.path.lexists(folder))
+    if not place.is_dir():
+        raise RunError(f"{file} cannot be written, because {place} is no folder: choose another name.")
     return file, kind
 
 

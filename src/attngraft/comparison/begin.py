@@ -31,6 +31,7 @@ from ..training import (
     watched,
 )
 from ..training.disk_space import kept_bytes, working_bytes
+from ..training.preflight import check_grafts_learn
 from .analysis_plan import AnalysisPlan
 from .build_model import ModelSource
 from .comparison_context import ComparisonContext
@@ -118,6 +119,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
     _check_folds(wanted)
     variants = parse_variants(wanted.attentions, wanted.controls)
     variants = under(settings.recipe, matched_controls(with_earlier(variants, earlier_variants(folder))))
+    check_grafts_learn(settings.recipe, has_grafts=not all(variant.is_plain for variant in variants))
     seeds = with_earlier_seeds(folder, _seeds(wanted.runs), variants)
     published = starts_pretrained(wanted.pretrained, wanted.backbone, settings.recipe, wanted.weights)
     source = ModelSource(

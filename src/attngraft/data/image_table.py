@@ -101,7 +101,7 @@ def read_paths(table: Path) -> list[Path]:
     """
     expected = "expected a column of paths, relative to the file"
     rows = read_rows(table, expected)
-    names = [_column(cell) for cell in rows[0].cells] if rows else []
+    names = _columns(rows[0].cells) if rows else ()
     is_headed = bool(rows) and ("path" in names or Path(rows[0].cells[0]).suffix.lower() not in EXTENSIONS)
     at = names.index("path") if "path" in names else 0
     listed = rows[is_headed:]
@@ -203,7 +203,7 @@ def _read(table: Path, task: str | None, expected: str, strictly: tuple[str, ...
     rows = read_rows(table, expected)
     if not rows:
         raise DataError(f"{printable(table)} lists no images: {expected}, one line for each image.")
-    names = tuple(_column(cell) for cell in rows[0].cells)
+    names = _columns(rows[0].cells)
     if set(strictly) <= set(names):
         columns, rows = names, rows[1:]
         if len(set(columns)) < len(columns) or "" in columns:
@@ -227,6 +227,15 @@ def _check_no_header(table: Path, first: Row, expected: str) -> None:
         raise DataError(f"the first line of {printable(table)} reads {first}: {expected}.")
 
 
+def _columns(cells: Sequence[str]) -> tuple[str, ...]:
+    """The names of columns; where none is called path, the one called image is that, as in what `predict` writes."""
+    names = tuple(map(_column, cells))
+    lowered = [name.lower() for name in names]
+    if "path" in names or lowered.count("image") != 1:
+        return names
+    return tuple("path" if low == "image" else name for name, low in zip(names, lowered, strict=True))
+
+
 def _column(cell: str) -> str:
     """The name of a column; those with a meaning may be written in capitals."""
     name = cell.strip()
@@ -240,7 +249,7 @@ def is_image_table(file: Path) -> bool:
     except DataError:
         return False
     cells = first[0].cells if first else ("",)
-    return "path" in map(_column, cells) or Path(cells[0]).suffix.lower() in EXTENSIONS
+    return "path" in _columns(cells) or Path(cells[0]).suffix.lower() in EXTENSIONS
 
 
 def _group(line: _Line, column: str) -> str:

@@ -124,6 +124,13 @@ def labels_of(source: str | Path, classes: Sequence[str], channels: int = 3) -> 
     return {(base / name).resolve(): label for name, label in zip(names, labels, strict=True)}
 
 
+def check_labels(source: str | Path) -> None:
+    """Raise DataError for labels that are not there or cannot be read, before anything is known of the classes."""
+    place = Path(source).expanduser()
+    if not place.is_dir() or _tables_in(place):
+        _listed(place, (), True, 3)
+
+
 def _in_groups(images: ImageSet, rule: str | None, tables: Sequence[Path]) -> ImageSet:
     """The images with the groups of a rule, which may be a column of their tables."""
     column = column_of(rule)

@@ -23,7 +23,7 @@ from .loader import one_thread
 from .pixel_store import as_tensor, short_side_limit, shrink
 from .read_image import PIXEL_CAP
 from .transforms import ImageTransform, build_transform
-from .walk_folders import list_images
+from .walk_folders import check_exist, list_images
 
 Images: TypeAlias = ImageLike | Dataset | ImageSet | Iterable[ImageLike]
 """What `InputReader.named` takes."""
@@ -99,11 +99,9 @@ class InputReader:
     def _files(self, path: str | PathLike[str]) -> Iterable[tuple[str, str | Path]]:
         if not str(path):
             raise DataError(f"the path is empty: give {IMAGE_KINDS}, a folder, or several of them.")
-        if isinstance(path, str) and ":" in path and not Path(path).exists():
-            return [(path, path)]  # an address, which `decode_any` refuses in words, or no file
-        place = Path(path).expanduser()
-        files = read_paths(place) if place.suffix.lower() == ".csv" else [place]
-        return [(str(file), file) for file in list_images(files, self.preprocessing.channels)]
+        if _is_address(path):
+            return [(str(path), str(path))]  # which `decode_any` refuses in words
+        return [(str(file), file) for file in list_images(_named_by(path), self.preprocessing.channels)]
 
     def _of_set(self, images: ImageSet, position: int) -> torch.Tensor:
         return self._arrange(images.image(position))
@@ -111,6 +109,28 @@ class InputReader:
     def _arrange(self, image: torch.Tensor) -> torch.Tensor:
         with one_thread():
             return self.transform.arrange(image)
+
+
+def check_there(images: Any) -> None:
+    """Raise DataError for a path that is not there, or a list of paths that cannot be read.
+
+    Args:
+        images: as `InputReader.named` takes them; what can be gone through only once is left alone.
+    """
+    if isinstance(images, (str, PathLike, list, tuple, np.ndarray)):
+        paths = [one for one in _one_by_one(images) if isinstance(one, (str, PathLike)) and str(one)]
+        check_exist(place for path in paths if not _is_address(path) for place in _named_by(path))
+
+
+def _is_address(path: str | PathLike[str]) -> bool:
+    """Whether it is an address, or no file."""
+    return isinstance(path, str) and ":" in path and not Path(path).exists()
+
+
+def _named_by(path: str | PathLike[str]) -> list[Path]:
+    """The file or folder, or those that a CSV file lists."""
+    place = Path(path).expanduser()
+    return read_paths(place) if place.suffix.lower() == ".csv" else [place]
 
 
 def _one_by_one(images: Any) -> Iterable[Any]:

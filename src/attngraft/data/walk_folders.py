@@ -118,15 +118,21 @@ def list_images(sources: Iterable[str | Path], channels: int = 3) -> tuple[Path,
 
 
 def _images_of(source: Path, channels: int) -> Iterator[Path]:
+    check_exist([source])
     if source.is_dir():
         found = [source / name for name in walk_images(source, extensions_of(channels))]
         if not found:
             raise DataError(f"there are no images in {printable(source)}: give image files or a folder that has some.")
         yield from found
-    elif os.path.lexists(source):
-        yield source
     else:
-        raise DataError(f"there is no {printable(source)}: give image files or folders.")
+        yield source
+
+
+def check_exist(places: Iterable[Path]) -> None:
+    """Raise DataError for the first file or folder that is not there."""
+    for place in places:
+        if not os.path.lexists(place):
+            raise DataError(f"there is no {printable(place)}: give image files or folders.")
 
 
 def walk(folder: Path, prefix: str, seen: set[tuple[int, int]], passed: Passed | None = None) -> Iterator[str]:

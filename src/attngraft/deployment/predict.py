@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..backbones import assumed_preprocessing, stated_preprocessing
 from ..config import Preprocessing
 from ..data import Images, InputReader, UnreadableImageError, printable
-from ..data.labelled_images import labels_of
+from ..data.labelled_images import check_labels, labels_of
+from ..data.model_inputs import check_there
 from ..data.targets import ClassLabels
 from ..data_frames import data_frame
 from ..errors import DataError, counted
@@ -154,6 +155,9 @@ def predict(
         ConfigError: an unknown precision or device.
     """
     chosen, where = parse_precision(precision), MachineSettings(device=device).resolve_device()
+    check_there(images)
+    if labels is not None:
+        check_labels(labels)
     model = run_or_model if isinstance(run_or_model, nn.Module) else load(run_or_model)
     check_live(model)
     if chosen is None:

@@ -41,15 +41,20 @@ def check_fit(model: nn.Module, context: RunContext) -> Anatomy:
     record = check_outputs(model, context)
     check_validation(context.dataset, context.recipe)
     anatomy = check_phases(model, context.recipe, context.preprocessing.input, record)
-    if not context.recipe.phases and grafts(model):
-        raise ConfigError(
-            f"recipe '{context.recipe.name}' solves the head alone, so the grafts would stay as they are: take three-phase, "
-            "or a model without grafts."
-        )
+    check_grafts_learn(context.recipe, has_grafts=bool(grafts(model)))
     _ = context.batch_size
     if context.settings.machine.tensorboard and find_spec("tensorboard") is None:
         raise ConfigError("tensorboard is not installed: pip install attngraft[tensorboard].")
     return anatomy
+
+
+def check_grafts_learn(recipe: Recipe, *, has_grafts: bool) -> None:
+    """Raise ConfigError where a recipe without phases would leave grafts as they are."""
+    if has_grafts and not recipe.phases:
+        raise ConfigError(
+            f"recipe '{recipe.name}' solves the head alone, so the grafts would stay as they are: take three-phase, "
+            "or a model without grafts."
+        )
 
 
 def check_task(context: RunContext) -> None:
