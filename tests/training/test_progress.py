@@ -12,7 +12,7 @@ from training_helpers import AtStep, run_fit, short_recipe, small_model
 from attngraft.console_log import ConsoleHandler, quiet
 from attngraft.data import Dataset
 from attngraft.tasks import Classification, primary
-from attngraft.training import Silent, Whole, watched
+from attngraft.training import Silent, Told, Whole, watched
 from attngraft.training.epoch_line import epoch_line
 from attngraft.training.pace import Pace
 from attngraft.training.progress import Part, Reading, doing, left_for_all
@@ -212,6 +212,22 @@ def test_the_time_left_for_all_counts_parts_that_were_trained_and_none_that_were
     last.start("training", 10)
     last.advance(10)
     assert whole.summary("runs", "best so far: cbam") == "4 of 4 runs done  best so far: cbam"
+
+
+def test_a_long_task_says_every_few_seconds_how_far_it_is(caplog):
+    caplog.set_level("INFO", "attngraft")
+    clock = Clock()
+    told = Told(Silent(), LOG, every_s=10, clock=clock)
+    told.start("perturbing images", 1200)
+    for seconds in (6, 6, 6, 60, 60):
+        clock.now += seconds
+        told.advance(240)
+    told.stop()
+    assert [record.getMessage() for record in caplog.records] == [
+        "perturbing images ...",
+        "perturbing images  480 of 1,200  0:18 left",
+        "perturbing images  960 of 1,200  0:20 left",
+    ]
 
 
 def test_a_task_that_is_no_part_has_no_time_for_all():

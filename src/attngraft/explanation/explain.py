@@ -22,7 +22,7 @@ from ..statistics.interval import Interval
 from ..surgery import graft_plan, grafts
 from ..surgery.fold import KEPT
 from ..timestamp import timestamp
-from ..training import FitResult, MachineSettings, Progress
+from ..training import FitResult, MachineSettings, Progress, Silent, Told
 from .decouple import decouple
 from .explanation_record import Decoupling, EpochGates, ExplanationRecord, FoldingRecord, Pointing, Worth, in_groups
 from .folding import Step, check_tolerance, fold, loss_clause, silent
@@ -148,7 +148,7 @@ def explain(
     if isinstance(run, nn.Module) and (assumed := assumed_preprocessing(run)) is not None:
         log.warning("%s", assumed)
     where = MachineSettings(device=device).resolve_device()
-    say = progress or silent
+    say, shown = progress or silent, Told(bars or Silent(), log)
     say("reading images")
     options = {
         "skip_broken": skip_broken,
@@ -163,18 +163,19 @@ def explain(
         seen = seen_in_training(subject.run_dir, model, view)
         record = replace(record, notes=(seen,) if seen else ())
     if grafts(model):
-        say("gates")
+        say(f"gates of {counted(len(view), 'image')}")
         record = replace(record, gates=gates(model, view).record(), gate_history=_gate_history(subject))
     if grafts(model) and view.is_labelled:
-        say("decoupling")
-        record = replace(record, decoupling=decouple(model, view, seed=seed, progress=bars))
+        say("decoupling: what each part and each site is worth")
+        record = replace(record, decoupling=decouple(model, view, seed=seed, progress=shown))
     if grafts(model) and view.is_labelled and len(view) > 1:  # one image does not tell whether gates depend on it
-        say("folding")
-        record = replace(record, folding=fold(model, view, tolerance=tolerance, precision=subject.precision).record())
-    say("maps")
+        say("folding: which gates could be constants")
+        folding = fold(model, view, tolerance=tolerance, precision=subject.precision, progress=progress)
+        record = replace(record, folding=folding.record())
+    say("maps: where the model looks, and how faithful that is")
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / EXPLANATION_FILE, to_dict(replace(record, status="partial")))  # the images belong to it
-    looks = saliency_report(subject, folder, boxes=boxes, examples=examples, seed=seed, progress=bars)
+    looks = saliency_report(subject, folder, boxes=boxes, examples=examples, seed=seed, progress=shown)
     record = replace(record, looks=looks)
     record = replace(record, sentences=tuple(sentences(record)))
     write_json(folder / EXPLANATION_FILE, to_dict(record))

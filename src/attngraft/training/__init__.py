@@ -8,7 +8,7 @@ from .evaluate import PREDICTIONS_FILE, Evaluation, EvaluationContext, evaluate
 from .fit import FitResult, fit
 from .open_data import open_data, starts_pretrained
 from .precision import Precision, choose_precision, parse_precision, warm_up
-from .progress import Progress, Reading, Silent, Whole, doing, titled, watched
+from .progress import Progress, Reading, Silent, Told, Whole, doing, titled, watched
 from .run_folder import Resume, RunFolder
 from .run_record import DataRecord, RunRecord
 
@@ -33,6 +33,7 @@ __all__ = [
     "ShouldStop",
     "Silent",
     "Teacher",
+    "Told",
     "Whole",
     "World",
     "choose_precision",

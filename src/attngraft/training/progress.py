@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -176,6 +177,50 @@ class Part:
 def titled(progress: Progress, title: str, log: logging.Logger | None = None) -> Part:
     """The same progress under another title, which the log gets when it begins."""
     return Part(progress, title, log)
+
+
+class Told:
+    """Progress that also says in lines how far a task is: when it begins, and then every few seconds.
+
+    Args:
+        inner: shows it.
+        log: gets the lines.
+        every_s: seconds between lines, at least.
+        clock: seconds.
+    """
+
+    def __init__(
+        self,
+        inner: Progress,
+        log: logging.Logger,
+        *,
+        every_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inner, self._log, self._every_s, self._clock = inner, log, every_s, clock
+        self._title, self._pace, self._told_at = "", Pace(0, 0, clock), clock()
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        self._title, self._pace, self._told_at = title, Pace(total, done, self._clock), self._clock()
+        self._log.info(f"{title} ...")
+        self._inner.start(title, total, done)
+
+    def advance(self, steps: int = 1) -> None:
+        pace, now = self._pace, self._clock()
+        pace.advance(steps)
+        if now - self._told_at >= self._every_s and pace.done < pace.total:
+            self._told_at = now
+            self._log.info(f"{self._title}  {pace.done:,} of {pace.total:,}  {clock_time(pace.left_s)} left")
+        self._inner.advance(steps)
+
+    def note(self, values: Mapping[str, Any]) -> None:
+        self._inner.note(values)
+
+    def doing(self, what: str) -> None:
+        doing(self._inner, what)
+
+    def stop(self) -> None:
+        self._inner.stop()
 
 
 class Reading:
