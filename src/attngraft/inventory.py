@@ -156,6 +156,14 @@ def _table(value: Any) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _code_of(backbone: Any) -> tuple[str, ...]:
+    """What goes before the verb where a network of one's own has to be built, whose code no record holds."""
+    label = str(backbone).removeprefix("own:").rpartition("@")[0]
+    if label == str(backbone) or not str(backbone).startswith("own:"):
+        return ()
+    return ("--network", label if ":" in label else "FILE.py:FUNCTION")
+
+
 def _run(path: Path, document: Document) -> Item:
     facts = run_facts(document)
     title = f"run: {facts['variant']} on {facts['backbone']}, data {facts['data']}"
@@ -167,10 +175,11 @@ def _run(path: Path, document: Document) -> Item:
     facts |= _preparation(document)
     if not facts["epochs"]:
         del facts["train_time_s"]
-    commands = [command("predict", path, "IMAGES"), command("explain", path)]
+    code = _code_of(facts["backbone"])
+    commands = [command(*code, "predict", path, "IMAGES"), command(*code, "explain", path)]
     if facts["sites"]:
-        commands.append(command("fold", path, "--out", f"{path}-folded"))
-    commands += [command("store", f"{path}-store", "--create", path), command("report", path)]
+        commands.append(command(*code, "fold", path, "--out", f"{path}-folded"))
+    commands += [command(*code, "store", f"{path}-store", "--create", path), command("report", path)]
     return Item("run", path, title, facts, tuple(commands))
 
 
@@ -194,7 +203,8 @@ def _comparison(path: Path, document: Document) -> Item:
     runs = list(runs_below(path / "runs"))
     commands = [command("runs", path), command("report", path)]
     if runs:
-        commands += [command("explain", runs[0]), command("predict", runs[0], "IMAGES")]
+        code = _code_of(facts["backbone"])
+        commands += [command(*code, "explain", runs[0]), command(*code, "predict", runs[0], "IMAGES")]
     facts["runs"] = len(runs)
     return Item(
         "comparison", path, f"comparison on {facts['data']}, backbone {facts['backbone']}", facts, tuple(commands)
@@ -218,7 +228,8 @@ def _search(path: Path, document: Document) -> Item:
     facts["trials"] = len(document.get("trials", ()))
     commands = [command("report", path), command("runs", path)]
     if (path / "model.safetensors").is_file():
-        commands = [command("predict", path, "IMAGES"), command("explain", path), *commands]
+        code = _code_of(document["backbone"])
+        commands = [command(*code, "predict", path, "IMAGES"), command(*code, "explain", path), *commands]
     return Item("search", path, f"search for {document['until']} with {document['backbone']}", facts, tuple(commands))
 
 
@@ -261,7 +272,11 @@ def _version(path: Path, document: Document) -> Item:
 
 def _folding(path: Path, document: Document) -> Item:
     numbers = {key: value for key, value in document.items() if isinstance(value, (str, int, float)) and key not in ("kind", "format")}  # fmt: skip
-    return Item("folded model", path, "folded model", numbers, (command("predict", path, "IMAGES"),))
+    saved = path / "model.safetensors"
+    backbone = _file(saved).facts.get("backbone") if saved.is_file() else None
+    return Item(
+        "folded model", path, "folded model", numbers, (command(*_code_of(backbone), "predict", path, "IMAGES"),)
+    )
 
 
 _FOLDERS: dict[str, tuple[str, Callable[[Path, Document], Item]]] = {
@@ -310,11 +325,12 @@ def _model(path: Path, header: Document) -> Item:
     backbone = _table(header.get("backbone"))
     facts["backbone"] = backbone.get("spec", "built elsewhere")
     kind = "folded model" if header.get("folded") else "model"
-    explain = command("explain", path, "DATA", "--out", path.parent / "explanation")
+    code = _code_of(facts["backbone"])
+    explain = command(*code, "explain", path, "DATA", "--out", path.parent / "explanation")
     return Item(
         kind,
         path,
         f"{kind}: {facts['attention']} on {facts['backbone']}",
         facts,
-        (command("predict", path, "IMAGES"), explain),
+        (command(*code, "predict", path, "IMAGES"), explain),
     )

@@ -167,3 +167,26 @@ def test_predict_names_the_runs_of_a_folder_that_has_none_itself(attngraft, fold
     assert code == 2
     assert "runs below it have one" in err
     assert f"attngraft runs '{folder / 'my runs'}'" in err
+
+
+def test_the_next_commands_of_a_run_of_an_own_network_know_its_code(attngraft, folder: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    shutil.copytree(FIXTURES / "finished", run)
+    record = json.loads((run / "run.json").read_text())
+    record.pop("sha256", None)
+    (run / "run.json").write_text(json.dumps(record | {"backbone": "own:net.py:make@0123456789ab"}))
+    commands = identify(run).commands
+    reading = [command for command in commands if " report " not in command]
+    assert reading
+    assert all(command.startswith("attngraft --network net.py:make ") for command in reading)
+
+
+def test_the_network_belongs_before_the_verb(attngraft):
+    code, _, err = attngraft("predict", "run", "image.png", "--network", "net.py:make")
+    assert code == 2
+    assert "Put it before: attngraft --network FILE.py:FUNCTION predict" in err
+    code, _, err = attngraft("fit", "photos", "--network", "net.py:make")
+    assert "Did you mean --backbone?" in err
+    code, _, err = attngraft("--network", "small-cnn", "predict", "run", "image.png")
+    assert (code, err.split(":")[0]) == (2, "error")
+    assert "expected FILE.py:FUNCTION" in err

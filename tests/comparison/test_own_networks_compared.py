@@ -6,9 +6,10 @@ import pytest
 from torch import nn
 
 import attngraft as ag
+from attngraft.benchmarking import BenchSettings, bench
 from attngraft.comparison import compare
 from attngraft.config import Preprocessing
-from attngraft.errors import ConfigError
+from attngraft.errors import BackboneError, ConfigError, RunError
 from attngraft.settings import DataSettings
 from attngraft.surgery import backbone_spec
 from attngraft.training import RunFolder, Silent
@@ -70,3 +71,31 @@ def test_what_cannot_be_meant_is_refused(said, words):
     if said.keys() == {"mean", "std"}:
         with pytest.raises(ConfigError, match=words):
             ag.graft(make(2), "se", where="stage", input_size=16, preprocessing=said)
+
+
+SOURCE = """
+from torch import nn
+
+def make(num_classes):
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+"""
+
+
+def test_a_network_that_was_changed_is_said_to_have_changed(compared, tmp_path):
+    file = tmp_path / "net.py"
+    file.write_text(SOURCE)
+    compared(backbone=f"{file}:make")
+    file.write_text(SOURCE + "# by hand\n")
+    with pytest.raises(
+        RunError, match=r"^net.py:make has changed since the comparison in .* was begun: give it as it was"
+    ):
+        compared(backbone=f"{file}:make")
+
+
+def test_a_bench_of_what_cannot_be_made_measures_nothing(tmp_path):
+    (tmp_path / "net.py").write_text(SOURCE.replace("num_classes)", "num_classes, width)", 1))
+    results = []
+    settings = BenchSettings(quick=True, backbones=("small-cnn", f"{tmp_path / 'net.py'}:make"))
+    with pytest.raises(BackboneError, match="needs 'width' too"):
+        bench(settings, progress=Silent(), on_result=results.append)
+    assert not results

@@ -11,7 +11,7 @@ from torch import nn
 
 import attngraft as ag
 from attngraft.backbones import backbone_info, has_pretrained
-from attngraft.errors import BackboneError
+from attngraft.errors import AttngraftError, BackboneError, GraftError, RunError
 from attngraft.surgery import backbone_spec, note_classes_
 
 SIZE = (3, 32, 32)
@@ -34,6 +34,12 @@ def make(num_classes):
 
 def fails(n):
     raise ValueError("no luck\\ntoday")
+
+def needs(num_classes, width, depth=1):
+    return Net(width, num_classes)
+
+def fails_in_torch(num_classes):
+    return nn.Conv2d(3, 4, 3, groups=2)
 """
 
 
@@ -133,6 +139,9 @@ def test_names_of_published_backbones_stay_what_they_are():
     [
         ("net.py:mak", "has no function 'mak': did you mean 'make'"),
         ("net.py:fails", r"net.py:fails fails \(ValueError: no luck today, net.py line 19\)"),
+        ("net.py:needs", r"net.py:needs needs 'width' too.*return needs\(num_classes, width=\.\.\.\)"),
+        ("net.py:Net", r"net.py:Net needs 'width' too"),
+        ("net.py:fails_in_torch", r"\(ValueError: .*, net.py line 25\)"),
         ("net.py:sibling", "has no function 'sibling'"),
         ("none.py:make", "there is no file"),
     ],
@@ -170,3 +179,46 @@ def test_a_saved_network_is_built_where_its_code_is_known_and_nowhere_else(tmp_p
     with pytest.raises(BackboneError, match=r"not run because a file names it.*--network elsewhere\.py:make"):
         ag.load(file)
     assert ag.load(file, backbone=ag.create_backbone(spec, num_classes=3)) is not None
+
+
+@pytest.mark.parametrize("takes", [backbone_spec, ag.create_backbone])
+def test_a_file_without_a_function_is_answered_with_those_in_it(source, takes):
+    with pytest.raises(
+        BackboneError, match=r"name the function or the class.*net.py:Net, .*net.py:make, .*net.py:needs"
+    ):
+        takes(str(source))
+    with pytest.raises(BackboneError, match="there is no file"):
+        takes(str(source.with_name("other.py")))
+    source.with_name("other.py").write_text("def (")
+    with pytest.raises(BackboneError, match="cannot be read as Python"):
+        takes(str(source.with_name("other.py")))
+
+
+class Two(Fixed):
+    def forward(self, x, depth, *, scale=1):
+        return super().forward(x + depth)
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda: ag.create_backbone(backbone_spec(Two), num_classes=3),
+        lambda: ag.find_sites(Two(), input_size=16),
+        lambda: ag.predict(Two(), torch.zeros(1, 3, 16, 16), preprocessing={"image_size": 16}),
+    ],
+    ids=["backbone", "sites", "predict"],
+)
+def test_a_network_of_two_inputs_is_told_that_images_are_one(use):
+    with pytest.raises(
+        AttngraftError, match=r"the forward of Two needs 'depth' besides one batch of images: .*wrap"
+    ) as caught:
+        use()
+    assert "size" not in str(caught.value)
+
+
+@pytest.mark.parametrize("model", [Fixed, first_argument])
+def test_what_makes_a_network_is_to_be_called(model):
+    with pytest.raises(GraftError, match=rf"expected a torch.nn.Module, as {model.__name__}\(.*call it"):
+        ag.find_sites(model)
+    with pytest.raises(RunError, match="call what makes one"):
+        ag.predict(model, torch.zeros(1, 3, 16, 16))

@@ -20,7 +20,7 @@ from ..training.pace import Pace, clock_time
 from .bench_result import BenchResult
 from .bench_settings import BenchSettings
 from .module_timing import module_rows, summarise
-from .network_timing import model_rows
+from .network_timing import check_networks, model_rows
 from .peak_memory import memory_rows
 from .training_throughput import loop_rows
 
@@ -47,6 +47,7 @@ def bench(
 
     Raises:
         ConfigError: no such device or backbone, or too large for the memory.
+        BackboneError, GraftError: a network that is named cannot be made or grafted; nothing was measured yet.
     """
     device = MachineSettings(device=settings.device).resolve_device()
     result = BenchResult(
@@ -59,6 +60,7 @@ def bench(
         command=command,
     )
     with watched(progress) as shown:
+        check_networks(settings)
         used, whole = Pace(0), Whole(shown, len(settings.parts), None)
         for number, part in enumerate(settings.parts, start=1):
             title = f"part {number} of {len(settings.parts)}: {part}"

@@ -103,6 +103,21 @@ def _checked(peer: nn.Module, grafted: nn.Module, image_size: int) -> nn.Module:
     return peer
 
 
+def check_networks(settings: BenchSettings) -> None:
+    """Raise what the networks that are named would raise, before anything is measured.
+
+    Raises:
+        ConfigError, BackboneError, GraftError: one of them cannot be made, grafted, or given other outputs.
+    """
+    for spec in settings.backbones or ():
+        if {"models", "memory"} & set(settings.parts):
+            plain = build_plain(spec)
+            for attention in settings.measured:
+                build_grafted(plain, attention, preprocessing_of(plain, settings.pixels).size[0])
+    for case in settings.loop_cases if "loop" in settings.parts and settings.backbones else ():
+        create_backbone(case.backbone, num_classes=2, pretrained=False)
+
+
 def build_plain(spec: str) -> nn.Module:
     """The backbone from random weights in which nothing is switched off."""
     with torch.random.fork_rng(devices=[]):

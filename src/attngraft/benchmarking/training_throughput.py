@@ -169,6 +169,7 @@ def _fit_ms(bench: _Bench, turn: int) -> float:
         recipe=bench.recipe,
         run_dir=bench.folder / f"run-{turn}",
         resume="never",
+        preprocessing={},  # as it is: what is assumed makes no difference to times
         progress=Silent(),
         image_size=bench.preprocessing.image_size,
         precision=str(bench.precision),

@@ -17,7 +17,7 @@ import typer
 
 from ..console_log import quiet as no_progress
 from ..console_log import shown_on_console
-from ..errors import AttngraftError
+from ..errors import AttngraftError, ConfigError
 from ..interrupts import exit_code, stopping_at_once, undisturbed
 from . import (
     adapt,
@@ -99,7 +99,10 @@ def attngraft(
 def _know(network: str) -> None:
     from ..surgery import backbone_spec
 
-    backbone_spec(network)
+    if not backbone_spec(network).startswith("own:"):
+        raise ConfigError(
+            f"--network is {network}: expected FILE.py:FUNCTION, as it was given when the run was trained."
+        )
 
 
 def guarded(verb: Callable[..., None], *, is_continued: bool) -> Callable[..., None]:

@@ -23,6 +23,12 @@ class Verb(TyperCommand):
 
     def _suggest(self, ctx: Any, name: str) -> None:
         options = {option.name: option.opts[0] for option in self.params if option.opts[0].startswith("--")}
+        before = [option for option in ctx.parent.command.params if name in option.opts] if ctx.parent else []
+        if before and not (name == "--network" and "backbone" in options):
+            value = f" {before[0].metavar}" if before[0].metavar else ""
+            ctx.fail(
+                f"No such option after the verb: {name}. Put it before: attngraft {name}{value} {ctx.info_name} ..."
+            )
         keys = dict.fromkeys(getattr(self.callback, "settable", ()))
         found = meant(name, [*options, *keys])
         if found is not None:

@@ -18,6 +18,7 @@ from ..environment import versions
 from ..errors import RunError
 from ..formats import RECORD_FORMATS
 from ..settings.recipe import completed_recipe
+from ..surgery.own_networks import check_unchanged
 from ..tasks import describe_task
 from ..training import PREDICTIONS_FILE, DataRecord, Precision, choose_precision, parse_precision
 from ..training.disk_space import check_space
@@ -194,6 +195,7 @@ def _check_same(folder: Path, found: Mapping[str, Any], request: Mapping[str, An
         raise RunError(
             f"the comparison in {folder} has other classes ({classes}): choose a new folder; nothing was changed."
         )
+    check_unchanged(str(found.get("backbone")), wanted["backbone"], f"the comparison in {folder}")
     for key in FIXED:
         there = completed_recipe(found.get(key)) if key == "recipe" else found.get(key)
         if there != wanted[key]:

@@ -60,6 +60,9 @@ def check_module(model: nn.Module) -> None:
     """Raise GraftError for what is no module, such as the name of one."""
     if not isinstance(model, nn.Module):
         hint = f", which create_backbone({model!r}) makes of a name" if isinstance(model, str) else ""
+        if callable(model):
+            name = getattr(model, "__name__", type(model).__name__)
+            hint = f", as {name}(num_classes=...) may make one: call it"
         raise GraftError(f"got {type(model).__name__} as the model: expected a torch.nn.Module{hint}.")
 
 

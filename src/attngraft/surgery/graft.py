@@ -151,6 +151,7 @@ def check_live(model: nn.Module, plan: GraftPlan | None = None) -> None:
     Raises:
         GraftError: names the grafts that would not run.
     """
+    check_module(model)
     model = uncompiled(model)
     live = grafts(model)
     lost = [path for path, host in model.named_modules() if _carries(host) and path not in live]

@@ -128,7 +128,8 @@ def _check_same_backbone(tensors: Mapping[str, Tensor], wanted: Mapping[str, str
     if changed:
         raise GraftError(
             f"the grafts in {file} were saved with other weights of this network ({len(changed)} of {len(found)} tensors "
-            f"differ, {listed(changed)}): give it the weights that they were trained with, or save the whole model."
+            f"differ, {listed(changed)}): give it the weights that they were trained with; where the head was trained too, "
+            "save with only='grafts+head', and where more was, the whole model."
         )
 
 

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 import traceback
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
 
 from ..backbones.channels import input_channels
 from ..config import InputSpec
+from .compiled import uncompiled
 
 
 def refused_images(model: nn.Module, spec: InputSpec, error: BaseException, advice: str, mode: str = "") -> str:
@@ -21,6 +25,9 @@ def refused_images(model: nn.Module, spec: InputSpec, error: BaseException, advi
         advice: what to do where neither the type of the weights nor the channels are the reason.
         mode: " in train mode", where it was.
     """
+    missing = needs_more_than_images(model)
+    if missing:
+        return f"the model does not run: {missing}."
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     channels = input_channels(model)
     if dtype != torch.float32:
@@ -28,6 +35,36 @@ def refused_images(model: nn.Module, spec: InputSpec, error: BaseException, advi
     elif channels != spec.channels:
         advice = f"its first convolution takes {channels} channels and the images have {spec.channels}, set channels"
     return f"the model does not run on images of {spec}{mode} ({words_of(error)}): {advice}."
+
+
+def needs_more_than_images(model: nn.Module, given: int = 1) -> str:
+    """Which arguments its forward needs besides those that are given, and what to do; nothing where these are enough.
+
+    Args:
+        model: whose forward is called with positional arguments.
+        given: how many; one is a batch of images.
+    """
+    model = uncompiled(model)
+    names = missing_arguments(model.forward, *range(given))
+    if not names:
+        return ""
+    return (
+        f"the forward of {type(model).__name__} needs {names} besides "
+        f"{'one batch of images' if given == 1 else f'the {given} inputs'}: give that a default, or wrap the network in a "
+        "module whose forward takes the images alone"
+    )
+
+
+def missing_arguments(function: Callable[..., Any], *given: object) -> str:
+    """Names of the arguments that a call would lack, for people; nothing where it lacks none, or that is not known."""
+    try:
+        signature = inspect.signature(function)
+        bound = signature.bind_partial(*given).arguments
+    except (TypeError, ValueError):
+        return ""
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    wanted = (p for p in signature.parameters.values() if p.default is p.empty and p.kind not in kinds)
+    return " and ".join(f"'{p.name}'" for p in wanted if p.name not in bound)
 
 
 def words_of(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from ..errors import GraftError, first_line
 from .compiled import running_eagerly, uncompiled
 from .copying import check_initialised, copy_model
+from .input_errors import needs_more_than_images
 
 
 @contextmanager
@@ -45,10 +46,16 @@ def meta_twin(
             try:
                 twin(*meta_arguments)
             except Exception:
+                missing = needs_more_than_images(model, len(arguments))
+                if missing:
+                    raise GraftError(
+                        f"{missing} (in Python, example_input= takes a tuple of all inputs)."
+                    ) from meta_error
                 raise GraftError(
                     f"the model cannot process {_described(arguments)}{' in train mode' if training else ''} "
                     f"({first_line(meta_error)}): "
-                    "give the input_size=(channels, height, width) or the example_input that it expects."
+                    "give the input_size=(channels, height, width) or the example_input that it expects, on the command line "
+                    "--image-size and --channels."
                 ) from meta_error
         yield twin, meta_arguments
 

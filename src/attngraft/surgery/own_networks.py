@@ -7,6 +7,7 @@ names it and nothing more: no code is run because a file says so.
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -35,11 +36,12 @@ from ..backbones import (
     preprocessing_of,
 )
 from ..backbones.channels import adapt_input_, input_channels
-from ..errors import BackboneError, GraftError, nearest
+from ..errors import BackboneError, GraftError, RunError, first_line, nearest
 from ..registry import Registry
 from .compiled import uncompiled
 from .copying import copy_model
 from .heads import replace_head_
+from .input_errors import missing_arguments
 from .notes import note_classes_
 from .sites import resolve_input
 from .tensor_bytes import tensor_bytes
@@ -51,6 +53,7 @@ Backbone = str | nn.Module | Factory
 PREFIX = "own:"
 FIRST = "the first"
 USUAL_SIDES = (224, 32, 64, 128, 28, 96, 160, 256, 299, 384, 16, 48, 40, 56, 80, 112, 192, 320, 448, 512)
+MOST_NAMES = 12  # of functions in a message
 CLASSES = ("num_classes", "n_classes", "classes", "num_labels", "num_outputs")  # what factories call their argument
 _NAMED = re.compile(r"(?P<place>.+\.py|[A-Za-z_][\w]*(\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)")
 
@@ -86,6 +89,8 @@ def backbone_spec(backbone: Backbone) -> str:
     Raises:
         BackboneError: nothing of the kind, or it fails.
     """
+    if isinstance(backbone, str) and _is_file_alone(backbone):
+        raise BackboneError(_without_function(Path(backbone).expanduser()))
     if isinstance(backbone, str) and not _names_source(backbone):
         return backbone
     if isinstance(backbone, str):
@@ -142,6 +147,13 @@ def _argument_of(factory: Factory) -> str | None:
 
 
 def _called(factory: Callable[[], nn.Module], label: str) -> nn.Module:
+    missing = missing_arguments(factory)
+    if missing:
+        name, example = label.rpartition(":")[2], missing.split("'")[1]
+        raise BackboneError(
+            f"{label} needs {missing} too, and is told the number of classes alone: give that a default, or name a function "
+            f"around it, such as def make(num_classes): return {name}(num_classes, {example}=...)."
+        )
     try:
         model = factory()
     except Exception as error:  # code of the user's: anything
@@ -199,7 +211,30 @@ def _names_source(spec: str) -> bool:
     """Whether a text names a function in a source file or a module, and no other source of backbones knows it."""
     if not _NAMED.fullmatch(spec) or spec.startswith(PREFIX):
         return False
-    return not any(source.claims(spec) for name, source in SOURCES.items() if name not in ("own", "code"))
+    return not any(source.claims(spec) for name, source in SOURCES.items() if name not in ("own", "code", "file"))
+
+
+def _is_file_alone(spec: str) -> bool:
+    """Whether a text names a source file, and no function in it."""
+    return spec.endswith(".py") and not Path(spec).expanduser().is_dir()
+
+
+def _without_function(file: Path) -> str:
+    """What to write in place of the file alone, found without running it."""
+    if not file.is_file():
+        return f"there is no file {file}: give file.py:function, with the path from here."
+    try:
+        found = [
+            node for node in ast.parse(file.read_bytes()).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        ]
+    except (SyntaxError, ValueError) as error:
+        return f"{file} cannot be read as Python ({first_line(error)}): mend it, and give file.py:function."
+    told = [node for node in found if any(isinstance(n, ast.arg) and n.arg in CLASSES for n in ast.walk(node))]
+    names = [node.name for node in told or found if not node.name.startswith("_")]
+    shown = ", ".join(f"{file}:{name}" for name in names[:MOST_NAMES]) + (", ..." if names[MOST_NAMES:] else "")
+    return (
+        f"{file} is a file: name the function or the class in it that makes the network, {shown or 'file.py:function'}."
+    )
 
 
 def _label(spec: str) -> str:
@@ -252,7 +287,9 @@ def _let_import_from(folder: Path) -> None:
 def _said(error: BaseException) -> str:
     """Class and text of an error, and the last line of code of the user's that led to it."""
     text = " ".join(str(error).split())[:200]
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).is_file()]
+    libraries = tuple(str(Path(file).parent) for file in (torch.__file__, Path(__file__).parent))
+    files = (frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(libraries))
+    frames = [frame for frame in files if Path(frame.filename).is_file()]
     where = f", {Path(frames[-1].filename).name} line {frames[-1].lineno}" if frames else ""
     return f"{type(error).__name__}: {text}{where}" if text else f"{type(error).__name__}{where}"
 
@@ -273,10 +310,30 @@ def _create(spec: str, outputs: int | None, pretrained: bool, in_channels: int |
     return note_assumed_(model) if is_assumed else model
 
 
+def check_unchanged(before: str, now: str, what: str) -> None:
+    """Raise RunError where two specs are of the same network of one's own, which has changed in between.
+
+    Args:
+        before: the spec in a record.
+        now: the spec that is asked for.
+        what: was begun with the former: "the run in runs/a".
+    """
+    label = _label_of(now)
+    if before != now and now.startswith(PREFIX) and before.startswith(PREFIX) and _label_of(before) == label:
+        raise RunError(
+            f"{label} has changed since {what} was begun: give it as it was then, or choose a new folder; nothing was "
+            "changed."
+        )
+
+
+def _label_of(spec: str) -> str:
+    return spec.removeprefix(PREFIX).rpartition("@")[0]
+
+
 def _known(spec: str) -> OwnNetwork:
     if spec in _KNOWN:
         return _KNOWN[spec]
-    label = spec.removeprefix(PREFIX).rpartition("@")[0]
+    label = _label_of(spec)
     for other, network in _KNOWN.items():
         if network.label == label:
             log.warning("the source of %s has changed since it was recorded (%s, now %s)", label, spec, other)
@@ -294,6 +351,16 @@ SOURCES.register(
         _names_source,
         lambda spec, outputs, pretrained, in_channels: _create(backbone_spec(spec), outputs, pretrained, in_channels),
         ("file.py:function",),
+        reads_files=True,
+        is_published=False,
+    ),
+)
+SOURCES.register(
+    "file",
+    BackboneSource(
+        _is_file_alone,
+        lambda spec, outputs, pretrained, in_channels: _create(backbone_spec(spec), outputs, pretrained, in_channels),
+        (),
         reads_files=True,
         is_published=False,
     ),

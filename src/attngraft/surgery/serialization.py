@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,11 @@ def load(path: str | Path, *, backbone: nn.Module | None = None, example_input: 
         RunError: no such file, not one of ours, damaged, or of a newer version.
         BackboneError: the model was built elsewhere and no backbone was given.
     """
+    if not isinstance(path, (str, PathLike)):
+        raise RunError(
+            f"got {type(path).__name__} in place of a run or a model: expected a path, or a torch.nn.Module; call what makes "
+            "one."
+        )
     if is_store(Path(path).expanduser()):
         return load_version(served_version(Path(path).expanduser()), backbone=backbone, example_input=example_input)
     file = _file_in(Path(path).expanduser())

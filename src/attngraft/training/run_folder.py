@@ -24,6 +24,7 @@ from ..data import class_changes
 from ..errors import ConfigError, RunError
 from ..files import write_text
 from ..locking import LOCK_FILE
+from ..surgery.own_networks import check_unchanged
 from .disk_space import check_space
 from .run_record import RunRecord
 
@@ -146,6 +147,7 @@ class RunFolder:
         old["data"], new["data"] = found.data.fingerprint, wanted.data.fingerprint
         if found.precision and wanted.precision:
             old["precision"], new["precision"] = to_dict(found.precision), to_dict(wanted.precision)
+        check_unchanged(found.backbone, wanted.backbone, f"the run in {self.path}")
         for key, there in old.items():
             if there != new[key]:
                 named = class_changes(there, new[key]) if key == "classes" else _first_difference(there, new[key])

@@ -13,6 +13,7 @@ from ...environment import hardware, versions
 from ...errors import ConfigError, RunError
 from ...files import read_json, write_json
 from ...settings.recipe import completed_recipe
+from ...surgery.own_networks import check_unchanged
 from ...surgery.serialization import MODEL_FILE
 from ...timestamp import timestamp
 from ...training import DataRecord, Precision
@@ -251,6 +252,7 @@ def open_search(folder: Path, wanted: SearchRecord) -> Iteration:
     found = _read(folder)
     if found.data.fingerprint != wanted.data.fingerprint:
         raise RunError(f"the search in {folder} was begun with other images: choose a new folder; nothing was changed.")
+    check_unchanged(found.backbone, wanted.backbone, f"the search in {folder}")
     for name in IDENTITY:
         old, new = getattr(found, name), getattr(wanted, name)
         if name == "space":
