@@ -131,3 +131,15 @@ def test_what_is_printed_again_is_printed_whole(capsys, monkeypatch):
     out = capsys.readouterr().out
     assert "11234.5678" in out
     assert "\x1b" not in out
+
+
+@pytest.mark.parametrize("width", [80, 64])
+def test_heads_fold_before_names_do(width: int):
+    made = WholeTable(box=SIMPLE_HEAD)
+    made.add_column(Text("way"))
+    for head in ("top-1, new images", "top-1, old images", "parameters changed", "minutes of training"):
+        made.add_column(Text(head), justify="right", no_wrap=True)
+    made.add_row(*map(Text, ("bn-statistics", "50.0 %", "60.0 %", "4.8 k (0.0 %)", "1.8")))
+    console = SafeConsole(width=width, record=True, file=io.StringIO())
+    console.print(made)
+    assert "bn-statistics" in console.export_text()

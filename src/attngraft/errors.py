@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 
 LONGEST = 2000  # characters of a message; names from files can be of any length
 _BREAKS = re.compile(r"\s*[\t\n\v\f\r\x1c-\x1e\x85\u2028\u2029]\s*")
+_LONG_WORDS = re.compile(r"[^\W\d_]{4,}")
 
 
 class AttngraftError(Exception):
@@ -75,7 +76,7 @@ def nearest(name: str, options: Iterable[str]) -> str:
     >>> nearest("zzzzzz", ["cbam", "se"])
     'known: cbam, se'
     """
-    name, names = name[:100], sorted(set(options))
+    name, names = name[:100], sorted({*options} - {""})  # the root of a network has no name
     close = closest(name, names)
     if close is not None:
         return f"did you mean '{close}'?"
@@ -86,13 +87,35 @@ def nearest(name: str, options: Iterable[str]) -> str:
 def closest(name: str, options: Iterable[str]) -> str | None:
     """The option that a misspelt name may be; None where there is none like it.
 
-    >>> closest("papr", ["paper", "glass"])
-    'paper'
+    >>> closest("papr", ["paper", "glass"]), closest("dropout", ["root", "lr"])
+    ('paper', None)
     """
     names = sorted(set(options))
     same = [known for known in names if known.casefold() == name.casefold()]
-    close = same or difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return close[0] if close else None
+    alike = difflib.get_close_matches(name, names, n=3, cutoff=0.5)  # letters in order, however far apart
+    return next((known for known in [*same, *alike] if _is_near(name[:100].casefold(), known[:100].casefold())), None)
+
+
+def _is_near(name: str, known: str) -> bool:
+    """Whether one is within the other, they share a word, or few edits lead from one to the other."""
+    longer, shorter = sorted((name, known), key=len, reverse=True)
+    if (len(shorter) > 2 and shorter in longer) or {*_LONG_WORDS.findall(name)} & {*_LONG_WORDS.findall(known)}:
+        return True
+    return _edits(name, known) <= max(1, len(longer) // 3)
+
+
+def _edits(name: str, known: str) -> int:
+    """Letters to add, remove, replace, or swap with their neighbour (optimal string alignment)."""
+    before: list[int] = []
+    last = list(range(len(known) + 1))
+    for i, letter in enumerate(name):
+        row = [i + 1]
+        for j, other in enumerate(known):
+            row.append(min(last[j + 1] + 1, row[j] + 1, last[j] + (letter != other)))
+            if i and j and letter == known[j - 1] and other == name[i - 1]:
+                row[-1] = min(row[-1], before[j - 1] + 1)
+        before, last = last, row
+    return last[-1]
 
 
 def one_line(text: str, longest: int = LONGEST) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from .errors import RunError, command
 FRACTIONS = {"top1", "top5", "ece", "balanced-accuracy", "macro-f1", "micro-f1", "map", "auroc"}  # shown in percent
 LABELS = {"top1": "top-1", "top5": "top-5", "map": "mAP", "mae": "MAE", "rmse": "RMSE", "r2": "R²", "ece": "calibration error"}  # fmt: skip
 PRIMARY = ("top1", "map", "mae")  # of the tasks that are built in
+_OWN = "as the code of the network makes them"  # random or not: nobody but that code knows
 Document = Mapping[str, Any]
 Facts = dict[str, Any]
 
@@ -95,7 +95,7 @@ def run_facts(document: Document) -> Facts:
         "train_time_s": results.get("train_time_s") if epochs else None,  # a head that is solved takes no epoch
         "sites": len(_table(document.get("plan")).get("sites") or ()),
         "task": _table(document.get("task")).get("name", "classification"),
-        "weights": document.get("weights"),
+        "weights": _OWN if document.get("weights") == "as it was given" else document.get("weights"),
         "created": document.get("created"),
     }
 
@@ -320,8 +320,9 @@ def _model(path: Path, header: Document) -> Item:
     facts |= {"attention": plan.get("attention", "none"), "sites": len(plan.get("sites") or ())}
     facts["classes"] = len(header.get("classes") or ())
     if header.get("kind") == "grafts":
-        call = shlex.join(["python", "-c", f"import attngraft as ag; model = ag.load_grafts_(model, {str(path)!r})"])
-        return Item("grafts", path, f"grafts without their backbone: {facts['attention']}", facts, (call,))
+        load = f"in Python, ag.load_grafts_(model, {str(path)!r})"
+        facts["use"] = f"{load}, where model is the plain network with the weights that it had when they were saved"
+        return Item("grafts", path, f"grafts without their backbone: {facts['attention']}", facts)
     backbone = _table(header.get("backbone"))
     facts["backbone"] = backbone.get("spec", "built elsewhere")
     kind = "folded model" if header.get("folded") else "model"

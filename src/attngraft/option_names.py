@@ -62,6 +62,8 @@ _ELSEWHERE = {
     "repeats": "repeat n_repeats rounds",
     "folds": "cv n_folds num_folds n_splits kfold",
     "window": "window_size",
+    "where": "filter query condition conditions only",
+    "sort": "order order_by sort_by orderby",
     "every": "interval poll",
 }
 _VERBS = {

@@ -11,8 +11,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 _WIDEST = 100_000  # columns of a terminal in which nothing folds
-# What shrinks in turn: columns that fold, the others, all names; and to how many columns parts of names fold at most.
-_STEPS = (("folding", 18), ("folding", 12), ("other", 18), ("name", 12), ("name", 8))
+# What shrinks in turn: heads, columns that fold, the others, all names; and to how many columns parts of names fold at most.
+_STEPS = (("head", _WIDEST), ("folding", 18), ("folding", 12), ("other", 18), ("name", 12), ("name", 8))
 _WORDS = re.compile(r"\S+")
 _PARTS = re.compile(r"[^/,:@+_-]*[/,:@+_-]+|[^/,:@+_-]+")  # of a path, a variant or a list
 
@@ -48,7 +48,11 @@ class WholeTable(Table):
         around = self.natural_width(console) - sum(widths)
         for kind, longest in _STEPS:
             least = [
-                self._least(column, longest) if kind in _kinds(column) else width
+                self._least(column, longest)
+                if kind in _kinds(column)
+                else self._whole(column)
+                if kind == "head"
+                else width
                 for column, width in zip(self.columns, widths, strict=True)
             ]
             while sum(widths) + around > options.max_width:
@@ -62,6 +66,15 @@ class WholeTable(Table):
         head = [_text(column.header)] if self.show_header else []
         return [line for text in (*head, *map(_text, column.cells)) for line in text.plain.splitlines()]
 
+    def _whole(self, column: Column) -> int:
+        """The width at which no cell folds, and the head between words alone."""
+        cells = [cell_len(line) for cell in column.cells for line in _text(cell).plain.splitlines()]
+        return max([*cells, *self._head(column)], default=0)
+
+    def _head(self, column: Column) -> list[int]:
+        """Widths of the words of a head."""
+        return [cell_len(word) for word in _text(column.header).plain.split()] if self.show_header else []
+
     def _least(self, column: Column, longest: int) -> int:
         """The width of the longest word; of names, that of their longest part where it is not above `longest`."""
         words = [word for cell in column.cells for word in _WORDS.findall(_text(cell).plain)]
@@ -70,8 +83,7 @@ class WholeTable(Table):
                      for word in words for part in _parts(word)]  # fmt: skip
         else:
             sizes = list(map(cell_len, words))
-        head = [cell_len(word) for word in _text(column.header).plain.split()] if self.show_header else []
-        return max([*sizes, *head], default=0)
+        return max([*sizes, *self._head(column)], default=0)
 
     def _lists(self, rows: Sequence[Sequence[Text]]) -> RenderResult:
         """Each row as lines of its own."""

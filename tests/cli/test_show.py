@@ -54,7 +54,8 @@ def test_everything_of_ours_is_named_with_figures_and_commands(attngraft, folder
     found = json.loads(out)
     assert found["kind"] == KINDS[place]
     assert found["figures"]
-    assert found["commands"]
+    assert bool(found["commands"]) == (found["kind"] != "grafts")
+    assert ("ag.load_grafts_(model, " in str(found["figures"].get("use"))) == (found["kind"] == "grafts")
     code, out, _ = attngraft("show", folder / place)
     assert code == 0
     assert found["title"].split(":")[0] in out
@@ -141,6 +142,7 @@ def test_runs_are_sorted_and_those_without_a_value_come_last(attngraft, folder: 
         (["--where", "top1"], "expected KEY=VALUE"),
         (["--where", "top1>much"], "expected a number"),
         (["--sort", "accuracy"], "runs have no 'accuracy'"),
+        (["--filter", "seed=0"], "Did you mean --where?"),
     ],
 )
 def test_what_cannot_be_asked_is_one_sentence(attngraft, folder: Path, options: list[str], words: str):

@@ -146,7 +146,19 @@ def test_nothing_of_the_bar_is_cut_at_any_width(width: int):
         assert part in text
     lines = text.splitlines()
     assert all(len(line) <= width for line in lines) or width < 60
-    assert len(lines) == (1 if width == 200 else 3)
+    assert len(lines) == {200: 1, 100: 2}.get(width, 3)
+
+
+@pytest.mark.parametrize(("width", "lines"), [(72, 2), (60, 2), (40, 3), (100, 1)])
+def test_a_bar_takes_as_few_lines_as_it_can(width: int, lines: int):
+    clock = Clock()
+    bar = Bar(clock)
+    bar._title, bar._pace = "training", Pace(400, 0, clock)
+    clock.now += 34
+    bar.advance(120)
+    bar.note({"epoch": 3, "loss": 0.431, "top1": 0.875, "a": 12})
+    assert len(bar.text(width).plain.splitlines()) == lines
+    assert all(len(line) <= width for line in bar.text(width).plain.splitlines())
 
 
 def test_the_bar_says_what_it_waits_for_after_a_few_seconds_and_no_longer_than_that():

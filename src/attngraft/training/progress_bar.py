@@ -83,9 +83,11 @@ class Bar:
         room = width - len(self._title) - len(words) - 4
         if room >= LEAST_BAR:
             return Text.assemble(self._title, "  ", *_bar(pace, min(room, MOST_BAR)), "  ", words)
-        room = min(max(width - len(times) - 2, LEAST_BAR), MOST_BAR)
+        bar = _bar(pace, min(max(width - len(times) - 2, LEAST_BAR), MOST_BAR))
         rest = "  ".join(part for part in (self._numbers, waits) if part)
-        return Text.assemble(self._title, "\n", *_bar(pace, room), "  ", times, *(("\n", rest) if rest else ()))
+        if rest and len(self._title) + 2 + len(rest) <= width:
+            return Text.assemble(self._title, "  ", rest, "\n", *bar, "  ", times)
+        return Text.assemble(self._title, "\n", *bar, "  ", times, *(("\n", rest) if rest else ()))
 
 
 def _bar(pace: Pace, width: int) -> tuple[tuple[str, str], tuple[str, str]]:
