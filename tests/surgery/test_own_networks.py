@@ -1,7 +1,7 @@
 """Networks of one's own as backbones: modules, factories, and names of factories in source files."""
 
 import sys
-from functools import partial
+from functools import partial, wraps
 
 import pytest
 import torch
@@ -68,6 +68,11 @@ def any_argument(*, width=4, **options):
     return Wide(options["num_classes"])
 
 
+@wraps(needs_width := lambda num_classes, width: Wide(num_classes))
+def given_its_width(num_classes):
+    return needs_width(num_classes, 8)
+
+
 @pytest.fixture
 def source(tmp_path):
     (tmp_path / "sibling.py").write_text("WIDTH = 8\n")
@@ -80,8 +85,18 @@ def source(tmp_path):
 
 @pytest.mark.parametrize(
     "backbone",
-    [Fixed(), Fixed, lambda: Fixed(), Wide, first_argument, any_argument, partial(Wide), partial(first_argument)],
-    ids=["module", "class", "no-argument", "named", "first", "keywords", "partial", "partial-of-first"],
+    [
+        Fixed(),
+        Fixed,
+        lambda: Fixed(),
+        Wide,
+        first_argument,
+        any_argument,
+        partial(Wide),
+        partial(first_argument),
+        given_its_width,
+    ],
+    ids=["module", "class", "no-argument", "named", "first", "keywords", "partial", "partial-of-first", "wrapped"],
 )
 def test_every_form_makes_a_backbone_with_the_outputs_that_are_asked_for(backbone):
     spec = backbone_spec(backbone)

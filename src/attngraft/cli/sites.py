@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 @options.takes("image_size", "channels")
 def run(
     backbone: Annotated[
-        str, argument("BACKBONE", "timm:NAME, torchvision:NAME, small-cnn, resnet18-32, a run folder.")
+        str,
+        argument("BACKBONE", "timm:NAME, torchvision:NAME, small-cnn, resnet18-32, a run folder, or file.py:function."),
     ],
     settings: dict[str, Any],
     attention: Annotated[str, option("NAME@WHERE:option=value,...", "VARIANT")] = "cbam",

@@ -147,20 +147,24 @@ def _argument_of(factory: Factory) -> str | None:
 
 
 def _called(factory: Callable[[], nn.Module], label: str) -> nn.Module:
-    missing = missing_arguments(factory)
-    if missing:
-        name, example = label.rpartition(":")[2], missing.split("'")[1]
-        raise BackboneError(
-            f"{label} needs {missing} too, and is told the number of classes alone: give that a default, or name a function "
-            f"around it, such as def make(num_classes): return {name}(num_classes, {example}=...)."
-        )
     try:
         model = factory()
     except Exception as error:  # code of the user's: anything
+        missing = missing_arguments(factory) if isinstance(error, TypeError) else ""
+        if missing:
+            raise BackboneError(_needs_more(label, missing)) from error
         raise BackboneError(f"{label} fails ({_said(error)}): mend it, and start again.") from error
     if not isinstance(model, nn.Module):
         raise BackboneError(f"{label} returns {type(model).__name__}: expected a torch.nn.Module.")
     return model
+
+
+def _needs_more(label: str, missing: str) -> str:
+    name, example = label.rpartition(":")[2], missing.split("'")[1]
+    return (
+        f"{label} needs {missing} too, and is told the number of classes alone: give that a default, or name a function "
+        f"around it, such as def make(num_classes): return {name}(num_classes, {example}=...)."
+    )
 
 
 def _with_outputs_(model: nn.Module, outputs: int | None) -> nn.Module:
