@@ -161,7 +161,7 @@ def _code_of(backbone: Any) -> tuple[str, ...]:
     label = str(backbone).removeprefix("own:").rpartition("@")[0]
     if label == str(backbone) or not str(backbone).startswith("own:"):
         return ()
-    return ("--network", label if ":" in label else "FILE.py:FUNCTION")
+    return ("--network", label if ":" in label else f"FILE.py:{label}")
 
 
 def _run(path: Path, document: Document) -> Item:

@@ -9,7 +9,7 @@ import attngraft as ag
 from attngraft.benchmarking import BenchSettings, bench
 from attngraft.comparison import compare
 from attngraft.config import Preprocessing
-from attngraft.errors import BackboneError, ConfigError, RunError
+from attngraft.errors import BackboneError, ConfigError, GraftError, RunError
 from attngraft.settings import DataSettings
 from attngraft.surgery import backbone_spec
 from attngraft.training import RunFolder, Silent
@@ -54,6 +54,19 @@ def test_a_run_of_a_named_network_says_what_it_assumes(tmp_path, digits, caplog)
         ag.fit(model, digits, recipe="one-cycle", epochs=1, image_size=16, run_dir=tmp_path / "r", progress=Silent())
     assert caplog.text.count("assumed are images of 16 x 16 pixels") == 1
     assert "--mean and --std" in RunFolder(tmp_path / "r").read().events[0].text
+
+
+def test_fit_builds_what_a_function_makes_for_the_data_and_goes_on_with_it(tmp_path, digits, caplog):
+    options = {"recipe": "one-cycle", "epochs": 1, "image_size": 16, "run_dir": tmp_path / "r", "progress": Silent()}
+    with caplog.at_level(logging.INFO, logger="attngraft"):
+        result = ag.fit(make, digits, **options)
+    assert caplog.text.count("assumed are images of 16 x 16 pixels") == 1
+    assert result.model[-1].out_features == len(digits.classes)
+    assert RunFolder(tmp_path / "r").read().backbone.startswith("own:make@")
+    again = ag.fit(make, digits, **options)
+    assert (again.evaluation.probabilities == result.evaluation.probabilities).all()
+    with pytest.raises(GraftError, match="got int as the model"):
+        ag.fit(3, digits, **options)
 
 
 @pytest.mark.parametrize(

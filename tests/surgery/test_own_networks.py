@@ -237,3 +237,14 @@ def test_what_makes_a_network_is_to_be_called(model):
         ag.find_sites(model)
     with pytest.raises(RunError, match="call what makes one"):
         ag.predict(model, torch.zeros(1, 3, 16, 16))
+
+
+@pytest.mark.parametrize("was_edited", [False, True])
+def test_a_run_of_a_function_is_read_with_the_file_that_it_is_in(tmp_path, source, was_edited, caplog):
+    model = ag.create_backbone(backbone_spec(f"{source}:make"), num_classes=3).eval()
+    info = backbone_info(model)
+    digest = "0123456789ab" if was_edited else info.spec.rpartition("@")[2]
+    object.__setattr__(info, "spec", f"own:make@{digest}")
+    file = ag.save(model, tmp_path / "own.safetensors")
+    assert torch.equal(ag.load(file)(image_batch(2, *SIZE)), model(image_batch(2, *SIZE)))
+    assert ("the source of make has changed" in caplog.text) == was_edited

@@ -337,9 +337,12 @@ def _label_of(spec: str) -> str:
 def _known(spec: str) -> OwnNetwork:
     if spec in _KNOWN:
         return _KNOWN[spec]
-    label = _label_of(spec)
+    label, digest = _label_of(spec), spec.rpartition("@")[2]
+    for network in _KNOWN.values():
+        if network.digest == digest:  # under another name: a function in Python, file.py:function on the command line
+            return network
     for other, network in _KNOWN.items():
-        if network.label == label:
+        if label in (network.label, network.label.rpartition(":")[2]):
             log.warning("the source of %s has changed since it was recorded (%s, now %s)", label, spec, other)
             return network
     raise BackboneError(

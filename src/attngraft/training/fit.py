@@ -27,9 +27,11 @@ from ..settings import Settings, resolve_settings
 from ..settings.recipe import Recipe
 from ..surgery import check_live, copy_model, graft_plan, load, save, ungraft_
 from ..surgery.model_output import main_output
+from ..surgery.own_networks import Factory
 from ..surgery.state_versions import with_versions
 from ..tasks import create_task, describe_task, note_task_of_, primary, task_of
 from ..timestamp import timestamp
+from .built_for import built_for
 from .checkpoint import read_newest, remove_checkpoints
 from .disk_space import kept_bytes, working_bytes
 from .distillation import DistillationLoss, Teacher, check_teacher
@@ -99,7 +101,7 @@ class FitResult:
 
 
 def fit(
-    model: nn.Module,
+    model: nn.Module | Factory,
     data: str | Path | Dataset | Any,
     *,
     recipe: str | Path | Recipe | Settings = "three-phase",
@@ -116,7 +118,8 @@ def fit(
     """Train the model in place; the run folder then holds all there is to know.
 
     Args:
-        model: grafted or not, with as many outputs as the data have classes, labels or targets.
+        model: grafted or not, with as many outputs as the data have classes, labels or targets; or the class or function
+            (num_classes) -> module that makes a plain one, which is then called.
         data: whatever `load_data` takes, or what it returns.
         recipe: packaged name, path of a .toml file, a Recipe, or Settings with all that is chosen.
         run_dir: a new folder, or that of the same run to be continued.
@@ -142,12 +145,15 @@ def fit(
     """
     settings, seed = resolve_settings(recipe, overrides), index(seed)  # NumPy's integers too
     world, device = join_world(settings.machine), settings.machine.resolve_device()
+    run = RunFolder(Path(run_dir).expanduser())
+    if not isinstance(model, nn.Module):
+        with stopping_at_once(), watched(progress if world.is_main else Silent()) as shown:
+            model, data = built_for(model, data, settings, preprocessing, begun=run.record_file, seed=seed, shown=shown)
     check_live(model)
     own = stated_preprocessing(model, preprocessing)
     is_stated = preprocessing is not None or settings.data.says_scale
     preprocessing = settings.data.preprocessing(own)
     source = None if is_stated else preprocessing_source(model, preprocessing)
-    run = RunFolder(Path(run_dir).expanduser())
     shows = watched(progress if world.is_main else Silent())
     with stopping_at_once(), memory_needed(), shows as shown, ExitStack() as held:
         claim = Claim(run.path, held)
