@@ -28,6 +28,7 @@ from torch import Tensor
 
 from attngraft.kernels import triton_backend
 from attngraft.kernels.backend import Backend, GradientTerms, Pooled, PoolGradient
+from attngraft.kernels.self_check import disagreement
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 FP32, BF16, FP16 = torch.float32, torch.bfloat16, torch.float16
@@ -439,6 +440,11 @@ def test_gpu_kernels_keep_the_contract_under_an_interpreter(marked: str) -> None
     assert child.returncode == 0, child.stdout[-5000:]
     assert int(re.search(r"(\d+) passed", child.stdout)[1]) > 60
     assert "skipped" not in child.stdout
+
+
+@pytest.mark.parametrize("name", RUN_HERE, ids=[f"{name}-float32" for name in RUN_HERE])
+def test_the_check_at_first_use_finds_nothing(name: str) -> None:
+    assert disagreement(load(name), torch.device(BACKENDS[name][1]), [FP32]) is None
 
 
 @pytest.mark.skipif(INTERPRETED, reason="is about this process without an interpreter")

@@ -14,6 +14,7 @@ import torch
 from ..config import to_dict
 from ..environment import hardware, versions
 from ..errors import ConfigError
+from ..kernels.dispatch import wrong_on
 from ..timestamp import timestamp
 from ..training import MachineSettings, Progress, Whole, watched
 from ..training.pace import Pace, clock_time
@@ -50,6 +51,8 @@ def bench(
         BackboneError, GraftError: a network that is named cannot be made or grafted; nothing was measured yet.
     """
     device = MachineSettings(device=settings.device).resolve_device()
+    if device.type == "cuda":
+        log.info(wrong_on(device.type) or f"the kernels agree with plain PyTorch on {device}")
     result = BenchResult(
         created=timestamp(),
         device=str(device),

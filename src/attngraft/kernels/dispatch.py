@@ -21,6 +21,7 @@ from ..errors import ConfigError, nearest
 from . import numba_backend, torch_backend, triton_backend
 from .backend import Backend
 from .layout import Reading, reading_of
+from .self_check import disagreement
 
 log = logging.getLogger(__name__)
 Choice = Literal["auto", "reference"]
@@ -127,10 +128,28 @@ def fast_or_torch(x: Tensor) -> Backend:
 
 @functools.cache
 def _is_available(device: str) -> bool:
-    reason = BACKENDS[device][0].unavailable()
+    reason = BACKENDS[device][0].unavailable() or wrong_on(device)
     if reason is not None:
         log.warning("Attention runs in plain PyTorch, which is slower: %s", reason)
     return reason is None
+
+
+@functools.cache
+def wrong_on(device: str) -> str | None:
+    """What the kernels of a GPU compute wrongly here, and what to report; None where they agree with plain PyTorch.
+
+    The kernels of the CPU are not asked: there they are tested, and the first attention would have to wait for them.
+    """
+    if device != "cuda":
+        return None
+    backend, dtypes = BACKENDS[device]
+    place = torch.device(device) if torch.cuda.is_available() else torch.device("cpu")  # under Triton's interpreter
+    found = disagreement(cast(Backend, backend), place, sorted(dtypes, key=str))
+    if found is None:
+        return None
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "Triton's interpreter"
+    versions = f"PyTorch {torch.__version__}, CUDA {torch.version.cuda}"
+    return f"{found} on {gpu}. Please report this sentence ({versions})."
 
 
 def _fast_kernels_wanted() -> bool:
