@@ -155,7 +155,7 @@ def test_compare_prints_a_sentence_and_writes_a_page(attngraft, images, tmp_path
         (("compare", "cluttered-digits", "--backbone", "small-cnn", "--recipe", "scrach"), "did you mean 'scratch'"),
         (("compare", "cluttered-digits", "--backbone", "small-cnn", "--set", "clip_nrm=1"), "did you mean 'clip_norm'"),
         (("compare", "cluttered-digits", "--backbone", "small-cnn", "--attention", "se:reducton=4"), "'reduction'"),
-        (("predict", "nowhere", "x.png"), "nowhere"),
+        (("predict", "nowhere", "x.png"), "x.png"),
         (("report", "nowhere"), "nowhere"),
     ],
 )
