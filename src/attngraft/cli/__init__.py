@@ -18,6 +18,7 @@ import typer
 from ..console_log import quiet as no_progress
 from ..console_log import shown_on_console
 from ..errors import AttngraftError, ConfigError
+from ..formats import own_version
 from ..interrupts import exit_code, stopping_at_once, undisturbed
 from . import (
     adapt,
@@ -90,9 +91,7 @@ def attngraft(
     if network is not None:
         guarded(_know, is_continued=False)(network)
     if version:
-        from importlib import metadata
-
-        say(metadata.version("attngraft"))
+        say(own_version())
         raise typer.Exit
 
 
