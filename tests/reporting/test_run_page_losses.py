@@ -118,7 +118,7 @@ def test_a_run_without_phases_is_whole_and_says_what_was_done(tmp_path: Path):
     section = page.partition("How it was trained")[2].partition("</section>")[0]
     assert "The head was solved on the features of" in section
     facts = identify(tmp_path / "run").facts
-    assert facts["preparation"].startswith("The head was solved on the features of")
+    assert "The head was solved on the features of" in facts["preparation"]
     assert facts["epochs"] == 0
     assert "train_time_s" not in facts
 

@@ -14,7 +14,9 @@ from attngraft.errors import ConfigError
 from attngraft.surgery import graft, grafts
 from attngraft.training.dynamic_attention import logit_parameters, strengthen_
 
-CONTROLS = {name for name in attentions() if ATTENTIONS[name].control}
+UNGATED = {name for name in attentions() if ATTENTIONS[name].control} | {
+    "gc"
+}  # what only adds has no gate to strengthen
 BUILDS = [
     *((name, init, {}) for name in attentions() for init in ("identity", "paper")),
     *(("cbam-channel", init, {"combine": "product"}) for init in ("identity", "paper")),
@@ -53,7 +55,7 @@ def feature_map() -> Tensor:
 def logits_of(module: Attention, gate: Tensor) -> Tensor:
     """The inverse of what makes a gate of a logit."""
     name = next(name for name, entry in ATTENTIONS.items() if entry.build is type(module))
-    if name == "bam" or name in CONTROLS:  # parts that are logits, and what has none
+    if name == "bam" or name in UNGATED:  # parts that are logits, and what has none
         return gate
     if name == "simam":  # a blend with 1, by a learned part
         return gate - 1
@@ -90,7 +92,7 @@ def test_the_gates_afterwards_are_those_of_the_logits_times_the_factor(
     before = module.gates(x)
     strengthened = scaled(module, name, options, factor)
     after = parts_of(gates_seeing(module, x, before))
-    assert strengthened == (name not in CONTROLS and (name, init) != ("simam", "paper"))
+    assert strengthened == (name not in UNGATED and (name, init) != ("simam", "paper"))
     scale = factor if strengthened else 1.0
     for part, gate in parts_of(before).items():
         wanted = logits_of(module, gate) * (1.0 if name == "bam" and part == "spatial" else scale)
@@ -129,7 +131,7 @@ def test_factor_one_changes_no_bit(name: str):
             parameter.add_(0.3 * torch.randn_like(parameter))
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     generator = torch.get_rng_state()
-    assert strengthen_(model, 1.0) == (name not in CONTROLS)
+    assert strengthen_(model, 1.0) == (name not in UNGATED)
     assert torch.equal(torch.get_rng_state(), generator)
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
 
@@ -147,12 +149,12 @@ def test_identity_stays_identity(name: str):
 def test_what_is_scaled_is_what_identity_sets_to_zero(name: str, init: str, options: dict):
     module = create_attention(name, 32, init="identity", **options)
     parameters, degree = logit_parameters(module, name, options)
-    assert bool(parameters) == (name not in CONTROLS)
+    assert bool(parameters) == (name not in UNGATED)
     assert all(not parameter.any() for parameter in parameters)
     assert degree == 1
 
 
-@pytest.mark.parametrize("name", sorted(set(attentions()) - CONTROLS))
+@pytest.mark.parametrize("name", sorted(set(attentions()) - UNGATED))
 def test_twice_is_the_product_of_both(name: str):
     once, twice, x = awakened(name), awakened(name), feature_map()
     scaled(once, name, {}, 1.5)
