@@ -9,6 +9,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from rich.text import Text
@@ -30,8 +31,12 @@ log = logging.getLogger(__name__)
 
 
 def say(text: object, *, wrap: bool = False, style: str | None = None) -> None:
-    """Print a line; only with `wrap` it is broken at the width of the terminal, so that paths stay whole."""
-    console().print(str(text), soft_wrap=not wrap, style=style)
+    """Print a line; only with `wrap` it is broken at the width of the terminal, between words: paths stay whole."""
+    out, shown = console(), str(text)
+    if wrap:
+        lines = (fill(line, out.width, break_long_words=False, break_on_hyphens=False) for line in shown.split("\n"))
+        shown = "\n".join(lines)
+    out.print(shown, soft_wrap=True, style=style)
 
 
 def say_error(text: str) -> None:
