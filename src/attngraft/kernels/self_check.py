@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,8 +54,13 @@ def _is_close(one: Tensor, other: Tensor, allowed: float) -> bool:
 def _passes(shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device) -> Iterator[tuple[str, Pass]]:
     """Every pass with all that it can be asked for, on maps of one shape."""
     draw = torch.Generator().manual_seed(0)
-    x, grad = (torch.randn(shape, generator=draw).to(device, dtype) for _ in range(2))
-    rows, lanes = (torch.rand(shape[0], size, generator=draw).to(device) + 0.5 for size in shape[1:])
+    plain: dict[str, Any] = {
+        "generator": draw,
+        "device": "cpu",
+        "dtype": torch.float32,
+    }  # whatever the defaults of the program are
+    x, grad = (torch.randn(shape, **plain).to(device, dtype) for _ in range(2))
+    rows, lanes = (torch.rand(shape[0], size, **plain).to(device) + 0.5 for size in shape[1:])
     gates: dict[Over, Tensor] = {"rows": rows, "lanes": lanes}
     pooled: dict[Over, PoolGradient] = {}
     for over, gate in gates.items():

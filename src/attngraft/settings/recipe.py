@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from ..config import from_dict, read_toml, setting, to_dict
+from ..config import ADDED, from_dict, read_toml, setting, to_dict
 from ..errors import ConfigError, nearest
 
 PARTS = "head, head-bias, grafts, bn, upper:K, all"
@@ -52,7 +52,7 @@ class Phase:
     step_epochs: int = 1
     gamma: float = 0.1
     patience: int = 3
-    batchnorm: BatchNormPolicy | None = field(default=None, metadata={"added": True})
+    batchnorm: BatchNormPolicy | None = field(default=None, metadata=ADDED)
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 1, f"phase '{self.name}': epochs is {self.epochs}, expected at least 1.")

@@ -175,8 +175,10 @@ def fit(
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)
         context = RunContext(dataset, task, preprocessing, settings, seed, device, world, run.checkpoints)
         context = replace(context, anatomy=check_fit(model, context))
-        begun = run.read().recipe if run.record_file.is_file() else None
-        settings = replace(settings, recipe=settle_head(model, context, begun))
+        recipe = world.in_main(
+            lambda: settle_head(model, context, run.read().recipe if run.record_file.is_file() else None)
+        )
+        settings = replace(settings, recipe=recipe)
         context = replace(context, settings=settings)
         if teacher is not None:
             check_teacher(teacher, model, context)

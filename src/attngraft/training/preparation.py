@@ -6,17 +6,15 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from ..errors import counted
 from ..settings.recipe import Phase
-from ..tasks import LossOptions
 from .batchnorm import recalibrate_
 from .phases import Anatomy, kept_norms
 from .progress import Progress, doing
 from .run_context import RunContext
-from .solved_head import solvable_layer, solve_head_
+from .solved_head import solve_head_
 
 
 def prepare_(
@@ -55,12 +53,10 @@ def prepare_(
         layers, images = counted(found, "layer"), counted(len(train), "training image")
         done.append(f"the statistics of {layers} of BatchNorm were measured on {images}.")
     if number == 0 and recipe.head == "solve":
-        options = LossOptions(recipe.loss, recipe.label_smoothing, recipe.class_weights)
+        options = context.loss_options
         if recipe.sampler == "balanced":
             options = replace(options, class_weights="balanced")
-        example = torch.zeros(1, *context.preprocessing.input.shape, device=context.device)
-        layer = solvable_layer(model, anatomy.head_layers, example)
-        assert layer is not None  # see `settle_head`
+        (layer,) = anatomy.head_layers  # see `settle_head`
         tell = counting("solving the head")
         done.append(
             solve_head_(model, layer, train, context.evaluation, options, before_batch=before_batch, advance=tell)

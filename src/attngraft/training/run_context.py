@@ -88,9 +88,12 @@ class RunContext:
     @cached_property
     def criterion(self) -> Criterion:
         """The loss in training."""
-        recipe = self.recipe
-        options = LossOptions(recipe.loss, recipe.label_smoothing, recipe.class_weights)
-        return self.task.criterion(self.dataset.train.targets, options)
+        return self.task.criterion(self.dataset.train.targets, self.loss_options)
+
+    @property
+    def loss_options(self) -> LossOptions:
+        """What the recipe says of the loss."""
+        return LossOptions(self.recipe.loss, self.recipe.label_smoothing, self.recipe.class_weights)
 
     @cached_property
     def sampling_weights(self) -> NDArray[np.float64] | None:
