@@ -159,7 +159,7 @@ def loading(announce: Announcer, model: nn.Module) -> None:
 
 
 def evaluating(announce: Announcer, model: nn.Module) -> None:
-    replaced(evaluation, "_predict", before(announce))
+    replaced(evaluation, "_in_parts", before(announce))
 
 
 def saving(announce: Announcer, model: nn.Module) -> None:

@@ -180,7 +180,7 @@ def test_where_one_is_killed_the_other_ends_and_the_run_goes_on(tmp_path: Path, 
 def test_where_one_is_killed_in_an_evaluation_the_other_ends(tmp_path: Path, whole: Path):
     def prepare(rank: int, model: nn.Module, announce: Announcer) -> None:
         if rank == 1:
-            replaced(evaluation, "_predict", before(announce))
+            replaced(evaluation, "_in_parts", before(announce))
 
     folder = tmp_path / "run"
     with pair(folder, prepare) as (main, other):
