@@ -93,7 +93,7 @@ def _rendered_digits(out: Path) -> Path:
 
 def train(arm: str, folder: Path, seed: int, run: Path) -> dict[str, Any]:
     """One training in this process: accuracy on the test part and what it cost, imports left out."""
-    import timm as _
+    import timm  # noqa: F401
     import torch
 
     import attngraft as ag

@@ -154,8 +154,19 @@ def timm(job: Job) -> float:
 def fastai(job: Job) -> float:
     """fastai's `fine_tune`: the head for an epoch, then everything with rates that differ by the layer."""
     from fastai.vision.all import (
-        CategoryBlock, CrossEntropyLossFlat, DataBlock, GrandparentSplitter, ImageBlock, Learner, Normalize, Resize,
-        accuracy as measure, apply_init, aug_transforms, get_image_files, parent_label, set_seed,
+        CategoryBlock,
+        CrossEntropyLossFlat,
+        DataBlock,
+        GrandparentSplitter,
+        ImageBlock,
+        Learner,
+        Normalize,
+        Resize,
+        apply_init,
+        aug_transforms,
+        get_image_files,
+        parent_label,
+        set_seed,
     )  # fmt: skip
     from fastai.vision.learner import TimmBody, create_head, default_split
 
@@ -172,7 +183,7 @@ def fastai(job: Job) -> float:
     data = DataBlock((ImageBlock, CategoryBlock), get_items=get_image_files, get_y=parent_label, batch_tfms=augment,
                      splitter=GrandparentSplitter("train", "test"), item_tfms=Resize(round(job.size * 4 / 3)))  # fmt: skip
     loaders = data.dataloaders(job.folder, bs=job.options.get("bs", 32), num_workers=0)
-    learner = Learner(loaders, model, loss_func=CrossEntropyLossFlat(), splitter=default_split, metrics=measure)
+    learner = Learner(loaders, model, loss_func=CrossEntropyLossFlat(), splitter=default_split)
     learner.freeze()
     with learner.no_bar(), learner.no_logging():
         learner.remove_cbs([cb for cb in learner.cbs if cb.name == "progress"])

@@ -29,9 +29,10 @@ from attngraft.data.targets import LabelSets, Values
 from attngraft.errors import ConfigError
 from attngraft.settings.recipe import Recipe, load_recipe, with_head_phase
 from attngraft.surgery import find_head, graft, note_classes_
-from attngraft.tasks import Classification
+from attngraft.tasks import Classification, LossOptions
 from attngraft.training import RunFolder, solved_head
-from attngraft.training.solved_head import solvable_layer
+from attngraft.training.evaluate import EvaluationContext
+from attngraft.training.solved_head import solvable_layer, solve_head_
 
 PROBE = Recipe("probe", (), head="solve", batch_size=16)
 SOLVED = Recipe("solved", TWO_PHASES, head="solve", batch_size=16, ema_decay=0.5)
@@ -228,3 +229,22 @@ def test_predictions_of_a_probe_can_be_kept(tmp_path: Path):
     again = run_fit(droppy_model(), coloured_squares(), tmp_path / "run", recipe=PROBE)
     assert np.array_equal(again.evaluation.probabilities, result.evaluation.probabilities)
     assert classes_evaluation(result.evaluation.probabilities, result.evaluation.labels).score == result.score
+
+
+def test_images_of_a_group_are_left_out_together(monkeypatch):
+    data, seen = coloured_squares(), []
+    pairs = np.array([str(number // 2) for number in range(len(data.train))])
+
+    def solve(self: Classification, features: torch.Tensor, targets: object, left_out: object, options: object) -> None:
+        seen.append(left_out)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Classification, "solve_head", solve)
+    grouped = replace(data.train, groups=pairs)
+    with pytest.raises(KeyboardInterrupt):
+        solve_head_(
+            droppy_model(), "head", grouped, EvaluationContext(Classification(CLASSES), PREPROCESSING), LossOptions()
+        )
+    (left_out,) = seen
+    assert set(left_out) == set(range(5))
+    assert (left_out[0::2] == left_out[1::2]).all()

@@ -105,9 +105,8 @@ def tuning_dataset(dataset: Dataset, seed: int) -> Dataset:
     if dataset.val is not None:
         return replace(dataset, test=dataset.val, val=None)
     train = dataset.train
-    families = train.pixel_hashes if train.groups is None else tuple(train.groups.tolist())
     held = carve_loosely(
-        strata_of(train.targets), families, fraction=VALIDATION_SHARE, seed=seed, purpose="tune", sets=None
+        strata_of(train.targets), train.families, fraction=VALIDATION_SHARE, seed=seed, purpose="tune", sets=None
     )
     return replace(dataset, train=train.select(np.flatnonzero(~held)), test=train.select(np.flatnonzero(held)))
 

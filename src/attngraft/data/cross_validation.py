@@ -66,9 +66,9 @@ def cross_validation(dataset: Dataset, folds: int, repeats: int, *, seed: int, f
         raise ConfigError(f"folds is {folds} and repeats {repeats}: expected at least 2 folds and 1 repetition.")
     used = [getattr(dataset, split) for split in ("train", "val", "test") if split == "train" or split in dataset.drawn]
     images = joined([part for part in used if part is not None])
-    families, notes = image_families(images) if fix_leaks else (images.pixel_hashes, ())
+    families, notes = image_families(images) if fix_leaks else (images.families, ())
     if images.groups is not None:
-        families = tuple(images.groups.tolist())
+        families = images.families
     rows = [deal(strata_of(images.targets), families, folds=folds, seed=seed + again) for again in range(repeats)]
     for row in rows:
         _check_training(images, row, dataset.classes, folds)

@@ -54,6 +54,11 @@ class ImageSet:
             raise DataError(f"the images are labelled for {self.targets.task}: expected one class per image.")
         return self.targets.labels
 
+    @property
+    def families(self) -> tuple[str, ...]:
+        """A text per image, the same for images that a split may not part: of one group, or with equal pixels."""
+        return self.pixel_hashes if self.groups is None else tuple(self.groups.tolist())
+
     def image(self, i: int) -> torch.Tensor:
         """The stored image i: (C, H, W), a copy; uint8 for RGB, uint8 or float32 for others."""
         return self.store.image(int(self.rows[i]))

@@ -42,7 +42,7 @@ from .contract import (
     left_out_metric,
     mean_metric,
 )
-from .linear_heads import LinearHead, folds, logistic_head
+from .linear_heads import Folds, LinearHead, logistic_head
 
 SPECIFICITIES = (0.8, 0.9, 0.95, 0.98, 0.99)
 USUAL_SPECIFICITY = 0.95
@@ -181,10 +181,10 @@ class Classification:
     def random_targets(self, batch_size: int) -> Tensor:
         return torch.randint(len(self.outputs), (batch_size,))
 
-    def solve_head(self, features: Tensor, targets: Any, options: LossOptions) -> LinearHead:
+    def solve_head(self, features: Tensor, targets: Any, left_out: Folds, options: LossOptions) -> LinearHead:
         count, is_weighted = len(self.outputs), options.class_weights == "balanced"
         weights = balanced_weights(targets.labels, count)[targets.labels] if is_weighted else np.ones(1, np.float32)
-        labels, left_out = torch.from_numpy(targets.labels), folds(targets.strata)
+        labels = torch.from_numpy(targets.labels)
         return logistic_head(features, labels, outputs=count, left_out=left_out, weights=torch.from_numpy(weights))
 
 

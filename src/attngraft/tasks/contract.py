@@ -15,7 +15,7 @@ from ..config import from_dict
 from ..errors import BackboneError, ConfigError, DataError, counted, nearest
 from ..registry import Registry
 from ..statistics.groups import group_index
-from .linear_heads import LinearHead
+from .linear_heads import Folds, LinearHead
 
 Array = NDArray[Any]
 Rows = Mapping[str, Array]  # the first axis of every array counts the images
@@ -199,12 +199,13 @@ class Task(Protocol):
     def random_targets(self, batch_size: int) -> Tensor:
         """Targets of a batch for dry runs, from torch's global generator."""
 
-    def solve_head(self, features: Tensor, targets: Any, options: LossOptions) -> LinearHead:
+    def solve_head(self, features: Tensor, targets: Any, left_out: Folds, options: LossOptions) -> LinearHead:
         """The best linear layer from features to the main output; called where the task supports "solve-head".
 
         Args:
             features: (N, D) float32 on the CPU.
             targets: of the N training images.
+            left_out: (N,) the part that an image is left out with where settings are chosen by folds.
             options: of the loss.
         """
 

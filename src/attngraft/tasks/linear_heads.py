@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +17,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..data.loader import one_thread
+
+Folds = NDArray[np.int64]
 Loss = Callable[[Tensor, Tensor], Tensor]  # outputs (n, K) and targets -> losses (n,) or (n, K)
 
 STRENGTHS = tuple(10.0**exponent for exponent in np.arange(1, -6.25, -0.5))  # strong to weak, for features of unit size
-FOLDS = 5
 MOST_ITERATIONS = 100
 MOST_CHOSEN_ON = 10_000  # images on which the strength is chosen; more hardly change it
 NEGLIGIBLE = 1e-10  # of the largest variance of an axis
+WORTH_THREADS = 1e9  # multiplications of one evaluation of the loss
 
 
 @dataclass(frozen=True)
@@ -79,16 +83,14 @@ class _Axes:
         return LinearHead(found.float(), shift.float(), tuple(map(float, strengths)))
 
 
-def logistic_head(
-    features: Tensor, targets: Tensor, *, outputs: int, left_out: NDArray[np.int64], weights: Tensor
-) -> LinearHead:
+def logistic_head(features: Tensor, targets: Tensor, *, outputs: int, left_out: Folds, weights: Tensor) -> LinearHead:
     """Logistic regression: multinomial for classes, one for each label where there are any number of them.
 
     Args:
         features: (N, D) float32.
         targets: (N,) int64 classes, or (N, K) of 0 and 1.
         outputs: K.
-        left_out: (N,) number of the part that an image is left out with, 0 to `FOLDS` - 1; see `folds`.
+        left_out: (N,) number of the part that an image is left out with.
         weights: of the losses: (1,) for all alike, (N,) of images, or (N, K) of images and labels.
 
     Returns:
@@ -98,10 +100,12 @@ def logistic_head(
     part = torch.arange(len(features))
     if len(features) > MOST_CHOSEN_ON:
         part = torch.linspace(0, len(features) - 1, MOST_CHOSEN_ON).long()
-    chosen = _choose(features[part], targets[part], outputs, left_out[part.numpy()], _rows(weights, part), loss)
-    chosen = chosen * (len(part) / len(features))  # the same prior, against more images
-    axes = _Axes.of(features)
-    weight, bias = _solve(axes, targets, outputs, weights, loss, chosen)
+    # SciPy's threads and PyTorch's wait for each other's cores at every step
+    with one_thread() if features.numel() * outputs < WORTH_THREADS else nullcontext():
+        chosen = _choose(features[part], targets[part], outputs, left_out[part.numpy()], _rows(weights, part), loss)
+        chosen = chosen * (len(part) / len(features))  # the same prior, against more images
+        axes = _Axes.of(features)
+        weight, bias = _solve(axes, targets, outputs, weights, loss, chosen)
     return axes.head(weight, bias, chosen)
 
 
@@ -132,24 +136,12 @@ def ridge_head(features: Tensor, targets: Tensor) -> LinearHead:
     return axes.head(weight, bias, torch.tensor(STRENGTHS)[best])
 
 
-def folds(classes: NDArray[np.int64]) -> NDArray[np.int64]:
-    """(N,) the part that each image is left out with: those of a class are dealt in turn, in a fixed random order."""
-    order = np.random.default_rng(0).permutation(len(classes))
-    by_class = order[np.argsort(classes[order], kind="stable")]
-    found = np.empty(len(classes), np.int64)
-    found[by_class] = np.arange(len(classes)) % FOLDS
-    return found
-
-
-def _choose(
-    features: Tensor, targets: Tensor, outputs: int, left_out: NDArray[np.int64], weights: Tensor, loss: Loss
-) -> Tensor:
+def _choose(features: Tensor, targets: Tensor, outputs: int, left_out: Folds, weights: Tensor, loss: Loss) -> Tensor:
     """(K,) strengths with the lowest mean loss on images left out."""
     total: list[Tensor] = []
     left = torch.from_numpy(left_out)
-    parts = [(torch.nonzero(left != fold)[:, 0], torch.nonzero(left == fold)[:, 0]) for fold in range(FOLDS)]
-    parts = [(kept, out) for kept, out in parts if len(out) and len(kept)]
-    if not parts:
+    parts = [(torch.nonzero(left != fold)[:, 0], torch.nonzero(left == fold)[:, 0]) for fold in np.unique(left_out)]
+    if len(parts) < 2:
         return torch.ones(outputs)
     axes = [_Axes.of(features[kept]) for kept, _ in parts]
     unseen = [(features[out] - one.mean) @ one.back for one, (_, out) in zip(axes, parts, strict=True)]

@@ -27,7 +27,7 @@ from .contract import (
     check_width,
     left_out_metric,
 )
-from .linear_heads import LinearHead, folds, logistic_head
+from .linear_heads import Folds, LinearHead, logistic_head
 
 USUAL_THRESHOLD = 0.5
 HIGHEST_WEIGHT = 100.0  # of the positives of a rare label
@@ -125,13 +125,16 @@ class MultiLabel:
     def random_targets(self, batch_size: int) -> Tensor:
         return torch.randint(2, (batch_size, len(self.outputs))).float()
 
-    def solve_head(self, features: Tensor, targets: Any, options: LossOptions) -> LinearHead:
+    def solve_head(self, features: Tensor, targets: Any, left_out: Folds, options: LossOptions) -> LinearHead:
         labels, weights = targets.labels.astype(np.float32), np.ones(1, np.float32)
         if options.class_weights == "balanced":
             weights = np.where(labels == 1, positive_weights(targets.labels), np.float32(1))
-        wanted, left_out = torch.from_numpy(labels), folds(targets.strata)
         return logistic_head(
-            features, wanted, outputs=len(self.outputs), left_out=left_out, weights=torch.from_numpy(weights)
+            features,
+            torch.from_numpy(labels),
+            outputs=len(self.outputs),
+            left_out=left_out,
+            weights=torch.from_numpy(weights),
         )
 
     def _named(self, given: Array) -> str:

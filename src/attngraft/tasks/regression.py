@@ -28,7 +28,7 @@ from .contract import (
     left_out_metric,
     mean_metric,
 )
-from .linear_heads import LinearHead, ridge_head
+from .linear_heads import Folds, LinearHead, ridge_head
 
 UNBOUNDED = (0.0, np.inf)
 
@@ -127,7 +127,7 @@ class Regression:
         spread, mean = torch.tensor(self._std), torch.tensor(self._mean)
         return torch.randn(batch_size, len(self.outputs)) * spread + mean
 
-    def solve_head(self, features: Tensor, targets: Any, options: LossOptions) -> LinearHead:
+    def solve_head(self, features: Tensor, targets: Any, left_out: Folds, options: LossOptions) -> LinearHead:
         standardised = (targets.values - np.asarray(self._mean)) / np.asarray(self._std)
         return ridge_head(features, torch.from_numpy(standardised))
 

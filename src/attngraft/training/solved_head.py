@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..data import ImageSet, evenly_spread
+from ..data.build_dataset import strata_of
+from ..data.splits import deal
 from ..errors import NotFiniteError, counted
 from ..settings.recipe import Recipe, with_head_phase
 from ..surgery import classes_of, uncompiled
@@ -22,6 +24,7 @@ from .evaluate import EvaluationContext, in_eval_mode, in_order, over_images
 from .run_context import RunContext
 
 MOST_FEATURE_BYTES = 1 << 30
+FOLDS = 5  # for choosing settings of a head; images of a group are left out together
 
 
 def solvable_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> str | None:
@@ -117,7 +120,8 @@ def solve_head_(
         raise NotFiniteError(
             "the network's features are not finite: it cannot be trained as it is; load other weights."
         )
-    solve = partial(context.task.solve_head, torch.from_numpy(features), part.targets, options)
+    left_out = deal(strata_of(part.targets), part.families, folds=FOLDS, seed=0)
+    solve = partial(context.task.solve_head, torch.from_numpy(features), part.targets, left_out, options)
     solved = context.world.in_main(solve)
     with torch.no_grad():
         layer.weight.copy_(solved.weight.view_as(layer.weight))
