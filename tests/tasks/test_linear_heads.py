@@ -147,3 +147,15 @@ def test_large_problems_choose_on_some_of_the_images(monkeypatch):
         features[part], labels[part], outputs=3, left_out=folds(labels.numpy())[part.numpy()], weights=ONE
     )
     assert solved(features, labels, 3).strengths[0] == pytest.approx(few.strengths[0] / 5)
+
+
+def test_large_problems_leave_out_fewer_folds(monkeypatch):
+    """How strong L2 has to be is then seen on one part of the images instead of all."""
+    features, labels = blobs(300, 10, 3)
+    spread, fits = solved(features, labels, 3), []
+    original = linear_heads._Axes.of
+    monkeypatch.setattr(linear_heads._Axes, "of", lambda part: fits.append(len(part)) or original(part))
+    monkeypatch.setattr(linear_heads, "MOST_WORK", 1.5 * features.numel() * 3)
+    one = solved(features, labels, 3)
+    assert fits == [240, 300]
+    assert abs(np.log10(one.strengths[0] / spread.strengths[0])) <= 0.51

@@ -27,6 +27,7 @@ MOST_ITERATIONS = 100
 MOST_CHOSEN_ON = 10_000  # images on which the strength is chosen; more hardly change it
 NEGLIGIBLE = 1e-10  # of the largest variance of an axis
 WORTH_THREADS = 1e9  # multiplications of one evaluation of the loss
+MOST_WORK = 4e9  # multiplications of one evaluation of the loss on all folds; fewer folds are used beyond
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,7 @@ def _choose(features: Tensor, targets: Tensor, outputs: int, left_out: Folds, we
     parts = [(torch.nonzero(left != fold)[:, 0], torch.nonzero(left == fold)[:, 0]) for fold in np.unique(left_out)]
     if len(parts) < 2:
         return torch.ones(outputs)
+    parts = parts[: max(1, int(MOST_WORK / (features.numel() * outputs)))]
     axes = [_Axes.of(features[kept]) for kept, _ in parts]
     unseen = [(features[out] - one.mean) @ one.back for one, (_, out) in zip(axes, parts, strict=True)]
     starts: list[tuple[Tensor, Tensor] | None] = [None] * len(parts)
