@@ -20,7 +20,7 @@ from ..errors import GraftError, nearest
 from .compiled import forget_compiled_code, uncompiled
 from .copying import check_module, copy_model
 from .graft_paths import CHILD
-from .meta_twin import meta_twin
+from .meta_twin import run_on_twin
 from .plan import GraftPlan, plan_graft
 from .site import Site
 from .sites import resolve_input
@@ -253,17 +253,21 @@ def like_host(host: nn.Module, model: nn.Module, attention: Attention) -> Attent
 
 def _try_on_twin(model: nn.Module, plan: GraftPlan, example_input: Any) -> None:
     """Graft a weightless twin first: each attention must run once, on the planned number of channels."""
-    runs: dict[str, list[int]] = {site.path: [] for site in plan.sites}
-    with meta_twin(model, resolve_input(model, plan.input_size, example_input)) as (twin, arguments):
+
+    def run(twin: nn.Module, arguments: tuple[Any, ...]) -> dict[str, list[int]]:
+        twin(*arguments)
+        runs: dict[str, list[int]] = {site.path: [] for site in plan.sites}
         modules = dict(twin.named_modules())
         for site in plan.sites:
             modules[site.path].add_module(CHILD, _Counter(runs[site.path]))
             modules[site.path].register_forward_hook(_hook_of(site))
         try:
-            with torch.no_grad():
-                twin(*arguments)
+            twin(*arguments)
         except Exception as error:
             raise GraftError(f"the plan does not fit the model ({error}): plan again for this model.") from error
+        return runs
+
+    runs = run_on_twin(model, resolve_input(model, plan.input_size, example_input), run)
     for site in plan.sites:
         if runs[site.path] != [site.channels]:
             raise GraftError(_misfit(site.path, site.channels, runs[site.path]))

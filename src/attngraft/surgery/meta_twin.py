@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,48 +16,49 @@ from .compiled import running_eagerly, uncompiled
 from .copying import check_initialised, copy_model
 from .input_errors import needs_more_than_images
 
+T = TypeVar("T")
 
-@contextmanager
-def meta_twin(
-    model: nn.Module, example_input: Any, *, training: bool = False
-) -> Iterator[tuple[nn.Module, tuple[Any, ...]]]:
-    """A copy of the model without weights, and the arguments to call it with. No random number is drawn.
 
-    Models that build tensors on a fixed device in their forward pass cannot run on `meta`; for those the copy has
-    real weights.
+def run_on_twin(
+    model: nn.Module, example_input: Any, run: Callable[[nn.Module, tuple[Any, ...]], T], *, training: bool = False
+) -> T:
+    """What a function makes of a copy of the model without weights and the arguments to call it with.
+
+    No random number is drawn. Models that build tensors on a fixed device in their forward pass cannot run on `meta`; for
+    those the function is called again, with a copy that has real weights.
 
     Args:
         model: any module.
         example_input: a tensor, or the tuple of positional arguments.
+        run: calls the copy, which it may change; without gradients but for those that it asks for.
         training: whether the copy is in train mode.
 
     Raises:
-        GraftError: the model cannot be copied, or cannot process the input.
+        GraftError: the model cannot be copied, or cannot process the input; or what `run` raises of this kind.
     """
     arguments = example_input if isinstance(example_input, tuple) else (example_input,)
     model = uncompiled(model)
-    twin = _copy_to_meta(model).train(training)
     with unchanged_rng(model), torch.no_grad(), running_eagerly(model), _QuickNormalisation():
-        meta_arguments = _moved(arguments, torch.device("meta"))
         try:
-            twin(*meta_arguments)
-        except Exception as meta_error:
-            twin, meta_arguments = copy_model(model).train(training), _moved(arguments, _device_of(model))
-            try:
-                twin(*meta_arguments)
-            except Exception:
-                missing = needs_more_than_images(model, len(arguments))
-                if missing:
-                    raise GraftError(
-                        f"{missing} (in Python, example_input= takes a tuple of all inputs)."
-                    ) from meta_error
-                raise GraftError(
-                    f"the model cannot process {_described(arguments)}{' in train mode' if training else ''} "
-                    f"({first_line(meta_error)}): "
-                    "give the input_size=(channels, height, width) or the example_input that it expects, on the command line "
-                    "--image-size and --channels."
-                ) from meta_error
-        yield twin, meta_arguments
+            return run(_copy_to_meta(model).train(training), _moved(arguments, torch.device("meta")))
+        except GraftError:
+            raise
+        except Exception as error:
+            meta_error = error
+        try:
+            return run(copy_model(model).train(training), _moved(arguments, _device_of(model)))
+        except GraftError:
+            raise
+        except Exception:
+            missing = needs_more_than_images(model, len(arguments))
+            if missing:
+                raise GraftError(f"{missing} (in Python, example_input= takes a tuple of all inputs).") from meta_error
+            raise GraftError(
+                f"the model cannot process {_described(arguments)}{' in train mode' if training else ''} "
+                f"({first_line(meta_error)}): "
+                "give the input_size=(channels, height, width) or the example_input that it expects, on the command line "
+                "--image-size and --channels."
+            ) from meta_error
 
 
 class _QuickNormalisation(TorchFunctionMode):
@@ -83,13 +84,17 @@ def _normalises_by_its_statistics(
 
 
 def outputs_in_train_mode(model: nn.Module, example_input: Any) -> Any:
-    """What the model returns in train mode, with its graph of gradients, computed on a copy; see `meta_twin`.
+    """What the model returns in train mode, with its graph of gradients, computed on a copy; see `run_on_twin`.
 
     Raises:
         GraftError: the model cannot process the input.
     """
-    with meta_twin(model, example_input, training=True) as (twin, arguments), torch.enable_grad():
-        return twin(*arguments)
+
+    def run(twin: nn.Module, arguments: tuple[Any, ...]) -> Any:
+        with torch.enable_grad():
+            return twin(*arguments)
+
+    return run_on_twin(model, example_input, run, training=True)
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from .graft_paths import CHILD, is_inside_graft
-from .meta_twin import meta_twin
+from .meta_twin import run_on_twin
 from .recorder import Recorder
 from .trace_record import Trace
 
@@ -32,13 +32,16 @@ def trace(model: nn.Module, example_input: Any, *, training: bool = False) -> Tr
     Raises:
         GraftError: the model cannot process the input.
     """
-    with meta_twin(model, example_input, training=training) as (twin, arguments):
+
+    def run(twin: nn.Module, arguments: tuple[Any, ...]) -> Trace:
         recorder = Recorder(twin)
         with recorder.recording(arguments):
             recorder.trace.outputs = twin(*arguments)
         if not training:
             recorder.trace.containers |= _iterating(twin, arguments, recorder.trace)
-    return recorder.trace
+        return recorder.trace
+
+    return run_on_twin(model, example_input, run, training=training)
 
 
 class _Probe(nn.Module):
