@@ -44,13 +44,17 @@ VALIDATION = 0.3  # of the training pictures that a seed does not train with, at
 EPOCHS, SIZE = 10, 96
 
 
-def drawn_folder(data: Path, name: str, seed: int, out: Path, on_validation: bool) -> Path:
-    """FOLDER/train/CLASS and FOLDER/test/CLASS with hard links to the pictures of a seed."""
-    folder = out / "pictures" / f"{name}-{seed}{'-validation' if on_validation else ''}"
+def drawn_folder(
+    data: Path, name: str, seed: int, out: Path, *, on_validation: bool = False, count: int | None = None
+) -> Path:
+    """FOLDER/train/CLASS and FOLDER/test/CLASS with hard links to the pictures of a seed, so many of a class."""
+    kind = "-validation" if on_validation else "" if count is None else f"-{count}"
+    folder = out / "pictures" / f"{name}-{seed}{kind}"
     if folder.is_dir():
         return folder
     source = _rendered_digits(out) if name == "cluttered-digits" else data / name
-    rng, (count, test_count) = np.random.default_rng([seed, *name.encode()]), SETS[name]
+    rng, (usual, test_count) = np.random.default_rng([seed, *name.encode()]), SETS[name]
+    count = count or usual
     making = folder.with_suffix(".making")
     for of_class in sorted((source / "train").iterdir()):
         pictures = sorted(of_class.iterdir())
@@ -99,8 +103,8 @@ def train(arm: str, folder: Path, seed: int, run: Path) -> dict[str, Any]:
     import attngraft as ag
 
     name, _, changes = arm.partition(":")
-    options = dict(change.split("=") for change in changes.split(",")) if changes else {}
-    options = {key: _value(text) for key, text in options.items()}
+    pairs = [change.split("=") for change in changes.split(",")] if changes else []
+    options: dict[str, Any] = {key: _value(text) for key, text in pairs}
     torch.manual_seed(seed)
     torch.set_num_threads(1)
     began, cpu = time.perf_counter(), time.process_time()
@@ -181,13 +185,13 @@ def main() -> None:
     (asked.out / "cells").mkdir(parents=True, exist_ok=True)
     sets, arms = asked.sets.split(","), asked.arms.split()
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
-    folders = {(name, seed): drawn_folder(asked.data, name, seed, asked.out, asked.validation)
+    folders = {(name, seed): drawn_folder(asked.data, name, seed, asked.out, on_validation=asked.validation)
                for seed in seeds for name in sets}  # fmt: skip
     cells = [(name, arm, seed) for seed in seeds for name in sets for arm in arms]
     with ThreadPoolExecutor(asked.workers) as pool:
         done = list(pool.map(lambda cell: in_a_process(cell, folders[cell[0], cell[2]], asked.out), cells))
-    found = [cell for cell in done if cell is not None]
-    rows = list(summary(found))
+    trainings = [cell for cell in done if cell is not None]
+    rows = list(summary(trainings))
     for row in rows:
         print(f"{row['set']:<18}{row['arm']:<28}{row['n']:>3}{row['top1']:7.1f} ± {row['sd'] or 0:4.1f}"
               f"{row['ours_minus_it'] or 0:+7.1f}{row['wall_s']:8.1f} s")  # fmt: skip
@@ -195,7 +199,7 @@ def main() -> None:
         options = " ".join(word for word in sys.argv[1:] if not word.startswith("/"))
         document = {"created": timestamp(), "command": f"python benchmarks/finetune.py {options}",
                     "epochs": EPOCHS, "image_size": SIZE, "hardware": hardware(), "versions": versions(),
-                    "pictures": {name: SETS[name] for name in sets}, "summary": rows, "trainings": found}  # fmt: skip
+                    "pictures": {name: SETS[name] for name in sets}, "summary": rows, "trainings": trainings}  # fmt: skip
         RESULT.write_text(json.dumps(document, indent=1) + "\n")
 
 
