@@ -40,10 +40,11 @@ from .comparison_folder import (
     describe_request,
     earlier_variants,
     is_comparison,
+    keep,
     open_comparison,
     with_earlier_seeds,
 )
-from .plain_controls import keep, with_larger
+from .plain_controls import with_larger
 from .robustness import check_corruptible
 from .tuning import check_trials
 from .variants import Variant, matched_controls, parse_variants, split_variants, under, with_earlier
@@ -175,7 +176,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         precision = world.in_main(lambda: open_comparison(context, request, template, claim, needed))
         warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device)
         larger = {v.slug: {"backbone": v.backbone, "like": v.options.get("like")} for v in variants if v.backbone}
-        world.in_main(lambda: keep(folder, larger))
+        world.in_main(lambda: keep(folder, "matched", larger))
         yield Begun(replace(context, precision=precision), variants, seeds, request, shown)
 
 

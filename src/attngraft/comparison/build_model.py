@@ -68,18 +68,19 @@ class ModelSource:
             log.info(assumed)
         return replace(self, preprocessing={}), preprocessing
 
-    def fresh(self, outputs: int | Sequence[str], seed: int) -> nn.Module:
+    def fresh(self, outputs: int | Sequence[str] | None, seed: int) -> nn.Module:
         """The plain backbone with a head for these outputs: a new one, unless a run was trained on exactly these.
 
         Args:
-            outputs: names of the classes, labels or targets; or how many, to keep the head that the spec brings.
+            outputs: names of the classes, labels or targets; or how many, to keep the head that the spec brings where it
+                has as many; None to keep it in any case.
             seed: of its random weights.
 
         Raises:
             ConfigError: the backbone has grafts and may not.
             BackboneError: as for `create_backbone`.
         """
-        count, names = (outputs, ()) if isinstance(outputs, int) else (len(outputs), outputs)
+        count, names = (len(outputs), outputs) if isinstance(outputs, Sequence) else (outputs, ())
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             model = create_backbone(
@@ -101,7 +102,7 @@ class ModelSource:
 
     def build(
         self,
-        outputs: Sequence[str],
+        outputs: Sequence[str] | None,
         variant: Variant,
         seed: int,
         *,
@@ -111,7 +112,7 @@ class ModelSource:
         """The model of a run, grafted.
 
         Args:
-            outputs: names of the classes, labels or targets.
+            outputs: names of the classes, labels or targets; None for the head that the spec brings.
             variant: what is grafted.
             seed: of the run.
             shape: (C, H, W) of an image, to plan with.

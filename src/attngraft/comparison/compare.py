@@ -28,6 +28,7 @@ from .begin import ComparisonRequest, begun, listed
 from .comparison_folder import read_comparison
 from .conclusion import Conclusion
 from .run_all import run_all
+from .same_at_start import measure_start
 from .tuning import tune as tune_rates
 
 log = logging.getLogger(__name__)
@@ -156,6 +157,7 @@ def compare(
             log.info(asked.told)
         return Comparison(wanted.folder, read_comparison(wanted.folder))
     with begun(data, wanted, progress) as found:
+        measure_start(found.context, found.variants, found.seeds[0], found.progress)
         variants, tuning = tune_rates(found.context, found.variants, wanted.tune, found.progress)
         conclude = Conclusion(found.context, variants, found.request, command, tuning)
         for look in _stages(found.context.analysis, found.seeds):

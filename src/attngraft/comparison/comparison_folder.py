@@ -135,6 +135,22 @@ def write_comparison(folder: Path, document: Mapping[str, Any]) -> None:
     write_record(folder / COMPARISON_FILE, "comparison", document)
 
 
+MEASURED_ONCE = ("matched", "at_start")  # entries that stay when the record is written anew
+
+
+def keep(folder: Path, key: str, entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Note in an entry of `comparison.json` what was measured once."""
+    document = read_comparison(folder)
+    merged = {**document.get(key, {}), **entries}
+    if merged != document.get(key, {}):
+        write_comparison(folder, {**document, key: merged})
+
+
+def measured_once(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of `comparison.json` that stay when it is written anew."""
+    return {key: document[key] for key in MEASURED_ONCE if key in document}
+
+
 FIXED = ("backbone", "pretrained", "weights", "recipe", "preprocessing")
 
 
@@ -181,7 +197,7 @@ def open_comparison(
                 "variants": [],
                 "effects": [],
                 "looks": found.get("looks", []),
-                **({"matched": found["matched"]} if "matched" in found else {}),
+                **measured_once(found),
                 "versions": versions(),
             },
         )

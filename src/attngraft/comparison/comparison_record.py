@@ -213,6 +213,25 @@ class LeftOutRecord:
 
 
 @dataclass(frozen=True)
+class StartRecord:
+    """How a grafted network differs from the plain one before any training, both with the same head and seed.
+
+    Attributes:
+        images: test images that both predicted.
+        kept: those whose prediction is the same: the highest logit; for several labels or numbers, all outputs.
+        equal: whether all outputs are equal bit for bit.
+        largest_change: of an output, over the range of the plain network's outputs; None where there is none.
+        head: "own", which came with the weights, or "new".
+    """
+
+    images: int
+    kept: int
+    equal: bool
+    largest_change: float | None
+    head: str
+
+
+@dataclass(frozen=True)
 class PredictionsRecord:
     """The files of predictions that a comparison was made from, without any training.
 
@@ -241,6 +260,7 @@ class ComparisonRecord:
         stopped: "settled", "futile" or "all looks taken", of planned looks.
         left_out: runs that do not enter.
         matched: what controls turned out to be, by their slug.
+        at_start: what grafting alone changes, by the slug of the variant; earlier versions did not measure it.
         tuning: what was tried before the seeds.
         robustness: effects under corruptions.
         notes: sentences that hold for all verdicts.
@@ -271,6 +291,7 @@ class ComparisonRecord:
     stopped: str | None = None
     left_out: tuple[LeftOutRecord, ...] = ()
     matched: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    at_start: Mapping[str, StartRecord] = field(default_factory=dict)
     tuning: Tuning | None = None
     robustness: RobustnessRecord | None = None
     notes: tuple[str, ...] = ()

@@ -14,7 +14,7 @@ from ..statistics.looks import FUTILE, conditional_power
 from ..timestamp import timestamp
 from .analysis_plan import AnalysisPlan
 from .comparison_context import ComparisonContext
-from .comparison_folder import read_comparison, write_comparison
+from .comparison_folder import measured_once, read_comparison, write_comparison
 from .contrasts import effects
 from .factorial import factorial
 from .robustness import robustness
@@ -71,7 +71,7 @@ class Conclusion:
             **({"tuning": to_dict(self.tuning)} if self.tuning else {}),
             **({"robustness": robustness(context, self.variants, results)} if plan.robustness else {}),
             "left_out": _left_out(results),
-            **({"matched": earlier["matched"]} if "matched" in earlier else {}),
+            **measured_once(earlier),
             **outcome,
             "looks": looks,
             "notes": [*_stop_notes(plan, outcome), *_notes(context, self.variants, seeds, looks, results)],

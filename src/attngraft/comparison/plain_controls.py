@@ -18,7 +18,7 @@ from ..costs import LATENCY_BATCH, measure_latency
 from ..errors import ConfigError
 from ..training import FitResult
 from .build_model import ModelSource
-from .comparison_folder import is_comparison, read_comparison, write_comparison
+from .comparison_folder import is_comparison, read_comparison
 from .variants import BASELINE, LARGER, Variant
 
 MOST_TRIED = 6  # larger networks whose latency is measured
@@ -69,14 +69,6 @@ def longer_epochs(
     ratio = like.train_time_s / plain.train_time_s if like and plain and plain.train_time_s > 0 else 1.0
     ratio = min(max(ratio, 1.0), MOST_FACTOR)
     return max(epochs, round(ratio * epochs)), ratio
-
-
-def keep(folder: Path, entries: Mapping[str, Mapping[str, Any]]) -> None:
-    """Note in `comparison.json` what controls turned out to be."""
-    document = read_comparison(folder)
-    matched = {**document.get("matched", {}), **entries}
-    if matched != document.get("matched", {}):
-        write_comparison(folder, {**document, "matched": matched})
 
 
 def _kept(folder: Path) -> Mapping[str, Mapping[str, Any]]:

@@ -12,7 +12,8 @@ from torch import nn
 from ..errors import NotFiniteError
 from ..training import Evaluation, FitResult, Progress, Whole
 from .comparison_context import ComparisonContext
-from .plain_controls import keep, longer_epochs
+from .comparison_folder import keep
+from .plain_controls import longer_epochs
 from .variants import BASELINE, LONGER, Variant
 
 log = logging.getLogger(__name__)
@@ -99,7 +100,11 @@ def _lengthened(context: ComparisonContext, variant: Variant, results: Results, 
     def measured() -> int:
         recipe, folder = context.settings.recipe, context.folder
         epochs, ratio = longer_epochs(variant, recipe.epochs, results.finished, seed, folder)
-        keep(folder, {variant.slug: {"epochs": epochs, "time_ratio": ratio, "like": variant.options.get("like")}})
+        keep(
+            folder,
+            "matched",
+            {variant.slug: {"epochs": epochs, "time_ratio": ratio, "like": variant.options.get("like")}},
+        )
         return epochs
 
     return replace(variant, epochs=context.world.in_main(measured))

@@ -30,6 +30,10 @@ COSTS = (
     Column("training", "mean per run", "none"),
     Column("sites", terminal="none"),
 )
+START = (
+    Column("same at start", "before training", "none"),
+    Column("same at start", terminal="only", folds=True),
+)
 EFFECTS = {"channel": "channel gates", "spatial": "spatial gates", "interaction": "interaction of both"}
 
 
@@ -56,12 +60,13 @@ def variant_table(comparison: ComparisonRecord) -> Table:
         Column(metric.label, f"mean ± sd over {runs}", "text"),
         Column(f"effect{words_for(metric.unit, ', ')}", "95 % interval", folds=True),
         *(COSTS if has_costs else ()),
+        *(START if comparison.at_start else ()),
         Column("verdict", folds=True),
     )
     rows = tuple(_variant_row(comparison, variant, has_costs) for variant in baseline_first(comparison))
     caption = f"{comparison.title}, n = {sample_size(comparison)}"
     costs = "; costs against it" if has_costs else ""
-    note = f"effect: paired difference to '{comparison.baseline}'{costs}; sd over {runs}"
+    note = f"effect: paired difference to '{comparison.baseline}'{costs}; sd over {runs}{_start_note(comparison)}"
     return Table(caption, columns, rows, frozenset({len(columns) - 1}), note=note)
 
 
@@ -72,8 +77,29 @@ def _variant_row(comparison: ComparisonRecord, variant: VariantRecord, has_costs
         Noted(mean_and_spread(variant.scores, unit), f"n = {len(variant.scores)}"),
         Noted(format_effect(effect, unit), format_interval(effect, unit)) if effect else "",
         *(_costs(comparison, variant) if has_costs else ()),
+        *(_start(comparison, variant) if comparison.at_start else ()),
         effect.verdict if effect else "",
     )
+
+
+def _start(comparison: ComparisonRecord, variant: VariantRecord) -> tuple[str | Noted, str]:
+    """For the page; and for the terminal, which has no room for how much changes."""
+    found = comparison.at_start.get(variant.slug)
+    if found is None:
+        return "", ""
+    kept = f"{found.kept:,} of {found.images:,}"
+    change = MISSING if found.largest_change is None else f"{100 * found.largest_change:.2g} %"
+    note = "equal bit for bit" if found.equal else f"largest change {change}"
+    return Noted(kept, note), f"{kept}, equal" if found.equal else kept
+
+
+def _start_note(comparison: ComparisonRecord) -> str:
+    """What the column says, as the end of a note."""
+    heads = {found.head for found in comparison.at_start.values()}
+    if not heads:
+        return ""
+    head = "the network's own head" if heads == {"own"} else "an untrained head"
+    return f"; same at start: test images whose prediction grafting alone leaves, before training, with {head}"
 
 
 def _costs(comparison: ComparisonRecord, variant: VariantRecord) -> tuple[str | Noted, ...]:

@@ -6,11 +6,12 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ..comparison.combined_record import CombinedRecord
-from ..comparison.comparison_record import ComparisonRecord
+from ..comparison.comparison_record import ComparisonRecord, StartRecord
 from ..errors import counted
 from ..files import write_text
 from .comparison_tables import baseline_first, sample_size
@@ -41,6 +42,7 @@ def write_exports(folder: Path, record: ComparisonRecord | CombinedRecord) -> No
 def comparison_csv(record: ComparisonRecord) -> str:
     """A row for each effect; differences in the metric's unit, so in points for fractions."""
     roles = {variant.name: variant.role for variant in record.variants}
+    starts = {variant.name: record.at_start.get(variant.slug) for variant in record.variants}
     return _csv(
         {
             "variant": effect.variant,
@@ -54,6 +56,7 @@ def comparison_csv(record: ComparisonRecord) -> str:
             "seeds": effect.seeds,
             "images": effect.images,
             "verdict": effect.verdict,
+            **(_start(starts[effect.variant]) if record.at_start else {}),
         }
         for effect in record.effects
     )
@@ -74,6 +77,11 @@ def combined_csv(record: CombinedRecord) -> str:
             mean["between_sd"] = scale_of(record.metric.unit) * pooled.between_sd
             rows.append({**first, "data_set": "", **_numbers(pooled, record.metric.unit), **mean})
     return _csv(rows)
+
+
+def _start(found: StartRecord | None) -> dict[str, Any]:
+    """What grafting alone changes; nothing for variants without grafts."""
+    return {f"start_{field.name}": "" if found is None else getattr(found, field.name) for field in fields(StartRecord)}
 
 
 def _metric(record: ComparisonRecord | CombinedRecord) -> dict[str, str]:

@@ -197,6 +197,11 @@ def hits(logits: Tensor, targets: Tensor) -> Tensor:
     return (logits.argmax(1) == wanted).float()
 
 
+def same_class(one: Array, other: Array) -> Array:
+    """(N,) whether the highest logit of an image is the same in both arrays (N, K)."""
+    return np.asarray(one.argmax(1) == other.argmax(1))
+
+
 def correct(rows: Rows) -> Array:
     """(N,) whether the most probable class is the true one."""
     return np.asarray(rows["probabilities"].argmax(1) == rows["labels"])
