@@ -50,12 +50,12 @@ class Regime:
 PHOTOS = ("hymenoptera", "flowers", "textures", "grocery", "cifar10")
 REGIMES = {
     "fine-tune": Regime(
-        "Fine-tuning EfficientNet-Lite0 (ImageNet) on 200 to 600 pictures of 96 px, recipe three-phase",
+        "Fine-tuning EfficientNet-Lite0 (ImageNet) on 200 to 600 images of 96 px, recipe three-phase",
         dict.fromkeys((*PHOTOS, "cluttered-digits")),
         ("--backbone", LITE0, "--attention", ATTENTIONS, "--image-size", "96", "--recipe", "three-phase"),
     ),
     "scratch-small": Regime(
-        "small-cnn from random weights on 800 to 5,000 pictures of 64 px, recipe one-cycle, 12 epochs",
+        "small-cnn from random weights on 800 to 5,000 images of 64 px, recipe one-cycle, 12 epochs",
         {"cluttered-digits": 100, "cifar10": 500, "flowers": 200, "textures": 80},
         ("--backbone", "small-cnn", "--attention", ATTENTIONS, "--image-size", "64", "--recipe", "one-cycle",
          "--epochs", "12"),

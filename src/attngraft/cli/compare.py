@@ -99,6 +99,9 @@ def run(
             *options.OUT,
         ),
     ] = None,
+    at_once: Annotated[
+        int, option("Trainings at a time, one thread each: the number of cores, for small networks.", "N")
+    ] = 1,
     pretrained: options.Pretrained = None,
     weights: options.Weights = None,
     log: options.Log = None,
@@ -160,6 +163,7 @@ def run(
         seeds=_seeds(variants["seeds"]),
         recipe=recipe,
         run_dir=folder,
+        at_once=at_once,
         command=command_line(),
         **settings,
     )

@@ -18,6 +18,7 @@ from ..answers import Question
 from ..config import Preprocessing, to_dict
 from ..data import Dataset
 from ..data_frames import data_frame
+from ..errors import ConfigError
 from ..locking import check_free
 from ..settings import Recipe, Settings, resolve_settings
 from ..statistics.looks import parse_looks
@@ -93,6 +94,7 @@ def compare(
     weights: str | Path | None = None,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     run_dir: str | Path,
+    at_once: int = 1,
     progress: Progress | None = None,
     command: str | None = None,
     **overrides: Any,
@@ -123,6 +125,7 @@ def compare(
         weights: a file of weights to start from, as for `create_backbone`.
         preprocessing: how a network of your own wants its images, as for `fit`; what is assumed without it is logged.
         run_dir: a new folder, or that of the same comparison to be continued.
+        at_once: trainings at a time, each on one thread in a process of its own; on CPUs under Linux, elsewhere one.
         progress: where to show progress; a bar on a terminal where not given.
         command: the command line, for the record.
         **overrides: fields of `Recipe`, `DataSettings` and `MachineSettings`, and `epochs`.
@@ -132,6 +135,8 @@ def compare(
         TrainingError: a run could not go on; what is finished stays.
         KeyboardInterrupt: interrupted; the same call goes on.
     """
+    if at_once < 1:
+        raise ConfigError(f"at_once is {at_once}: expected 1 or more trainings at a time, such as the number of cores.")
     wanted = ComparisonRequest(
         backbone=backbone_spec(backbone),
         attentions=tuple(listed(attentions)),
@@ -161,7 +166,7 @@ def compare(
         variants, tuning = tune_rates(found.context, found.variants, wanted.tune, found.progress)
         conclude = Conclusion(found.context, variants, found.request, command, tuning)
         for look in _stages(found.context.analysis, found.seeds):
-            results = run_all(found.context, variants, look, found.progress)
+            results = run_all(found.context, variants, look, found.progress, at_once=at_once)
             found.progress.stop()
             document = found.context.world.in_main(partial(conclude, look, results))
             if document.get("stopped"):

@@ -14,6 +14,7 @@ from ..training import Evaluation, FitResult, Progress, Whole
 from .comparison_context import ComparisonContext
 from .comparison_folder import keep
 from .plain_controls import longer_epochs
+from .side_by_side import can_train_side_by_side, train_side_by_side
 from .variants import BASELINE, LONGER, Variant
 
 log = logging.getLogger(__name__)
@@ -41,11 +42,17 @@ class Results:
 
 
 def run_all(
-    context: ComparisonContext, variants: Sequence[Variant], seeds: Sequence[int], progress: Progress
+    context: ComparisonContext,
+    variants: Sequence[Variant],
+    seeds: Sequence[int],
+    progress: Progress,
+    *,
+    at_once: int = 1,
 ) -> Results:
     """Train what is not trained yet; seed by seed, so that an unfinished comparison has whole pairs.
 
-    A run whose numbers are no longer finite is noted, and the others go on: that a variant diverges is a result.
+    A run whose numbers are no longer finite is noted, and the others go on: that a variant diverges is a result. With
+    `at_once` above 1 so many train at a time, where that can be done here.
 
     Raises:
         TrainingError: a run could not go on for another reason.
@@ -55,6 +62,9 @@ def run_all(
     total = len(variants) * len(seeds)
     whole = Whole(progress, total, log if context.world.is_main else None)
     order = sorted(variants, key=lambda variant: variant.attention == LONGER)  # it has to know how long others took
+    if at_once > 1 and can_train_side_by_side(context):
+        runs = [(variant, seed) for seed in seeds for variant in order if variant.attention != LONGER]
+        train_side_by_side(context, runs, at_once, progress)
     for number, (seed, variant) in enumerate((s, v) for s in seeds for v in order):
         title = f"run {number + 1} of {total}: {variant.name}, {context.title(seed)}"
         if variant.attention == LONGER:
