@@ -104,7 +104,7 @@ def _place(source: str | Path) -> str:
 
 def files_of(source: str | Path) -> list[Path] | None:
     """Files and folders that images are read from; None where that is not known."""
-    if str(source) in MADE_HERE:
+    if str(source).partition(":")[0] in MADE_HERE:
         return []
     path = Path(source).expanduser()
     if path.is_dir():

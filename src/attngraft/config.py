@@ -263,6 +263,19 @@ def parse_assignment(text: str) -> tuple[str, Any]:
     return key.strip().replace("-", "_"), parse_value(value.strip())
 
 
+def parse_named(text: str) -> tuple[str, dict[str, Any]]:
+    """Take NAME[:option=value,...] apart; values are read as in `parse_assignment`.
+
+    >>> parse_named("cluttered-digits:test=2000")
+    ('cluttered-digits', {'test': 2000})
+
+    Raises:
+        ConfigError: an option without a value.
+    """
+    name, _, tail = text.strip().partition(":")
+    return name, dict(parse_assignment(part) for part in tail.split(",")) if tail else {}
+
+
 def parse_value(text: str) -> Any:
     """JSON where it parses as such (numbers, true, [..]), a size such as 256x128 as a list, else the text itself.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data import Dataset
-from ..data.sources import SOURCES, unknown_source
+from ..data.sources import find_source, unknown_source
 from ..errors import ConfigError
 from ..training import join_world
 from .combine import Combination, combine, folder_names
@@ -45,7 +45,7 @@ def compare_each(
 
 
 def _is_there(source: str | Path | Dataset) -> bool:
-    return isinstance(source, Dataset) or source in SOURCES or Path(source).expanduser().exists()
+    return isinstance(source, Dataset) or find_source(source) is not None or Path(source).expanduser().exists()
 
 
 def _place(source: str) -> str:

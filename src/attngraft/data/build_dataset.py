@@ -89,6 +89,7 @@ class Pool:
         splits: "train", "val" or "test" per image, or "" where the source has no splits.
         boxes: (N, 4) in pixels of the stored image, or None.
         groups: (N,) text from a column of the source, or None.
+        group_by: a rule for groups that holds where none is asked for.
         depth: black and white of images of more than 8 bits.
     """
 
@@ -101,6 +102,7 @@ class Pool:
     store: PixelStore = field(default_factory=empty_store)
     boxes: np.ndarray | None = None
     groups: np.ndarray | None = None
+    group_by: str | None = None
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     mirrorable: bool = True
@@ -119,7 +121,8 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
     Raises:
         DataError: a class has no image in a split, too few to be split, or none without a copy in an earlier split.
     """
-    pool = _grouped(pool, options)
+    group_by = options.group_by or pool.group_by
+    pool = _grouped(pool, group_by)
     everything = pool.images
     families, notes = image_families(everything) if options.fix_leaks and _is_carved(pool, options) else (None, ())
     together = families or pool.pixel_hashes if pool.groups is None else tuple(pool.groups.tolist())
@@ -156,24 +159,24 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         fingerprint=fingerprint_of(pool.classes, present),
         mirrorable=pool.mirrorable,
         task=pool.targets.task,
-        grouped_by=options.group_by,
+        grouped_by=group_by,
         drawn=drawn,
         loaded_for=options.image_size,
         depth=pool.depth,
     )
 
 
-def _grouped(pool: Pool, options: LoadOptions) -> Pool:
+def _grouped(pool: Pool, group_by: str | None) -> Pool:
     """The pool with the group of each image, where a rule is given.
 
     Raises:
         DataError: an image has no group.
     """
-    if options.group_by is None or pool.groups is not None:
+    if group_by is None or pool.groups is not None:
         return pool
-    if column_of(options.group_by) is not None:
-        raise DataError(f"group_by is {options.group_by!r} and {pool.name} has no columns: only a CSV file has them.")
-    return replace(pool, groups=groups_of(pool.images, options.group_by))
+    if column_of(group_by) is not None:
+        raise DataError(f"group_by is {group_by!r} and {pool.name} has no columns: only a CSV file has them.")
+    return replace(pool, groups=groups_of(pool.images, group_by))
 
 
 def _shared_groups(sets: dict[str, ImageSet]) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The built-in data set `cluttered-digits`: handwritten digits among fragments of others.
 
 A small task on which looking at the right place pays, made of data that travels with the library. Everything is
-computed in whole numbers, so that the pixels are the same on every machine.
+computed in whole numbers, so that the pixels are the same on every machine. More images than there are handwritten
+digits show the same digits again, elsewhere and among other fragments.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from importlib import resources
 import numpy as np
 from PIL import Image
 
+from ..errors import counted
 from .splits import hash64
 
 CANVAS = 64
 TRAIN_COUNT = 1000
 TEST_COUNT = 400
+MOST_IMAGES = 100_000
+SAME_DIGIT = r"digits/\w+/\d+"  # a rule for groups: what the ids of images of one handwritten digit have in common
 _FRAGMENTS = (2, 5)  # at least, below
 _DIGIT_SIDE = (32, 45)
 _INK_IN_BOX = 64
@@ -33,7 +37,7 @@ class RenderedDigits:
         labels: (N,) int64, the digit.
         boxes: (N, 4) float32, x0 y0 x1 y1 around the digit's ink, ends excluded.
         splits: "train", "test" or "val" per image.
-        ids: "digits/<split>/<number>".
+        ids: "digits/<split>/<number of the handwritten digit>", and "-1", "-2", ... where it is shown again.
         sources: which handwritten digit each image shows, as a row of `load_digits`.
     """
 
@@ -43,6 +47,17 @@ class RenderedDigits:
     splits: tuple[str, ...]
     ids: tuple[str, ...]
     sources: np.ndarray
+
+    @property
+    def repeats(self) -> tuple[str, ...]:
+        """A sentence on each split that shows handwritten digits more than once."""
+        members = {split: self.sources[np.array(self.splits) == split] for split in dict.fromkeys(self.splits)}
+        return tuple(
+            f"the {counted(len(rows), f'{split} image')} show {counted(len(set(rows.tolist())), 'handwritten digit')}: images "
+            "of one digit are a group."
+            for split, rows in members.items()
+            if len(set(rows.tolist())) < len(rows)
+        )
 
 
 def load_digits() -> tuple[np.ndarray, np.ndarray]:
@@ -54,23 +69,35 @@ def load_digits() -> tuple[np.ndarray, np.ndarray]:
 Choose = Callable[[np.ndarray, tuple[str, ...], tuple[str, ...]], np.ndarray]
 
 
-def render_splits(*, seed: int, val_count: int, choose: Choose | None = None) -> RenderedDigits:
+def render_splits(
+    *,
+    seed: int,
+    val_count: int,
+    train_count: int = TRAIN_COUNT,
+    test_count: int = TEST_COUNT,
+    choose: Choose | None = None,
+) -> RenderedDigits:
     """Render the splits; no handwritten digit appears in two of them, neither whole nor as a fragment.
 
     Args:
         seed: decides the partition and every rendering.
+        train_count, test_count: images; the partition does not depend on them, so the first 1,000 and 400 are the same.
         val_count: validation images, up to the 397 digits that the other splits leave.
         choose: positions of the images to render, from labels, splits and ids of all; without it all are rendered.
     """
     glyphs, labels = load_digits()
     parts = partition(len(glyphs), seed, val_count)
-    sources = np.concatenate(list(parts.values()))
-    splits = tuple(split for split, rows in parts.items() for _ in rows)
-    ids = tuple(f"digits/{split}/{position:04d}" for split, rows in parts.items() for position in range(len(rows)))
+    counts = {"train": train_count, "test": test_count, "val": len(parts["val"])}
+    shown = [(split, *divmod(i, len(parts[split]))) for split, count in counts.items() for i in range(count)]
+    sources = np.array([parts[split][position] for split, _, position in shown])
+    splits = tuple(split for split, _, _ in shown)
+    ids = tuple(f"digits/{split}/{position:04d}{f'-{time}' if time else ''}" for split, time, position in shown)
     chosen = range(len(ids)) if choose is None else choose(labels[sources], splits, ids).tolist()
     rendered = []
-    for row, rows in ((int(sources[i]), parts[splits[i]]) for i in chosen):
-        rendered.append(_render(glyphs, row, rows[rows != row], np.random.default_rng(hash64("render", seed, row))))
+    for i in chosen:
+        row, rows, time = int(sources[i]), parts[splits[i]], shown[i][1]
+        rng = np.random.default_rng(hash64("render", seed, row, *([time] if time else [])))
+        rendered.append(_render(glyphs, row, rows[rows != row], rng))
     return RenderedDigits(
         images=np.stack([image for image, _ in rendered]),
         labels=labels[sources[chosen]],

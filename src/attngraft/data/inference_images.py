@@ -17,7 +17,7 @@ from .folders import has_splits
 from .image_groups import check_group_by, column_of, grouped
 from .pixel_store import Progress, decode_files, short_side_limit
 from .read_image import PIXEL_CAP, printable
-from .sources import SOURCES, data_root, load_data, load_tables, tables_of
+from .sources import data_root, find_source, load_data, load_tables, tables_of
 from .splits import evenly_spread
 from .targets import ClassLabels
 from .walk_folders import list_images
@@ -178,7 +178,7 @@ def relabelled(images: ImageSet, own: Sequence[str], known: Sequence[str]) -> Im
 
 def _is_data_set(source: str | Path, classes: Sequence[str]) -> bool:
     """A built-in source, or a folder with splits, unless these are called like classes."""
-    if isinstance(source, str) and source in SOURCES:
+    if find_source(source) is not None:
         return True
     folder = Path(source).expanduser()
     return folder.is_dir() and has_splits(folder, classes)

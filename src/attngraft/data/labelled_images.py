@@ -10,7 +10,7 @@ import numpy as np
 
 from ..config import DEFAULT_DEPTH, Depth, ImageSize
 from ..errors import DataError
-from .build_dataset import LoadOptions, check_at_least_1
+from .build_dataset import LoadOptions, Pool, check_at_least_1
 from .class_names import unknown_classes
 from .dataset import ImageSet
 from .folders import scan_labelled
@@ -19,7 +19,7 @@ from .image_table import read_groups, read_labels
 from .inference_images import decode_images, relabelled
 from .pixel_store import Progress
 from .read_image import extensions_of, printable
-from .sources import SOURCES, data_root, unknown_source
+from .sources import data_root, find_source, unknown_source
 from .splits import thin
 from .targets import ClassLabels
 
@@ -68,7 +68,7 @@ def load_labelled(
         ConfigError: image_size or limit < 1.
     """
     check_at_least_1(image_size=image_size, limit=limit)
-    if isinstance(source, str) and source in SOURCES:
+    if isinstance(source, str) and (load := find_source(source)) is not None:
         options = LoadOptions(
             image_size=image_size,
             channels=channels,
@@ -80,8 +80,9 @@ def load_labelled(
             limit=limit,
             progress=progress,
         )
-        images, known = _built_in(source, tuple(classes), options, extend)
-        return _in_groups(images, group_by, ()), known
+        pool = load(options)
+        images, known = _built_in(pool, tuple(classes), limit, extend)
+        return _in_groups(images, group_by or pool.group_by, ()), known
     place = Path(source).expanduser()
     if isinstance(source, str) and not place.exists():
         raise unknown_source(source)
@@ -175,14 +176,13 @@ def _tables_in(folder: Path) -> list[Path]:
 
 
 def _built_in(
-    name: str, classes: tuple[str, ...], options: LoadOptions, extend: bool
+    pool: Pool, classes: tuple[str, ...], limit: int | None, extend: bool
 ) -> tuple[ImageSet, tuple[str, ...]]:
-    pool = SOURCES[name].load(options)
     own = [pool.classes[label] for label in np.unique(pool.images.labels)]
-    known = _known_classes(own, classes, extend, [name] * len(own))
+    known = _known_classes(own, classes, extend, [pool.name] * len(own))
     images = pool.images
-    if options.limit is not None:
-        images = images.select(thin(images.labels, images.ids, limit=options.limit, seed=0))
+    if limit is not None:
+        images = images.select(thin(images.labels, images.ids, limit=limit, seed=0))
     return relabelled(images, pool.classes, known), known
 
 

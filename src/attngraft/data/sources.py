@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..config import ImageSize, Resize
+from ..config import ImageSize, Resize, parse_named
 from ..errors import ConfigError, DataError, counted, nearest
+from ..option_names import nearest_option
 from ..registry import Registry
 from .build_dataset import (
     LoadOptions,
@@ -24,7 +25,7 @@ from .build_dataset import (
 )
 from .dataset import Dataset, Origin
 from .depth import DepthOption, parse_depth
-from .digits import CANVAS, TRAIN_COUNT, render_splits
+from .digits import CANVAS, MOST_IMAGES, SAME_DIGIT, TEST_COUNT, TRAIN_COUNT, render_splits
 from .folder_checks import ARCHIVES
 from .folders import scan_folder, training_folders
 from .image_groups import column_of
@@ -52,10 +53,17 @@ from .walk_folders import subfolders
 
 @dataclass(frozen=True)
 class Source:
-    """A built-in source: one line on what it is, and how its images are had."""
+    """A built-in source.
+
+    Attributes:
+        description: one line on what it is.
+        load: called with the options of `load_data` and those of the source, by name.
+        options: names of those that it takes, which are numbers of images.
+    """
 
     description: str
-    load: Callable[[LoadOptions], Pool]
+    load: Callable[..., Pool]
+    options: tuple[str, ...] = ()
 
 
 SOURCES: Registry[Source] = Registry("data source")
@@ -89,7 +97,8 @@ def load_data(
     Args:
         source: a folder of class folders (with or without train, val and test folders above them); a CSV file with the
             columns path,label or path,labels or path and numeric targets, or a folder with train.csv and others; or
-            the name of a built-in source ("./name" is always a path). Or a map-style data set of (image, target), as of
+            the name of a built-in source ("./name" is always a path), with options where it has some, as in
+            "cluttered-digits:test=2000". Or a map-style data set of (image, target), as of
             torch or Hugging Face; a tuple (train, test) or (train, val, test) of them, or a mapping by split.
         image_size: S in pixels that training and evaluation will use at most; larger images are stored shrunk.
         split_seed: decides the splits that the data does not bring along, and what `cluttered-digits` looks like.
@@ -149,16 +158,16 @@ def load_data(
         return assemble(load_samples(source, options), options)
     if not str(source):
         raise DataError("the data source is empty: give a folder, a CSV file or the name of a built-in data set.")
-    builtin = isinstance(source, str) and source in SOURCES
+    builtin = find_source(source)
     path = Path(source).expanduser()
-    place = str(source) if builtin else str(path.absolute())
+    place = str(path.absolute()) if builtin is None else str(source)
     origin = Origin(
         *(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits),
         sampled_first=sampled_first and limit is not None,
     )
-    if builtin:
+    if builtin is not None:
         _check_is_folder(splits, str(source))
-        pool = SOURCES[str(source)].load(options)
+        pool = builtin(options)
     elif isinstance(source, str) and not path.exists():
         raise unknown_source(source)
     else:
@@ -201,6 +210,25 @@ def tables_of(path: Path) -> dict[str, Path]:
     if "train" not in found or has_classes or not is_image_table(found["train"]):
         return {}
     return {split: found[split] for split in SPLITS if split in found}
+
+
+def find_source(source: object) -> Callable[[LoadOptions], Pool] | None:
+    """What loads a built-in source, NAME[:option=value,...]; None for anything else.
+
+    Raises:
+        ConfigError: an option that the source lacks, or that is no number of images.
+    """
+    if not isinstance(source, str) or source.partition(":")[0] not in SOURCES:
+        return None
+    name, given = parse_named(source)
+    found = SOURCES[name]
+    for option, value in given.items():
+        if option not in found.options:
+            hint = nearest_option(option, found.options) if found.options else f"{name} takes none."
+            raise ConfigError(f"unknown option '{option}' in {printable(source)}: {hint}")
+        if type(value) is not int or not 1 <= value <= MOST_IMAGES:
+            raise ConfigError(f"{option} is {value!r} in {printable(source)}: expected 1 to {MOST_IMAGES:,} images.")
+    return partial(found.load, **given)
 
 
 def unknown_source(source: str) -> DataError:
@@ -309,11 +337,13 @@ def _broken_files(folder: Path, skipped: tuple[tuple[str, str], ...], count: int
     )
 
 
-def _load_digits(options: LoadOptions) -> Pool:
-    val_count = max(10, round(options.val_fraction * TRAIN_COUNT)) if options.val_fraction else 0
+def _load_digits(options: LoadOptions, train: int = TRAIN_COUNT, test: int = TEST_COUNT) -> Pool:
+    val_count = max(10, round(options.val_fraction * train)) if options.val_fraction else 0
     digits = render_splits(
         seed=options.split_seed,
         val_count=val_count,
+        train_count=train,
+        test_count=test,
         choose=lambda labels, splits, ids: thin_splits(ClassLabels(labels), splits, ids, options),
     )
     pixels = with_channels(digits.images, options.channels, "cluttered-digits")
@@ -328,6 +358,8 @@ def _load_digits(options: LoadOptions) -> Pool:
         pixel_hashes=decoded.hashes,
         store=decoded.store,
         boxes=(digits.boxes * scale).astype(np.float32),
+        group_by=SAME_DIGIT if digits.repeats else None,
+        notes=digits.repeats,
         mirrorable=False,
     )
 
@@ -372,7 +404,10 @@ def _load_imagenet(options: LoadOptions) -> Pool:
 
 
 def _register_sources() -> None:
-    SOURCES.register("cluttered-digits", Source("handwritten digits among fragments of others, built in", _load_digits))
+    SOURCES.register(
+        "cluttered-digits",
+        Source("handwritten digits among fragments of others, built in", _load_digits, ("train", "test")),
+    )
     for name, published in PUBLISHED.items():
         SOURCES.register(name, Source(published.description, partial(_load_published, name, published)))
     SOURCES.register("imagenet", Source("ImageNet-1k, from folders train and val that you provide", _load_imagenet))

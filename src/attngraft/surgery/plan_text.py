@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..config import parse_assignment
+from ..config import parse_named
 from ..errors import ConfigError
 
 
@@ -33,9 +33,8 @@ def parse_plan_text(text: str) -> PlanText:
     Raises:
         ConfigError: no place after "@", or an option without a value.
     """
-    head, _, tail = text.strip().partition(":")
+    head, options = parse_named(text)
     name, separator, where = head.partition("@")
     if separator and not where:
         raise ConfigError(f"'{text}' names no place after '@': write for example {name}@stage.")
-    options = dict(parse_assignment(part) for part in tail.split(",")) if tail else {}
     return PlanText(name, where or None, options)
