@@ -254,7 +254,10 @@ def _store(path: Path, document: Document) -> Item:
         "classes": len(document["classes"]),
         "created": document["created"],
     }
-    commands = (command("store", path), command("predict", path, "IMAGES"), command("adapt", path, "NEWDATA"))
+    base = path / "base" / "model.safetensors"
+    code = _code_of(_file(base).facts.get("backbone")) if base.is_file() else ()
+    verbs = (("store", path), ("predict", path, "IMAGES"), ("adapt", path, "NEWDATA"))
+    commands = tuple(command(*code, *words) for words in verbs)
     return Item("store", path, f"store of {len(versions)} versions", facts, commands)
 
 

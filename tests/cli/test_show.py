@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import attngraft as ag
 from attngraft.inventory import identify
@@ -181,6 +182,21 @@ def test_the_next_commands_of_a_run_of_an_own_network_know_its_code(attngraft, f
     reading = [command for command in commands if " report " not in command]
     assert reading
     assert all(command.startswith("attngraft --network net.py:make ") for command in reading)
+
+
+def test_the_next_commands_of_a_store_of_an_own_network_know_its_code(tmp_path: Path):
+    store = tmp_path / "store"
+    base = store / "base" / "model.safetensors"
+    shutil.copytree(FIXTURES / "store", store)
+    commands = identify(store).commands
+    assert commands[1].startswith("attngraft predict ")
+    with safe_open(base, "pt") as file:
+        metadata = file.metadata()
+    header = json.loads(metadata["attngraft"])
+    header["backbone"]["spec"] = "own:net.py:make@0123456789ab"
+    save_file(load_file(base), base, {**metadata, "attngraft": json.dumps(header)})
+    commands = identify(store).commands
+    assert all(command.startswith("attngraft --network net.py:make ") for command in commands)
 
 
 def test_the_network_belongs_before_the_verb(attngraft):

@@ -135,6 +135,7 @@ def test_barred_variants_are_not_proposed_and_an_empty_rest_ends_the_search() ->
         (["cbma"], RECIPES, ConfigError, "did you mean 'cbam'"),
         (["cbam@nowhere"], RECIPES, GraftError, "nowhere"),
         (["none"], [Recipe("own", (Phase("grafts", ("grafts",)),))], ConfigError, "has nothing"),
+        (["none", "se"], [Recipe("probe", (), head="solve")], ConfigError, "the grafts would stay as they are"),
     ],
 )
 def test_what_does_not_fit_is_refused_before_the_first_trial(attentions, recipes, error, message) -> None:

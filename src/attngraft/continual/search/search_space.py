@@ -24,7 +24,7 @@ from ...data import hash64
 from ...errors import AttngraftError, ConfigError
 from ...settings.recipe import Dynamic
 from ...training import Recipe
-from ...training.preflight import check_phases
+from ...training.preflight import check_grafts_learn, check_phases
 
 if TYPE_CHECKING:
     import optuna
@@ -179,6 +179,7 @@ def _check_recipes(space: Space, template: nn.Module, spec: InputSpec) -> None:
     for name in [name for name in plans if name == BASELINE] + grafted[:1]:  # which attention it is does not matter
         grown = space.variant(space.placed(name)).grow(copy.deepcopy(template), plans[name], 0)
         for recipe in space.recipes.values():
+            check_grafts_learn(recipe, has_grafts=bool(plans[name]))
             check_phases(grown, recipe, spec)
 
 
