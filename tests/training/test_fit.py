@@ -46,6 +46,7 @@ ROW = {
     "eval_loss",
     "eval_top1",
     "lr",
+    "moved",
     "time_s",
     "images_per_s",
 }

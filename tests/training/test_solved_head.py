@@ -212,7 +212,7 @@ def test_a_probe_has_no_epochs(option: str):
 def test_features_beyond_memory_are_those_of_fewer_images(tmp_path: Path, monkeypatch):
     monkeypatch.setattr(solved_head, "MOST_FEATURE_BYTES", 4 * 128 * 20)
     result = run_fit(droppy_model(), coloured_squares(), tmp_path / "run", recipe=PROBE)
-    assert "20 training images of 48" in RunFolder(result.run_dir).read().preparation[-1]
+    assert "20 training images of 48" in RunFolder(result.run_dir).read().preparation[-2]
 
 
 def test_rare_classes_weigh_more_where_the_recipe_says_so(tmp_path: Path):

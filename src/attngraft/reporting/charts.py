@@ -154,6 +154,7 @@ def line_chart(
     marks: Sequence[float] = (),
     level: float | None = None,
     from_zero: bool = False,
+    logarithmic: bool = False,
     step: bool = False,
     legend: bool = True,
 ) -> Chart | None:
@@ -165,6 +166,7 @@ def line_chart(
         phases: spans of epochs to name.
         marks, level: places of dotted upright lines, and height of a dotted level one.
         from_zero: the y axis begins at 0.
+        logarithmic: the y axis, for values above 0.
     """
     if not any(line.points for line in lines):
         return None
@@ -189,6 +191,8 @@ def line_chart(
         _mark_phases(axes, phases)
         if from_zero:
             axes.set_ylim(bottom=0)
+        if logarithmic:
+            _powers(axes)
         axes.set_ylabel(ylabel)
         whole_numbers(axes, xlabel)
 
@@ -295,6 +299,16 @@ def whole_numbers(axes: Axes, label: str) -> None:
 
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.set_xlabel(label)
+
+
+def _powers(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers: powers of ten would be markup, which charts do not have."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=9))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _mark_phases(axes: Axes, phases: Phases) -> None:

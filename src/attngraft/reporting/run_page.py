@@ -91,8 +91,9 @@ def _content(run_dir: Path, run: RunRecord, heading: str) -> dict[str, Any]:
     charts = [
         history_chart(metrics, metric.name, metric.label, metric.unit),
         history_chart(metrics, "loss", "loss", ""),
-        pace_chart(metrics),
         class_bars(class_values(run), metric.label, higher_is_better=metric.higher_is_better),
+        distance_chart(metrics),  # below that of the loss
+        pace_chart(metrics),
     ]
     images = f"n = {counted(confusion.images, 'test image')}" if confusion else ""
     mistakes = f"The most frequent mistakes, {images}"
@@ -245,6 +246,38 @@ def history_chart(metrics: Rows, name: str, label: str, unit: str) -> Chart | No
     told = "; ".join(f"{line.item.label}: {line.points[-1][1]:.3g} in the last epoch" for line in lines)
     title, phases = f"{titled(label)} per epoch", phases_of(metrics)
     return line_chart(lines, title, told, ylabel=axis_label(label, unit), phases=phases)
+
+
+def distance_chart(metrics: Rows) -> Chart | None:
+    """How far each part of the network has moved from the weights at the start; None for runs that did not keep it."""
+    rows = [{"epoch": row["epoch"], **row["moved"]} for row in metrics if isinstance(row.get("moved"), dict)]
+    parts = sorted({key for row in rows for key in row} - {"epoch"}, key=_depth)
+    lines = [
+        Line(LegendItem(_part_name(part), index), [point for point in _values(rows, part, 100.0) if point[1] > 0])
+        for index, part in enumerate(parts, start=1)
+    ]
+    lines = [line for line in lines if line.points]
+    told = "; ".join(f"{line.item.label}: {line.points[-1][1]:.3g} % in the last epoch" for line in lines)
+    note = "Distance of the weights from those before the first step, as part of their norm. What has not moved has no line."
+    title, phases = "What training did to each part of the network", phases_of(metrics)
+    label = "distance in %"
+    return line_chart(lines, title, told, ylabel=label, note=note, phases=phases, logarithmic=True)
+
+
+def _depth(part: str) -> tuple[bool, int, str]:
+    """Stages from the input on, then grafts and head."""
+    number = part.removeprefix("stage ")
+    return (not number.isdecimal(), int(number) if number.isdecimal() else 0, part)
+
+
+def _part_name(part: str) -> str:
+    """A stage's number counted from 1, at the input.
+
+    >>> _part_name("stage 0"), _part_name("head")
+    ('stage 1', 'head')
+    """
+    stage, _, number = part.partition(" ")
+    return f"{stage} {int(number) + 1}" if number.isdecimal() else part
 
 
 def pace_chart(metrics: Rows) -> Chart | None:

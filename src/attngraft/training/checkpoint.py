@@ -81,7 +81,7 @@ class Position:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A position and all tensors that belong to it, named "model/...", "ema/...", "best/...", "optimizer/..."."""
+    """A position and all tensors that belong to it, named "model/...", "ema/...", "best/...", "start/...", "optimizer/..."."""
 
     position: Position
     tensors: dict[str, Tensor]

@@ -10,11 +10,13 @@ from torch import nn
 
 from ..errors import counted
 from ..settings.recipe import Phase
+from ..tasks import primary
 from .batchnorm import recalibrate_
+from .evaluate import evaluate
 from .phases import Anatomy, kept_norms
 from .progress import Progress, doing
 from .run_context import RunContext
-from .solved_head import solve_head_
+from .solved_head import SolvedHead, solve_head_
 
 
 def prepare_(
@@ -58,10 +60,24 @@ def prepare_(
             options = replace(options, class_weights="balanced")
         (layer,) = anatomy.head_layers  # see `settle_head`
         tell = counting("solving the head")
-        done.append(
-            solve_head_(model, layer, train, context.evaluation, options, before_batch=before_batch, advance=tell)
-        )
+        solved = solve_head_(model, layer, train, context.evaluation, options, before_batch=before_batch, advance=tell)
+        done += [solved.sentence, _epoch_0(model, context, solved, progress, before_batch)]
     return done
+
+
+def _epoch_0(
+    model: nn.Module, context: RunContext, solved: SolvedHead, progress: Progress, before_batch: Callable[[], None]
+) -> str:
+    """Loss and metric before any step, on the validation images, or without any on the features of the head."""
+    val, metric = context.dataset.val, primary(context.task)
+    is_held_out = val is not None and context.settings.machine.curve
+    doing(progress, "evaluating")
+    if val is not None and is_held_out:
+        found = evaluate(model, val, context.evaluation, before_batch=before_batch)
+    else:
+        found = solved.measured()
+    split = "val" if is_held_out else "train"
+    return f"epoch 0: head solved, {split} loss {found.loss:.4g}, {split} {metric.label} {metric.show(found.score)}."
 
 
 def _measured(anatomy: Anatomy, context: RunContext, number: int) -> set[str]:

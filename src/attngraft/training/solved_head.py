@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..data import ImageSet, evenly_spread
 from ..data.build_dataset import strata_of
@@ -20,11 +21,24 @@ from ..surgery import classes_of, uncompiled
 from ..surgery.model_output import main_output
 from ..tasks import LossOptions, Rows
 from ..tasks.contract import Forward
-from .evaluate import EvaluationContext, in_eval_mode, in_order, over_images
+from .evaluate import Evaluation, EvaluationContext, in_eval_mode, in_order, over_images
 from .run_context import RunContext
 
 MOST_FEATURE_BYTES = 1 << 30
 FOLDS = 5  # for choosing settings of a head; images of a group are left out together
+
+
+@dataclass(frozen=True)
+class SolvedHead:
+    """What came of solving a head.
+
+    Attributes:
+        sentence: on what was done.
+        measured: predicts the images whose features it was solved on.
+    """
+
+    sentence: str
+    measured: Callable[[], Evaluation]
 
 
 def solvable_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> str | None:
@@ -88,7 +102,7 @@ def solve_head_(
     *,
     before_batch: Callable[[], None] | None = None,
     advance: Callable[[], None] | None = None,
-) -> str:
+) -> SolvedHead:
     """Solve a linear layer on its inputs for all training images, as evaluation sees them; the rest stays as it is.
 
     The outcome depends on the features, the targets and the options alone, not on a seed. Where the features of all
@@ -102,9 +116,6 @@ def solve_head_(
         options: of the loss.
         before_batch: called equally often in all processes; what it raises ends the pass, and the model is as before.
         advance: called after every batch of this process.
-
-    Returns:
-        a sentence on what was done.
 
     Raises:
         NotFiniteError: a feature is not finite.
@@ -121,7 +132,8 @@ def solve_head_(
             "the network's features are not finite: it cannot be trained as it is; load other weights."
         )
     left_out = deal(strata_of(part.targets), part.families, folds=FOLDS, seed=0)
-    solve = partial(context.task.solve_head, torch.from_numpy(features), part.targets, left_out, options)
+    inputs, task = torch.from_numpy(features), context.task
+    solve = partial(task.solve_head, inputs, part.targets, left_out, options)
     solved = context.world.in_main(solve)
     with torch.no_grad():
         layer.weight.copy_(solved.weight.view_as(layer.weight))
@@ -131,7 +143,13 @@ def solve_head_(
     strengths = f"{min(solved.strengths):.2g}"
     if max(solved.strengths) != min(solved.strengths):
         strengths += f" to {max(solved.strengths):.2g}"
-    return f"the head was solved on the features of {counted(len(part), 'training image')}{of} (L2 of {strengths})."
+
+    def measured() -> Evaluation:
+        rows = task.rows(partial(F.linear, weight=solved.weight, bias=solved.bias), inputs)
+        return Evaluation({**rows, **task.target_rows(part.targets)}, part.ids, task)
+
+    words = f"the head was solved on the features of {counted(len(part), 'training image')}{of} (L2 of {strengths})."
+    return SolvedHead(words, measured)
 
 
 def _features(layer: nn.Module, forward: Forward, part: Tensor) -> Rows:

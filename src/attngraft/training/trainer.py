@@ -52,6 +52,7 @@ from .rollback import roll_back
 from .run_context import RunContext
 from .step import StepNumbers, Stepper
 from .validation import Validator
+from .weight_distance import Projections, distances, project
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +88,7 @@ class Trainer:
         self.position = Position()
         self.ema = moving_average(self.model, context.recipe.ema_decay)
         self.best: dict[str, Tensor] = {}
+        self.start: Projections = {}
         self.anatomy = context.anatomy or dissect(self.model, context.preprocessing.input.shape)
         self.transform = build_transform(
             context.recipe.augment, context.preprocessing, train=True, mirror=context.dataset.mirrorable
@@ -162,6 +164,7 @@ class Trainer:
             reason = str(error).strip().splitlines()[-1].strip()
             raise RunError(f"the checkpoint in {self.context.checkpoints} is of another model ({reason}).") from error
         self.best = checkpoint.part("best")
+        self.start = checkpoint.part("start")
         self._pending = checkpoint.part("optimizer")
         self.validator.portions.parts = self.position.evaluation_parts
         self.stepper.is_midway = False
@@ -186,12 +189,14 @@ class Trainer:
                 )
         except _EveryProcessStops:
             raise self.interrupts.stopped() from None
+        if done and self.ema is not None:
+            self.ema.module.load_state_dict(self.model.state_dict())
         at.prepared = at.phase + 1
+        if at.phase == 0 and self.context.recipe.phases:
+            self.start = project(self.model, self.anatomy)
         if not done:
             return
         at.preparation = [*at.preparation, *done]
-        if self.ema is not None:
-            self.ema.module.load_state_dict(self.model.state_dict())
         for sentence in done if self.context.world.is_main else []:
             log.info(sentence)
         self._save(None)
@@ -332,6 +337,8 @@ class Trainer:
             "time_s": round(at.epoch_time_s, 3),
             "images_per_s": round(at.seen / max(at.epoch_time_s, 1e-9), 1),
         }
+        if self.start:  # not of a training that an earlier version has begun
+            row["moved"] = distances(project(self.model, self.anatomy), self.start)
         if at.lr_cut != 1:
             row["lr_cut"] = at.lr_cut
         if self._is_paced(phase):
@@ -426,6 +433,7 @@ class Trainer:
         if self.ema is not None:
             tensors |= {f"ema/{name}": tensor for name, tensor in self.ema.state_dict().items()}
         tensors |= {f"best/{name}": tensor for name, tensor in self.best.items()}
+        tensors |= {f"start/{part}": sums for part, sums in self.start.items()}
         if optimizer is not None:
             tensors |= optimizer_tensors(optimizer, parameter_names(self.model, optimizer))
         return Checkpoint(self.position, tensors)
