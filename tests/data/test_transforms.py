@@ -49,7 +49,7 @@ def test_normalisation_by_hand() -> None:
     torch.testing.assert_close(pixel, torch.tensor([1.0, 0.2, -2.5]))
 
 
-@pytest.mark.parametrize("level", ["none", "light", "strong"])
+@pytest.mark.parametrize("level", ["none", "shift", "light", "strong"])
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (500, 2), (17, 33), (32, 32), (229, 300)])
 def test_any_shape_becomes_the_input_size(level: str, size: tuple[int, int]) -> None:
     transform = build_transform(level, SMALL, train=True)  # type: ignore[arg-type]
@@ -125,7 +125,7 @@ def _crop() -> v2.RandomResizedCrop:
     return v2.RandomResizedCrop(32, scale=(0.25, 1.0))
 
 
-@pytest.mark.parametrize("level", ["none", "light", "strong"])
+@pytest.mark.parametrize("level", ["none", "shift", "light", "strong"])
 def test_transforms_can_be_sent_to_another_process(level: str) -> None:
     transform, image = build_transform(level, SMALL, train=True), noise(40, 40)  # type: ignore[arg-type]
     copy = pickle.loads(pickle.dumps(transform))
@@ -156,7 +156,7 @@ def wide(resize: str = "crop", channels: int = 3, crop_pct: float = 1.0) -> Prep
     )
 
 
-@over(resize=["crop", "squash", "pad"], level=["none", "light", "strong"], channels=[1, 3, 4, 12])
+@over(resize=["crop", "squash", "pad"], level=["none", "shift", "light", "strong"], channels=[1, 3, 4, 12])
 @over(size=[(1, 1), (1, 300), (500, 2), (17, 33), (24, 48), (229, 300)], dtype=[torch.uint8, torch.float32])
 @only_where(lambda channels, dtype, **others: channels != 3 or dtype == torch.uint8)  # three are stored in 8 bits
 def test_any_image_becomes_any_input(level: str, resize: str, size: tuple[int, int], channels: int, dtype: torch.dtype):

@@ -191,7 +191,11 @@ class _Samples(Dataset[Batch]):
         with torch.random.fork_rng(devices=[]), one_thread():
             if not isinstance(self.transform, ImageTransform):
                 return torch.stack([self._one(self.transform, index) for index in indices])
-            return self.transform.batch([self._one(self.transform.arrange, index) for index in indices])
+            arrange, whole = self.transform.arrange, self.transform.whole
+            draws = None if whole is None else whole.draws(self.seed, self.epoch, indices)
+            if self.transform.is_random:
+                return self.transform.batch([self._one(arrange, index) for index in indices], draws)
+            return self.transform.batch([arrange(self.images.image(index)) for index in indices], draws)
 
     def _one(self, transform: Transform, index: int) -> torch.Tensor:
         # torch.manual_seed would also seed the GPU, whose state nobody restores here.

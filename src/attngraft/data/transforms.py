@@ -8,14 +8,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ..config import Preprocessing
 from ..errors import ConfigError, nearest
+from .batch_augmentation import SHIFT, BatchAugmentation
 from .geometry import Crop, centre_crop, fitting, framing
 
-Level = Literal["none", "light", "strong"]
-_LEVELS = ("none", "light", "strong")
+Level = Literal["none", "shift", "light", "strong"]
+_LEVELS = ("none", "shift", "light", "strong")
 _RATIO = (3 / 4, 4 / 3)
 
 
@@ -28,10 +31,14 @@ class ImageTransform:
     Attributes:
         steps: stored image -> input in the type of the image; randomness comes from torch's global CPU generator alone.
         preprocessing: size, mean and standard deviation of the output.
+        is_random: whether the steps draw random numbers.
+        whole: what is done to all images of a batch at once.
     """
 
     steps: Sequence[Callable[[torch.Tensor], torch.Tensor]]
     preprocessing: Preprocessing
+    is_random: bool = False
+    whole: BatchAugmentation | None = None
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         return self.normalise(self.arrange(image))
@@ -42,11 +49,19 @@ class ImageTransform:
             image = step(image)
         return image
 
-    def batch(self, arranged: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The inputs (N, C, H, W) float32 of images that were arranged, also where 8-bit ones are among others."""
+    def batch(self, arranged: Sequence[torch.Tensor], draws: NDArray[np.float64] | None = None) -> torch.Tensor:
+        """The inputs (N, C, H, W) float32 of images that were arranged, also where 8-bit ones are among others.
+
+        Args:
+            arranged: from `arrange`.
+            draws: (N, 5) for what is done to whole batches, see `BatchAugmentation`; without them it is left out.
+        """
         if len({image.dtype for image in arranged}) > 1:
             arranged = [image / 255 if image.dtype == torch.uint8 else image for image in arranged]
-        return self.normalise(torch.stack(list(arranged)))
+        images = torch.stack(list(arranged))
+        if self.whole is None or draws is None:
+            return self.normalise(images)
+        return self.whole.cover_(self.normalise(self.whole.move(images, draws)), draws)
 
     def normalise(self, images: torch.Tensor) -> torch.Tensor:
         """float32 with the backbone's mean and standard deviation taken out."""
@@ -65,10 +80,12 @@ def build_transform(
     *,
     train: bool,
     mirror: bool = True,
+    cutout: float = 0.0,
 ) -> ImageTransform:
     """The transform for training at a level of augmentation, or for evaluation.
 
     - ``none``: the same as evaluation.
+    - ``shift``: moved by up to an eighth of the side and mirrored half of the time, as usual for small images.
     - ``light``: a random crop of half to all of the area and a mirror image half of the time.
     - ``strong``: a crop of a quarter to all of the area, mirroring, TrivialAugment and random erasing; of TrivialAugment
       only what moves pixels where images are neither grey nor RGB of 8 bits.
@@ -77,23 +94,31 @@ def build_transform(
     in the input's aspect ratio, give or take a third, "squash" and "pad" in that of the image.
 
     Args:
-        level: "none", "light" or "strong"; without effect where `train` is False.
+        level: "none", "shift", "light" or "strong"; without effect where `train` is False.
         preprocessing: what the backbone wants.
         train: False for evaluation.
         mirror: False for data in which a mirrored image means something else (`Dataset.mirrorable`).
+        cutout: side of a square that is covered in each training image, as a part of the input's; 0 for none.
 
     Raises:
         ConfigError: an unknown level.
     """
     if level not in _LEVELS:
         raise ConfigError(f"unknown augmentation level '{level}': {nearest(str(level), _LEVELS)}")
-    if not train or level == "none":
+    if not train:
         return ImageTransform((_Framed(preprocessing),), preprocessing)
+    whole = BatchAugmentation(cutout=cutout) if cutout else None
+    if level == "shift":
+        whole = BatchAugmentation(SHIFT, mirror, cutout)
+    if level in ("none", "shift"):
+        return ImageTransform((_Framed(preprocessing),), preprocessing, whole=whole)
     mirroring = (_mirror_at_random,) if mirror else ()
     if level == "light":
-        return ImageTransform((_RandomCrop(preprocessing, smallest=0.5), *mirroring), preprocessing)
-    crop = _RandomCrop(preprocessing, smallest=0.25)
-    return ImageTransform((crop, *mirroring, _Augmented(preprocessing), _Erased(preprocessing)), preprocessing)
+        steps: Sequence[Callable[[torch.Tensor], torch.Tensor]] = (_RandomCrop(preprocessing, smallest=0.5), *mirroring)
+    else:
+        crop = _RandomCrop(preprocessing, smallest=0.25)
+        steps = (crop, *mirroring, _Augmented(preprocessing), _Erased(preprocessing))
+    return ImageTransform(steps, preprocessing, is_random=True, whole=whole)
 
 
 def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:

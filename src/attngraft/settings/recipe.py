@@ -99,7 +99,12 @@ class Recipe:
         flag=True,
     )
     batch_size: int = setting(32, "Images per optimizer step, over all processes.", flag=True)
-    augment: Literal["none", "light", "strong"] = setting("light", "Augmentation of the training images.", flag=True)
+    augment: Literal["none", "shift", "light", "strong"] = setting(
+        "light",
+        "Augmentation of the training images; shift is what small images such as CIFAR's usually get.",
+        flag=True,
+    )
+    cutout: float = setting(0.0, "Side of a square that is covered in each training image, as a part of the input's.")
     mixup: float = setting(0.0, "Alpha of MixUp; 0 turns it off.")
     cutmix: float = setting(0.0, "Alpha of CutMix; 0 turns it off.")
     label_smoothing: float = setting(0.0, "Label smoothing, from 0 to below 1.")
@@ -138,6 +143,7 @@ class Recipe:
         _require(self.batch_size >= 1, f"batch_size is {self.batch_size}: expected at least 1.")
         _require(0 <= self.label_smoothing < 1, f"label_smoothing is {self.label_smoothing}: expected 0 to below 1.")
         _require(0 <= self.momentum < 1, f"momentum is {self.momentum}: expected 0 to below 1.")
+        _require(0 <= self.cutout < 1, f"cutout is {self.cutout}: expected 0 (off) to below 1.")
         _require(0 <= self.ema_decay < 1, f"ema_decay is {self.ema_decay}: expected 0 (off) to below 1.")
         for name in ("lr_scale", "graft_lr_scale", "head_lr_scale"):
             _require(0 < getattr(self, name) < math.inf, f"{name} is {getattr(self, name)}: expected more than 0.")

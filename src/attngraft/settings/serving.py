@@ -34,7 +34,9 @@ class AdaptOptions:
     lr: float = setting(3e-3, "Highest learning rate of grafts, BatchNorm and head.", flag=True)
     backbone_lr: float = setting(1e-3, "Highest learning rate where everything is trained.")
     batch_size: int = setting(32, "Images per step.")
-    augment: Literal["none", "light", "strong"] = setting("light", "Augmentation of the images that are learned from.")
+    augment: Literal["none", "shift", "light", "strong"] = setting(
+        "light", "Augmentation of the images that are learned from."
+    )
     replay: int = setting(500, "Number of old images to learn from again.", flag=True)
     distill: float = setting(
         1.0,

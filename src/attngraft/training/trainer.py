@@ -91,7 +91,11 @@ class Trainer:
         self.start: Projections = {}
         self.anatomy = context.anatomy or dissect(self.model, context.preprocessing.input.shape)
         self.transform = build_transform(
-            context.recipe.augment, context.preprocessing, train=True, mirror=context.dataset.mirrorable
+            context.recipe.augment,
+            context.preprocessing,
+            train=True,
+            mirror=context.dataset.mirrorable,
+            cutout=context.recipe.cutout,
         )
         self.steps_per_epoch = context.steps_per_epoch
         self.stepper = Stepper(self.model, context, self.ema)
