@@ -240,6 +240,28 @@ def test_gate_sums_take_absent_gates_as_one(case: Case) -> None:
     assert all(map(torch.equal, without, with_ones))
 
 
+@over(dtype=[FP32, BF16], shape=[(1, 1, 1, 1), (3, 7, 5, 9), (2, 8, 6, 64), (1, 130, 3, 33)])
+def test_wide_rows_have_a_number_for_every_lane_of_a_period(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    backend = load("cpu")
+    x, grad = (torch.randn(shape).to(dtype) for _ in range(2))  # (B, R, L / I, I)
+    row_gate, row_weight = (torch.rand(shape[0], shape[1], shape[3]) for _ in range(2))
+    lane_gate, lane_weight = (torch.rand(shape[0], shape[2], shape[3]) for _ in range(2))
+    by_row, by_lane = row_gate.unsqueeze(2).double(), lane_gate.unsqueeze(1).double()
+    matrices, arriving = x.flatten(2), grad.flatten(2)
+    gates = row_gate, lane_gate.flatten(1)
+    assert_map(backend.scale(matrices, *gates), [(x * by_row * by_lane).flatten(2)], like=matrices)
+    assert_map(backend.scale(matrices, row_gate, None), [(x * by_row).flatten(2)], like=matrices)
+    of_rows, of_lanes = backend.gate_sums(matrices, arriving, *gates, rows=True, lanes=True)
+    assert_sum(of_rows, x.double() * grad * by_lane, 2)
+    assert_sum(of_lanes.view(lane_gate.shape), x.double() * grad * by_row, 1)
+    assert backend.gate_sums(matrices, arriving, *gates, rows=False, lanes=False) == (None, None)
+    pools = {"over_lanes": PoolGradient(row_weight), "over_rows": PoolGradient(lane_weight.flatten(1))}
+    terms = GradientTerms(grad=arriving, row_gate=row_gate, lane_gate=gates[1], **pools)
+    weights = [row_weight.unsqueeze(2).expand(shape).double(), lane_weight.unsqueeze(1).expand(shape).double()]
+    expected = [term.flatten(2) for term in (grad * by_row * by_lane, *weights)]
+    assert_map(backend.input_gradient(arriving, terms), expected, like=arriving)
+
+
 @in_all_shapes
 @along_both
 def test_weigh_is_the_gradient_of_a_pool_for_its_gate(case: Case, dim: int) -> None:

@@ -14,7 +14,7 @@ from attngraft.attention.se import SE
 numba_backend = pytest.importorskip("attngraft.kernels.numba_backend")
 pytestmark = pytest.mark.skipif(numba_backend.unavailable() is not None, reason="Numba cannot work here")
 IMAGES = 8
-NAMES = ("cbam", "cbam-channel", "cbam-spatial", "se", "eca")
+NAMES = ("cbam", "cbam-channel", "cbam-spatial", "se", "eca", "coord")
 SHAPES = ((IMAGES, 32, 9, 7), (IMAGES + 1, 32, 1, 1), (IMAGES, 32, 2, 13))
 
 
@@ -31,7 +31,7 @@ def programs_run(monkeypatch):
     run = numba_backend.run
 
     def watched(loop, *args):
-        calls.extend([loop] * (loop == "gate_images"))
+        calls.extend([loop] * (loop in ("gate_images", "gate_strips")))
         run(loop, *args)
 
     monkeypatch.setattr(numba_backend, "run", watched)

@@ -355,7 +355,7 @@ def test_gradients_that_arrive_expanded_or_in_another_layout() -> None:
 
 # --- which path is taken -----------------------------------------------------------------------------------------
 
-FAST_WHEN_CONTIGUOUS_ONLY = {"strip_pool", "strip_max", "rows", "columns", "rows-columns", "rows-shared-columns"}
+FAST_WHEN_CONTIGUOUS_ONLY = {"strip_max"}
 NEVER_FAST = {"channel-rows", "all"}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -127,20 +127,12 @@ class Attention(nn.Module):
         return self.apply_gates(x, self.gates(x))
 
     def _program_for(self, x: Tensor) -> kernels.GateProgram | None:
-        parts = [part for part in self.modules() if part is not self]
-        if any(part.training or not runs_as_built(part) for part in parts) or not self._has_weights_for(x):
+        parts = list(self.modules())
+        if any(part.training or not runs_as_built(part) for part in parts if part is not self):
+            return None
+        if not _have_weights_for(x, parts):
             return None
         return self.program() if x.shape[1] == self.channels else None
-
-    def _has_weights_for(self, x: Tensor) -> bool:
-        """Whether layers would take x with these weights: ordinary tensors in the same place, of a fitting type."""
-        any_type = torch.is_autocast_enabled(x.device.type)
-        return all(
-            type(weight) in (Tensor, nn.Parameter)
-            and weight.device == x.device
-            and (any_type or weight.dtype == x.dtype or not weight.is_floating_point())
-            for weight in (*self.parameters(), *self.buffers())
-        )
 
     def sigmoid_gate(self, logits: Tensor) -> Tensor:
         """sigmoid as published; with init="identity" twice that: 1 at logit 0, range 0 to 2."""
@@ -161,6 +153,20 @@ class Attention(nn.Module):
         return f"{self.channels}, init={self.init!r}"
 
 
+def _have_weights_for(x: Tensor, parts: Iterable[nn.Module]) -> bool:
+    """Whether layers would take x with these weights: ordinary tensors in the same place, of a fitting type."""
+    any_type = torch.is_autocast_enabled(x.device.type)
+    # Without `parameters()`, which takes longer than a small attention.
+    weights = (weight for part in parts for weight in (*part._parameters.values(), *part._buffers.values()))
+    return all(
+        type(weight) in (Tensor, nn.Parameter)
+        and weight.device == x.device
+        and (any_type or weight.dtype == x.dtype or not weight.is_floating_point())
+        for weight in weights
+        if weight is not None
+    )
+
+
 def runs_as_built(part: nn.Module) -> bool:
     """Whether calling the module runs what its class says and nothing else, so that its weights tell all it does.
 
@@ -176,12 +182,12 @@ def runs_as_built(part: nn.Module) -> bool:
 
 
 def _keeps_size(conv: nn.Conv1d | nn.Conv2d) -> bool:
-    """The convolutions of gates: zeros around a map, and nothing beside the weights."""
+    """The convolutions of gates: zeros around a map, and nothing beside the weights, except in layers of our own."""
     return (
         conv.padding == tuple(size // 2 for size in conv.kernel_size)
         and {*conv.stride, *conv.dilation, conv.groups} == {1}
         and conv.padding_mode == "zeros"
-        and conv.bias is None
+        and (conv.bias is None or type(conv) not in PLAIN_LAYERS)
     )
 
 

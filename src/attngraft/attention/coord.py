@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .. import kernels
 from .contract import Attention, AttentionEntry, Gates, Init, register
-from .layers import GateBatchNorm, hidden_width, zero_
+from .layers import GateBatchNorm, PointwiseConv, hidden_width, zero_
 
 
 class Coord(Attention):
@@ -35,16 +35,25 @@ class Coord(Attention):
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 32) -> None:
         super().__init__(channels, init)
         hidden = hidden_width(channels, reduction, minimum=8)
-        self.reduce = nn.Conv1d(channels, hidden, 1)
+        self.reduce = PointwiseConv(channels, hidden)
         self.bn = GateBatchNorm(hidden)
-        self.rows = nn.Conv1d(hidden, channels, 1)
-        self.columns = nn.Conv1d(hidden, channels, 1)
+        self.rows = PointwiseConv(hidden, channels)
+        self.columns = PointwiseConv(hidden, channels)
         if init == "identity":
             zero_(self.rows, self.columns)
 
+    def program(self) -> kernels.GateProgram:
+        (reduce, reduce_bias), rows, columns = (layer.weights() for layer in (self.reduce, self.rows, self.columns))
+        gates = kernels.StripGates(
+            reduce, reduce_bias, *kernels.normalisation(self.bn), *rows, *columns, self.gate_factor
+        )
+        return kernels.GateProgram(strips=gates)
+
     def gates(self, x: Tensor) -> Gates:
-        strips = torch.cat(kernels.strip_pool(x), 2)  # (B, C, H + W)
-        hidden = F.hardswish(self.bn(self.reduce(strips)))
+        # Channels inside, as the products of matrices take them.
+        strips = torch.cat([strip.transpose(1, 2) for strip in kernels.strip_pool(x)], 1)  # (B, H + W, C)
+        reduced = self.reduce(strips.transpose(1, 2)).transpose(1, 2)  # (B, H + W, hidden)
+        hidden = F.hardswish(self.bn(reduced.flatten(0, 1))).view(reduced.shape).transpose(1, 2)
         rows, columns = hidden.split([x.size(2), x.size(3)], 2)
         return Gates(rows=self.sigmoid_gate(self.rows(rows)), columns=self.sigmoid_gate(self.columns(columns)))
 

@@ -60,6 +60,27 @@ class MapConv(nn.Conv2d):
         return super().forward(maps) if torch.compiler.is_compiling() else kernels.convolve_maps(maps, self.weight)
 
 
+class PointwiseConv(nn.Conv1d):
+    """A convolution of kernel size 1 as one product of matrices; libraries take several times as long for few lanes.
+
+    The output lies with channels inside, (B, N, C), which saves copies where the input does too.
+
+    Shape:
+        (B, C, N) -> (B, C', N).
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.transpose(1, 2), self.weight.squeeze(2), self.bias).transpose(1, 2)
+
+    def weights(self) -> tuple[Tensor, Tensor]:
+        """Weight (C', C) and bias (C')."""
+        weight = self.weight.squeeze(2)
+        return weight, weight.new_zeros(len(weight)) if self.bias is None else self.bias
+
+
 class MapLogits(nn.Module):
     """Convolution and BatchNorm from pooled maps to one map of logits.
 

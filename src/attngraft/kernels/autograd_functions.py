@@ -32,13 +32,28 @@ class Reduction:
 
     def count(self, shape: torch.Size) -> int:
         """How many numbers are pooled into one."""
-        return matrix_shape(shape, self.reading)[1 if self.over == "rows" else 2]
+        _, rows, lanes = matrix_shape(shape, self.reading)
+        if self.over == "rows":
+            return rows
+        return lanes // shape[1] if self.reading is Reading.LINES else lanes
+
+    def line(self, shape: torch.Size) -> tuple[int, ...]:
+        """The shape of what is found in a map (B, C, *); over the lanes of `Reading.LINES` it is wide."""
+        batch, rows, lanes = matrix_shape(shape, self.reading)
+        if self.over == "rows":
+            return batch, lanes
+        return (batch, rows, shape[1]) if self.reading is Reading.LINES else (batch, rows)
 
     def results(
         self, backend: Backend, x: Tensor, gate: Tensor | None, *, ties: bool = False
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Mean, maximum or squares, and ties, each if requested."""
         matrices = as_matrices(x, self.reading)
+        if self.reading is Reading.LINES and self.over == "lanes":
+            # Positions of one line as rows and its channels as lanes, so that nothing wide is pooled.
+            lines = matrices.view(-1, self.count(x.shape), x.shape[1])
+            found = backend.pool(lines, None, "rows", maximum=False, ties=False, squares="none")
+            return (found.total / self.count(x.shape)).view(self.line(x.shape)), None, None
         found = backend.pool(matrices, gate, self.over, maximum=self.maximum, ties=ties, squares=self.squares)
         mean = found.total / self.count(x.shape)
         return mean, found.maximum if self.maximum else found.squares, found.ties

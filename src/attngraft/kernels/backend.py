@@ -8,6 +8,10 @@ gate of one is a row gate of the other. So a backend knows nothing of channels, 
 All backends share these rules. x is contiguous in (B, R, L), fp32, bf16 or (on GPUs) fp16, and not empty.
 Everything small, (B, R) or (B, L), is contiguous fp32, in and out; arithmetic is in fp32. An absent gate
 counts as 1. Maxima propagate NaN. Reductions run in an order that depends on the shape alone.
+
+What belongs to rows may be wide in `scale`, `gate_sums` and `input_gradient`: (B, R, I), where I divides L, has I
+numbers per row, and lane l takes number l mod I. Beside wide rows there are neither maxima nor factors. Coordinate
+attention in channels_last is made of this: a row is a line of the map, and I are the channels.
 """
 
 from __future__ import annotations
@@ -105,9 +109,15 @@ class GradientTerms:
 
 
 class Backend(Protocol):
-    """A module with these functions. Each reads every big tensor once."""
+    """A module with these functions. Each reads every big tensor once.
+
+    Attributes:
+        RECOMPUTES: whether maps may come as `Recomputed`.
+        WIDE_ROWS: whether row tensors may be wide.
+    """
 
     RECOMPUTES: bool
+    WIDE_ROWS: bool
 
     def pool(
         self, x: Tensor, gate: Tensor | None, over: Over, *, maximum: bool, ties: bool, squares: Squares

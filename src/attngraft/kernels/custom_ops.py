@@ -38,8 +38,7 @@ def pool(x: Tensor, gate: Tensor | None, reduction: str) -> tuple[Tensor, Tensor
 @pool.register_fake
 def _(x: Tensor, gate: Tensor | None, reduction: str) -> tuple[Tensor, Tensor, Tensor]:
     chosen = _decode(reduction)
-    batch, rows, lanes = matrix_shape(x.shape, chosen.reading)
-    line = (batch, lanes if chosen.over == "rows" else rows)
+    line = chosen.line(x.shape)
     present = (True, chosen.maximum or chosen.squares != "none", chosen.maximum)
     mean, second, ties = (x.new_empty(line if there else (0,), dtype=torch.float32) for there in present)
     return mean, second, ties

@@ -1,4 +1,4 @@
-"""Whole attentions in inference, image by image: SE, ECA and CBAM as data that one compiled loop computes.
+"""Whole attentions in inference, image by image: SE, ECA, CBAM and coordinate attention as data that one compiled loop computes.
 
 An image that fits into a processor's cache is then read from memory once, however often its gates look at it.
 """
@@ -69,11 +69,37 @@ class SpatialGate:
 
 
 @dataclass(frozen=True)
+class StripGates:
+    """factor * sigmoid of a layer over a bottleneck of the means, once for the rows and once for the columns.
+
+    The bottleneck is a layer, scaled and shifted, and a hard swish.
+
+    Attributes:
+        reduce, reduce_bias: (hidden, C), (hidden).
+        scale, shift: of the batch normalisation that follows, (hidden).
+        rows, rows_bias: (C, hidden), (C).
+        columns, columns_bias: the same.
+        factor: 1 or 2.
+    """
+
+    reduce: Tensor
+    reduce_bias: Tensor
+    scale: Tensor
+    shift: Tensor
+    rows: Tensor
+    rows_bias: Tensor
+    columns: Tensor
+    columns_bias: Tensor
+    factor: int
+
+
+@dataclass(frozen=True)
 class GateProgram:
-    """x times a channel gate, then, seeing that product, times a spatial gate; at least one of them is there."""
+    """x times a channel gate, then, seeing that product, times a spatial gate; or times the gates of the strips alone."""
 
     channel: ChannelGate | None = None
     spatial: SpatialGate | None = None
+    strips: StripGates | None = None
 
 
 def normalisation(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
@@ -98,7 +124,27 @@ def run_program(x: Tensor, program: GateProgram, route: Route) -> Tensor:
     """x times the gates of the program: (B, C, H, W) -> the same shape, dtype and layout."""
     matrices = as_matrices(x, route.reading)
     y = torch.empty_like(matrices)
-    batch, channels, height, width = x.shape
+    if program.strips is not None:
+        _run_strips(matrices, y, program.strips, x.shape, route.reading)
+    else:
+        _run_channel_and_spatial(matrices, y, program, x.shape, route.reading)
+    return own_tensor(from_matrices(y, route.reading, x.shape))
+
+
+def _run_strips(x: Tensor, y: Tensor, gates: StripGates, shape: torch.Size, reading: Reading) -> None:
+    batch, channels, height, width = shape
+    hidden, by_channel = len(gates.reduce), reading is Reading.CHANNEL_ROWS
+    size = (height + width) * (2 * channels + hidden)
+    scratch = torch.empty(batch, size, dtype=torch.float32, device="cpu")
+    # In channels_last weights are read along the channels, and so they lie.
+    rows, columns = (weight if by_channel else weight.t() for weight in (gates.rows, gates.columns))
+    first = (gates.reduce, gates.reduce_bias, gates.scale, gates.shift)
+    weights = [_fp32(weight) for weight in (*first, rows, gates.rows_bias, columns, gates.columns_bias)]
+    numba_backend.run("gate_strips", x, y, scratch, size, *shape, by_channel, *weights, hidden, gates.factor)
+
+
+def _run_channel_and_spatial(x: Tensor, y: Tensor, program: GateProgram, shape: torch.Size, reading: Reading) -> None:
+    batch, channels, height, width = shape
     longest, hidden = max(channels, height * width), 0
     channel, hidden = _channel_arguments(program.channel)
     spatial, kernel = _spatial_arguments(program.spatial)
@@ -107,11 +153,8 @@ def run_program(x: Tensor, program: GateProgram, route: Route) -> Tensor:
     spatial_size = 2 * (height + 2 * edge + 1) * padded_width + height * padded_width
     size = channels + height * width + 2 * longest + max(spatial_size, hidden, longest)
     scratch = torch.empty(batch, size, dtype=torch.float32, device="cpu")
-    sizes = (size, *x.shape, route.reading is Reading.CHANNEL_ROWS)
-    numba_backend.run(
-        "gate_images", matrices, y, numba_backend.constant(1.0, longest), scratch, *sizes, *channel, *spatial
-    )
-    return own_tensor(from_matrices(y, route.reading, x.shape))
+    sizes = (size, *shape, reading is Reading.CHANNEL_ROWS)
+    numba_backend.run("gate_images", x, y, numba_backend.constant(1.0, longest), scratch, *sizes, *channel, *spatial)
 
 
 Arguments = tuple["Tensor | int | None", ...]

@@ -149,11 +149,12 @@ def _write(backend: Backend, part: Part, like: Like) -> Tensor:
 def _expanded(part: Part, like: Like) -> Tensor:
     """Gradients of means are constant along what was pooled: views suffice, no pass is needed."""
     total: Tensor | None = None
+    shape = matrix_shape(like.shape, part.reading)
     for pooled, across in ((part.terms.over_rows, 1), (part.terms.over_lanes, 2)):
         if pooled is not None:
-            weight = pooled.weight.unsqueeze(across)
+            weight = pooled.weight.unsqueeze(1) if across == 1 else torch_backend.along_lanes(pooled.weight, shape[2])
             if pooled.gate is not None:
                 weight = weight * pooled.gate.unsqueeze(3 - across)
             total = weight if total is None else total + weight
     assert total is not None, "a part without x, gradient and pools is no part"
-    return total.to(like.dtype).expand(matrix_shape(like.shape, part.reading))
+    return total.to(like.dtype).expand(shape)

@@ -17,6 +17,10 @@ class Reading(Enum):
     CHANNEL_ROWS = "channels as rows, positions as lanes"
     POSITION_ROWS = "positions as rows, channels as lanes"
     PLANES = "every channel a matrix of its own, (B * C, H, W)"
+    LINES = "lines of the map as rows, their positions with all channels as lanes, (B, H, W * C)"
+
+
+CHANNELS_INSIDE = (Reading.POSITION_ROWS, Reading.LINES)  # the readings of channels_last maps
 
 
 def reading_of(x: Tensor) -> Reading | None:
@@ -34,14 +38,14 @@ def reading_of(x: Tensor) -> Reading | None:
 def as_matrices(x: Tensor, reading: Reading) -> Tensor:
     """(B, C, *) -> (B, R, L), a view wherever x lies as the reading wants it and a copy elsewhere."""
     shape = x.shape
-    if reading is Reading.POSITION_ROWS:
+    if reading in CHANNELS_INSIDE:
         x = x.movedim(1, -1)
     return x.contiguous().view(matrix_shape(shape, reading))
 
 
 def from_matrices(matrices: Tensor, reading: Reading, shape: torch.Size) -> Tensor:
     """The view (B, C, *) of matrices (B, R, L)."""
-    if reading is Reading.POSITION_ROWS:
+    if reading in CHANNELS_INSIDE:
         return matrices.reshape(shape[0], *shape[2:], shape[1]).movedim(-1, 1)
     return matrices.reshape(shape)
 
@@ -51,6 +55,8 @@ def matrix_shape(shape: torch.Size, reading: Reading) -> tuple[int, int, int]:
     batch, channels, *positions = shape
     if reading is Reading.PLANES:
         return batch * channels, positions[0], positions[1]
+    if reading is Reading.LINES:
+        return batch, positions[0], positions[1] * channels
     rows, lanes = channels, math.prod(positions)
     return (batch, lanes, rows) if reading is Reading.POSITION_ROWS else (batch, rows, lanes)
 

@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import math
 from types import FunctionType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from .backend import GradientTerms, Over, Pooled, PoolGradient, Recomputed, Squa
 from .threads import run_loop
 
 RECOMPUTES = True
+WIDE_ROWS = True
 DTYPES = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 SQUARES: dict[Squares, int] = {"none": 0, "raw": 1, "centred": 2}
 WIDTH = 1024  # lanes of a task that accumulates: its accumulators stay in the first cache
@@ -59,8 +60,11 @@ def _pool_rows(x: Tensor, gate: Tensor | None, squares: bool, switches: tuple[bo
 
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
     batch, rows, lanes = x.shape
-    y = torch.empty_like(x)
-    run("scale", x, y, _gate(row_gate, batch * rows), _gate(lane_gate, batch * lanes), batch, rows, lanes)
+    y, lane_gate = torch.empty_like(x), _gate(lane_gate, batch * lanes)
+    if _is_wide(row_gate):
+        run("scale_wide", x, y, row_gate, lane_gate, batch, rows, lanes, row_gate.shape[2])
+    else:
+        run("scale", x, y, _gate(row_gate, batch * rows), lane_gate, batch, rows, lanes)
     return y
 
 
@@ -69,13 +73,27 @@ def gate_sums(
 ) -> tuple[Tensor | None, Tensor | None]:
     if not rows and not lanes:
         return None, None
+    if _is_wide(row_gate):
+        by_row, by_lane = _wide_gate_sums(x, grad, row_gate, lane_gate)
+        return by_row if rows else None, by_lane if lanes else None
     batch, n_rows, n_lanes = grad.shape
     splits, pitch = _splits(batch, n_rows), _pitch(n_lanes)
-    by_row = _empty(batch, n_rows) if rows else None
-    by_lane = _empty(batch * splits, pitch) if lanes else None
+    of_rows = _empty(batch, n_rows) if rows else None
+    of_lanes = _empty(batch * splits, pitch) if lanes else None
     gates = _gate(row_gate, batch * n_rows), _gate(lane_gate, batch * n_lanes)
-    run("gate_sums", x, grad, *gates, by_row, by_lane, batch, n_rows, n_lanes, splits, rows, lanes, pitch)
-    return by_row, None if by_lane is None else _join_sums(by_lane[:, :n_lanes].contiguous(), batch, splits)
+    run("gate_sums", x, grad, *gates, of_rows, of_lanes, batch, n_rows, n_lanes, splits, rows, lanes, pitch)
+    return of_rows, None if of_lanes is None else _join_sums(of_lanes[:, :n_lanes].contiguous(), batch, splits)
+
+
+def _wide_gate_sums(
+    x: Tensor | Recomputed, grad: Tensor, row_gate: Tensor, lane_gate: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    batch, rows, lanes = grad.shape
+    splits, by_row = _splits(batch, rows), torch.empty_like(row_gate)
+    by_lane = _empty(batch * splits, lanes)
+    sizes = (batch, rows, lanes, splits, row_gate.shape[2])
+    run("gate_sums_wide", x, grad, row_gate, _gate(lane_gate, batch * lanes), by_row, by_lane, *sizes)
+    return by_row, _join_sums(by_lane, batch, splits)
 
 
 def pool_gate_gradient(x: Tensor | Recomputed, pooled: PoolGradient, over: Over) -> Tensor:
@@ -97,6 +115,9 @@ def input_gradient(like: Tensor, terms: GradientTerms) -> Tensor:
     batch, rows, lanes = like.shape
     n_rows, n_lanes = batch * rows, batch * lanes
     out = torch.empty_like(like)
+    if _is_wide(terms.row_gate) or (terms.over_lanes is not None and _is_wide(terms.over_lanes.weight)):
+        _wide_input_gradient(out, terms)
+        return out
     parts = (
         *(_gate(terms.row_gate, n_rows), _gate(terms.lane_gate, n_lanes)),
         *_gradient_parts(terms.over_rows, n_rows, n_lanes),
@@ -109,6 +130,19 @@ def input_gradient(like: Tensor, terms: GradientTerms) -> Tensor:
     x, grad = (like if terms.x is None else terms.x), (like if terms.grad is None else terms.grad)
     run("input_gradient", x, grad, out, *parts, batch, rows, lanes, *switches)
     return out
+
+
+def _wide_input_gradient(out: Tensor, terms: GradientTerms) -> None:
+    batch, rows, lanes = out.shape
+    weights = [None if pooled is None else pooled.weight for pooled in (terms.over_lanes, terms.over_rows)]
+    inner = next(line.shape[2] for line in (terms.row_gate, weights[0]) if line is not None)
+    parts = (
+        *(_gate(terms.row_gate, batch * rows * inner), _gate(terms.lane_gate, batch * lanes)),
+        constant(0.0, batch * rows * inner) if weights[0] is None else weights[0],
+        constant(0.0, batch * lanes) if weights[1] is None else weights[1],
+    )
+    assert terms.grad is not None, "what is made of pools alone is no pass"
+    run("input_gradient_wide", terms.grad, out, *parts, batch, rows, lanes, inner)
 
 
 def convolve(x: Tensor, weight: Tensor) -> Tensor:
@@ -164,10 +198,18 @@ def _compiled(loop: str, dtype: str, kind: str) -> Any:
 def _compile(loop: str, dtype: str, kind: str, *, cache: bool = True) -> Any:
     from numba import cfunc, types
 
-    from . import numba_convolution, numba_gradients, numba_inference, numba_pooling
+    from . import (
+        numba_convolution,
+        numba_gradients,
+        numba_inference,
+        numba_pooling,
+        numba_strip_inference,
+        numba_wide_rows,
+    )
     from .numba_intrinsics import Arguments
 
-    modules = (numba_pooling, numba_gradients, numba_convolution, numba_inference)
+    passes = (numba_pooling, numba_gradients, numba_wide_rows, numba_convolution)
+    modules = (*passes, numba_inference, numba_strip_inference)
     function = next(getattr(module, loop) for module in modules if hasattr(module, loop))
     signature = types.void(Arguments(dtype, kind))
     return cfunc(signature, cache=cache, error_model="numpy")(_renamed(function, f"{loop}_{dtype}_{kind}"))
@@ -193,6 +235,11 @@ def _constants(value: float, count: int) -> Tensor:
 
 def _gate(gate: Tensor | None, count: int) -> Tensor:
     return constant(1.0, count) if gate is None else gate
+
+
+def _is_wide(line: Tensor | None) -> TypeGuard[Tensor]:
+    """Whether what belongs to rows has more than one number for each."""
+    return line is not None and line.dim() == 3
 
 
 def _gradient_parts(pooled: PoolGradient | None, elements: int, lines: int) -> tuple[Tensor, ...]:

@@ -77,13 +77,13 @@ def _bottleneck(total, maximum, hidden, gate, channels, positions, a):
     for unit in range(width):
         found = ZERO
         if with_mean:
-            found += _rectified(_dot(first, unit * channels, total, channels) * scale + load(first_bias, unit))
+            found += _rectified(dot(first, unit * channels, total, channels) * scale + load(first_bias, unit))
         if with_maximum:
-            found += _rectified(_dot(first, unit * channels, maximum, channels) + load(first_bias, unit))
+            found += _rectified(dot(first, unit * channels, maximum, channels) + load(first_bias, unit))
         poke(hidden, unit, found)
     times = np.float32(with_mean + with_maximum)  # the second bias comes once for each descriptor
     for channel in range(channels):
-        logit = _dot(second, channel * width, hidden, width) + times * load(second_bias, channel)
+        logit = dot(second, channel * width, hidden, width) + times * load(second_bias, channel)
         poke(gate, channel, np.float32(factor) * _sigmoid(logit))
 
 
@@ -93,7 +93,7 @@ def _rectified(value):
 
 
 @reducing
-def _dot(weights, at, values, n):
+def dot(weights, at, values, n):
     found = ZERO
     for index in range(n):
         found += load(weights, at + index) * peek(values, index)

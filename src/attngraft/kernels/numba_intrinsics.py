@@ -179,6 +179,17 @@ def larger(_: Any, left: Any, right: Any) -> Any:
     return types.float32(types.float32, types.float32), codegen
 
 
+@intrinsic
+def power_of_two(_: Any, exponent: Any) -> Any:
+    """2 to the power of a whole number from -126 to 128, where it is infinity; of NaN something."""
+
+    def codegen(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        bits = builder.add(builder.fptosi(values[0], _I32), ir.Constant(_I32, 127))
+        return builder.bitcast(builder.shl(bits, ir.Constant(_I32, 23)), _F32)
+
+    return types.float32(types.float32), codegen
+
+
 def _widen(builder: Any, half: Any) -> Any:
     return builder.bitcast(builder.shl(builder.zext(half, _I32), ir.Constant(_I32, 16)), _F32)
 

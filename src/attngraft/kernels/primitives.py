@@ -16,7 +16,7 @@ from ..errors import InputError
 from . import custom_ops, reference
 from .autograd_functions import PoolUse, Reduction, ScaleUse, scaled
 from .backend import Squares
-from .dispatch import NOTE, is_plain, note_route, route_of
+from .dispatch import BACKENDS, NOTE, Route, is_plain, note_route, route_of
 from .gradient_collection import Entrance, pending_of
 from .layout import Reading, matrix_shape
 from .recompute import normalised
@@ -95,8 +95,7 @@ def strip_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = _pool(x, "columns"), _pool(x, "rows")
     if rows is None or columns is None:
         return reference.strip_pool(x)
-    batch, channels = x.shape[:2]
-    return rows[0].to(x.dtype).view(x.shape[:3]), columns[0].to(x.dtype).view(batch, channels, x.shape[3])
+    return _strip(rows[0], x, x.shape[2]), _strip(columns[0], x, x.shape[3])
 
 
 def strip_max(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,8 +104,7 @@ def strip_max(x: Tensor) -> tuple[Tensor, Tensor]:
     rows, columns = _pool(x, "columns", maximum=True), _pool(x, "rows", maximum=True)
     if rows is None or columns is None:
         return reference.strip_max(x)
-    batch, channels = x.shape[:2]
-    return rows[1].to(x.dtype).view(x.shape[:3]), columns[1].to(x.dtype).view(batch, channels, x.shape[3])
+    return _strip(rows[1], x, x.shape[2]), _strip(columns[1], x, x.shape[3])
 
 
 def apply_gates(
@@ -139,7 +137,7 @@ def _pool(
 ) -> Any:
     """Mean, and maximum or squares, as fp32 (B, lines); None where the reference has to run."""
     route = route_of(x)
-    reduction = None if route is None else _reduction(route.reading, over, maximum, squares)
+    reduction = None if route is None else _reduction(x, route, over, maximum, squares)
     if route is None or reduction is None or not _suit(x, gate):
         return None
     if gate is not None:
@@ -152,13 +150,31 @@ def _pool(
     return PoolUse.apply(x, gate, reduction, route.backend, pending_of(x))
 
 
-def _reduction(reading: Reading, over: PoolOver, maximum: bool, squares: Squares) -> Reduction | None:
+def _reduction(x: Tensor, route: Route, over: PoolOver, maximum: bool, squares: Squares) -> Reduction | None:
+    reading = route.reading
     if over in ("rows", "columns"):
-        if reading is not Reading.CHANNEL_ROWS:
+        strips = _strip_reading(x, route)
+        if strips is None or (strips is Reading.LINES and maximum):
             return None
-        return Reduction(Reading.PLANES, "rows" if over == "rows" else "lanes", maximum, squares)
+        return Reduction(strips, "rows" if over == "rows" else "lanes", maximum, squares)
     along_lanes = (over == "positions") == (reading is Reading.CHANNEL_ROWS)
     return Reduction(reading, "lanes" if along_lanes else "rows", maximum, squares)
+
+
+def _strip_reading(x: Tensor, route: Route) -> Reading | None:
+    """How the rows and columns of a map are read; None where only the reference can."""
+    if route.reading is Reading.CHANNEL_ROWS:
+        return Reading.PLANES
+    return Reading.LINES if BACKENDS[x.device.type][0].WIDE_ROWS else None
+
+
+def _strip(found: Tensor, x: Tensor, n: int) -> Tensor:
+    """What was found in n strips as (B, C, n), in x's dtype."""
+    batch, channels = x.shape[:2]
+    route, found = route_of(x), found.to(x.dtype)
+    if route is not None and route.reading is Reading.POSITION_ROWS:
+        return found.view(batch, n, channels).transpose(1, 2)
+    return found.view(batch, channels, n)
 
 
 def _gate_shape(reduction: Reduction, shape: torch.Size) -> tuple[int, int]:
@@ -178,12 +194,17 @@ def _scale(
     if strips and all(gate.shape[1] == 1 for gate in strips):  # the same for all channels: a spatial gate in two parts
         spatial, strips = _product(rows, columns, spatial).expand(-1, *x.shape[2:]), []
     if strips:
-        if channel is not None or spatial is not None or reading is not Reading.CHANNEL_ROWS:
+        strip_reading = _strip_reading(x, route)
+        if channel is not None or spatial is not None or strip_reading is None:
             return None
-        reading = Reading.PLANES
+        reading = strip_reading
     batch, n_rows, n_lanes = matrix_shape(x.shape, reading)
     if strips:
-        row_gate, lane_gate = (_strip_gate(gate, x.shape[:2], n) for gate, n in ((rows, n_rows), (columns, n_lanes)))
+        row_gate, lane_gate = (
+            _strip_gate(gate, x.shape[:2], n, reading) for gate, n in ((rows, x.shape[2]), (columns, x.shape[3]))
+        )
+        if reading is Reading.LINES and lane_gate is not None:
+            lane_gate = lane_gate.flatten(1)
     else:
         by_layout = (channel, spatial) if reading is Reading.CHANNEL_ROWS else (spatial, channel)
         row_gate, lane_gate = (_gate(gate, batch, n) for gate, n in zip(by_layout, (n_rows, n_lanes), strict=True))
@@ -200,9 +221,12 @@ def _gate(gate: Tensor | None, batch: int, n: int) -> Tensor | None:
     return None if gate is None else gate.flatten(1).float().expand(batch, n).contiguous()
 
 
-def _strip_gate(gate: Tensor | None, planes: torch.Size, n: int) -> Tensor | None:
-    """(B, C or 1, n or 1) -> (B * C, n) as the passes take it."""
-    return None if gate is None else gate.float().expand(*planes, n).flatten(0, 1).contiguous()
+def _strip_gate(gate: Tensor | None, planes: torch.Size, n: int, reading: Reading) -> Tensor | None:
+    """(B, C or 1, n or 1) -> (B * C, n), in `Reading.LINES` (B, n, C), as the passes take it."""
+    if gate is None:
+        return None
+    gate = gate.float().expand(*planes, n)
+    return (gate.transpose(1, 2) if reading is Reading.LINES else gate.flatten(0, 1)).contiguous()
 
 
 def _product(rows: Tensor | None, columns: Tensor | None, spatial: Tensor | None) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .backend import Recomputed
-from .layout import Reading, as_matrices, matrix_shape, reading_of
+from .layout import CHANNELS_INSIDE, Reading, as_matrices, matrix_shape, reading_of
 
 WORTH_IT = 2**20  # bytes of a map: checking a smaller one takes longer than its memory is worth
 EDGE = 2  # positions at either end that are compared: the first of the vectors and the remainder behind them
@@ -52,7 +52,9 @@ class Normalised:
         if reading is Reading.PLANES:
             rows = matrix_shape(source.shape, reading)[1]
             slope, offset = (part.reshape(-1, 1).expand(-1, rows) for part in (slope, offset))
-        by_lane = reading is Reading.POSITION_ROWS
+        if reading is Reading.LINES:
+            slope, offset = (part.unsqueeze(1).expand(-1, source.shape[3], -1).flatten(1) for part in (slope, offset))
+        by_lane = reading in CHANNELS_INSIDE
         return Recomputed(as_matrices(source.detach(), reading), slope.contiguous(), offset.contiguous(), by_lane)
 
     def differentiable(self, source: Tensor) -> Tensor:

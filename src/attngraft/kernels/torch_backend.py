@@ -9,6 +9,7 @@ from torch import Tensor
 from .backend import GradientTerms, Over, Pooled, PoolGradient, Recomputed, Squares
 
 RECOMPUTES = False
+WIDE_ROWS = True
 DIMS: dict[Over, int] = {"rows": 1, "lanes": 2}
 
 
@@ -30,12 +31,12 @@ def gate_sums(
     x: Tensor, grad: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, *, rows: bool, lanes: bool
 ) -> tuple[Tensor | None, Tensor | None]:
     product = x.float() * grad
-    by_row = _gated(product, None, lane_gate).sum(2) if rows else None
+    by_row = _sum_of_lanes(_gated(product, None, lane_gate), row_gate) if rows else None
     return by_row, _gated(product, row_gate, None).sum(1) if lanes else None
 
 
 def pool_gate_gradient(x: Tensor, pooled: PoolGradient, over: Over) -> Tensor:
-    return (x.float() * _arriving(x, pooled, DIMS[over])).sum(3 - DIMS[over])
+    return (x.float() * _arriving(x, pooled, DIMS[over], x.shape[2])).sum(3 - DIMS[over])
 
 
 def input_gradient(like: Tensor, terms: GradientTerms) -> Tensor:
@@ -44,18 +45,30 @@ def input_gradient(like: Tensor, terms: GradientTerms) -> Tensor:
     if terms.grad is not None:
         total = total + _gated(terms.grad, terms.row_gate, terms.lane_gate)
     if terms.over_rows is not None:
-        total = total + _gated(_arriving(x, terms.over_rows, 1), terms.over_rows.gate, None)
+        total = total + _gated(_arriving(x, terms.over_rows, 1, like.shape[2]), terms.over_rows.gate, None)
     if terms.over_lanes is not None:
-        total = total + _gated(_arriving(x, terms.over_lanes, 2), None, terms.over_lanes.gate)
+        total = total + _gated(_arriving(x, terms.over_lanes, 2, like.shape[2]), None, terms.over_lanes.gate)
     for factor, dim in ((terms.row_factor, 2), (terms.lane_factor, 1)):
         if factor is not None and x is not None:
             total = total + x.float() * factor.unsqueeze(dim)
     return total.to(like.dtype)
 
 
-def _arriving(x: Tensor | None, pooled: PoolGradient, dim: int) -> Tensor:
+def along_lanes(line: Tensor, lanes: int) -> Tensor:
+    """What belongs to rows, (B, R) or wide (B, R, I) -> (B, R, 1) or (B, R, L), to broadcast along the lanes."""
+    return line.unsqueeze(2) if line.dim() == 2 else line.repeat(1, 1, lanes // line.shape[2])
+
+
+def _sum_of_lanes(values: Tensor, row_gate: Tensor | None) -> Tensor:
+    """(B, R, L) -> (B, R), or as wide as the gate of the rows."""
+    if row_gate is None or row_gate.dim() == 2:
+        return values.sum(2)
+    return values.unflatten(2, (-1, row_gate.shape[2])).sum(2)
+
+
+def _arriving(x: Tensor | None, pooled: PoolGradient, dim: int, lanes: int) -> Tensor:
     """The gradient of x times the gate from a pool over `dim`, (B, R, L) or broadcastable to it."""
-    weight = pooled.weight.unsqueeze(dim)
+    weight = pooled.weight.unsqueeze(1) if dim == 1 else along_lanes(pooled.weight, lanes)
     if pooled.maximum is None or pooled.share is None or x is None:
         return weight
     gated = x.float() if pooled.gate is None else x.float() * pooled.gate.unsqueeze(3 - dim)
@@ -65,7 +78,7 @@ def _arriving(x: Tensor | None, pooled: PoolGradient, dim: int) -> Tensor:
 def _gated(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
     values = x.float()
     if row_gate is not None and lane_gate is not None:
-        return values * (row_gate.unsqueeze(2) * lane_gate.unsqueeze(1))
+        return values * (along_lanes(row_gate, values.shape[2]) * lane_gate.unsqueeze(1))
     if row_gate is not None:
-        return values * row_gate.unsqueeze(2)
+        return values * along_lanes(row_gate, values.shape[2])
     return values if lane_gate is None else values * lane_gate.unsqueeze(1)

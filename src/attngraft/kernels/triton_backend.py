@@ -19,6 +19,7 @@ from torch import Tensor
 from .backend import GradientTerms, Over, Pooled, PoolGradient, Recomputed, Squares
 
 RECOMPUTES = False
+WIDE_ROWS = False
 TILE = 2048  # elements of a tile at most: 16 for each of a program's 128 threads
 REDUCED_LANES = 512  # lanes of a tile at most, by what becomes of them
 KEPT_LANES = 128
