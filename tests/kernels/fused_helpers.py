@@ -27,7 +27,7 @@ PASSES = tuple(name for name, value in vars(Backend).items() if callable(value) 
 CHILDREN = Path(__file__).with_name("fused_children.py")
 
 SHAPE = (2, 32, 5, 6)
-FEW = ("cbam", "se", "gct", "srm", "coord", "simam")
+FEW = ("cbam", "se", "gct", "srm", "coord", "simam", "global-context", "gc")
 
 of_a_few = over(name=FEW)
 in_both_layouts = over(layout=LAYOUTS)

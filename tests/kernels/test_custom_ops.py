@@ -151,7 +151,7 @@ def test_scale_has_the_gradients_of_plain_pytorch(layout: str, reading: str, row
 
 
 @needs_numba
-@over(name=["cbam", "se", "coord", "srm"], training=[True, False])
+@over(name=["cbam", "se", "coord", "srm", "global-context", "gc"], training=[True, False])
 @in_both_layouts
 def test_a_compiled_attention_computes_and_learns_the_same(name: str, training: bool, layout: str) -> None:
     module, x = awakened(name).train(training), feature_map(4, 32, 5, 6, layout=layout)
@@ -214,7 +214,7 @@ def test_on_request_a_graph_computes_with_the_reference() -> None:
 # --- torch.export ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cbam", "se", "coord", "srm", "gct"])
+@pytest.mark.parametrize("name", ["cbam", "se", "coord", "srm", "gct", "global-context"])
 @pytest.mark.parametrize("strict", [False, True])
 def test_export_traces_the_reference(name: str, strict: bool) -> None:
     module, x = awakened(name).eval(), feature_map(4, 32, 5, 6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 
 import pytest
@@ -26,7 +27,7 @@ from attngraft.attention import ATTENTIONS, attentions, create_attention
 
 pytestmark = needs_numba
 NAMES = attentions()
-WITHOUT_PRIMITIVES = {"capacity", "gc"}  # their offsets come from layers and are added
+WITHOUT_PRIMITIVES = {"capacity"}  # its offset comes from layers and is added
 SHAPES = [(5, 32, 9, 7), (1, 32, 1, 1), (6, 32, 4, 12)]
 
 every_name = over(name=NAMES)
@@ -109,7 +110,10 @@ def test_under_autocast_the_numbers_stay_those_of_the_reference(name: str, layou
         with torch.autocast("cpu", torch.bfloat16):
             fast, slow = (module_outcome(module, x, choice)[0] for choice in ("auto", "reference"))
         assert fast.dtype == slow.dtype == dtype
-        assert (fast.float() - slow.float()).norm() <= 1e-2 * slow.float().norm()
+        distance = (fast.float() - slow.float()).norm()
+        if distance > 1e-2 * slow.float().norm():  # then because the reference rounds more
+            exact = module_outcome(copy.deepcopy(module), x.float(), "reference")[0]
+            assert (fast.float() - exact).norm() < min(1e-2 * exact.norm(), (slow.float() - exact).norm())
 
 
 @every_name
@@ -176,14 +180,30 @@ def passes_of_backward(module: nn.Module, x: Tensor) -> Counter[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["cbam", "light-cbam", "se", "ese", "eca", "gct", "srm", "cbam-channel", "coord", "row-column"]
+    "name",
+    [
+        "cbam",
+        "light-cbam",
+        "se",
+        "ese",
+        "eca",
+        "gct",
+        "srm",
+        "cbam-channel",
+        "coord",
+        "row-column",
+        "global-context",
+        "gc",
+    ],
 )
 def test_the_gradient_of_x_is_written_once(name: str) -> None:
     found = passes_of_backward(awakened(name), feature_map(2, 32, 9, 7).requires_grad_())
     assert found["input_gradient"] == 1
 
 
-@pytest.mark.parametrize("name", ["cbam", "light-cbam", "se", "ese", "eca", "gct", "srm", "cbam-channel", "coord"])
+@pytest.mark.parametrize(
+    "name", ["cbam", "light-cbam", "se", "ese", "eca", "gct", "srm", "cbam-channel", "coord", "global-context", "gc"]
+)
 def test_the_gradient_of_x_is_written_once_in_channels_last(name: str) -> None:
     x = feature_map(2, 32, 9, 7, layout="channels_last").requires_grad_()
     assert passes_of_backward(awakened(name), x)["input_gradient"] == 1
@@ -197,7 +217,9 @@ def test_no_gradient_of_x_is_written_where_x_needs_none(name: str, layout: str) 
     assert any(parameter.grad is not None for parameter in module.parameters())
 
 
-@pytest.mark.parametrize(("name", "reads"), [("se", 1), ("eca", 1), ("gct", 1), ("srm", 1), ("cbam", 2)])
+@pytest.mark.parametrize(
+    ("name", "reads"), [("se", 1), ("eca", 1), ("gct", 1), ("srm", 1), ("cbam", 2), ("coord", 2), ("global-context", 2)]
+)
 @in_both_layouts
 def test_forward_reads_the_map_once_for_each_pool_and_once_to_scale_it(name: str, reads: int, layout: str) -> None:
     module, x = awakened(name), feature_map(2, 32, 9, 7, layout=layout)

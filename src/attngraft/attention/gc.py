@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from .. import kernels
 from .contract import AttentionEntry, Gates, Init, register
 from .global_context import GlobalContext
 from .layers import zero_
@@ -39,6 +40,9 @@ class GC(GlobalContext):
     def limits(self) -> None:
         """What is added has no bounds."""
         return None
+
+    def apply_gates(self, x: Tensor, gates: Gates) -> Tensor:
+        return x if gates.offset is None else kernels.shift(x, gates.offset.flatten(1))
 
     def gates(self, x: Tensor) -> Gates:
         found = self.context(x)

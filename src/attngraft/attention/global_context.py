@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import kernels
 from .contract import Attention, AttentionEntry, Gates, Init, register
-from .layers import hidden_width, zero_
+from .layers import PositionLogits, hidden_width, zero_
 
 
 class GlobalContext(Attention):
@@ -34,7 +35,7 @@ class GlobalContext(Attention):
     def __init__(self, channels: int, *, init: Init = "identity", reduction: int = 8) -> None:
         super().__init__(channels, init)
         hidden = hidden_width(channels, reduction)
-        self.attend = nn.Conv1d(channels, 1, 1)
+        self.attend = PositionLogits(channels)
         self.fc1 = nn.Linear(channels, hidden)
         self.norm = nn.LayerNorm(hidden, eps=1e-6)
         self.fc2 = nn.Linear(hidden, channels)
@@ -44,9 +45,7 @@ class GlobalContext(Attention):
 
     def context(self, x: Tensor) -> Tensor:
         """(B, C), what the bottleneck makes of the mean."""
-        positions = x.flatten(2)  # (B, C, N)
-        weights = torch.softmax(self.attend(positions), 2).to(x.dtype)  # (B, 1, N)
-        mean = (positions @ weights.transpose(1, 2)).squeeze(2)
+        mean = kernels.attended_mean(x, torch.softmax(self.attend(x), 1))
         return self.fc2(F.relu(self.norm(self.fc1(mean))))
 
     def gates(self, x: Tensor) -> Gates:

@@ -81,6 +81,20 @@ class PointwiseConv(nn.Conv1d):
         return weight, weight.new_zeros(len(weight)) if self.bias is None else self.bias
 
 
+class PositionLogits(nn.Conv1d):
+    """A convolution of kernel size 1 from all channels of a feature map to one.
+
+    Shape:
+        (B, C, *) -> (B, N), one logit for each of the N positions.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.position_logits(x, self.weight.flatten(), self.bias)
+
+
 class MapLogits(nn.Module):
     """Convolution and BatchNorm from pooled maps to one map of logits.
 

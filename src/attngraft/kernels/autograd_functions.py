@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from . import torch_backend
+from . import reference, torch_backend
 from .backend import Backend, GradientTerms, Over, PoolGradient, Recomputed, Squares
 from .gradient_collection import Part, Pending, backend_in_backward
 from .layout import Reading, as_matrices, from_matrices, matrix_shape, own_tensor
@@ -183,6 +183,30 @@ class ScaleUse(Function):
         if wants_x:
             ctx.pending.add(part)
         return None, by_row, by_lane, None, None, None
+
+
+class ShiftUse(Function):
+    """(B, C, *) plus an offset (B, C)."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, offset: Tensor, reading: Reading, backend: Backend, pending: Pending) -> Tensor:
+        ctx.reading, ctx.backend, ctx.pending, ctx.dtype = reading, backend, pending, offset.dtype
+        return reference.shift(x, offset)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Gradients:  # type: ignore[override]
+        if torch.is_grad_enabled():
+            return grad, grad.flatten(2).sum(2).to(ctx.dtype), None, None, None
+        wants_x, wants_offset, *_ = ctx.needs_input_grad
+        matrices, by_channel = as_matrices(grad, ctx.reading), None
+        if wants_offset:
+            backend = backend_in_backward(ctx, (grad,))
+            over: Over = "lanes" if ctx.reading is Reading.CHANNEL_ROWS else "rows"
+            by_channel = backend.pool(matrices, None, over, maximum=False, ties=False, squares="none").total
+            by_channel = by_channel.to(ctx.dtype)
+        if wants_x:
+            ctx.pending.add(Part(ctx.reading, GradientTerms(grad=matrices)))
+        return None, by_channel, None, None, None
 
 
 def scaled(backend: Backend, x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None, reading: Reading) -> Tensor:

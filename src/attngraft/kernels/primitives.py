@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import InputError
 from . import custom_ops, reference
-from .autograd_functions import PoolUse, Reduction, ScaleUse, scaled
+from .autograd_functions import PoolUse, Reduction, ScaleUse, ShiftUse, scaled
 from .backend import Squares
 from .dispatch import BACKENDS, NOTE, Route, is_plain, note_route, route_of
 from .gradient_collection import Entrance, pending_of
@@ -89,6 +89,20 @@ def spatial_pool(x: Tensor, channel: Tensor | None = None) -> tuple[Tensor, Tens
     return found[0].to(x.dtype).view(shape), found[1].to(x.dtype).view(shape)
 
 
+def position_logits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Sum over channels of x times a weight per channel, plus a bias: (B, C, *), (C), (1) -> (B, N)."""
+    found = _pool(x, "channels", (weight * len(weight)).unsqueeze(0))  # times C, since a mean is taken
+    if found is None:
+        return reference.position_logits(x, weight, bias)
+    return (found[0] if bias is None else found[0] + bias).to(x.dtype)
+
+
+def attended_mean(x: Tensor, weights: Tensor) -> Tensor:
+    """Sum over positions of x times weights: (B, C, *), (B, N) -> (B, C), in x's dtype."""
+    found = _pool(x, "positions", weights)
+    return reference.attended_mean(x, weights) if found is None else (found[0] * weights.shape[1]).to(x.dtype)
+
+
 def strip_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of every row and of every column: (B, C, H, W) -> (B, C, H), (B, C, W)."""
     x = enter(x)
@@ -121,6 +135,18 @@ def apply_gates(
     if fast is None:
         return reference.apply_gates(x, channel=channel, spatial=spatial, rows=rows, columns=columns)
     return fast
+
+
+def shift(x: Tensor, offset: Tensor) -> Tensor:
+    """x plus a number per channel: (B, C, *), (B, C) -> (B, C, *)."""
+    route = route_of(x)
+    if route is None or route.backend is None or not torch.is_grad_enabled() or not _suit(x, offset):
+        return reference.shift(x, offset)
+    x = enter(x)
+    pending = pending_of(x)
+    if pending is None:  # x takes no gradient
+        return reference.shift(x, offset)
+    return ShiftUse.apply(x, offset, route.reading, route.backend, pending)
 
 
 def _suit(x: Tensor, *gates: Tensor | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def channel_mean(x: Tensor) -> Tensor:
@@ -48,6 +49,17 @@ def spatial_pool(x: Tensor, channel: Tensor | None = None) -> tuple[Tensor, Tens
     return x.mean(1), x.amax(1)
 
 
+def position_logits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Sum over channels of x times a weight per channel, plus a bias: (B, C, *), (C), (1) -> (B, N)."""
+    bias = None if bias is None else bias.to(x.dtype)
+    return F.conv1d(x.flatten(2), weight.to(x.dtype).view(1, -1, 1), bias).squeeze(1)
+
+
+def attended_mean(x: Tensor, weights: Tensor) -> Tensor:
+    """Sum over positions of x times weights: (B, C, *), (B, N) -> (B, C)."""
+    return (x.flatten(2) @ weights.to(x.dtype).unsqueeze(2)).squeeze(2)
+
+
 def strip_pool(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean of every row and of every column: (B, C, H, W) -> (B, C, H), (B, C, W)."""
     return x.mean(3), x.mean(2)
@@ -70,6 +82,11 @@ def apply_gates(
     for gate in broadcast_gates(x, channel=channel, spatial=spatial, rows=rows, columns=columns):
         x = x * gate
     return x
+
+
+def shift(x: Tensor, offset: Tensor) -> Tensor:
+    """x plus a number per channel: (B, C, *), (B, C) -> (B, C, *)."""
+    return x + offset[(...,) + (None,) * (x.dim() - 2)].to(x.dtype)
 
 
 def broadcast_gates(
