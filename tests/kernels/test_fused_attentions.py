@@ -28,7 +28,7 @@ from attngraft.attention import ATTENTIONS, attentions, create_attention
 pytestmark = needs_numba
 NAMES = attentions()
 WITHOUT_PRIMITIVES = {"capacity"}  # its offset comes from layers and is added
-SHAPES = [(5, 32, 9, 7), (1, 32, 1, 1), (6, 32, 4, 12)]
+SHAPES = [(5, 32, 9, 7), (1, 32, 1, 1), (8, 32, 4, 12)]
 
 every_name = over(name=NAMES)
 every_init = over(init=["identity", "paper"])

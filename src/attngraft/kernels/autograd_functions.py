@@ -144,6 +144,32 @@ class PoolUse(Function):
         return None, grad_gate, None, None, None
 
 
+class StripUse(Function):
+    """(B, C, H, W) in channels_last -> means of rows (B, H, C) and of columns (B, W * C), both found in one read."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, backend: Backend, pending: Pending | None) -> tuple[Tensor, Tensor]:
+        ctx.pending, ctx.shape = pending, x.shape
+        ctx.set_materialize_grads(False)
+        return strip_means(backend, x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Gradients:  # type: ignore[override]
+        by_row, by_column = (
+            None if grad is None else PoolGradient((grad / count).contiguous())
+            for grad, count in zip(grads, (ctx.shape[3], ctx.shape[2]), strict=True)
+        )
+        if ctx.needs_input_grad[0] and (by_row or by_column):
+            ctx.pending.add(Part(Reading.LINES, GradientTerms(over_rows=by_column, over_lanes=by_row)))
+        return None, None, None
+
+
+def strip_means(backend: Backend, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The results of `StripUse`."""
+    by_row, by_column = backend.strip_sums(as_matrices(x, Reading.LINES), x.shape[1])
+    return by_row / x.shape[3], by_column / x.shape[2]
+
+
 class ScaleUse(Function):
     """(B, C, *) times a row gate and a lane gate; absent gates are None, gates are fp32."""
 

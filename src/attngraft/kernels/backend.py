@@ -127,6 +127,9 @@ class Backend(Protocol):
         `squares` other than "none" comes without a gate. `ties` implies `maximum`.
         """
 
+    def strip_sums(self, x: Tensor, inner: int) -> tuple[Tensor, Tensor]:
+        """Sums over the lanes, wide (B, R, inner), and over the rows (B, L), in one read; only with `WIDE_ROWS`."""
+
     def scale(self, x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
         """x * (row_gate * lane_gate), in x's dtype; exactly x where both are 1."""
 

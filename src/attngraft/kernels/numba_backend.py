@@ -58,6 +58,13 @@ def _pool_rows(x: Tensor, gate: Tensor | None, squares: bool, switches: tuple[bo
     return _join(_without_padding(out, lanes), batch, splits)
 
 
+def strip_sums(x: Tensor, inner: int) -> tuple[Tensor, Tensor]:
+    batch, rows, lanes = x.shape
+    by_row, by_lane = _empty(batch, rows, inner), _empty(batch, lanes)
+    run("strip_sums", x, by_row, by_lane, batch, rows, lanes, inner)
+    return by_row, by_lane
+
+
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
     batch, rows, lanes = x.shape
     y, lane_gate = torch.empty_like(x), _gate(lane_gate, batch * lanes)

@@ -13,8 +13,8 @@ import numpy as np
 from .numba_gradients import scale_row
 from .numba_inference import dot
 from .numba_intrinsics import fp32, integers, lines, load, maps, next_number, output, peek, poke, power_of_two
-from .numba_pooling import FLOAT, ONE, ZERO, plain, reducing, reload_total, store_total
-from .numba_wide_rows import scale_position
+from .numba_pooling import FLOAT, ONE, ZERO, plain, reducing
+from .numba_wide_rows import add_position, scale_position
 
 reload_column, store_column = output("maximum")
 
@@ -81,19 +81,11 @@ def _pool_positions(x, at, pooled, channels, height, width):
     for row in range(height):
         for column in range(width):
             here = at + (row * width + column) * channels
-            _pool_position(x, here, pooled, row * channels, (height + column) * channels, channels)
+            add_position(x, here, pooled, row * channels, pooled, (height + column) * channels, channels)
     for index in range(height * channels):
         poke(pooled, index, peek(pooled, index) / np.float32(width))
     for index in range(height * channels, (height + width) * channels):
         poke(pooled, index, peek(pooled, index) / np.float32(height))
-
-
-@reducing
-def _pool_position(x, at, pooled, row, column, n):
-    for index in range(n):
-        found = load(x, at + index)
-        store_total(pooled, row + index, reload_total(pooled, row + index) + found)
-        store_column(pooled, column + index, reload_column(pooled, column + index) + found)
 
 
 @plain

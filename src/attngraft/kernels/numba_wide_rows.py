@@ -11,6 +11,7 @@ from __future__ import annotations
 from .numba_gradients import input_map, next_split, value
 from .numba_intrinsics import integers, lines, load, maps, next_number, output, poke
 from .numba_pooling import ZERO, plain, reducing
+from .numba_pooling import fill_maximum as fill_lanes
 from .numba_pooling import fill_total as fill_row
 from .numba_pooling import reload_total as reload_row
 from .numba_pooling import store_total as store_row
@@ -36,6 +37,28 @@ def scale_position(x, y, at, row_gate, row, lane_gate, lane, n):
     for index in range(n):
         gate = load(row_gate, row + index) * load(lane_gate, lane + index)
         store_row(y, at + index, load(x, at + index) * gate)
+
+
+def strip_sums(a):
+    (x,), (by_row, by_lane) = maps(a, 1, 1), lines(a, 4, 2)
+    batch, rows, lanes, inner = integers(a, 6, 4)
+    image = next_number(a, 0)
+    while image < batch:
+        fill_row(by_row, image * rows * inner, rows * inner, ZERO)
+        fill_lanes(by_lane, image * lanes, lanes, ZERO)
+        for row in range(image * rows, (image + 1) * rows):
+            for lane in range(0, lanes, inner):
+                add_position(x, row * lanes + lane, by_row, row * inner, by_lane, image * lanes + lane, inner)
+        image = next_number(a, 0)
+
+
+@reducing
+def add_position(x, at, by_row, row, by_lane, lane, n):
+    """Add a position, with all its numbers, to the sums of its row and of its lanes."""
+    for index in range(n):
+        found = load(x, at + index)
+        store_row(by_row, row + index, reload_row(by_row, row + index) + found)
+        store_lane(by_lane, lane + index, reload_lane(by_lane, lane + index) + found)
 
 
 def gate_sums_wide(a):

@@ -23,6 +23,11 @@ def pool(x: Tensor, gate: Tensor | None, over: Over, *, maximum: bool, ties: boo
     return Pooled(values.sum(dim), found, equal, centred.square().sum(dim))
 
 
+def strip_sums(x: Tensor, inner: int) -> tuple[Tensor, Tensor]:
+    values = x.float()
+    return values.unflatten(2, (-1, inner)).sum(2), values.sum(1)
+
+
 def scale(x: Tensor, row_gate: Tensor | None, lane_gate: Tensor | None) -> Tensor:
     return _gated(x, row_gate, lane_gate).to(x.dtype)
 
@@ -63,7 +68,8 @@ def _sum_of_lanes(values: Tensor, row_gate: Tensor | None) -> Tensor:
     """(B, R, L) -> (B, R), or as wide as the gate of the rows."""
     if row_gate is None or row_gate.dim() == 2:
         return values.sum(2)
-    return values.unflatten(2, (-1, row_gate.shape[2])).sum(2)
+    batch, rows, _ = values.shape
+    return values.reshape(batch, rows, -1, row_gate.shape[2]).sum(2)  # no `unflatten`: vmap has no rule for it
 
 
 def _arriving(x: Tensor | None, pooled: PoolGradient, dim: int, lanes: int) -> Tensor:
