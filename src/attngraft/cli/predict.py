@@ -37,6 +37,14 @@ def run(
     ] = False,
     device: options.Device = "cpu",
     precision: Annotated[str, option("Number format: auto for that of the run, or fp32, bf16.", "NAME")] = "auto",
+    tta: Annotated[
+        bool,
+        switch(
+            "--tta",
+            "Predict the mean over crops of each image and their mirror images (none of digits; leave it out for other "
+            "images that mean something else mirrored).",
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Predict images: classes, labels or numbers, and the accuracy where labels are given."""
@@ -52,6 +60,7 @@ def run(
         skip_broken=skip_broken,
         device=device,
         precision=precision,
+        tta=tta,
     )
     text = found.to_csv(top) if kind == "csv" else found.to_json(top) + "\n"
     if file is None:

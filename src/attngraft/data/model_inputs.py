@@ -22,7 +22,7 @@ from .image_table import read_paths
 from .loader import one_thread
 from .pixel_store import as_tensor, short_side_limit, shrink
 from .read_image import PIXEL_CAP
-from .transforms import ImageTransform, build_transform
+from .transforms import ImageTransform, build_transform, build_views
 from .walk_folders import check_exist, list_images
 
 Images: TypeAlias = ImageLike | Dataset | ImageSet | Iterable[ImageLike]
@@ -37,11 +37,13 @@ class InputReader:
     Attributes:
         preprocessing: of the model.
         pixel_cap: largest width x height of an image.
+        views: give every image as the V views of `build_views`: one more axis, (V, C, H, W) and (N, V, C, H, W).
         clipped: names of images that had values beyond black and white of the training images, so far.
     """
 
     preprocessing: Preprocessing
     pixel_cap: int = PIXEL_CAP
+    views: bool = False
     transform: ImageTransform = field(init=False)
     clipped: list[str] = field(init=False, default_factory=list)
 
@@ -108,6 +110,8 @@ class InputReader:
 
     def _arrange(self, image: torch.Tensor) -> torch.Tensor:
         with one_thread():
+            if self.views:
+                return torch.stack([view.arrange(image) for view in build_views(self.preprocessing)])
             return self.transform.arrange(image)
 
 

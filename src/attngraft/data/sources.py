@@ -337,6 +337,12 @@ def _broken_files(folder: Path, skipped: tuple[tuple[str, str], ...], count: int
     )
 
 
+def mirrorable(source: str) -> bool:
+    """Whether a mirror image means the same in the data of a source, as far as that is known: not for digits."""
+    name = source.partition(":")[0]
+    return name != "cluttered-digits" and (name not in PUBLISHED or PUBLISHED[name].mirrorable)
+
+
 def _load_digits(options: LoadOptions, train: int = TRAIN_COUNT, test: int = TEST_COUNT) -> Pool:
     val_count = max(10, round(options.val_fraction * train)) if options.val_fraction else 0
     digits = render_splits(

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ..config import Preprocessing
 from ..errors import ConfigError, nearest
 from .batch_augmentation import SHIFT, BatchAugmentation
-from .geometry import Crop, centre_crop, fitting, framing
+from .geometry import Crop, Framing, centre_crop, fitting, framing
 
 Level = Literal["none", "shift", "light", "strong"]
 _LEVELS = ("none", "shift", "light", "strong")
@@ -121,6 +121,16 @@ def build_transform(
     return ImageTransform(steps, preprocessing, is_random=True, whole=whole)
 
 
+def build_views(preprocessing: Preprocessing) -> tuple[ImageTransform, ...]:
+    """The transforms of test-time augmentation: evaluation's own, and where that crops, the same at the four corners.
+
+    Source: Krizhevsky et al., NeurIPS 2012, whose ten crops are these and their mirror images.
+    """
+    corners = ((0, 0), (0, 1), (1, 0), (1, 1)) if preprocessing.resize == "crop" else ()
+    frames = (_Framed(preprocessing), *(_Framed(preprocessing, corner) for corner in corners))
+    return tuple(ImageTransform((frame,), preprocessing) for frame in frames)
+
+
 def _resize(image: torch.Tensor, height: int, width: int, interpolation: str) -> torch.Tensor:
     from torchvision.transforms import InterpolationMode
     from torchvision.transforms.v2 import functional
@@ -152,14 +162,21 @@ def _mean_colour(image: torch.Tensor, preprocessing: Preprocessing) -> list[floa
 
 @dataclass(frozen=True)
 class _Framed:
-    """Bring an image to the input as evaluation does."""
+    """Bring an image to the input as evaluation does, or with the last crop in a corner: (is bottom, is right)."""
 
     preprocessing: Preprocessing
+    corner: tuple[int, int] | None = None
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         frame = framing(image.shape[-2], image.shape[-1], self.preprocessing)
         resized = _resize(_cut(image, frame.first), frame.height, frame.width, self.preprocessing.interpolation)
-        return _cut(resized, frame.second, _mean_colour(image, self.preprocessing))
+        return _cut(resized, self._last(frame), _mean_colour(image, self.preprocessing))
+
+    def _last(self, frame: Framing) -> Crop:
+        if self.corner is None:
+            return frame.second
+        (bottom, right), (rows, columns) = self.corner, self.preprocessing.size
+        return Crop(bottom * (frame.height - rows), right * (frame.width - columns), rows, columns)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from ..backbones import assumed_preprocessing, stated_preprocessing
 from ..config import Preprocessing
-from ..data import Images, InputReader, UnreadableImageError, printable
+from ..data import Dataset, Images, InputReader, UnreadableImageError, printable
 from ..data.labelled_images import check_labels, labels_of
 from ..data.model_inputs import check_there
+from ..data.sources import mirrorable
 from ..data.targets import ClassLabels
 from ..data_frames import data_frame
 from ..errors import DataError, counted
@@ -27,7 +28,7 @@ from ..files import to_json
 from ..settings import MachineSettings
 from ..surgery import check_live, load
 from ..surgery.model_output import main_output
-from ..tasks import Rows, Task, primary, task_of
+from ..tasks import Rows, Task, primary, require, task_of
 from ..tasks.contract import check_matrix
 from ..training import RunFolder
 from ..training.evaluate import in_eval_mode, run_on_images
@@ -131,6 +132,7 @@ def predict(
     skip_broken: bool = False,
     device: str = "cpu",
     precision: str = "auto",
+    tta: bool = False,
 ) -> Predictions:
     """Predict images, as evaluation does: the test images of a run have the predictions that the run has kept.
 
@@ -147,6 +149,8 @@ def predict(
         device: where to compute: "auto", "cpu", "cuda", "mps".
         precision: "auto" for that of the run (fp32 where there is none, or it was trained on another kind of
             device in bf16), or as in training: "fp32", "bf16", "fp32+contiguous", ...
+        tta: predict the mean over views of each image: as evaluation sees it, where that crops the four corners too, and
+            their mirror images, but for data in which these are known to mean something else: digits.
 
     Raises:
         DataError: no images, or one that cannot be read; or the model has another number of outputs than of names; or
@@ -165,7 +169,10 @@ def predict(
             Precision() if isinstance(run_or_model, nn.Module) else precision_of(Path(run_or_model).expanduser(), where)
         )
     task = task_of(model)
-    reader = InputReader(stated_preprocessing(model, preprocessing))
+    if tta:
+        require(task, "tta", "tta")
+    is_mirrored = tta and _may_mirror(run_or_model, images)
+    reader = InputReader(stated_preprocessing(model, preprocessing), views=tta)
     assumed = assumed_preprocessing(model) if preprocessing is None else None
     true = None if labels is None else _true_classes(labels, task, reader)
     model = model.to(where)
@@ -180,7 +187,11 @@ def predict(
         while batch := list(islice(read, batch_size)):
             names += [name for name, _ in batch]
             inputs = reader.batch([image for _, image in batch])
-            parts.append(task.rows(forward, inputs.to(where, memory_format=chosen.memory_format)))
+            predicted = [
+                task.rows(forward, view.to(where, memory_format=chosen.memory_format))
+                for view in (_views(inputs, is_mirrored) if tta else (inputs,))
+            ]
+            parts.append(task.averaged(predicted) if tta else predicted[0])
     if not parts:
         raise DataError("none of the images can be read: give at least one image file.")
     rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
@@ -188,6 +199,24 @@ def predict(
         task = replace(task, outputs=tuple(map(str, range(rows["probabilities"].shape[1]))))  # type: ignore[type-var]
     told = () if true is None else _labels_of(names, true)
     return Predictions(tuple(names), rows, task, tuple(skipped), _notes(reader, len(names), assumed), told)
+
+
+def _may_mirror(run_or_model: str | Path | nn.Module, images: Any) -> bool:
+    """Whether mirror images mean the same, as far as images and run tell."""
+    if isinstance(images, Dataset) and not images.mirrorable:
+        return False
+    if isinstance(run_or_model, nn.Module) or (folder := _run_folder(run_or_model)) is None:
+        return True
+    origin = RunFolder(folder).read().data.origin
+    return origin is None or mirrorable(origin.source)
+
+
+def _views(inputs: Tensor, is_mirrored: bool) -> Iterator[Tensor]:
+    """The views (N, C, H, W) of the images (N, V, C, H, W), and their mirror images."""
+    for view in inputs.unbind(1):
+        yield view
+        if is_mirrored:
+            yield view.flip(-1)
 
 
 def _true_classes(labels: str | Path, task: Task, reader: InputReader) -> dict[Path, str]:
@@ -221,13 +250,20 @@ def _notes(reader: InputReader, count: int, assumed: str | None) -> tuple[str, .
 
 def precision_of(path: Path, device: torch.device) -> Precision:
     """The precision in which a run was evaluated; a file or a store does not say, so it is fp32."""
-    folder = path.parent if path.is_file() else path
-    if not (folder / "run.json").is_file():
+    folder = _run_folder(path)
+    if folder is None:
         return Precision()
     record = RunFolder(folder).read()
     found = record.precision or Precision()
     is_same_kind = (record.hardware.get("gpu") is None) == (device.type == "cpu")
     return found if is_same_kind else Precision("fp32", found.layout)
+
+
+def _run_folder(path: str | Path) -> Path | None:
+    """The folder of the run that a model is read from; None where it is of no run."""
+    place = Path(path).expanduser()
+    folder = place.parent if place.is_file() else place
+    return folder if (folder / "run.json").is_file() else None
 
 
 def _forward(model: nn.Module, task: Task) -> Callable[[Tensor], Tensor]:

@@ -41,6 +41,7 @@ from .contract import (
     check_width,
     left_out_metric,
     mean_metric,
+    mean_of_views,
 )
 from .linear_heads import Folds, LinearHead, logistic_head
 
@@ -72,6 +73,7 @@ class Classification:
             "fold",
             "store",
             "solve-head",
+            "tta",
         }
     )
 
@@ -137,6 +139,9 @@ class Classification:
 
     def rows(self, model: Forward, inputs: Tensor) -> dict[str, Array]:
         return {"probabilities": model(inputs).float().softmax(1).cpu().numpy()}
+
+    def averaged(self, views: Sequence[Rows]) -> dict[str, Array]:
+        return {"probabilities": mean_of_views(views, "probabilities")}
 
     def target_rows(self, targets: Any) -> dict[str, Array]:
         return {"labels": np.asarray(targets.labels, dtype=np.int64)}

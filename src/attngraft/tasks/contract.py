@@ -21,7 +21,16 @@ Array = NDArray[Any]
 Rows = Mapping[str, Array]  # the first axis of every array counts the images
 Floats = NDArray[np.float64]
 Capability = Literal[
-    "mix", "teacher", "label-smoothing", "class-weights", "balanced-sampler", "explain", "fold", "store", "solve-head"
+    "mix",
+    "teacher",
+    "label-smoothing",
+    "class-weights",
+    "balanced-sampler",
+    "explain",
+    "fold",
+    "store",
+    "solve-head",
+    "tta",
 ]
 
 
@@ -164,6 +173,13 @@ class Task(Protocol):
 
     def rows(self, model: Forward, inputs: Tensor) -> dict[str, Array]:
         """What is kept of the predictions for a batch: arrays on the CPU whose first axis counts the images."""
+
+    def averaged(self, views: Sequence[Rows]) -> dict[str, Array]:
+        """The mean prediction of several views of the same images; called where the task supports "tta".
+
+        Args:
+            views: what `rows` gives for each.
+        """
 
     def target_rows(self, targets: Any) -> dict[str, Array]:
         """What is kept of the targets of an image set, under names that `rows` does not use."""
@@ -335,6 +351,12 @@ def left_out_metric(
 ) -> Metric:
     """A metric that is no mean over images; `without` gives (N,) its values when each image is left out."""
     return Metric(name, label, value, lambda rows: pseudo_values(value(rows), without(rows)), is_mean=False, **fields)
+
+
+def mean_of_views(views: Sequence[Rows], name: str) -> Array:
+    """The mean of the rows called `name`, in their own type."""
+    values = [view[name] for view in views]
+    return np.mean(values, axis=0, dtype=np.float64).astype(values[0].dtype)
 
 
 def check_matrix(outputs: Tensor, what: str) -> None:

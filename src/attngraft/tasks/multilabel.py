@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -26,6 +26,7 @@ from .contract import (
     Rows,
     check_width,
     left_out_metric,
+    mean_of_views,
 )
 from .linear_heads import Folds, LinearHead, logistic_head
 
@@ -48,7 +49,7 @@ class MultiLabel:
     thresholds: tuple[float, ...] = ()
     name: ClassVar[str] = "multilabel"
     reads: ClassVar[str] = "multilabel"
-    supports: ClassVar[frozenset[Capability]] = frozenset({"label-smoothing", "class-weights", "solve-head"})
+    supports: ClassVar[frozenset[Capability]] = frozenset({"label-smoothing", "class-weights", "solve-head", "tta"})
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
@@ -82,6 +83,9 @@ class MultiLabel:
 
     def rows(self, model: Forward, inputs: Tensor) -> dict[str, Array]:
         return self._decided(model(inputs).float().sigmoid().cpu().numpy())
+
+    def averaged(self, views: Sequence[Rows]) -> dict[str, Array]:
+        return self._decided(mean_of_views(views, "probabilities"))
 
     def target_rows(self, targets: Any) -> dict[str, Array]:
         return {"targets": np.asarray(targets.labels, dtype=np.uint8)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar
@@ -27,6 +27,7 @@ from .contract import (
     check_width,
     left_out_metric,
     mean_metric,
+    mean_of_views,
 )
 from .linear_heads import Folds, LinearHead, ridge_head
 
@@ -50,7 +51,7 @@ class Regression:
     std: tuple[float, ...] = ()
     name: ClassVar[str] = "regression"
     reads: ClassVar[str] = "regression"
-    supports: ClassVar[frozenset[Capability]] = frozenset({"solve-head"})
+    supports: ClassVar[frozenset[Capability]] = frozenset({"solve-head", "tta"})
 
     @cached_property
     def metrics(self) -> Mapping[str, Metric]:
@@ -90,6 +91,9 @@ class Regression:
 
     def rows(self, model: Forward, inputs: Tensor) -> dict[str, Array]:
         return {"predictions": self._restored(model(inputs).float()).cpu().numpy()}
+
+    def averaged(self, views: Sequence[Rows]) -> dict[str, Array]:
+        return {"predictions": mean_of_views(views, "predictions")}
 
     def target_rows(self, targets: Any) -> dict[str, Array]:
         return {"targets": np.asarray(targets.values, dtype=np.float64)}
