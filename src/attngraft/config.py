@@ -186,7 +186,7 @@ class Preprocessing:
         return dataclasses.replace(self, channels=channels, mean=spread(self.mean), std=spread(self.std))
 
 
-def setting(default: S, description: str, *, flag: bool = False, metavar: str | None = None) -> S:
+def setting(default: S, description: str, *, flag: bool = False, metavar: str | None = None, added: bool = False) -> S:
     """Declare one field of a settings dataclass.
 
     Args:
@@ -194,8 +194,10 @@ def setting(default: S, description: str, *, flag: bool = False, metavar: str | 
         description: what it means, as `--help` shows it.
         flag: give it a command-line option of its own, `--some-field`; every field can be set with `--set`.
         metavar: placeholder of the value in `--help`; by default the type, or the choices of a Literal.
+        added: leave it out of files where it has its default; see `ADDED`.
     """
-    return dataclasses.field(default=default, metadata={"description": description, "flag": flag, "metavar": metavar})
+    told = {"description": description, "flag": flag, "metavar": metavar}
+    return dataclasses.field(default=default, metadata=told | (ADDED if added else {}))
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

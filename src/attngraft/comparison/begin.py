@@ -199,7 +199,7 @@ def _check_folds(wanted: ComparisonRequest) -> None:
         "resample_train": data.resample_train != 1,
         "val_fraction": data.val_fraction > 0,
         f"the recipe {wanted.settings.recipe.name}, which decides on validation images,": (
-            wanted.settings.recipe.needs_validation
+            wanted.settings.recipe.uses_validation
         ),
     }
     idle = [name for name, is_asked in asked.items() if is_asked]

@@ -223,8 +223,9 @@ def predict_probabilities(model: nn.Module, inputs: Tensor, *, size: int = BATCH
         TrainingError: the model has diverged.
     """
     model = uncompiled(model)  # batches have many sizes, and each would be compiled anew
+    task = task_of(model)
     with torch.no_grad(), in_eval_mode(model):
-        parts = [model(batch).float().softmax(1).cpu().numpy() for batch in prepared(model, inputs, size=size)]
+        parts = [task.rows(model, batch)["probabilities"] for batch in prepared(model, inputs, size=size)]
     found = np.concatenate(parts)
     if not np.isfinite(found).all():
         raise TrainingError(

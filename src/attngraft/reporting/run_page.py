@@ -67,6 +67,8 @@ def result_facts(run: RunRecord) -> list[tuple[str, str]]:
     facts.append(("loss", decimal(run.results.test.get("loss"))))
     if finite(run.results.test.get("ece")) is not None:
         facts.append(("calibration error", f"{percent(run.results.test['ece'])} (expected calibration error)"))
+    if finite(run.results.test.get("temperature")) is not None:
+        facts.append(("temperature", f"{decimal(run.results.test['temperature'])}, chosen on validation images"))
     return facts
 
 

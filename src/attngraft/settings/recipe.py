@@ -123,6 +123,12 @@ class Recipe:
     clip_norm: float = setting(0.0, "Upper limit of the gradient norm; 0 turns it off.")
     early_stopping: int = setting(0, "Stop after this many epochs without a lower validation loss; 0 turns it off.")
     select: Literal["last", "best"] = setting("last", "Keep the last epoch, or the best by validation loss.")
+    calibrate: bool = setting(
+        False,
+        "After training, choose a temperature for the class probabilities on the validation images (temperature "
+        "scaling); it is kept with the model.",
+        added=True,
+    )
     dynamic: Dynamic = setting(
         "off",
         "What follows the trend of the loss: the learning rate of the grafts, the strength of their gates, or both "
@@ -158,6 +164,11 @@ class Recipe:
     def needs_validation(self) -> bool:
         """Whether decisions are taken during training, which must not be taken on the test images."""
         return self.select == "best" or self.early_stopping > 0 or any(p.schedule == "plateau" for p in self.phases)
+
+    @property
+    def uses_validation(self) -> bool:
+        """Whether anything is decided on validation images, during training or after it."""
+        return self.needs_validation or self.calibrate
 
 
 def recipes() -> tuple[str, ...]:

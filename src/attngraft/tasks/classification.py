@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, ClassVar
 
@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..config import ADDED
 from ..errors import ConfigError
+from .calibration import fit_temperature
 from .class_metrics import (
     auroc,
     auroc_without,
@@ -57,9 +59,11 @@ class Classification:
 
     Attributes:
         outputs: class names in the order of the logits.
+        temperature: by which logits are divided before the softmax; see `calibration`.
     """
 
     outputs: tuple[str, ...]
+    temperature: float = field(default=1.0, metadata=ADDED)
     name: ClassVar[str] = "classification"
     reads: ClassVar[str] = "classification"
     supports: ClassVar[frozenset[Capability]] = frozenset(
@@ -74,6 +78,7 @@ class Classification:
             "store",
             "solve-head",
             "tta",
+            "calibrate",
         }
     )
 
@@ -111,6 +116,11 @@ class Classification:
         names = ("sensitivity@specificity", *(f"sensitivity@specificity={s:g}" for s in SPECIFICITIES))
         return found | ({} if count == 2 else dict.fromkeys(names, f"needs 2 classes, and there are {count}"))
 
+    def __post_init__(self) -> None:
+        """Raise ConfigError where the temperature is no number above 0."""
+        if not 0 < self.temperature < np.inf:
+            raise ConfigError(f"temperature is {self.temperature}: expected a number above 0.")
+
     def fitted(self, targets: Any) -> Classification:
         return self
 
@@ -138,7 +148,10 @@ class Classification:
         return weighted
 
     def rows(self, model: Forward, inputs: Tensor) -> dict[str, Array]:
-        return {"probabilities": model(inputs).float().softmax(1).cpu().numpy()}
+        logits = model(inputs).float()
+        if self.temperature != 1:
+            logits = logits / self.temperature
+        return {"probabilities": logits.softmax(1).cpu().numpy()}
 
     def averaged(self, views: Sequence[Rows]) -> dict[str, Array]:
         return {"probabilities": mean_of_views(views, "probabilities")}
@@ -162,11 +175,15 @@ class Classification:
             "top5": float(in_top(rows, 5).mean()) if len(self.outputs) > 5 else None,
             "loss": self.loss_of(rows),
             "ece": calibration_error(rows),
+            **({} if self.temperature == 1 else {"temperature": self.temperature}),
             "per_class": per_class,
         }
 
     def tuned(self, validation: Callable[[], Rows] | None) -> Classification:
         return self
+
+    def calibrated(self, validation: Rows) -> Classification:
+        return replace(self, temperature=fit_temperature(validation["probabilities"], validation["labels"]))
 
     def readable(self, rows: Rows, top: int) -> list[dict[str, Any]]:
         probabilities = rows["probabilities"]

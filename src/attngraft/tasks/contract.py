@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ Capability = Literal[
     "store",
     "solve-head",
     "tta",
+    "calibrate",
 ]
 
 
@@ -224,6 +225,14 @@ class Task(Protocol):
             left_out: (N,) the part that an image is left out with where settings are chosen by folds.
             options: of the loss.
         """
+
+
+@runtime_checkable
+class Calibrating(Protocol):
+    """A task that supports "calibrate"."""
+
+    def calibrated(self, validation: Rows) -> Task:
+        """The task with probabilities that fit the validation images, whose rows it made itself."""
 
 
 Forward = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> the main output of the model (B, ...)

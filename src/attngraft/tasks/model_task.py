@@ -15,11 +15,14 @@ from .contract import TASKS, Task, create_task
 
 
 def describe_task(task: Task) -> dict[str, Any] | None:
-    """Name and fields of a task for records, without its outputs, which these call classes; None for classification."""
-    if task.name == Classification.name:
-        return None
+    """Name and fields of a task for records, without its outputs, which these call classes.
+
+    None for classification, unless it was calibrated.
+    """
     fields = to_dict(task)
     del fields["outputs"]
+    if task.name == Classification.name and not fields:
+        return None
     return {"name": task.name, **fields}
 
 

@@ -29,7 +29,8 @@ from ..surgery import check_live, copy_model, graft_plan, load, save, ungraft_
 from ..surgery.model_output import main_output
 from ..surgery.own_networks import Factory
 from ..surgery.state_versions import with_versions
-from ..tasks import create_task, describe_task, note_task_of_, primary, task_of
+from ..tasks import Task, create_task, describe_task, note_task_of_, primary, task_of
+from ..tasks.contract import Calibrating
 from ..timestamp import timestamp
 from .built_for import built_for
 from .checkpoint import read_newest, remove_checkpoints
@@ -327,6 +328,8 @@ def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer
         parameter.requires_grad_(True)
     measure, dataset = trainer.validator.evaluate_split, context.dataset
     task = context.task.tuned(None if dataset.val is None else lambda: measure(model, "val", context.task).rows)
+    if context.recipe.calibrate and isinstance(task, Calibrating):
+        task = _calibrated(task, measure(model, "val", task))
     doing(trainer.progress, "evaluating the test images")
     evaluation = measure(model, "test", task)
     not_finite = first_not_finite(model.state_dict())
@@ -346,6 +349,18 @@ def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer
             remove_checkpoints(run.checkpoints)
         context.world.wait()
     return FitResult(run.path, model, evaluation, tuple(at.history), at.time_s, trainer.stopped_after_epochs)
+
+
+def _calibrated(task: Calibrating, before: Evaluation) -> Task:
+    """The task with probabilities that fit the validation images; says in a line what that changes."""
+    found = task.calibrated(before.rows)
+    images = counted(len(before.ids), "validation image")
+    log_again.info(f"the probabilities were calibrated on {images} ({_told(describe_task(found))}).")
+    return found
+
+
+def _told(fields: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{name} {value:.4g}" for name, value in (fields or {}).items() if isinstance(value, float))
 
 
 def _finished(run: RunFolder, model: nn.Module, record: RunRecord) -> FitResult:

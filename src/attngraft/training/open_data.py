@@ -71,7 +71,7 @@ def open_data(
                 f"channels={wanted}, or create the model with in_channels={found}."
             )
         return source if chosen.task is None else replace(source, task=chosen.task)
-    val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.needs_validation else 0.0)
+    val_fraction = chosen.val_fraction or (VALIDATION_SHARE if settings.recipe.uses_validation else 0.0)
     loaded = {name: value for name, value in asdict(chosen).items() if name not in NOT_OF_LOADING}
     options = loaded | {"val_fraction": val_fraction, "task": reads, "resize": preprocessing.resize}
     depth = recorded_depth(begun) if chosen.depth == "auto" else chosen.depth

@@ -66,6 +66,8 @@ def check_task(context: RunContext) -> None:
         require(task, "class-weights", "class_weights", "set it to none")
     if recipe.sampler != "shuffle":
         require(task, "balanced-sampler", "sampler = balanced", "set it to shuffle")
+    if recipe.calibrate:
+        require(task, "calibrate", "calibrate", "leave it out")
     _ = context.criterion
 
 
@@ -137,11 +139,15 @@ def _evaluated(model: nn.Module, spec: InputSpec) -> Tensor:
 
 
 def check_validation(dataset: Dataset, recipe: Recipe) -> None:
-    """Raise DataError where decisions during training would have to be taken on the test images."""
+    """Raise DataError where decisions would have to be taken on the test images."""
     if recipe.needs_validation and dataset.val is None:
         raise DataError(
             f"recipe '{recipe.name}' decides by the validation loss and {dataset.name} has no validation images: "
             "load it with val_fraction=0.15, or leave out plateau, early_stopping and select."
+        )
+    if recipe.calibrate and dataset.val is None:
+        raise DataError(
+            f"calibrate takes validation images and {dataset.name} has none: load it with val_fraction=0.15, or leave it out."
         )
 
 
