@@ -19,7 +19,10 @@ OF_RECIPES = {  # what a recipe takes besides its fields
         int,
         "Total epochs; the recipe's phases stretch or shrink in proportion, and with fewer epochs than phases the last ones are trained.",
     ),
-    "lr": (float, "Highest learning rate; those of the recipe's phases scale in proportion."),
+    "lr": (
+        float,
+        "Highest learning rate, or find (fit alone) for a range test; those of the recipe's phases scale in proportion.",
+    ),
 }
 _TYPES = {bool: "true|false", int: "whole number", float: "number", str: "text"}
 

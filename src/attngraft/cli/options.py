@@ -85,7 +85,15 @@ Quiet = Annotated[bool, switch("--quiet", "Show no progress, no bar and no line 
 Log = Annotated[
     str | None, option("Also write the numbers to a tracker, as set up for its package.", "wandb|mlflow", "--log")
 ]
+
+
+def rate(text: str) -> float | str:
+    """A learning rate, or the word that has one found."""
+    return text if text == "find" else float(text)
+
+
 _OF_RECIPES = {name: Annotated[kind | None, option(text)] for name, (kind, text) in OF_RECIPES.items()}  # type: ignore[valid-type]
+_OF_RECIPES["lr"] = Annotated[str | None, option(OF_RECIPES["lr"][1], "RATE|find", parser=rate)]
 
 UNIONS = (Union, types.UnionType)
 

@@ -20,7 +20,7 @@ from ..data import Dataset
 from ..data_frames import data_frame
 from ..errors import ConfigError
 from ..locking import check_free
-from ..settings import Recipe, Settings, resolve_settings
+from ..settings import Recipe, Settings, check_lr_given, resolve_settings
 from ..statistics.looks import parse_looks
 from ..surgery.own_networks import Backbone, backbone_spec
 from ..training import Progress, watched
@@ -142,7 +142,7 @@ def compare(
         attentions=tuple(listed(attentions)),
         controls=tuple(listed(controls)),
         seeds=seeds,
-        settings=resolve_settings(recipe, overrides),
+        settings=check_lr_given(resolve_settings(recipe, overrides)),
         folder=Path(run_dir).expanduser(),
         metric=metric,
         margin=margin,

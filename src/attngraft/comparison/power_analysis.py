@@ -13,7 +13,7 @@ from typing import Any
 from ..config import to_dict
 from ..data import Dataset
 from ..errors import ConfigError, RunError, counted
-from ..settings import Recipe, Settings, resolve_settings
+from ..settings import Recipe, Settings, check_lr_given, resolve_settings
 from ..statistics.effects import Effect
 from ..statistics.power import Noise, images_needed, planning_noise, seeds_needed
 from ..surgery.own_networks import Backbone, backbone_spec
@@ -194,7 +194,7 @@ def power(
             attentions=chosen,
             controls=(),
             seeds=PILOT_SEEDS,
-            settings=resolve_settings(recipe, overrides),
+            settings=check_lr_given(resolve_settings(recipe, overrides)),
             folder=Path(run_dir).expanduser(),
             metric=metric,
             pretrained=pretrained,

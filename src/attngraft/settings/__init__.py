@@ -3,7 +3,7 @@
 from .data_settings import DataSettings
 from .machine_settings import MachineSettings
 from .recipe import Dynamic, OnNonfinite, Phase, Recipe, load_recipe, recipes
-from .resolve import Settings, resolve_settings
+from .resolve import Settings, check_lr_given, resolve_settings
 
 __all__ = [
     "DataSettings",
@@ -13,6 +13,7 @@ __all__ = [
     "Phase",
     "Recipe",
     "Settings",
+    "check_lr_given",
     "load_recipe",
     "recipes",
     "resolve_settings",

@@ -85,6 +85,11 @@ class Recipe:
     graft_lr_scale: float = setting(1.0, "Factor on the learning rate of the grafts.")
     head_lr_scale: float = setting(1.0, "Factor on the learning rate of the head.")
     lr_scale: float = setting(1.0, "Factor on every learning rate.")
+    find_lr: bool = setting(
+        False,
+        "Find the highest learning rate by a range test before training, as --lr find does (fit alone).",
+        added=True,
+    )
     head: Literal["train", "solve"] = setting(
         "train",
         "Train the head in the phases from random weights, or first solve it on the features of the frozen network: "
@@ -182,7 +187,7 @@ def load_recipe(recipe: str | Path | Recipe, **overrides: Any) -> Recipe:
     Args:
         recipe: packaged name, path of a .toml file, or a Recipe.
         **overrides: fields of `Recipe`; `epochs` (total) stretches or shrinks all phases in proportion, see
-            `with_epochs`, and `lr` (the highest) scales the learning rates of all phases in proportion.
+            `with_epochs`, and `lr` (the highest, or "find") scales the learning rates of all phases in proportion.
 
     Raises:
         ConfigError: unknown recipe or field, or a value out of range.
@@ -195,6 +200,8 @@ def load_recipe(recipe: str | Path | Recipe, **overrides: Any) -> Recipe:
         if value is not None and not found.phases:
             raise ConfigError(f"recipe '{found.name}' solves the head and trains nothing: leave out {name}.")
     found = found if epochs is None else with_epochs(found, epochs)
+    if lr == "find":
+        return replace(found, find_lr=True)
     return found if lr is None else with_lr(found, lr)
 
 
@@ -219,9 +226,14 @@ def with_epochs(recipe: Recipe, epochs: int) -> Recipe:
 def with_lr(recipe: Recipe, lr: float) -> Recipe:
     """Scale the learning rates of all phases so that the highest is `lr`."""
     if not isinstance(lr, (int, float)) or isinstance(lr, bool) or not 0 < lr < math.inf:
-        raise ConfigError(f"lr is {lr!r}: expected a number above 0, the highest learning rate of the recipe.")
+        raise ConfigError(f"lr is {lr!r}: expected a number above 0, the highest learning rate of the recipe, or find.")
     highest = max(phase.lr for phase in recipe.phases)
     return replace(recipe, phases=tuple(replace(phase, lr=lr * (phase.lr / highest)) for phase in recipe.phases))
+
+
+def with_found_lr(recipe: Recipe, found: float) -> Recipe:
+    """The recipe of a run that has found its highest learning rate; the same where it has it already."""
+    return recipe if found == max(phase.lr for phase in recipe.phases) else with_lr(recipe, found)
 
 
 def with_head_phase(recipe: Recipe) -> Recipe:

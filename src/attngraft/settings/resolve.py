@@ -55,6 +55,13 @@ def resolve_settings(recipe: str | Path | Recipe | Settings, overrides: Mapping[
     )
 
 
+def check_lr_given(settings: Settings) -> Settings:
+    """The same; raise ConfigError where each training would find a learning rate of its own."""
+    if settings.recipe.find_lr:
+        raise ConfigError("lr = find is for a single fit: find the rate there, and give it here as a number.")
+    return settings
+
+
 def _changed(settings: S, options: Mapping[str, Any], where: str) -> S:
     given = {field.name: getattr(settings, field.name) for field in fields(settings)}
     return from_dict(type(settings), {**given, **options}, where=where)

@@ -51,6 +51,7 @@ class Position:
         prepared: for how many phases what comes before their first step is done.
         preparation: sentences on what that was.
         new_norms: paths of the layers that had the statistics of a new network when the training began.
+        found_lr: the recipe's highest rate by a range test, where it asks for one.
         history: one row per finished epoch.
     """
 
@@ -76,6 +77,7 @@ class Position:
     prepared: int = 0
     preparation: list[str] = field(default_factory=list)
     new_norms: tuple[str, ...] | None = None
+    found_lr: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -345,7 +345,7 @@ def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer
             write_top_losses(run.path, dataset.test, evaluation)
             results = RunResults(evaluation.summary(), at.time_s, trainer.stopped_after_epochs)
             record = replace(log.record, preparation=tuple(at.preparation), results=results, stopped_because=None)
-            run.finish(replace(record, status="finished"))
+            run.finish(replace(record, recipe=trainer.context.recipe, status="finished"))
             remove_checkpoints(run.checkpoints)
         context.world.wait()
     return FitResult(run.path, model, evaluation, tuple(at.history), at.time_s, trainer.stopped_after_epochs)

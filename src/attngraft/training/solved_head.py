@@ -16,7 +16,7 @@ from ..data import ImageSet, evenly_spread
 from ..data.build_dataset import strata_of
 from ..data.splits import deal
 from ..errors import NotFiniteError, counted
-from ..settings.recipe import Recipe, with_head_phase
+from ..settings.recipe import Recipe, with_found_lr, with_head_phase
 from ..surgery import classes_of, uncompiled
 from ..surgery.model_output import main_output
 from ..tasks import LossOptions, Rows
@@ -80,17 +80,24 @@ def settle_head(model: nn.Module, context: RunContext, begun: Recipe | None) -> 
         begun: of the run that is continued, whose training may have begun in this very model.
     """
     recipe = context.recipe
+    kept, trained = replace(recipe, head="train") if recipe.phases else recipe, with_head_phase(recipe)
+    if begun is not None and any(_is_found(one, begun) for one in (recipe, kept, trained)):
+        return begun
     if recipe.head != "solve":
         return recipe
-    kept, trained = replace(recipe, head="train") if recipe.phases else recipe, with_head_phase(recipe)
-    if begun is not None and begun in (recipe, kept, trained):
-        return begun
     if recipe.phases and classes_of(model) == context.task.outputs:
         return kept
     example = torch.zeros(1, *context.preprocessing.input.shape, device=next(model.parameters()).device)
     assert context.anatomy is not None
     layer = solvable_layer(model, context.anatomy.head_layers, example)
     return recipe if layer is not None and "solve-head" in context.task.supports else trained
+
+
+def _is_found(asked: Recipe, begun: Recipe) -> bool:
+    """Whether these are the same, but for a learning rate that the run has found."""
+    if asked.find_lr and begun.find_lr and asked.phases and begun.phases:
+        asked = with_found_lr(asked, max(phase.lr for phase in begun.phases))
+    return asked == begun
 
 
 def solve_head_(

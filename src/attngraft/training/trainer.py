@@ -24,7 +24,7 @@ from ..errors import (
     RunError,
 )
 from ..interrupts import Interrupts, Stopped, signals_heard_in_backward
-from ..settings.recipe import Phase
+from ..settings.recipe import Phase, with_found_lr
 from ..surgery.state_versions import with_versions
 from ..tasks import primary
 from .checkpoint import (
@@ -43,6 +43,7 @@ from .early_stopping import (
     decide_,
 )
 from .epoch_line import epoch_line
+from .lr_finder import find_lr
 from .optimizers import build_optimizer, moving_average, rate_factor, rates_at, set_rates_
 from .pace import Pace
 from .phases import apply_modes_, apply_phase_, dissect, parameter_groups
@@ -167,6 +168,7 @@ class Trainer:
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[-1].strip()
             raise RunError(f"the checkpoint in {self.context.checkpoints} is of another model ({reason}).") from error
+        self._take_found_lr()
         self.best = checkpoint.part("best")
         self.start = checkpoint.part("start")
         self._pending = checkpoint.part("optimizer")
@@ -191,6 +193,7 @@ class Trainer:
                     progress=self.progress,
                     before_batch=self._stop_if_asked,
                 )
+                found = self._found_lr()
         except _EveryProcessStops:
             raise self.interrupts.stopped() from None
         if done and self.ema is not None:
@@ -198,12 +201,35 @@ class Trainer:
         at.prepared = at.phase + 1
         if at.phase == 0 and self.context.recipe.phases:
             self.start = project(self.model, self.anatomy)
+        done += found
         if not done:
             return
         at.preparation = [*at.preparation, *done]
         for sentence in done if self.context.world.is_main else []:
             log.info(sentence)
         self._save(None)
+
+    def _found_lr(self) -> list[str]:
+        """Find the learning rate before the first step, where the recipe asks for it; a sentence on it."""
+        at, recipe = self.position, self.context.recipe
+        if not recipe.find_lr or at.phase > 0 or not recipe.phases:
+            return []
+        at.found_lr = find_lr(
+            self.model,
+            self.anatomy,
+            self.context,
+            lambda epoch: self._batches(epoch, 0),
+            progress=self.progress,
+            before_batch=self._stop_if_asked,
+        )
+        self._take_found_lr()
+        return [f"lr = {at.found_lr:g} was found by a range test on training images."]
+
+    def _take_found_lr(self) -> None:
+        if self.position.found_lr is not None:
+            settings = self.context.settings
+            recipe = with_found_lr(settings.recipe, self.position.found_lr)
+            self.context = replace(self.context, settings=replace(settings, recipe=recipe))
 
     def _train_phase(self, phase: Phase) -> None:
         apply_phase_(self.model, self.anatomy, phase, self.context.recipe.batchnorm)
@@ -254,7 +280,7 @@ class Trainer:
     def _take_steps(self, phase: Phase, optimizer: torch.optim.Optimizer) -> None:
         """Take the remaining steps of the epoch."""
         start = time.perf_counter()
-        with closing(iter(self._batches())) as batches:
+        with closing(iter(self._batches(self.position.epochs_done, self.position.step))) as batches:
             while True:
                 with self.interrupts.breakable():
                     doing(self.progress, "reading images")
@@ -284,18 +310,18 @@ class Trainer:
             self.position, self.best = before, best
             raise
 
-    def _batches(self) -> Loader:
+    def _batches(self, epoch: int, first_batch: int) -> Loader:
         context = self.context
         return make_loader(
             context.dataset.train,
             self.transform,
             batch_size=context.batch_size,
             seed=context.seed,
-            epoch=self.position.epochs_done,
+            epoch=epoch,
             shuffle=True,
             drop_last=True,
             workers=context.workers,
-            first_batch=self.position.step,
+            first_batch=first_batch,
             rank=context.world.rank,
             world_size=context.world.size,
             weights=context.sampling_weights,

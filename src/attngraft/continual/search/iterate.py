@@ -23,6 +23,7 @@ from ...data import Dataset
 from ...data.leak_pictures import write_leak_pictures
 from ...errors import ConfigError, DataError, RunError
 from ...locking import only_one
+from ...settings import check_lr_given
 from ...settings.recipe import recipe_fields
 from ...surgery.own_networks import Backbone, backbone_spec
 from ...tasks import Task, create_task
@@ -184,7 +185,9 @@ def _settings(
     names: str | Sequence[str | Path | Recipe], overrides: Mapping[str, Any]
 ) -> tuple[list[Recipe], Settings]:
     """The recipes, all as long as the first, and the other settings, with validation images."""
-    every = [resolve_settings(name, overrides) for name in ([names] if isinstance(names, str) else names)]
+    every = [
+        check_lr_given(resolve_settings(name, overrides)) for name in ([names] if isinstance(names, str) else names)
+    ]
     first = every[0]
     recipes = [load_recipe(settings.recipe, epochs=first.recipe.epochs) for settings in every]
     share = first.data.val_fraction or VALIDATION_SHARE
