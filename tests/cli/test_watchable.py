@@ -21,7 +21,7 @@ def test_each_epoch_is_a_line_on_standard_error_and_json_stays_clean(attngraft, 
     code, out, err = attngraft(*FIT, *SMALL, "--run-dir", tmp_path / "a run", "--json")
     assert code == 0, err
     assert json.loads(out)["status"] == "finished"
-    assert [line.split()[1] for line in lines_of(err)] == ["1/3", "2/3", "3/3"]
+    assert [line.split()[1] for line in lines_of(err)] == ["0:", "1/3", "2/3", "3/3"]
 
 
 def test_quiet_leaves_results_alone(attngraft, tmp_path: Path):
