@@ -31,10 +31,11 @@ RECIPE = Recipe("two", TWO_PHASES, optimizer="sgd", head="solve", batch_size=16,
 FINDING = replace(RECIPE, find_lr=True)
 
 
-def test_a_tenth_of_the_rate_with_the_lowest_smoothed_loss_is_taken():
+def test_a_tenth_of_the_highest_rate_with_the_lowest_smoothed_loss_is_taken():
     rates = [10.0**power for power in range(-5, 2)]
     assert suggested(rates, [3.0, 3.0, 2.0, 1.0, 0.1, 5.0, 50.0]) == pytest.approx(1e-2)
-    assert suggested(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(1e-6)
+    assert suggested(rates, [1.0, 1.01, 0.99, 1.02, 1.01, 5.0, 50.0]) == pytest.approx(1e-2)  # flat, then it rises
+    assert suggested(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(1e-5)
 
 
 def found_by(folder: Path, recipe: Recipe = FINDING, **options: object) -> ag.FitResult:

@@ -21,8 +21,12 @@ from .step import Stepper
 LOWEST, HIGHEST = 1e-7, 10.0  # of the phase's highest rate
 STEPS = 100
 SMOOTHING = 0.9  # of the loss, by an exponential mean without bias towards its beginning
+FIRST = 10  # steps whose means are of too few losses to be the lowest
 DIVERGED = 4.0  # times the lowest smoothed loss
-BELOW = 10.0  # times below the rate with the lowest loss
+AS_LOW = (
+    1.1  # times the lowest smoothed loss; so that a loss which a solved head leaves flat does not decide by its noise
+)
+BELOW = 10.0  # times below the highest rate with such a loss
 
 
 def find_lr(
@@ -37,8 +41,8 @@ def find_lr(
     """The highest rate of a recipe, by a range test of what its first phase trains.
 
     100 steps on training images, each at a higher rate, from 1e-7 to 10, all groups in the phase's proportions. The test
-    ends early where the smoothed loss is four times the lowest, or not finite. A tenth of the rate at which the smoothed
-    loss is lowest is taken. Weights, statistics and the state of random numbers are afterwards as before, bit for bit.
+    ends early where the smoothed loss is four times the lowest, or not finite. A tenth of the highest rate is taken at which
+    the smoothed loss is the lowest to 10 %. Weights, statistics and the state of random numbers are afterwards as before, bit for bit.
 
     Args:
         model: ready for the first phase.
@@ -54,7 +58,7 @@ def find_lr(
     Raises:
         ConfigError: the loss is finite at no rate.
 
-    Source: Smith, arXiv:1506.01186; the numbers are those of fastai's `lr_find` and its suggestion "minimum".
+    Source: Smith, arXiv:1506.01186; range and end are those of fastai's `lr_find`, and the tenth is that of its "minimum".
     """
     phase = context.recipe.phases[0]
     with _put_back_(model):
@@ -66,13 +70,14 @@ def find_lr(
 
 
 def suggested(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """A tenth of the rate at which the smoothed loss is lowest.
+    """A tenth of the highest rate at which the smoothed loss is at most 10 % above the lowest, the first steps apart.
 
     >>> round(suggested([0.001, 0.01, 0.1, 1.0], [2.0, 1.0, 0.5, 9.0]), 6)
     0.01
     """
-    smooth = smoothed(losses)
-    return rates[smooth.index(min(smooth))] / BELOW
+    first = min(FIRST, len(losses) // 4)
+    smooth = smoothed(losses)[first:]
+    return max(rate for rate, loss in zip(rates[first:], smooth, strict=True) if loss <= AS_LOW * min(smooth)) / BELOW
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
