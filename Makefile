@@ -1,4 +1,4 @@
-# make demo    set up .venv and run the main job on the embedded data
+# make demo    set up .venv and run the main job on the embedded data, from random and from pretrained weights
 # make test    set up .venv and run the tests
 # make check   linters and types
 # make slow    the long tests too
@@ -8,6 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMPS := .venv/.stamps
 DEMO_DIR ?= demo-run
+COMPARE := $(BIN)/attngraft compare --seeds 3 --at-once 2 --set curve=false
 # Threads of PyTorch on the CPU that wait in a spin are slow where other programs use the same cores.
 export GOMP_SPINCOUNT ?= 10000
 unexport PYTHONDONTWRITEBYTECODE  # every process would compile all modules again
@@ -16,9 +17,11 @@ BUSY := $(BIN)/python -c "while True: pass"
 .PHONY: demo test slow stress check format docs site clean
 
 demo: $(STAMPS)/demo
-	$(BIN)/attngraft compare cluttered-digits --backbone timm:tf_efficientnet_lite0 \
-		--attention cbam --seeds 3 --recipe examples/cluttered-digits.toml --image-size 64 \
-		--limit 600 --out $(DEMO_DIR)
+	$(COMPARE) cluttered-digits:test=2000 --backbone small-cnn --attention cbam,coord \
+		--recipe one-cycle --epochs 12 --image-size 32 --out $(DEMO_DIR)/random
+	$(COMPARE) cluttered-digits:train=500,test=1000 --backbone timm:tf_efficientnet_lite0 \
+		--attention cbam,cbam:init=paper --recipe examples/cluttered-digits.toml --image-size 64 \
+		--out $(DEMO_DIR)/pretrained
 
 test: $(STAMPS)/dev
 	$(BIN)/python -m pytest -n 2

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shlex
+import shutil
+import subprocess
 import sys
 import types
 from pathlib import Path
@@ -139,6 +142,24 @@ def test_command_lines_have_verbs_options_and_values_that_exist(page):
         command.make_context("attngraft", [*given[:place], "sites"])
         verb = given[place]
         command.commands[verb].make_context(verb, given[place + 1 :])
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+def test_the_demo_has_options_and_recipes_that_exist_and_is_what_readme_shows():
+    plan = subprocess.run(["make", "--dry-run", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    verb: Any = typer.main.get_command(app).commands["compare"]  # type: ignore[attr-defined]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    shown = readme.partition("<!-- demo -->")[2].partition("<!-- end of demo -->")[0]
+    lines = re.findall(r"^\S*attngraft compare (.+)$", plan.replace("\\\n", " "), re.MULTILINE)
+    assert len(lines) == 2
+    for line in lines:
+        given = verb.make_context("compare", shlex.split(line)).params
+        load_recipe(ROOT / given["recipe"] if given["recipe"].endswith(".toml") else given["recipe"])
+        assert all(text in shown for text in (given["backbone"], f"{given['run_dir']}/report.html"))
+        assert all(
+            re.search(rf"^ {re.escape(name.partition(':')[0])}", shown, re.MULTILINE)
+            for name in ("none", *given["attention"].split(","))
+        )
 
 
 def test_the_citation_is_of_this_version():

@@ -218,6 +218,11 @@ def test_the_report_stands_on_the_folder_alone(finished):
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
+def test_a_page_without_curves_does_not_miss_them(tmp_path, digits, settings):
+    compare(digits, attentions=["se"], seeds=1, run_dir=tmp_path, curve=False, **settings)
+    assert "No metrics in this folder" not in write_report(tmp_path).read_text(encoding="utf-8")
+
+
 SCRIPT = """
 import sys, torch
 torch.set_num_threads(1)

@@ -142,7 +142,7 @@ def _warnings(
     if comparison.predictions is None:
         present["metrics"] = curves
     for what, there in present.items():
-        lacking = tuple(v.name for v in comparison.variants if v.runs and not there.get(v.name))
+        lacking = tuple(v.name for v in comparison.variants if v.runs and v.name not in there)
         if lacking:
             found.append(Warned(f"No {what} in this folder for: {', '.join(lacking)}. What rests on them is left out."))
     return found
@@ -296,6 +296,8 @@ def _curves(run_dir: Path, comparison: ComparisonRecord, key: str) -> tuple[dict
         for path in _run_dirs(run_dir, variant):
             metrics = read_metrics(path)
             phases = max(phases, phases_of(metrics), key=len)
+            if metrics:  # they need not have the key: `curve=false` measures no epochs
+                curves.setdefault(variant.name, {})
             for entry in metrics:
                 value = finite(entry.get(key))
                 if value is not None:
