@@ -34,7 +34,7 @@ FINDING = replace(RECIPE, find_lr=True)
 def test_a_tenth_of_the_highest_rate_with_the_lowest_smoothed_loss_is_taken():
     rates = [10.0**power for power in range(-5, 2)]
     assert suggested(rates, [3.0, 3.0, 2.0, 1.0, 0.1, 5.0, 50.0]) == pytest.approx(1e-2)
-    assert suggested(rates, [1.0, 1.01, 0.99, 1.02, 1.01, 5.0, 50.0]) == pytest.approx(1e-2)  # flat, then it rises
+    assert suggested(rates, [1.0, 1.001, 0.999, 1.002, 1.001, 5.0, 50.0]) == pytest.approx(1e-2)  # flat, then it rises
     assert suggested(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(1e-5)
 
 

@@ -42,7 +42,7 @@ def find_lr(
 
     100 steps on training images, each at a higher rate, from 1e-7 to 10, all groups in the phase's proportions. The test
     ends early where the smoothed loss is four times the lowest, or not finite. A tenth of the highest rate is taken at which
-    the smoothed loss is the lowest to 10 %. Weights, statistics and the state of random numbers are afterwards as before, bit for bit.
+    the smoothed loss is the lowest to 1 %. Weights, statistics and the state of random numbers are afterwards as before, bit for bit.
 
     Args:
         model: ready for the first phase.
@@ -70,7 +70,7 @@ def find_lr(
 
 
 def suggested(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """A tenth of the highest rate at which the smoothed loss is at most 10 % above the lowest, the first steps apart.
+    """A tenth of the highest rate at which the smoothed loss is at most 1 % above the lowest, the first steps apart.
 
     >>> round(suggested([0.001, 0.01, 0.1, 1.0], [2.0, 1.0, 0.5, 9.0]), 6)
     0.01
