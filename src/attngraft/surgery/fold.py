@@ -199,7 +199,7 @@ def constant_gates(constant: Constants, x: Tensor) -> Gates:
         "rows": (channels, *positions[:1]),
         "columns": (channels, *positions[1:]),
         "full": (channels, *positions),
-        "offset": (channels, *positions),
+        "offset": (channels, *[1] * len(positions)),
     }
     values = {}
     for part, value in constant.items():

@@ -170,7 +170,7 @@ class Trainer:
             raise RunError(f"the checkpoint in {self.context.checkpoints} is of another model ({reason}).") from error
         self._take_found_lr()
         self.best = checkpoint.part("best")
-        self.start = checkpoint.part("start")
+        self.start = {part: sums.clone() for part, sums in checkpoint.part("start").items()}  # not the open file
         self._pending = checkpoint.part("optimizer")
         self.validator.portions.parts = self.position.evaluation_parts
         self.stepper.is_midway = False
