@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from test_resume import grafted_model
@@ -31,11 +32,18 @@ RECIPE = Recipe("two", TWO_PHASES, optimizer="sgd", head="solve", batch_size=16,
 FINDING = replace(RECIPE, find_lr=True)
 
 
-def test_a_tenth_of_the_highest_rate_with_the_lowest_smoothed_loss_is_taken():
+def test_the_middle_of_the_longest_fall_of_the_smoothed_loss_is_taken():
     rates = [10.0**power for power in range(-5, 2)]
-    assert suggested(rates, [3.0, 3.0, 2.0, 1.0, 0.1, 5.0, 50.0]) == pytest.approx(1e-2)
-    assert suggested(rates, [1.0, 1.001, 0.999, 1.002, 1.001, 5.0, 50.0]) == pytest.approx(1e-2)  # flat, then it rises
-    assert suggested(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(1e-5)
+    assert suggested(rates, [3.0, 3.0, 2.0, 1.0, 0.1, 5.0, 50.0]) == pytest.approx(1e-3)  # it falls from 1e-4 to 1e-1
+    assert suggested(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == pytest.approx(1e-5)  # it never falls
+
+
+def test_noise_before_the_valley_and_the_rise_behind_it_change_little():
+    rates = np.geomspace(1e-7, 10, 100)
+    loss = 1.5 - 1.2 / (1 + (3e-3 / rates) ** 2) + 3 * (rates > 0.3)  # falls around 3e-3, explodes above 0.3
+    noisy = [suggested(rates, loss + np.random.default_rng(seed).normal(0, 0.1, 100)) for seed in range(50)]
+    assert min(noisy) > 3e-4
+    assert max(noisy) < 3e-1
 
 
 def found_by(folder: Path, recipe: Recipe = FINDING, **options: object) -> ag.FitResult:

@@ -21,12 +21,8 @@ from .step import Stepper
 LOWEST, HIGHEST = 1e-7, 10.0  # of the phase's highest rate
 STEPS = 100
 SMOOTHING = 0.9  # of the loss, by an exponential mean without bias towards its beginning
-FIRST = 10  # steps whose means are of too few losses to be the lowest
+LEFT_OUT = 10  # first steps, whose means are of few losses
 DIVERGED = 4.0  # times the lowest smoothed loss
-AS_LOW = (
-    1.1  # times the lowest smoothed loss; so that a loss which a solved head leaves flat does not decide by its noise
-)
-BELOW = 10.0  # times below the highest rate with such a loss
 
 
 def find_lr(
@@ -41,8 +37,8 @@ def find_lr(
     """The highest rate of a recipe, by a range test of what its first phase trains.
 
     100 steps on training images, each at a higher rate, from 1e-7 to 10, all groups in the phase's proportions. The test
-    ends early where the smoothed loss is four times the lowest, or not finite. A tenth of the highest rate is taken at which
-    the smoothed loss is the lowest to 1 %. Weights, statistics and the state of random numbers are afterwards as before, bit for bit.
+    ends early where the smoothed loss is four times the lowest, or not finite. The rate in the middle of the longest valley
+    is taken (see `suggested`). Weights, statistics and the state of random numbers are afterwards as before, bit for bit.
 
     Args:
         model: ready for the first phase.
@@ -58,7 +54,7 @@ def find_lr(
     Raises:
         ConfigError: the loss is finite at no rate.
 
-    Source: Smith, arXiv:1506.01186; range and end are those of fastai's `lr_find`, and the tenth is that of its "minimum".
+    Source: Smith, arXiv:1506.01186; range, end and the valley are those of fastai's `lr_find`.
     """
     phase = context.recipe.phases[0]
     with _put_back_(model):
@@ -70,14 +66,18 @@ def find_lr(
 
 
 def suggested(rates: Sequence[float], losses: Sequence[float]) -> float:
-    """A tenth of the highest rate at which the smoothed loss is at most 1 % above the lowest, the first steps apart.
+    """The rate in the middle of the longest subsequence in which the smoothed loss falls, the first steps left out.
 
     >>> round(suggested([0.001, 0.01, 0.1, 1.0], [2.0, 1.0, 0.5, 9.0]), 6)
     0.01
     """
-    first = min(FIRST, len(losses) // 4)
+    first = min(LEFT_OUT, len(losses) // 4) if len(losses) > LEFT_OUT else 0
     smooth = smoothed(losses)[first:]
-    return max(rate for rate, loss in zip(rates[first:], smooth, strict=True) if loss <= AS_LOW * min(smooth)) / BELOW
+    falls = [1] * len(smooth)  # length of the longest fall that ends at each step
+    for end, loss in enumerate(smooth):
+        falls[end] += max((falls[begin] for begin in range(end) if smooth[begin] > loss), default=0)
+    last = max(range(len(falls)), key=lambda end: (falls[end], -end))
+    return rates[first + last - falls[last] // 2]
 
 
 def smoothed(losses: Sequence[float]) -> list[float]:
