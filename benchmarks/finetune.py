@@ -6,8 +6,8 @@ DATA holds hymenoptera, grocery, flowers, textures and cifar10, each with train/
 cluttered-digits is built in. Each seed draws its own training pictures; all arms of a seed get the same. The test part
 is the same for all seeds, and read once per training. With --validation a part of the training pictures takes its
 place, for choosing settings. An arm may be changed, such as timm:lr=3e-4 or ours:batchnorm=train.
-What is done is kept in FOLDER, one file a training, and the same command goes on; the table is written to
-benchmarks/results/finetune.json. fastai is needed for its arm alone.
+What is done is kept in FOLDER, one file a training, and in benchmarks/results/finetune.json (those of choosing settings in
+finetune-validation.json); trainings that are there are not repeated. fastai is needed for its arm alone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import mean
@@ -30,7 +30,8 @@ import numpy as np
 from attngraft.environment import hardware, versions
 from attngraft.timestamp import timestamp
 
-RESULT = Path(__file__).parent / "results" / "finetune.json"
+RESULTS = Path(__file__).parent / "results"
+Cell = tuple[str, str, int]  # data set, arm, seed
 SETS = {  # train pictures a class, test pictures a class at most
     "hymenoptera": (100, 1000),
     "grocery": (6, 1000),
@@ -133,9 +134,11 @@ def _value(text: str) -> Any:
     return {"true": True, "false": False}.get(text, text)
 
 
-def in_a_process(cell: tuple[str, str, int], folder: Path, out: Path) -> dict[str, Any] | None:
+def in_a_process(cell: Cell, folder: Path, out: Path, kept: Mapping[Cell, dict[str, Any]]) -> dict[str, Any] | None:
     """The result of a cell, from its file where it is done."""
     name, arm, seed = cell
+    if cell in kept:
+        return kept[cell]
     file = out / "cells" / f"{folder.name}-{arm.replace(':', '+')}.json"
     if not file.is_file():
         command = [sys.executable, "-W", "ignore", __file__, "--cell", arm, str(folder), str(seed), str(file)]
@@ -188,19 +191,22 @@ def main() -> None:
     folders = {(name, seed): drawn_folder(asked.data, name, seed, asked.out, on_validation=asked.validation)
                for seed in seeds for name in sets}  # fmt: skip
     cells = [(name, arm, seed) for seed in seeds for name in sets for arm in arms]
+    result = RESULTS / ("finetune-validation.json" if asked.validation else "finetune.json")
+    before = json.loads(result.read_text())["trainings"] if result.is_file() else []
+    kept = {(cell["set"], cell["arm"], cell["seed"]): cell for cell in before}
     with ThreadPoolExecutor(asked.workers) as pool:
-        done = list(pool.map(lambda cell: in_a_process(cell, folders[cell[0], cell[2]], asked.out), cells))
-    trainings = [cell for cell in done if cell is not None]
+        done = list(pool.map(lambda cell: in_a_process(cell, folders[cell[0], cell[2]], asked.out, kept), cells))
+    made = {(cell["set"], cell["arm"], cell["seed"]): cell for cell in done if cell is not None}
+    trainings = [cell for _, cell in sorted({**kept, **made}.items())]
     rows = list(summary(trainings))
     for row in rows:
         print(f"{row['set']:<18}{row['arm']:<28}{row['n']:>3}{row['top1']:7.1f} ± {row['sd'] or 0:4.1f}"
               f"{row['ours_minus_it'] or 0:+7.1f}{row['wall_s']:8.1f} s")  # fmt: skip
-    if not asked.validation:
-        options = " ".join(word for word in sys.argv[1:] if not word.startswith("/"))
-        document = {"created": timestamp(), "command": f"python benchmarks/finetune.py {options}",
-                    "epochs": EPOCHS, "image_size": SIZE, "hardware": hardware(), "versions": versions(),
-                    "pictures": {name: SETS[name] for name in sets}, "summary": rows, "trainings": trainings}  # fmt: skip
-        RESULT.write_text(json.dumps(document, indent=1) + "\n")
+    options = " ".join(word for word in sys.argv[1:] if not word.startswith("/"))
+    document = {"created": timestamp(), "command": f"python benchmarks/finetune.py {options}",
+                "epochs": EPOCHS, "image_size": SIZE, "hardware": hardware(), "versions": versions(),
+                "images_of_a_class": SETS, "summary": rows, "trainings": trainings}  # fmt: skip
+    result.write_text(json.dumps(document, indent=1) + "\n")
 
 
 if __name__ == "__main__":
