@@ -6,6 +6,7 @@ are linear, so the projection of the difference is the difference of the project
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 
 import torch
@@ -33,8 +34,7 @@ def project(model: nn.Module, anatomy: Anatomy) -> Projections:
 
     Source: Charikar, Chen and Farach-Colton, 2002 (count sketch), with consecutive numbers in different sums.
     """
-    random = torch.Generator().manual_seed(0)
-    signs = (torch.randint(0, 2, (TABLE + SIZE,), generator=random, dtype=torch.float32) * 2 - 1).unfold(0, SIZE, 1)
+    signs = _signs()
     sums: Projections = {}
     counts: dict[str, int] = {}
     done = 0  # rows
@@ -50,6 +50,13 @@ def project(model: nn.Module, anatomy: Anatomy) -> Projections:
             done += len(rows)
         counts[key] = seen + count
     return {key: values[: counts[key]].clone() for key, values in sums.items()}
+
+
+@functools.cache
+def _signs() -> Tensor:
+    """(TABLE + 1, SIZE) of -1 and 1: each row is the one before, moved by one place. 4 MiB, drawn once in a process."""
+    random = torch.Generator().manual_seed(0)
+    return (torch.randint(0, 2, (TABLE + SIZE,), generator=random, dtype=torch.float32) * 2 - 1).unfold(0, SIZE, 1)
 
 
 def distances(now: Projections, start: Mapping[str, Tensor]) -> dict[str, float]:
