@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ from .printout import Printout
 if TYPE_CHECKING:
     from ..answers import Question
     from ..comparison import Comparison
+    from ..comparison.evidence import Regime
 
 WITH_PREDICTIONS = ("task", "group_by")  # the settings that mean something where nothing is trained
 
@@ -226,7 +228,20 @@ def _printout(result: Comparison) -> Printout:
     for run in result.document.get("left_out", []) if "predictions" in result.document else ():
         shown.say(f"left out: {run['variant']}, seed {run['seed']}: {run['reason']}", wrap=True)
     shown.say(result, wrap=True, style="bold")
+    regime = _regime(result.document)
+    if regime is not None:
+        shown.say(regime, wrap=True)
     return shown
+
+
+def _regime(comparison: Mapping[str, Any]) -> Regime | None:
+    """What attention was worth elsewhere, in trainings like these."""
+    from ..comparison import evidence_for
+
+    plain = comparison["variants"][0].get("parameters")
+    if comparison["metric"]["name"] != "top1" or plain is None:
+        return None
+    return evidence_for(plain, pretrained=comparison["pretrained"])
 
 
 def _seeds(text: str) -> int | list[int]:

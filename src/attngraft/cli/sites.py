@@ -62,6 +62,8 @@ def _with_where(variant: str, where: str) -> str:
 def _print(plan: GraftPlan, backbone: str, model: nn.Module, spec: InputSpec) -> None:
     import torch
 
+    from ..backbones import has_pretrained, reads_files
+    from ..comparison import evidence_for
     from ..costs import count_macs, count_parameters
 
     rows, parameters, macs = [], 0, 0
@@ -92,3 +94,7 @@ def _print(plan: GraftPlan, backbone: str, model: nn.Module, spec: InputSpec) ->
         wrap=True,
     )
     say_notes(plan.notes)
+    if not reads_files(backbone):
+        regime = evidence_for(base[0], pretrained=has_pretrained(backbone))
+        if regime is not None:
+            say(regime, wrap=True)

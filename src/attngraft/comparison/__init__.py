@@ -5,6 +5,7 @@ from .compare import Comparison, compare
 from .compare_each import compare_each
 from .compare_predictions import compare_predictions
 from .comparison_folder import COMPARISON_FILE
+from .evidence import evidence_for
 from .power_analysis import PowerAnalysis, power
 from .variants import Variant, parse_variant, parse_variants, split_variants
 
@@ -18,6 +19,7 @@ __all__ = [
     "compare",
     "compare_each",
     "compare_predictions",
+    "evidence_for",
     "parse_variant",
     "parse_variants",
     "power",

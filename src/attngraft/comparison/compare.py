@@ -121,7 +121,7 @@ def compare(
         robustness: also compare under eight corruptions of the test images.
         folds: compare by cross-validation in so many folds, where images are too few for a test set; instead of `seeds`.
         repeats: how many times all images are parted into folds anew.
-        pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch".
+        pretrained: start from published weights; where not given, yes if there are any and the recipe is not "scratch" or "fast".
         weights: a file of weights to start from, as for `create_backbone`.
         preprocessing: how a network of your own wants its images, as for `fit`; what is assumed without it is logged.
         run_dir: a new folder, or that of the same comparison to be continued.

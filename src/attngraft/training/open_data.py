@@ -19,17 +19,18 @@ from ..errors import ConfigError, DataError
 from ..settings import Recipe, Settings
 from ..tasks import TASKS
 
+FROM_RANDOM = ("scratch", "fast")  # recipes that start from random weights
 VALIDATION_SHARE = 0.15  # of the training images, where a recipe decides by validation and the data bring none
 
 
 def starts_pretrained(asked: bool | None, backbone: str, recipe: Recipe, weights: str | Path | None = None) -> bool:
     """Whether training starts from published weights.
 
-    Where nobody says, yes if there are any, no file of weights is given and the recipe is not "scratch".
+    Where nobody says, yes if there are any, no file of weights is given and the recipe is none of `FROM_RANDOM`.
     """
     if asked is not None:
         return asked
-    return weights is None and has_pretrained(backbone) and recipe.name != "scratch"
+    return weights is None and has_pretrained(backbone) and recipe.name not in FROM_RANDOM
 
 
 NOT_OF_LOADING = ("resample_train", "mean", "std")  # fields of the data settings that loading has no use for

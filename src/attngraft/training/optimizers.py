@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from ..settings.recipe import Phase, Recipe
 from .phases import ParameterGroup
@@ -36,19 +36,24 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], recipe: 
 
 
 def moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
-    """A copy of the model that follows its weights and buffers; None where the decay is 0."""
+    """A copy of the model that follows its weights and buffers; None where the decay is 0.
+
+    After n updates the decay is at most (1 + n) / (10 + n), so that a short training does not keep its random start.
+    """
     if not decay:
         return None
-    move = get_ema_multi_avg_fn(decay)
 
-    def update(averages: Any, values: Any, count: Any) -> None:
+    @torch.no_grad()
+    def update(averages: Any, values: Any, _: Any) -> None:
         if averages[0].is_floating_point():
-            move(averages, values, count)
+            done = int(average.n_averaged)  # on the CPU, unlike what is handed over
+            torch._foreach_lerp_(averages, values, 1 - min(decay, (1 + done) / (10 + done)))
             return
-        for average, value in zip(averages, values, strict=True):  # BatchNorm counts batches: an average would be cut
-            average.copy_(value)
+        for own, value in zip(averages, values, strict=True):  # BatchNorm counts batches: an average would be cut
+            own.copy_(value)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average
 
 
 def rate_factor(phase: Phase, progress: float, step: float = 0.0) -> float:
