@@ -65,10 +65,10 @@ class Regime:
 PHOTOS = ("hymenoptera", "flowers", "textures", "grocery", "cifar10")
 REGIMES = {
     "fine-tune": Regime(
-        "Fine-tuning EfficientNet-Lite0 (ImageNet) on 200 to 600 images of 96 px, recipe three-phase",
+        "Fine-tuning EfficientNet-Lite0 (ImageNet) on 200 to 600 images of 96 px, recipe full",
         "fine-tuning a pretrained network",
         dict.fromkeys((*PHOTOS, "cluttered-digits")),
-        ("--backbone", LITE0, "--attention", ATTENTIONS, "--image-size", "96", "--recipe", "three-phase"),
+        ("--backbone", LITE0, "--attention", ATTENTIONS, "--image-size", "96", "--recipe", "full"),
     ),
     "scratch-small": Regime(
         "small-cnn from random weights on 800 to 5,000 images of 64 px, recipe one-cycle, 12 epochs",

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from attngraft.environment import hardware, versions
+from attngraft.settings import USUAL_RECIPE
 from attngraft.timestamp import timestamp
 
 RESULTS = Path(__file__).parent / "results"
@@ -110,7 +111,7 @@ def train(arm: str, folder: Path, seed: int, run: Path) -> dict[str, Any]:
     torch.set_num_threads(1)
     began, cpu = time.perf_counter(), time.process_time()
     if name in ("ours", "probe"):
-        recipe = "probe" if name == "probe" else options.pop("recipe", "three-phase")
+        recipe = "probe" if name == "probe" else options.pop("recipe", USUAL_RECIPE)
         if name == "ours":
             options.setdefault("epochs", EPOCHS - 1)  # the pass that solves the head is the other one
         classes = len(list((folder / "train").iterdir()))

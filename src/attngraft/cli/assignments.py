@@ -10,10 +10,9 @@ import typer
 from rich.padding import Padding
 from rich.text import Text
 
-from ..settings import Recipe, load_recipe
+from ..settings import USUAL_RECIPE, Recipe, load_recipe
 from .output import console, say
 
-USUAL_RECIPE = "three-phase"
 OF_RECIPES = {  # what a recipe takes besides its fields
     "epochs": (
         int,

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError
+from ..settings import USUAL_RECIPE
 from . import options
 from .again import keep_answer, question, say_again
-from .assignments import USUAL_RECIPE
 from .combine import check_log, show_combination
 from .options import option
 from .output import command_line, names, print_json

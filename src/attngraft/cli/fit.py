@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ..settings import USUAL_RECIPE
 from . import options
 from .again import keep_answer, question, say_again
 from .options import option
@@ -22,7 +23,7 @@ def run(
     attention: Annotated[
         str, option("none, or NAME@WHERE:option=value,... (see attngraft sites).", "VARIANT")
     ] = "none",
-    recipe: options.RecipeName = "three-phase",
+    recipe: options.RecipeName = USUAL_RECIPE,
     seed: Annotated[int, option("Seed of head, grafts, data order, augmentation and dropout.", min=0)] = 0,
     resume: Annotated[
         Literal["auto", "never", "must"], option("Whether to continue a run that the folder holds.")

@@ -68,7 +68,7 @@ MaybeBackbone = Annotated[
     ),
 ]
 RecipeName = Annotated[
-    str, option("three-phase, full, probe, one-cycle, scratch, fast, plateau, or the path of a .toml file.", "NAME")
+    str, option("full, three-phase, probe, one-cycle, scratch, fast, plateau, or the path of a .toml file.", "NAME")
 ]
 Pretrained = Annotated[
     bool | None, switch("--pretrained/--no-pretrained", "Start from published weights; the default if there are any.")

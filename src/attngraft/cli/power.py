@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import command
+from ..settings import USUAL_RECIPE
 from . import options
 from .options import option
 from .output import console, print_json, say
@@ -29,7 +30,7 @@ def run(
         option("Folder of an earlier comparison to plan from, instead of a pilot. Repeatable.", "FOLDER", "--from"),
     ] = None,
     images: Annotated[int | None, option("Test images of the comparison, where they are others.")] = None,
-    recipe: options.RecipeName = "three-phase",
+    recipe: options.RecipeName = USUAL_RECIPE,
     metric: Annotated[str | None, option("What decides, as for compare.", "NAME")] = None,
     out: Annotated[
         Path | None,

@@ -20,7 +20,7 @@ from ..data import Dataset
 from ..data_frames import data_frame
 from ..errors import ConfigError
 from ..locking import check_free
-from ..settings import Recipe, Settings, check_lr_given, resolve_settings
+from ..settings import USUAL_RECIPE, Recipe, Settings, check_lr_given, resolve_settings
 from ..statistics.looks import parse_looks
 from ..surgery.own_networks import Backbone, backbone_spec
 from ..training import Progress, watched
@@ -82,7 +82,7 @@ def compare(
     attentions: str | Sequence[str],
     controls: str | Sequence[str] = (),
     seeds: int | Sequence[int] = 3,
-    recipe: str | Path | Recipe | Settings = "three-phase",
+    recipe: str | Path | Recipe | Settings = USUAL_RECIPE,
     metric: str | None = None,
     margin: float | None = None,
     looks: str | Sequence[int] | None = None,

@@ -13,7 +13,7 @@ from typing import Any
 from ..config import to_dict
 from ..data import Dataset
 from ..errors import ConfigError, RunError, counted
-from ..settings import Recipe, Settings, check_lr_given, resolve_settings
+from ..settings import USUAL_RECIPE, Recipe, Settings, check_lr_given, resolve_settings
 from ..statistics.effects import Effect
 from ..statistics.power import Noise, images_needed, planning_noise, seeds_needed
 from ..surgery.own_networks import Backbone, backbone_spec
@@ -142,7 +142,7 @@ def power(
     attentions: str | Sequence[str] = "cbam",
     runs: Sequence[str | Path] = (),
     images: int | None = None,
-    recipe: str | Path | Recipe | Settings = "three-phase",
+    recipe: str | Path | Recipe | Settings = USUAL_RECIPE,
     metric: str | None = None,
     pretrained: bool | None = None,
     weights: str | Path | None = None,

@@ -2,10 +2,11 @@
 
 from .data_settings import DataSettings
 from .machine_settings import MachineSettings
-from .recipe import Dynamic, OnNonfinite, Phase, Recipe, load_recipe, recipes
+from .recipe import USUAL_RECIPE, Dynamic, OnNonfinite, Phase, Recipe, load_recipe, recipes
 from .resolve import Settings, check_lr_given, resolve_settings
 
 __all__ = [
+    "USUAL_RECIPE",
     "DataSettings",
     "Dynamic",
     "MachineSettings",

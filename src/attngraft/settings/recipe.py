@@ -12,6 +12,7 @@ from typing import Any, Literal
 from ..config import ADDED, from_dict, read_toml, setting, to_dict
 from ..errors import ConfigError, nearest
 
+USUAL_RECIPE = "full"  # benchmarks/README.md says why
 PARTS = "head, head-bias, grafts, bn, upper:K, all"
 ScheduleName = Literal["constant", "step", "multistep", "cosine", "one-cycle", "plateau"]
 Dynamic = Literal["off", "rate", "strength", "both"]

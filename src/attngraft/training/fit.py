@@ -23,7 +23,7 @@ from ..environment import hardware, versions
 from ..errors import NotFiniteError, RunError, TrainingError, counted
 from ..interrupts import finishing, stopping_at_once
 from ..locking import Claim
-from ..settings import Settings, resolve_settings
+from ..settings import USUAL_RECIPE, Settings, resolve_settings
 from ..settings.recipe import Recipe
 from ..surgery import check_live, copy_model, graft_plan, load, save, ungraft_
 from ..surgery.model_output import main_output
@@ -105,7 +105,7 @@ def fit(
     model: nn.Module | Factory,
     data: str | Path | Dataset | Any,
     *,
-    recipe: str | Path | Recipe | Settings = "three-phase",
+    recipe: str | Path | Recipe | Settings = USUAL_RECIPE,
     run_dir: str | Path,
     preprocessing: Preprocessing | Mapping[str, Any] | None = None,
     seed: int = 0,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..config import InputSpec
 from ..data import Dataset, class_changes
 from ..errors import BackboneError, ConfigError, DataError, GraftError
-from ..settings.recipe import PARTS, Recipe
+from ..settings.recipe import PARTS, USUAL_RECIPE, Recipe
 from ..surgery import classes_of, grafts
 from ..surgery.heads import find_head
 from ..surgery.input_errors import refused_images
@@ -52,7 +52,7 @@ def check_grafts_learn(recipe: Recipe, *, has_grafts: bool) -> None:
     """Raise ConfigError where a recipe without phases would leave grafts as they are."""
     if has_grafts and not recipe.phases:
         raise ConfigError(
-            f"recipe '{recipe.name}' solves the head alone, so the grafts would stay as they are: take three-phase, "
+            f"recipe '{recipe.name}' solves the head alone, so the grafts would stay as they are: take {USUAL_RECIPE}, "
             "or a model without grafts."
         )
 

@@ -24,7 +24,7 @@ from ...data.leak_pictures import write_leak_pictures
 from ...errors import ConfigError, DataError, RunError
 from ...locking import only_one
 from ...settings import check_lr_given
-from ...settings.recipe import recipe_fields
+from ...settings.recipe import USUAL_RECIPE, recipe_fields
 from ...surgery.own_networks import Backbone, backbone_spec
 from ...tasks import Task, create_task
 from ...training import (
@@ -51,7 +51,7 @@ from .search_loop import conclude, search
 from .search_record import ITERATION_FILE, LOCK_FILE, ClauseRecord, Iteration, SearchRecord, check_folder, open_search
 from .search_space import ATTENTIONS, build_space, require_optuna
 
-FINE_TUNING = ("three-phase", "one-cycle")
+FINE_TUNING = (USUAL_RECIPE, "one-cycle")
 FROM_RANDOM = ("one-cycle", "scratch")
 CLOCK_FILE = "clock.json"
 
@@ -86,7 +86,7 @@ def iterate(
         seeds: number of trainings of the finalist.
         trials: largest number; what the budget allows where not given.
         attentions: variants to choose from; the plain backbone is "none".
-        recipes: to choose from, the default first; "three-phase" and "one-cycle" for pretrained backbones, "one-cycle" and
+        recipes: to choose from, the default first; "full" and "one-cycle" for pretrained backbones, "one-cycle" and
             "scratch" for others, where not given. All get as many epochs as the first.
         pretrained: start from published weights; where not given, yes if there are any.
         weights: a file of weights to start from, as for `create_backbone`.
