@@ -186,7 +186,7 @@ def test_a_question_mark_lists_every_key_with_its_meaning(attngraft, verb, kinds
 def test_a_question_mark_shows_types_and_defaults(attngraft):
     out = attngraft("fit", "--set", "?")[1]
     assert "weight_decay=number  [default: 0.01]" in out
-    assert "lr=number  [default: 0.0005]" in out
+    assert "lr=number  [default: 0.001]" in out
     assert "optimizer=sgd|adam|adamw  [default: adamw]" in out
     assert "batch_size=whole number  [default: 32]" in out
 
