@@ -150,6 +150,15 @@ def test_a_class_without_an_object_is_left_out(tmp_path: Path) -> None:
     assert found.notes == ("classes without an object were left out: 'pets', 'cow'.",)
 
 
+def test_a_class_whose_boxes_are_all_left_out_is_left_out(tmp_path: Path) -> None:
+    found = read_annotated(write_yolo(tmp_path, {"a.txt": "0 0.5 0.5 0 0.1", "b.txt": "1 0.5 0.5 1 1"}))
+    assert (found.classes, only(found)[1].labels.tolist()) == (("dog",), [0])
+    for name in "ab":
+        (tmp_path / "labels" / "train" / f"{name}.txt").write_text("0 0.5 0.5 0 0.1")
+    with pytest.raises(DataError, match="has no boxes"):
+        read_annotated(tmp_path)
+
+
 def test_the_size_of_the_file_counts(tmp_path: Path) -> None:
     document = coco_document()
     document["images"][1]["width"] = 80

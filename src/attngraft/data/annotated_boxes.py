@@ -7,7 +7,7 @@ import os
 import posixpath
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -163,17 +163,13 @@ def gather(
         DataError: a box that is not finite or of negative size, boxes that cannot be in pixels of these files, an image
             that cannot be read, or no boxes at all.
     """
-    used = {box.label for images in splits.values() for image in images for box in image.boxes}
-    kept, unused = ([name for name in classes if (name in used) is wanted] for wanted in (True, False))
-    if not kept:
-        raise DataError(f"{printable(root)} has no boxes: expected annotated objects.")
     if not are_fractions:
         _check_pixels(root, splits)
-    labels, met, skipped = {name: index for index, name in enumerate(kept)}, _Met(), []
+    labels, met, skipped = {name: index for index, name in enumerate(classes)}, _Met(), []
     found: dict[str, tuple[AnnotatedImage, ...]] = {}
     for split, images in splits.items():
         checked = []
-        _check_unique(split, images)
+        _check_unique(images)
         for image in sorted(images, key=lambda image: image.path):
             try:
                 size = size_of(root / image.path)
@@ -189,10 +185,29 @@ def gather(
             f"{printable(root)}: {met.counts[_OUTSIDE]} of {counted(met.boxes, 'object')} lie outside of their images "
             f"({printable(met.first[_OUTSIDE])}): are these the files that were annotated?"
         )
+    used = {label for images in found.values() for image in images for label in image.labels.tolist()}
+    if not used:
+        raise DataError(f"{printable(root)} has no boxes: expected annotated objects.")
+    unused = [name for index, name in enumerate(classes) if index not in used]
     told = (f"classes without an object were left out: {quoted(unused)}.",) if unused else ()
     return AnnotatedImages(
-        root.resolve().name, root, tuple(kept), found, tuple(dict.fromkeys(skipped)), (*notes, *told, *met.notes)
+        name=root.resolve().name,
+        root=root,
+        classes=tuple(name for index, name in enumerate(classes) if index in used),
+        splits=_renumbered(found, sorted(used)),
+        skipped=tuple(dict.fromkeys(skipped)),
+        notes=(*notes, *told, *met.notes),
     )
+
+
+def _renumbered(
+    splits: Mapping[str, tuple[AnnotatedImage, ...]], used: Sequence[int]
+) -> dict[str, tuple[AnnotatedImage, ...]]:
+    """With labels that count the used classes alone."""
+    return {
+        split: tuple(replace(image, labels=np.searchsorted(used, image.labels)) for image in images)
+        for split, images in splits.items()
+    }
 
 
 def size_of(path: Path) -> tuple[int, int]:
@@ -248,7 +263,7 @@ def _checked(
     )
 
 
-def _check_unique(split: str, images: Sequence[SaidImage]) -> None:
+def _check_unique(images: Sequence[SaidImage]) -> None:
     seen: dict[str, str] = {}
     for image in images:
         if image.path in seen:
@@ -269,8 +284,8 @@ def _check_corners(image: SaidImage, corners: NDArray[np.float64]) -> None:
 
 
 def _check_pixels(root: Path, splits: Mapping[str, Sequence[SaidImage]]) -> None:
-    boxes = (box for images in splits.values() for image in images for box in image.boxes)
-    if all(0 <= value <= 1 for box in boxes for value in box.corners):
+    corners = [box.corners for images in splits.values() for image in images for box in image.boxes]
+    if corners and all(0 <= value <= 1 for box in corners for value in box):
         raise DataError(
             f"{printable(root)}: all boxes lie between 0 and 1, expected pixels: multiply by width and height."
         )
