@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ class _Start:
         return in_order(over_images(model, images, chosen, _outputs), len(images))["outputs"]
 
 
-def _outputs(forward: Forward, part: Tensor) -> Rows:
+def _outputs(forward: Forward, part: Tensor, _: Any) -> Rows:
     return {"outputs": forward(part).float().cpu().numpy()}
 
 

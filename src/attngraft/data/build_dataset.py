@@ -66,6 +66,7 @@ class LoadOptions:
     resize: Resize = "crop"
     depth: Depth | None = None
     sampled_first: bool = True
+    ignore_index: int | None = None
     progress: Progress | None = None
 
     def __post_init__(self) -> None:
@@ -76,6 +77,8 @@ class LoadOptions:
             check_group_by(self.group_by)
         if self.splits is not None:
             parse_splits(self.splits)
+        if self.ignore_index is not None and not 0 <= self.ignore_index <= 255:
+            raise ConfigError(f"ignore_index is {self.ignore_index}: expected 0 to 255.")
         if not 0 < self.test_fraction < 1:
             raise ConfigError(f"test_fraction is {self.test_fraction}: expected more than 0 and less than 1.")
 

@@ -139,8 +139,8 @@ class Origin:
 
     Attributes:
         source: name of a built-in data set, or the absolute path of the folder.
-        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits, sampled_first: as
-            for `load_data`; earlier records have limited the images after the splits were made.
+        split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits, sampled_first,
+            ignore_index: as for `load_data`; earlier records have limited the images after the splits were made.
     """
 
     source: str
@@ -154,3 +154,4 @@ class Origin:
     group_by: str | None = field(default=None, metadata=ADDED)
     splits: str | None = field(default=None, metadata=ADDED)
     sampled_first: bool = field(default=False, metadata=ADDED)
+    ignore_index: int | None = field(default=None, metadata=ADDED)

@@ -36,6 +36,7 @@ class RenderedDigits:
         images: (N, 64, 64, 3) uint8.
         labels: (N,) int64, the digit.
         boxes: (N, 4) float32, x0 y0 x1 y1 around the digit's ink, ends excluded.
+        masks: (N, 64, 64) uint8, 0 for the background and the digit + 1 where its ink is; None where not asked for.
         splits: "train", "test" or "val" per image.
         ids: "digits/<split>/<number of the handwritten digit>", and "-1", "-2", ... where it is shown again.
         sources: which handwritten digit each image shows, as a row of `load_digits`.
@@ -47,6 +48,7 @@ class RenderedDigits:
     splits: tuple[str, ...]
     ids: tuple[str, ...]
     sources: np.ndarray
+    masks: np.ndarray | None = None
 
     @property
     def repeats(self) -> tuple[str, ...]:
@@ -76,6 +78,7 @@ def render_splits(
     train_count: int = TRAIN_COUNT,
     test_count: int = TEST_COUNT,
     choose: Choose | None = None,
+    with_masks: bool = False,
 ) -> RenderedDigits:
     """Render the splits; no handwritten digit appears in two of them, neither whole nor as a fragment.
 
@@ -84,6 +87,7 @@ def render_splits(
         train_count, test_count: images; the partition does not depend on them, so the first 1,000 and 400 are the same.
         val_count: validation images, up to the 397 digits that the other splits leave.
         choose: positions of the images to render, from labels, splits and ids of all; without it all are rendered.
+        with_masks: make masks too.
     """
     glyphs, labels = load_digits()
     parts = partition(len(glyphs), seed, val_count)
@@ -98,13 +102,17 @@ def render_splits(
         row, rows, time = int(sources[i]), parts[splits[i]], shown[i][1]
         rng = np.random.default_rng(hash64("render", seed, row, *([time] if time else [])))
         rendered.append(_render(glyphs, row, rows[rows != row], rng))
+    found = labels[sources[chosen]]
     return RenderedDigits(
         images=np.stack([image for image, _ in rendered]),
-        labels=labels[sources[chosen]],
-        boxes=np.array([box for _, box in rendered], dtype=np.float32),
+        labels=found,
+        boxes=np.array([_box(ink) for _, ink in rendered], dtype=np.float32),
         splits=tuple(splits[i] for i in chosen),
         ids=tuple(ids[i] for i in chosen),
         sources=sources[chosen],
+        masks=np.stack([ink * np.uint8(k + 1) for (_, ink), k in zip(rendered, found, strict=True)])
+        if with_masks
+        else None,
     )
 
 
@@ -118,8 +126,8 @@ def partition(count: int, seed: int, val_count: int) -> dict[str, np.ndarray]:
 
 def _render(
     glyphs: np.ndarray, row: int, others: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, tuple[int, int, int, int]]:
-    """The sample that shows one digit, and the box around it."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sample that shows one digit, and (64, 64) where its ink is."""
     canvas = np.empty((CANVAS, CANVAS, 3), dtype=np.int32)
     canvas[:] = rng.integers(10, 70, size=3)
     for _ in range(int(rng.integers(*_FRAGMENTS))):
@@ -130,10 +138,16 @@ def _render(
     top, left = _place(digit, rng)
     _paint(canvas, digit, (top, left), rng)
     canvas += rng.integers(-12, 13, size=canvas.shape) + rng.integers(-12, 13, size=canvas.shape)
-    inked = np.argwhere(digit > _INK_IN_BOX)
-    y0, x0 = inked.min(axis=0).tolist()
-    y1, x1 = inked.max(axis=0).tolist()
-    return np.clip(canvas, 0, 255).astype(np.uint8), (left + x0, top + y0, left + x1 + 1, top + y1 + 1)
+    ink = np.zeros((CANVAS, CANVAS), dtype=bool)
+    ink[top : top + len(digit), left : left + len(digit)] = digit > _INK_IN_BOX
+    return np.clip(canvas, 0, 255).astype(np.uint8), ink
+
+
+def _box(ink: np.ndarray) -> tuple[int, int, int, int]:
+    """x0 y0 x1 y1 around what is set, ends excluded."""
+    inked = np.argwhere(ink)
+    (y0, x0), (y1, x1) = inked.min(axis=0).tolist(), inked.max(axis=0).tolist()
+    return x0, y0, x1 + 1, y1 + 1
 
 
 def _enlarged(glyph: np.ndarray, side: int) -> np.ndarray:

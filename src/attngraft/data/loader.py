@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ..errors import ConfigError, LoaderError, counted
 from .dataset import ImageSet
+from .masks import Masks
 from .splits import hash64
 from .transforms import ImageTransform
 
@@ -183,9 +184,25 @@ class _Samples(Dataset[Batch]):
         return len(self.images)
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        images = self._transformed(indices) if len(indices) else self._transformed([0])[:0]
         chosen = torch.tensor(list(indices), dtype=torch.int64)
+        if isinstance(self.images.targets, Masks):
+            images, masks = self._with_masks(indices or [0], self.images.targets)
+            return Batch(images[: len(indices)], masks[: len(indices)], chosen)
+        images = self._transformed(indices) if len(indices) else self._transformed([0])[:0]
         return Batch(images, self.images.targets.collate(chosen.numpy()), chosen)
+
+    def _with_masks(self, indices: Sequence[int], masks: Masks) -> tuple[torch.Tensor, torch.Tensor]:
+        """Inputs (B, C, H, W) and masks (B, H, W) int64."""
+        joint = self.transform.joint if isinstance(self.transform, ImageTransform) else None
+        if joint is None:
+            raise ConfigError("images with masks are augmented together: expected augment none, light or strong.")
+        assert isinstance(self.transform, ImageTransform)
+        with torch.random.fork_rng(devices=[]), one_thread():
+            pairs = []
+            for index in indices:
+                torch.default_generator.manual_seed(hash64(self.seed, self.epoch, index))
+                pairs.append(joint(self.images.image(index), masks.get(index)))
+            return self.transform.batch([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs]).long()
 
     def _transformed(self, indices: Sequence[int]) -> torch.Tensor:
         with torch.random.fork_rng(devices=[]), one_thread():

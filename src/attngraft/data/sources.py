@@ -31,6 +31,8 @@ from .folders import scan_folder, training_folders
 from .image_groups import column_of
 from .image_table import ImageTable, is_image_table, read_image_table
 from .leaks import SPLITS
+from .mask_folders import has_masks, scan_masks, with_masks
+from .masks import Masks, resized_mask
 from .pixel_store import (
     Progress,
     decode_array,
@@ -41,7 +43,7 @@ from .pixel_store import (
 from .python_datasets import is_python_dataset, load_samples
 from .read_image import PIXEL_CAP, extensions_of, printable
 from .split_names import split_of
-from .targets import ClassLabels
+from .targets import ClassLabels, Targets
 from .torchvision_sets import (
     PUBLISHED,
     PublishedSet,
@@ -59,11 +61,13 @@ class Source:
         description: one line on what it is.
         load: called with the options of `load_data` and those of the source, by name.
         options: names of those that it takes, which are numbers of images.
+        switches: names of those that are on where they are named, as in "cluttered-digits:masks".
     """
 
     description: str
     load: Callable[..., Pool]
     options: tuple[str, ...] = ()
+    switches: tuple[str, ...] = ()
 
 
 SOURCES: Registry[Source] = Registry("data source")
@@ -90,12 +94,14 @@ def load_data(
     resize: Resize = "crop",
     depth: DepthOption = "auto",
     sampled_first: bool = True,
+    ignore_index: int | None = None,
     progress: Progress | None = None,
 ) -> Dataset:
     """Load and decode a data set.
 
     Args:
-        source: a folder of class folders (with or without train, val and test folders above them); a CSV file with the
+        source: a folder of class folders (with or without train, val and test folders above them), or of images/ and
+            masks/ for segmentation; a CSV file with the
             columns path,label or path,labels or path and numeric targets, or a folder with train.csv and others; or
             the name of a built-in source ("./name" is always a path), with options where it has some, as in
             "cluttered-digits:test=2000". Or a map-style data set of (image, target), as of
@@ -112,8 +118,8 @@ def load_data(
         limit: at most this many images in each split, one per class at least.
         fix_leaks: keep images that are equal, or saved again, on one side: together where a split is made by chance,
             moved to the first of train, val and test elsewhere.
-        task: "classification", "multilabel" or "regression" for a CSV file or a data set in Python; by its columns or
-            targets where not given.
+        task: "classification", "multilabel" or "regression" for a CSV file or a data set in Python, "segmentation" for
+            images and masks; by columns, targets or folders where not given.
         group_by: what makes images belong together, so that statistics count groups and splits keep them on one side:
             "folder", "copies" (nearly equal images), "column:NAME" of a CSV file, or a regular expression on the paths,
             whose first group or whole match is the name.
@@ -123,6 +129,7 @@ def load_data(
         resize: how images will be brought to the input; "crop" notes how much is cut off where that is much.
         depth: black and white of images of more than 8 bits: "auto" for what the values of the training images ask for
             (of all images, where they are split by chance), a number of bits, (low, high) or "low:high", or a `Depth`.
+        ignore_index: the value in masks of pixels that neither train nor count, 255 where not given.
         sampled_first: where the splits are made by chance and there is a limit, draw as many images as they need before
             any is read. False reads all of them first, as earlier versions did.
         progress: called with (images done, images in all).
@@ -151,6 +158,7 @@ def load_data(
         resize=resize,
         depth=parse_depth(depth),
         sampled_first=sampled_first,
+        ignore_index=ignore_index,
         progress=progress,
     )
     if is_python_dataset(source):
@@ -164,19 +172,26 @@ def load_data(
     origin = Origin(
         *(place, split_seed, val_fraction, test_fraction, limit, skip_broken, fix_leaks, task, group_by, splits),
         sampled_first=sampled_first and limit is not None,
+        ignore_index=ignore_index,
     )
     if builtin is not None:
         _check_is_folder(splits, str(source))
         pool = builtin(options)
     elif isinstance(source, str) and not path.exists():
         raise unknown_source(source)
+    elif task in (None, Masks.task) and path.is_dir() and has_masks(path):
+        _check_is_folder(splits, "images and masks, whose folders say it")
+        pool = with_masks(_decoded(scan_masks(path, extensions_of(channels)), path, options), path, options)
     else:
         tables = tables_of(path)
         if tables:
             _check_is_folder(splits, "a CSV file, whose column split says it")
         pool = load_tables(tables, path, options) if tables else load_folder(path, options)
     if task not in (None, pool.targets.task):
-        raise DataError(f"{printable(source)} has images of classes: expected a CSV file for the task '{task}'.")
+        expected = "images/ and masks/" if task == Masks.task else "a CSV file"
+        raise DataError(
+            f"{printable(source)} is labelled for {pool.targets.task}: expected {expected} for the task '{task}'."
+        )
     return replace(assemble(pool, options), origin=origin)
 
 
@@ -220,15 +235,24 @@ def find_source(source: object) -> Callable[[LoadOptions], Pool] | None:
     """
     if not isinstance(source, str) or source.partition(":")[0] not in SOURCES:
         return None
-    name, given = parse_named(source)
-    found = SOURCES[name]
+    found = SOURCES[source.partition(":")[0]]
+    name, switched, given = _switches(source, found.switches)
     for option, value in given.items():
         if option not in found.options:
             hint = nearest_option(option, found.options) if found.options else f"{name} takes none."
             raise ConfigError(f"unknown option '{option}' in {printable(source)}: {hint}")
         if type(value) is not int or not 1 <= value <= MOST_IMAGES:
             raise ConfigError(f"{option} is {value!r} in {printable(source)}: expected 1 to {MOST_IMAGES:,} images.")
-    return partial(found.load, **given)
+    return partial(found.load, **given, **dict.fromkeys(switched, True))
+
+
+def _switches(source: str, known: tuple[str, ...]) -> tuple[str, list[str], dict[str, Any]]:
+    """NAME[:switch,option=value,...] as name, switches and options."""
+    name, _, tail = source.partition(":")
+    parts = [part.strip() for part in tail.split(",")] if tail else []
+    switched = [part for part in parts if part in known]
+    rest = ",".join(part for part in parts if part not in known)
+    return name, switched, parse_named(f"{name}:{rest}" if rest else name)[1]
 
 
 def unknown_source(source: str) -> DataError:
@@ -343,7 +367,7 @@ def mirrorable(source: str) -> bool:
     return name != "cluttered-digits" and (name not in PUBLISHED or PUBLISHED[name].mirrorable)
 
 
-def _load_digits(options: LoadOptions, train: int = TRAIN_COUNT, test: int = TEST_COUNT) -> Pool:
+def _load_digits(options: LoadOptions, train: int = TRAIN_COUNT, test: int = TEST_COUNT, masks: bool = False) -> Pool:
     val_count = max(10, round(options.val_fraction * train)) if options.val_fraction else 0
     digits = render_splits(
         seed=options.split_seed,
@@ -351,15 +375,22 @@ def _load_digits(options: LoadOptions, train: int = TRAIN_COUNT, test: int = TES
         train_count=train,
         test_count=test,
         choose=lambda labels, splits, ids: thin_splits(ClassLabels(labels), splits, ids, options),
+        with_masks=masks,
     )
     pixels = with_channels(digits.images, options.channels, "cluttered-digits")
     decoded = decode_array(pixels, limit=short_side_limit(options.image_size))
     scale = decoded.store.shapes[0, 0] / CANVAS
+    classes = tuple("0123456789")
+    targets: Targets = ClassLabels(digits.labels)
+    if digits.masks is not None:
+        classes = ("background", *classes)
+        sized = [resized_mask(mask, *shape) for mask, shape in zip(digits.masks, decoded.store.shapes, strict=True)]
+        targets = Masks.pack(sized, len(classes))
     return Pool(
         name="cluttered-digits",
-        classes=tuple("0123456789"),
+        classes=classes,
         ids=digits.ids,
-        targets=ClassLabels(digits.labels),
+        targets=targets,
         splits=np.asarray(digits.splits),
         pixel_hashes=decoded.hashes,
         store=decoded.store,
@@ -412,7 +443,7 @@ def _load_imagenet(options: LoadOptions) -> Pool:
 def _register_sources() -> None:
     SOURCES.register(
         "cluttered-digits",
-        Source("handwritten digits among fragments of others, built in", _load_digits, ("train", "test")),
+        Source("handwritten digits among fragments of others, built in", _load_digits, ("train", "test"), ("masks",)),
     )
     for name, published in PUBLISHED.items():
         SOURCES.register(name, Source(published.description, partial(_load_published, name, published)))

@@ -48,9 +48,12 @@ class DataSettings:
     )
     task: str | None = setting(
         None,
-        "classification, multilabel or regression for a CSV file; by its columns where not given.",
+        "classification, multilabel or regression for a CSV file, segmentation for masks; by the data where not given.",
         flag=True,
         metavar="NAME",
+    )
+    ignore_index: int | None = setting(
+        None, "Value in masks of pixels that neither train nor count.  [default: 255]", flag=True
     )
     split_seed: int = setting(0, "Seed of the split where the data bring none; the same for all seeds of a comparison.")
     test_fraction: float = setting(

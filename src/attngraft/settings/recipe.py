@@ -114,8 +114,10 @@ class Recipe:
     mixup: float = setting(0.0, "Alpha of MixUp; 0 turns it off.")
     cutmix: float = setting(0.0, "Alpha of CutMix; 0 turns it off.")
     label_smoothing: float = setting(0.0, "Label smoothing, from 0 to below 1.")
-    loss: Literal["auto", "cross-entropy", "bce", "smooth-l1", "l2"] = setting(
-        "auto", "Loss; auto takes cross-entropy, bce for several labels per image, smooth-l1 for regression."
+    loss: Literal["auto", "cross-entropy", "bce", "smooth-l1", "l2", "dice", "focal"] = setting(
+        "auto",
+        "Loss; auto takes cross-entropy, bce for several labels per image, smooth-l1 for regression, cross-entropy and "
+        "Dice loss for segmentation.",
     )
     class_weights: Literal["none", "balanced"] = setting(
         "none", "Weigh the loss of classes, or of the positives of labels, by the inverse of their frequency."

@@ -23,6 +23,7 @@ from .contract import (
 from .model_task import describe_task, note_task_of_, task_from, task_of
 from .multilabel import MultiLabel
 from .regression import Regression
+from .segmentation import Segmentation
 
 __all__ = [
     "TASKS",
@@ -35,6 +36,7 @@ __all__ = [
     "OutputLoss",
     "Regression",
     "Rows",
+    "Segmentation",
     "Task",
     "create_task",
     "describe_task",

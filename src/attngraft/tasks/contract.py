@@ -240,6 +240,14 @@ class Calibrating(Protocol):
         """The task with probabilities that fit the validation images, whose rows it made itself."""
 
 
+@runtime_checkable
+class Scoring(Protocol):
+    """A task whose predictions are too large to keep: how well they fit their targets is kept instead."""
+
+    def scored_rows(self, model: Forward, inputs: Tensor, targets: Any) -> dict[str, Array]:
+        """What is kept of a batch (B, C, H, W) with its targets: arrays on the CPU whose first axis counts the images."""
+
+
 Forward = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> the main output of the model (B, ...)
 
 

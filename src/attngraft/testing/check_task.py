@@ -13,6 +13,7 @@ from ..config import from_dict, to_dict
 from ..data.targets import Targets
 from ..errors import AttngraftError
 from ..tasks import LossOptions, Rows, Task, primary
+from ..tasks.contract import Scoring
 from .expect import expect
 
 FEATURES = 16
@@ -44,14 +45,15 @@ def check_task(kind: type[Task], outputs: Sequence[str], targets: Targets, *, se
     for key, metric in task.metrics.items():
         expect(metric.name == key, f"the metric under '{key}' calls itself '{metric.name}'")
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(len(targets), FEATURES, generator=generator)
+    sides = targets.collate(range(len(targets))).shape[1:] if isinstance(task, Scoring) else ()
+    images = torch.randn(len(targets), FEATURES, *sides, generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = nn.Linear(FEATURES, len(outputs))
+        model: nn.Module = nn.Conv2d(FEATURES, len(outputs), 1) if sides else nn.Linear(FEATURES, len(outputs))
         _check_loss(task, model, images, targets)
         rows = _check_rows(task, model, images, targets)
     _check_metrics(task, rows)
-    _check_words(task, rows)
+    _check_words(task, rows, _predicted(task, model, images))
     _check_refusals(task, model, images)
     for tuned in (task.tuned(None), task.tuned(lambda: rows)):
         expect(type(tuned) is type(task), f"tuned returns a {type(tuned).__name__}")
@@ -71,7 +73,7 @@ def _check_loss(task: Task, model: nn.Module, images: Tensor, targets: Targets) 
     random = task.random_targets(count)
     expect(bool(torch.isfinite(criterion(model, images, random)[0])), "random_targets do not fit the loss")
     if criterion.is_scored:
-        rows = {**_rows(task, model, images), **task.target_rows(targets)}
+        rows = {**_rows(task, model, images, targets), **task.target_rows(targets)}
         mean = criterion.running(outputs.detach(), wanted) / count
         value = primary(task).value(rows)
         expect(
@@ -80,7 +82,7 @@ def _check_loss(task: Task, model: nn.Module, images: Tensor, targets: Targets) 
 
 
 def _check_rows(task: Task, model: nn.Module, images: Tensor, targets: Targets) -> Rows:
-    predicted, known = _rows(task, model, images), task.target_rows(targets)
+    predicted, known = _rows(task, model, images, targets), task.target_rows(targets)
     expect(not predicted.keys() & known.keys(), f"rows and target_rows both have {predicted.keys() & known.keys()}")
     rows = {**predicted, **known}
     for name, values in rows.items():
@@ -90,7 +92,15 @@ def _check_rows(task: Task, model: nn.Module, images: Tensor, targets: Targets) 
     return rows
 
 
-def _rows(task: Task, model: nn.Module, images: Tensor) -> Rows:
+def _rows(task: Task, model: nn.Module, images: Tensor, targets: Targets) -> Rows:
+    """What evaluation keeps."""
+    if not isinstance(task, Scoring):
+        return _predicted(task, model, images)
+    with torch.no_grad():
+        return task.scored_rows(model, images, targets.collate(range(len(targets))))
+
+
+def _predicted(task: Task, model: nn.Module, images: Tensor) -> Rows:
     with torch.no_grad():
         return task.rows(model, images)
 
@@ -107,11 +117,11 @@ def _check_metrics(task: Task, rows: Rows) -> None:
         )
 
 
-def _check_words(task: Task, rows: Rows) -> None:
+def _check_words(task: Task, rows: Rows, predicted: Rows) -> None:
     count = len(next(iter(rows.values())))
     summary = json.loads(json.dumps(task.summary(rows), allow_nan=False))
     expect(summary.get("images") == count, f"summary says {summary.get('images')} images: expected {count}")
-    readable = json.loads(json.dumps(task.readable(rows, 2), allow_nan=False))
+    readable = json.loads(json.dumps(task.readable(predicted, 2), allow_nan=False))
     expect(len(readable) == count, f"readable has {len(readable)} entries for {count} images")
     prediction, truth = task.caption(rows, 0)
     expect(isinstance(prediction, str) and isinstance(truth, str), "caption gives no texts")

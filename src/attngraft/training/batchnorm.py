@@ -63,7 +63,7 @@ def recalibrate_(
             model,
             images,
             replace(context, batch_size=size),
-            lambda forward, part: _moments(layers, forward, part),
+            lambda forward, part, _: _moments(layers, forward, part),
             before_batch=before_batch,
             advance=advance,
         )

@@ -27,11 +27,12 @@ from ..surgery.input_errors import refused_images
 from ..surgery.model_output import main_output
 from ..tasks import Classification, Rows, Task, describe_task, find_metric, task_from, task_of
 from ..tasks.classification import correct
-from ..tasks.contract import Forward
+from ..tasks.contract import Forward, Scoring
 from .distributed import World
 from .oom import Portions, is_out_of_memory
 from .precision import Precision
 
+MakeRows = Callable[[Forward, Tensor, Any], Rows]
 PREDICTIONS_FILE = "predictions.safetensors"
 PREDICTIONS_FORMAT = "2"
 
@@ -208,7 +209,7 @@ def evaluate(
         TrainingError: memory does not suffice for one image.
     """
     rows = in_order(
-        over_images(model, images, context, context.task.rows, portions=portions, before_batch=before_batch),
+        over_images(model, images, context, _rows_of(context.task), portions=portions, before_batch=before_batch),
         len(images),
     )
     for values in rows.values():
@@ -219,11 +220,18 @@ def evaluate(
     return Evaluation({**rows, **context.task.target_rows(images.targets)}, images.ids, context.task)
 
 
+def _rows_of(task: Task) -> MakeRows:
+    """What is kept of the predictions for a batch; of some tasks only how well they fit the targets."""
+    if isinstance(task, Scoring):
+        return task.scored_rows
+    return lambda model, inputs, _: task.rows(model, inputs)
+
+
 def over_images(
     model: nn.Module,
     images: ImageSet,
     context: EvaluationContext,
-    rows: Callable[[Forward, Tensor], Rows],
+    rows: MakeRows,
     *,
     portions: Portions | None = None,
     before_batch: Callable[[], None] | None = None,
@@ -235,7 +243,8 @@ def over_images(
         model: what runs.
         images: of a split.
         context: of an evaluation.
-        rows: (the model up to its main output, a batch (B, C, H, W)) -> arrays that are joined along their first axis.
+        rows: (the model up to its main output, a batch (B, C, H, W), its targets) -> arrays that are joined along their
+            first axis.
         portions: how many images at a time memory allows; a batch that does not fit is computed again in parts.
         before_batch: called equally often in all processes; what it raises ends the pass.
         advance: called after every batch of this process.
@@ -263,7 +272,8 @@ def over_images(
             batch = next(batches, None)
             if batch is not None:
                 inputs = batch.images.to(device, memory_format=context.precision.memory_format)
-                parts.append(portions.do(partial(_in_parts, model, inputs, rows), len(inputs), "the evaluation"))
+                compute = partial(_in_parts, model, inputs, batch.targets, rows)
+                parts.append(portions.do(compute, len(inputs), "the evaluation"))
                 if advance is not None:
                     advance()
     return world.gather((mine, _joined(parts)))
@@ -274,9 +284,12 @@ def _batches(loader: Loader | None) -> Generator[Batch, None, None]:
         yield from loader
 
 
-def _in_parts(model: nn.Module, images: Tensor, rows: Callable[[Forward, Tensor], Rows], most: int) -> Rows:
+def _in_parts(model: nn.Module, images: Tensor, targets: Any, rows: MakeRows, most: int) -> Rows:
     """Rows for a batch, at most so many images at a time."""
-    return _joined([rows(lambda part: main_output(model(part)), part) for part in images.split(most)])
+    starts = range(0, len(images), most)
+    return _joined(
+        [rows(lambda part: main_output(model(part)), images[i : i + most], targets[i : i + most]) for i in starts]
+    )
 
 
 def _joined(parts: Sequence[Rows]) -> Rows:

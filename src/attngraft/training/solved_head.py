@@ -159,7 +159,7 @@ def solve_head_(
     return SolvedHead(words, measured)
 
 
-def _features(layer: nn.Module, forward: Forward, part: Tensor) -> Rows:
+def _features(layer: nn.Module, forward: Forward, part: Tensor, _: Any) -> Rows:
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].detach().flatten(1).float().cpu()))
     try:
