@@ -24,6 +24,7 @@ from .comparison_record import StartRecord
 from .variants import BASELINE, Variant
 
 MOST_IMAGES = 400
+MOST_NUMBERS = 2**26  # of the outputs of a network
 KEY = "at_start"  # in comparison.json
 Outputs = NDArray[np.float32]
 
@@ -77,7 +78,15 @@ class _Start:
     @property
     def one_answer(self) -> bool:
         """Whether the highest logit is the prediction."""
-        return self.head == "own" or self.context.task.reads == "classification"
+        return self.head == "own" or self.context.task.reads in ("classification", "segmentation")
+
+    @property
+    def _most(self) -> int:
+        """Images whose outputs are kept; fewer where there is one for every pixel."""
+        if self.context.task.reads != "segmentation":
+            return MOST_IMAGES
+        height, width = self.context.preprocessing.size
+        return max(1, min(MOST_IMAGES, MOST_NUMBERS // (height * width * len(self.context.task.outputs))))
 
     def outputs(self, variant: Variant) -> Outputs:
         """(N, K) main output of a network before any training."""
@@ -85,7 +94,7 @@ class _Start:
         model = context.source.build(names, variant, self.seed, plan=context.plans[variant.name])
         model = model.to(context.device).to(memory_format=context.precision.memory_format)  # type: ignore[call-overload]
         images = context.data_of(self.seed).test
-        images = images.select(evenly_spread(len(images), MOST_IMAGES))
+        images = images.select(evenly_spread(len(images), self._most))
         chosen = EvaluationContext(
             context.task, context.preprocessing, context.precision, context.device, world=context.world
         )
@@ -97,7 +106,7 @@ def _outputs(forward: Forward, part: Tensor, _: Any) -> Rows:
 
 
 def compared(plain: Outputs, grafted: Outputs, *, head: str, one_answer: bool) -> StartRecord:
-    """What grafts change in the outputs (N, K) of a network.
+    """What grafts change in the outputs (N, K, ...) of a network.
 
     Args:
         plain: without them.
@@ -105,7 +114,7 @@ def compared(plain: Outputs, grafted: Outputs, *, head: str, one_answer: bool) -
         head: for the record.
         one_answer: whether the highest of the K is the prediction; otherwise all of them are.
     """
-    same = same_class(plain, grafted) if one_answer else (plain == grafted).all(1)
+    same = same_class(plain, grafted) if one_answer else (plain == grafted).reshape(len(plain), -1).all(1)
     spread, change = float(np.ptp(plain)), float(np.abs(plain - grafted).max())
     part = change / spread if spread > 0 else float("nan")
     return StartRecord(

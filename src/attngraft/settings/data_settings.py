@@ -53,7 +53,7 @@ class DataSettings:
         metavar="NAME",
     )
     ignore_index: int | None = setting(
-        None, "Value in masks of pixels that neither train nor count.  [default: 255]", flag=True
+        None, "Value in masks of pixels that neither train nor count; 255 by default.", flag=True
     )
     split_seed: int = setting(0, "Seed of the split where the data bring none; the same for all seeds of a comparison.")
     test_fraction: float = setting(

@@ -2,6 +2,7 @@
 
 from .compiled import is_compiled, uncompiled
 from .copying import copy_model
+from .encoder_decoder import decoder_start
 from .fold import PartFold, fold_grafts
 from .gate_hooks import computing, watching
 from .graft import check_live, graft, graft_, graft_plan, grafts, reattach_, ungraft, ungraft_
@@ -30,6 +31,7 @@ __all__ = [
     "classes_of",
     "computing",
     "copy_model",
+    "decoder_start",
     "describe",
     "describe_saved",
     "find_head",

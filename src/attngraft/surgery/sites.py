@@ -154,7 +154,7 @@ def _residual(record: Trace, notes: list[str]) -> list[Site]:
         if not total.ends_block or total.branch in logits:
             continue
         block = total.block.path or "the model itself"
-        site = _innermost(record, total.branch, f"end of the residual branch of {block}")
+        site = innermost(record, total.branch, f"end of the residual branch of {block}")
         if site:
             sites.append(site)
         else:
@@ -170,7 +170,7 @@ def _pool(record: Trace, notes: list[str]) -> list[Site]:
     for key in dict.fromkeys(inputs):
         if key in logits:
             continue
-        site = _innermost(record, key, f"last output before a {word}")
+        site = innermost(record, key, f"last output before a {word}")
         if site:
             sites.append(site)
         elif record.makers.get(key):
@@ -188,7 +188,7 @@ def _stage(record: Trace, notes: list[str]) -> list[Site]:
     sites = []
     for (height, width), unit in last.items():
         reason = f"last output at {height}x{width}"
-        site = _outermost(record, unit.result, reason) or _consumer(record, unit, reason)
+        site = outermost(record, unit.result, reason) or _consumer(record, unit, reason)
         if site:
             sites.append(site)
         else:
@@ -238,13 +238,13 @@ def _is_downsampling(unit: Call) -> bool:
     return _shrinks(unit) and unit.shape is not None and unit.shape[2:].numel() > 1
 
 
-def _innermost(record: Trace, key: Key | None, reason: str) -> Site | None:
+def innermost(record: Trace, key: Key | None, reason: str) -> Site | None:
     """The module closest to the operation itself."""
     hosts, exact = _working_hosts(record, key)
     return _site(record, hosts[0], reason, exact) if key and hosts else None
 
 
-def _outermost(record: Trace, key: Key | None, reason: str) -> Site | None:
+def outermost(record: Trace, key: Key | None, reason: str) -> Site | None:
     """The module around everything that made the tensor."""
     hosts, exact = _working_hosts(record, key)
     return _site(record, hosts[-1], reason, exact) if key and hosts else None

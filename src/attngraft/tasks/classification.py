@@ -220,8 +220,9 @@ def hits(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def same_class(one: Array, other: Array) -> Array:
-    """(N,) whether the highest logit of an image is the same in both arrays (N, K)."""
-    return np.asarray(one.argmax(1) == other.argmax(1))
+    """(N,) whether the highest logit of an image, or of all its pixels, is the same in both arrays (N, K, ...)."""
+    same = one.argmax(1) == other.argmax(1)
+    return np.asarray(same.reshape(len(same), -1).all(1))
 
 
 def correct(rows: Rows) -> Array:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from ..errors import BackboneError
 from ..settings.recipe import BatchNormPolicy, Phase, Recipe, check_part
-from ..surgery import Head, find_head
+from ..surgery import Head, decoder_start, find_head, main_output
 from ..surgery.graft_paths import is_inside_graft
 from ..surgery.sites import resolve_input
 from ..surgery.trace import trace
@@ -67,7 +68,7 @@ def dissect(model: nn.Module, input_size: tuple[int, int, int], record: Trace | 
         record: the trace of the model, with or without its grafts, where there is one already.
     """
     record = record or trace(model, resolve_input(model, input_size, None))
-    stage_of, stages = _stages(record)
+    stage_of, stages = _stages(record, decoder_start(record) if is_dense(record) else None)
     head = find_head(model, record=record)
     parts: dict[str, str | int] = {}
     for name, _ in model.named_parameters():
@@ -82,6 +83,14 @@ def dissect(model: nn.Module, input_size: tuple[int, int, int], record: Trace | 
     norms = _norms(model, head)
     new = tuple(path for path in norms if is_new(model.get_submodule(path)))
     return Anatomy(numbered, len(learning), norms, head.biases, head.layers, new)
+
+
+def is_dense(record: Trace) -> bool:
+    """Whether the main output has a place for every part of the image."""
+    try:
+        return main_output(record.outputs).ndim > 2
+    except BackboneError:
+        return True  # boxes
 
 
 def apply_phase_(model: nn.Module, anatomy: Anatomy, phase: Phase, policy: BatchNormPolicy = "train") -> None:
@@ -212,14 +221,24 @@ def _rates(part: str | int, stages: int, phase: Phase, recipe: Recipe) -> tuple[
     return lr * phase.lr_decay ** (stages - part), recipe.weight_decay
 
 
-def _stages(record: Trace) -> tuple[dict[str, int], int]:
-    """Module path -> stage number, for the modules that return a feature map; and the number of stages."""
+def _stages(record: Trace, decoder: int | None) -> tuple[dict[str, int], int]:
+    """Module path -> stage number, for the modules that return a feature map; and the number of stages.
+
+    A decoder, which begins at a time, is of the last stage: no pretrained features are lost there.
+    """
     heights: dict[str, int] = {}
+    decoding: set[str] = set()
     for call in record.calls:
-        if call.shape is not None and call.path and call.shape[2:].numel() > 1:
+        if call.shape is None or not call.path or call.shape[2:].numel() <= 1:
+            continue
+        if decoder is not None and call.end >= decoder:
+            decoding.add(call.path)
+        else:
             heights.setdefault(call.path, int(call.shape[2]))
     order = sorted(set(heights.values()), reverse=True)
-    return {path: order.index(height) for path, height in heights.items()}, max(1, len(order))
+    stages = max(1, len(order))
+    found = {path: order.index(height) for path, height in heights.items()}
+    return {**found, **dict.fromkeys(decoding - found.keys(), stages - 1)}, stages
 
 
 def _norms(model: nn.Module, head: Head) -> tuple[str, ...]:
