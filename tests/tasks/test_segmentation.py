@@ -7,19 +7,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sealed import read_plain
 from sklearn.metrics import jaccard_score
 from torch import nn
 from training_helpers import run_fit, short_recipe
 
 import attngraft as ag
+from attngraft.comparison import compare
+from attngraft.config import Preprocessing
 from attngraft.data import load_data
 from attngraft.data.masks import IGNORED, Masks
+from attngraft.data.overlays import painted_masks
 from attngraft.errors import BackboneError, ConfigError, DataError
+from attngraft.reporting import write_report
 from attngraft.tasks import LossOptions, Metric, Rows, Segmentation, task_of
 from attngraft.tasks.pixel_metrics import boundary_f1, class_ious
 from attngraft.tasks.segmentation import PixelLoss
 from attngraft.testing import check_task
+from attngraft.training import Silent
 
 NAMES = ("sky", "road", "tree", "boat")
 TASK = Segmentation(NAMES)
@@ -180,3 +186,49 @@ def test_what_only_images_alone_can_have_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             run_fit(SmallSegmenter(11), data, tmp_path, recipe=short_recipe(1), image_size=32, **options)
+
+
+def make(num_classes: int) -> nn.Module:
+    """A network for `compare`."""
+    return SmallSegmenter(num_classes)
+
+
+def test_a_comparison_has_a_verdict_and_shows_where_masks_differ(tmp_path: Path) -> None:
+    data = load_data("cluttered-digits:masks", image_size=32, limit=20)
+    result = compare(
+        data,
+        backbone=make,
+        attentions=["se@middle"],
+        seeds=2,
+        run_dir=tmp_path,
+        recipe=short_recipe(2),
+        image_size=32,
+        precision="fp32+contiguous",
+        progress=Silent(),
+    )
+    record = read_plain(tmp_path / "comparison.json")
+    assert record["metric"]["label"] == "mean IoU"
+    assert record["effects"][0]["verdict"] in ("no evidence", "helps", "hurts")
+    (start,) = record["at_start"].values()
+    assert (start["images"], start["kept"], start["equal"]) == (20, 20, True)
+    assert "points mean IoU" in str(result)
+    page = write_report(tmp_path).read_text(encoding="utf-8")
+    assert record["samples"]
+    for sample in record["samples"]:
+        with Image.open(tmp_path / sample["file"]) as picture:
+            assert picture.size == (3 * 112 + 2 * 4, 112)  # truth, without and with
+    assert "Truth, without attention, with attention" in page
+
+
+def test_masks_are_painted_over_what_the_network_sees() -> None:
+    preprocessing = Preprocessing(image_size=32, resize="pad")
+    image = torch.full((3, 16, 32), 100, dtype=torch.uint8)
+    mask = np.zeros((64, 64), dtype=np.uint8)
+    mask[:, 32:] = 1
+    mask[:16] = IGNORED
+    picture = np.asarray(painted_masks(image, (mask, 0 * mask), preprocessing, 32), dtype=np.int64)
+    assert picture.shape == (32, 32 + 4 + 32, 3)
+    assert (picture[:8, :32] > 150).all()  # white where nothing counts
+    assert (picture[12:20, 2:14] == 100).all()  # the background is not painted
+    assert (picture[12:20, 18:30, 0] > picture[12:20, 18:30, 1] + 50).all()  # the first class is red
+    assert (picture[12:20, 38:66] == 100).all()

@@ -185,6 +185,8 @@ def _samples(run_dir: Path, comparison: ComparisonRecord) -> list[dict[str, Any]
         entries = [sample for sample in shown if sample]
         if entries:
             note = f"{len(entries)} of {len(samples)} such images in the folder. Predictions of the seeds in order."
+            if (comparison.task or {}).get("name") == "segmentation":
+                note += " Truth, without attention, with attention (first seed); white does not count."
             groups.append({"title": title, "note": note, "entries": entries})
     return groups
 

@@ -248,6 +248,14 @@ class Scoring(Protocol):
         """What is kept of a batch (B, C, H, W) with its targets: arrays on the CPU whose first axis counts the images."""
 
 
+@runtime_checkable
+class Picturing(Protocol):
+    """A task whose predictions are pictures."""
+
+    def pictures(self, rows: Rows, position: int) -> tuple[Array, Array]:
+        """Truth and prediction of an image as small masks (h, w) uint8, of the whole input."""
+
+
 Forward = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> the main output of the model (B, ...)
 
 

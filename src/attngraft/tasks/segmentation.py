@@ -44,6 +44,7 @@ from .pixel_metrics import (
 LOSSES = ("auto", "cross-entropy", "dice", "focal")
 FOCUS = 2.0  # gamma of the focal loss
 MOST_CLASS_METRICS = 50
+SHOWN = 64  # side of the masks that are kept
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ class Segmentation:
 
     Logits (B, K, h, w) of another size than the masks are brought to theirs bilinearly. Pixels of index 255 count nowhere.
 
-    Rows: `hits`, `predicted` and `truth` (N, K) int64, see `pixel_metrics`; `boundary` (N,) and `loss` (N,).
+    Rows: `hits`, `predicted` and `truth` (N, K) int64, see `pixel_metrics`; `boundary` (N,) and `loss` (N,); and for people
+    `shown` and `true` (N, 64, 64) uint8, the predicted and the true mask of the input in small.
 
     Attributes:
         outputs: class names in the order of the logits.
@@ -118,6 +120,7 @@ class Segmentation:
         rows = {name: torch.stack(counts).cpu().numpy() for name, counts in found.items()}
         pairs = zip(predicted.cpu().numpy(), masks.cpu().numpy(), strict=True)
         rows["boundary"] = np.array([boundary_f1(said, true, IGNORED) for said, true in pairs])
+        rows["shown"], rows["true"] = (_small(mask) for mask in (predicted, masks))
         rows["loss"] = cross_entropies(logits, masks).double().cpu().numpy()
         return rows
 
@@ -164,6 +167,9 @@ class Segmentation:
         one = {name: rows[name][position : position + 1] for name in ("hits", "predicted", "truth")}
         true = [name for name, count in zip(self.outputs, one["truth"][0], strict=True) if count]
         return f"IoU {100 * float(image_ious(one)[0]):.0f} %", ", ".join(true[:3])
+
+    def pictures(self, rows: Rows, position: int) -> tuple[Array, Array]:
+        return rows["true"][position], rows["shown"][position]
 
     def groups(self, rows: Rows) -> Array | None:
         return None
@@ -232,6 +238,12 @@ def balanced_pixel_weights(pixels: Array) -> Array:
     """(K,) float32 inverse to the pixels of each class, with a mean of 1 over the pixels; from (N, K) counts."""
     counts = pixels.sum(0)
     return (counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))).astype(np.float32)
+
+
+def _small(masks: Tensor) -> Array:
+    """(N, 64, 64) uint8 of masks (N, H, W), each pixel from the nearest one."""
+    found = F.interpolate(masks[:, None].float(), size=(SHOWN, SHOWN), mode="nearest-exact")
+    return found[:, 0].byte().cpu().numpy()
 
 
 def _sized(logits: Tensor, like: Tensor) -> Tensor:

@@ -342,7 +342,7 @@ def _finish(model: nn.Module, context: RunContext, log: RunLog, trainer: Trainer
             run.write_metrics(at.history)
             save(model, run.path)
             evaluation.write(run.path / PREDICTIONS_FILE)
-            write_top_losses(run.path, dataset.test, evaluation)
+            write_top_losses(run.path, dataset.test, evaluation, context.preprocessing)
             results = RunResults(evaluation.summary(), at.time_s, trainer.stopped_after_epochs)
             record = replace(log.record, preparation=tuple(at.preparation), results=results, stopped_because=None)
             run.finish(replace(record, recipe=trainer.context.recipe, status="finished"))

@@ -13,9 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from ..checksums import read_sealed_json, write_sealed_json
-from ..config import from_dict, to_dict
+from ..config import Preprocessing, from_dict, to_dict
 from ..data import ImageSet, rgb_preview
+from ..data.overlays import painted_masks
 from ..errors import ConfigError, RunError
+from ..tasks.contract import Picturing
 from .evaluate import Evaluation
 
 TOP_LOSSES_FILE = "top_losses.json"
@@ -52,27 +54,33 @@ class TopLosses:
     kind: str = "top losses"
 
 
-def write_top_losses(folder: Path, images: ImageSet, evaluation: Evaluation) -> None:
+def write_top_losses(folder: Path, images: ImageSet, evaluation: Evaluation, preprocessing: Preprocessing) -> None:
     """Keep the images with the largest losses; where the disk is full, the run does without them.
 
     Args:
         folder: of the run.
         images: of the evaluation, in its order.
         evaluation: predictions for them.
+        preprocessing: of the network.
     """
     try:
-        write_sealed_json(folder / TOP_LOSSES_FILE, to_dict(top_losses(images, evaluation)))
+        write_sealed_json(
+            folder / TOP_LOSSES_FILE, to_dict(top_losses(images, evaluation, preprocessing=preprocessing))
+        )
     except RunError as error:
         log.warning("the images with the largest losses were not kept: %s", error)
 
 
-def top_losses(images: ImageSet, evaluation: Evaluation, most: int = MOST) -> TopLosses:
+def top_losses(
+    images: ImageSet, evaluation: Evaluation, most: int = MOST, *, preprocessing: Preprocessing | None = None
+) -> TopLosses:
     """The images with the largest losses, the first of equal ones first.
 
     Args:
         images: of the evaluation, in its order.
         evaluation: predictions for them.
         most: how many at most.
+        preprocessing: of the network, for predictions that are painted over the image: truth, then prediction.
     """
     rows, task = evaluation.rows, evaluation.task
     losses = [task.loss_of({name: part[i : i + 1] for name, part in rows.items()}) for i in range(len(evaluation.ids))]
@@ -82,8 +90,12 @@ def top_losses(images: ImageSet, evaluation: Evaluation, most: int = MOST) -> To
     for position in map(int, worst):
         predicted, true = task.caption(rows, position)
         probability = float(rows["probabilities"][position].max()) if has_classes else None
-        image = _thumbnail(images.image(position))
-        found.append(TopLoss(evaluation.ids[position], losses[position], true, predicted, probability, image))
+        image = _small(images.image(position))
+        if isinstance(task, Picturing) and preprocessing is not None:
+            image = painted_masks(images.image(position), task.pictures(rows, position), preprocessing, SIDE)
+        found.append(
+            TopLoss(evaluation.ids[position], losses[position], true, predicted, probability, _in_base64(image))
+        )
     return TopLosses(tuple(found))
 
 
@@ -96,10 +108,15 @@ def read_top_losses(folder: Path) -> tuple[TopLoss, ...]:
         return ()
 
 
-def _thumbnail(image: Tensor) -> str:
-    """A stored image (C, H, W) as a small JPEG in base64."""
+def _small(image: Tensor) -> Image.Image:
+    """A stored image (C, H, W) as a thumbnail."""
     small = Image.fromarray(rgb_preview(image).permute(1, 2, 0).contiguous().numpy())
     small.thumbnail((SIDE, SIDE))
+    return small
+
+
+def _in_base64(picture: Image.Image) -> str:
+    """A picture as JPEG in base64."""
     buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=82)
+    picture.save(buffer, "JPEG", quality=82)
     return base64.b64encode(buffer.getvalue()).decode("ascii")
