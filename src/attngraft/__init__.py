@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # what `_PACKAGES` says, for type checkers and editors
     from .continual import adapt, iterate
     from .data import load_data as load_data
     from .deployment.predict import predict
+    from .deployment.segment import segment
     from .explanation.decouple import decouple
     from .explanation.explain import explain
     from .explanation.folding import fold
@@ -82,6 +83,7 @@ __all__ = [
     "predict",
     "report",
     "save",
+    "segment",
     "ungraft",
     "ungraft_",
 ]
@@ -95,7 +97,7 @@ _PACKAGES = {  # package -> what comes from it
     ),
     "continual": ("adapt", "iterate"),
     "data": ("load_data",),
-    "deployment": ("predict",),
+    "deployment": ("predict", "segment"),
     "explanation": ("decouple", "explain", "fold", "gates"),
     "kernels": (),
     "reporting": ("report",),

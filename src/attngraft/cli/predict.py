@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import os
 import sys
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from ..errors import ConfigError, RunError, counted
 from . import options
@@ -45,9 +46,21 @@ def run(
             "images that mean something else mirrored).",
         ),
     ] = False,
+    masks: Annotated[
+        Path | None, option("Of a segmentation network: write the mask of each image into this new folder.", "FOLDER")
+    ] = None,
+    tile: Annotated[
+        int | None,
+        option("With --masks: cut images with a longer side into overlapping tiles of so many pixels.", "PIXELS"),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Predict images: classes, labels or numbers, and the accuracy where labels are given."""
+    """Predict images: classes, labels, numbers or masks, and the accuracy where labels are given."""
+    if masks is not None:
+        _write_masks(masks, model, images, tile=tile, batch_size=batch_size, skip_broken=skip_broken, device=device)
+        return
+    if tile is not None:
+        raise ConfigError("--tile is for --masks FOLDER: give both, or neither.")
     file, kind = _target(out, as_json)
     from ..data import printable
     from ..deployment import predict
@@ -76,6 +89,36 @@ def run(
         say_error(note)
     if labels is not None:
         (say_error if file is None else say)(_accuracy(found))
+
+
+def _write_masks(folder: Path, model: Path, images: list[Path], **options: Any) -> None:
+    """Write masks as PNG files of indices with the colours of Pascal VOC, under the names of the images.
+
+    Raises:
+        RunError: there is such a folder.
+    """
+    from PIL import Image
+
+    from ..data import printable
+    from ..data.masks import class_colours
+    from ..deployment import segment
+    from ..files import write_atomically
+
+    if os.path.lexists(folder):
+        raise RunError(f"{folder} is there already, and nothing is overwritten: choose another name, or remove it.")
+    palette, taken = class_colours(256).ravel().tolist(), set[str]()
+    skipped: list[tuple[str, str]] = []
+    for name, mask in segment(model, images, skipped=skipped, **options):
+        stem, number = Path(name).stem, 1
+        while (file := f"{stem}{f'-{number}' if number > 1 else ''}.png") in taken:
+            number += 1
+        taken.add(file)
+        picture = Image.fromarray(mask, mode="P")
+        picture.putpalette(palette)
+        write_atomically(folder / file, partial(picture.save, format="PNG"))
+    say(f"masks of {counted(len(taken), 'image')}: {folder}")
+    for path, reason in skipped:
+        say_error(f"skipped {printable(path)}: {reason}")
 
 
 def _target(out: str | None, as_json: bool) -> tuple[Path | None, str]:

@@ -24,6 +24,7 @@ from ..training import (
     Reading,
     Silent,
     doing,
+    framed,
     join_world,
     open_data,
     starts_pretrained,
@@ -141,7 +142,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         variants = world.in_main(lambda: with_larger(variants, source, spec.shape, folder))
         record, reading = folder / COMPARISON_FILE, Reading(shown)
         dataset = open_data(data, settings, preprocessing=preprocessing, begun=record, progress=reading)
-        preprocessing = replace(preprocessing, depth=dataset.depth)
+        preprocessing = framed(replace(preprocessing, depth=dataset.depth), dataset, settings.data.resize)
         folds = _folds(dataset, wanted)
         dataset = dataset if folds is None else folds.whole
         if wanted.robustness:

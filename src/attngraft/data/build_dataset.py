@@ -149,7 +149,7 @@ def assemble(pool: Pool, options: LoadOptions) -> Dataset:
         *_copies_in_test(present["test"], leaks),
         *_label_conflicts(present),
         *_missing_labels(present, pool.classes),
-        *_cut_off(pool.store, options),
+        *(() if pool.targets.is_spatial else _cut_off(pool.store, options)),
         *_place_of_pixels(pool.store),
     )
     return Dataset(

@@ -39,6 +39,7 @@ class Masks:
     pixels: NDArray[np.int64]
     digests: tuple[str, ...]
     task: ClassVar[str] = "segmentation"
+    is_spatial: ClassVar[bool] = True
 
     @classmethod
     def pack(cls, masks: Sequence[NDArray[np.uint8]], classes: int) -> Masks:
@@ -148,6 +149,7 @@ class MaskFiles:
 
     files: tuple[str, ...]
     task: ClassVar[str] = "segmentation"
+    is_spatial: ClassVar[bool] = True
     strata: ClassVar[None] = None
     present: ClassVar[None] = None
 

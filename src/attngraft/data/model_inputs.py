@@ -27,7 +27,7 @@ from .walk_folders import check_exist, list_images
 
 Images: TypeAlias = ImageLike | Dataset | ImageSet | Iterable[ImageLike]
 """What `InputReader.named` takes."""
-Read: TypeAlias = Callable[[], torch.Tensor]
+Read: TypeAlias = Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,14 @@ class InputReader:
         preprocessing: of the model.
         pixel_cap: largest width x height of an image.
         views: give every image as the V views of `build_views`: one more axis, (V, C, H, W) and (N, V, C, H, W).
+        whole: give every image as it was decoded, (H, W, C), instead.
         clipped: names of images that had values beyond black and white of the training images, so far.
     """
 
     preprocessing: Preprocessing
     pixel_cap: int = PIXEL_CAP
     views: bool = False
+    whole: bool = False
     transform: ImageTransform = field(init=False)
     clipped: list[str] = field(init=False, default_factory=list)
 
@@ -56,12 +58,25 @@ class InputReader:
         Raises:
             UnreadableImageError: see `decode_any`.
         """
+        return self.shrunk(self.decoded(image, name))
+
+    def shrunk(self, pixels: np.ndarray) -> torch.Tensor:
+        """A decoded image (H, W, C) as a data set stores it."""
+        limit = short_side_limit(self.preprocessing.read_options["image_size"])
+        return as_tensor(shrink(pixels, limit)).permute(2, 0, 1)
+
+    def decoded(self, image: ImageLike, name: str = "the image") -> np.ndarray:
+        """The pixels of an image, (H, W, C).
+
+        Raises:
+            UnreadableImageError: see `decode_any`.
+        """
         wanted = self.preprocessing.read_options
         deep = DeepValues(wanted["depth"])
         pixels = decode_any(image, channels=wanted["channels"], pixel_cap=self.pixel_cap, name=name, deep=deep)
         if deep.is_clipped:
             self.clipped.append(name)
-        return as_tensor(shrink(pixels, short_side_limit(wanted["image_size"]))).permute(2, 0, 1)
+        return pixels
 
     def arranged(self, image: ImageLike, name: str = "the image") -> torch.Tensor:
         """An image at the size of the input, in its own type: what `batch` takes.
@@ -94,7 +109,7 @@ class InputReader:
         for position, image in enumerate(_one_by_one(images)):
             for name, one in self._files(image) if isinstance(image, (str, PathLike)) else [(str(position), image)]:
                 found += 1
-                yield name, partial(self.arranged, one, f"image {name}")
+                yield name, partial(self.decoded if self.whole else self.arranged, one, f"image {name}")
         if not found:
             raise DataError(f"got no images: give {IMAGE_KINDS}, a folder, or several of them.")
 
@@ -105,8 +120,9 @@ class InputReader:
             return [(str(path), str(path))]  # which `decode_any` refuses in words
         return [(str(file), file) for file in list_images(_named_by(path), self.preprocessing.channels)]
 
-    def _of_set(self, images: ImageSet, position: int) -> torch.Tensor:
-        return self._arrange(images.image(position))
+    def _of_set(self, images: ImageSet, position: int) -> Any:
+        image = images.image(position)
+        return image.permute(1, 2, 0).numpy() if self.whole else self._arrange(image)
 
     def _arrange(self, image: torch.Tensor) -> torch.Tensor:
         with one_thread():

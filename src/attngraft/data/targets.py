@@ -27,9 +27,11 @@ class Targets(Protocol):
         task: name of the task that they are for.
         strata: (N,) int64, groups that a random split keeps in proportion; None where there are none.
         present: which outputs some image has, as positions in the names; None where that has no meaning.
+        is_spatial: whether they have places in the images, so that nothing of an image should be cut off.
     """
 
     task: ClassVar[str]
+    is_spatial: ClassVar[bool]
 
     def __len__(self) -> int: ...
 
@@ -63,6 +65,7 @@ class _Array:
     """
 
     batched: ClassVar[type[np.generic]] = np.float32
+    is_spatial: ClassVar[bool] = False
 
     @property
     def array(self) -> NDArray[Any]:

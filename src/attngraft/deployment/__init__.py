@@ -1,5 +1,6 @@
 """Use a trained model."""
 
 from .predict import Predictions, predict
+from .segment import SegmentedImage, segment
 
-__all__ = ["Predictions", "predict"]
+__all__ = ["Predictions", "SegmentedImage", "predict", "segment"]

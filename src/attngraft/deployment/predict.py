@@ -271,6 +271,9 @@ def _forward(model: nn.Module, task: Task) -> Callable[[Tensor], Tensor]:
 
     def forward(images: Tensor) -> Tensor:
         outputs = main_output(run_on_images(model, images))
+        if task.reads == "segmentation":
+            task.check(outputs)
+            return outputs
         check_matrix(outputs, "classes")
         if not task.outputs and outputs.shape[1] == 1:
             raise DataError(
@@ -293,8 +296,9 @@ def _flat(entry: Mapping[str, Any], digits: int | None = 6) -> dict[str, Any]:
     for key, value in entry.items():
         if key == "top":
             for rank, best in enumerate(value, start=1):
-                probability = best["probability"] if digits is None else f"{best['probability']:.{digits}f}"
-                cells |= {f"class_{rank}": best["class"], f"probability_{rank}": probability}
+                (what, number), *_ = ((key, part) for key, part in best.items() if key != "class")
+                cells |= {f"class_{rank}": best["class"]}
+                cells |= {f"{what}_{rank}": number if digits is None else f"{number:.{digits}f}"}
         elif isinstance(value, Mapping):
             cells |= value
         else:

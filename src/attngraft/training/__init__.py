@@ -6,7 +6,7 @@ from .distributed import World, join_world
 from .early_stopping import Rows, ShouldStop
 from .evaluate import PREDICTIONS_FILE, Evaluation, EvaluationContext, evaluate
 from .fit import FitResult, fit
-from .open_data import open_data, starts_pretrained
+from .open_data import framed, open_data, starts_pretrained
 from .precision import Precision, choose_precision, parse_precision, warm_up
 from .progress import Progress, Reading, Silent, Told, Whole, doing, titled, watched
 from .run_folder import Resume, RunFolder
@@ -40,6 +40,7 @@ __all__ = [
     "doing",
     "evaluate",
     "fit",
+    "framed",
     "join_world",
     "load_recipe",
     "open_data",

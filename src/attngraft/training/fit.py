@@ -42,7 +42,7 @@ from .evaluate import PREDICTIONS_FILE, Evaluation, in_eval_mode
 from .given_again import question_of
 from .nonfinite import first_not_finite
 from .oom import is_out_of_memory, memory_needed
-from .open_data import as_loaded, open_data, resampled
+from .open_data import as_loaded, framed, open_data, resampled
 from .precision import Precision, choose_precision, parse_precision
 from .preflight import check_fit
 from .progress import Progress, Reading, Silent, doing, watched
@@ -170,7 +170,7 @@ def fit(
             return _finished(run, model.to(device), run.read())
         reading = Reading(shown)
         dataset = open_data(data, settings, preprocessing=preprocessing, begun=run.record_file, progress=reading)
-        preprocessing = as_loaded(preprocessing, dataset)
+        preprocessing = framed(as_loaded(preprocessing, dataset), dataset, settings.data.resize)
         dataset = resampled(dataset, settings.data.resample_train, seed)
         doing(shown, "checking the model")
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..backbones import has_pretrained
-from ..config import Preprocessing, from_dict, sides
+from ..config import Preprocessing, Resize, from_dict, sides
 from ..data import Dataset, load_data
 from ..data.depth import DepthOption
 from ..data.splits import thin
@@ -97,6 +97,13 @@ def as_loaded(preprocessing: Preprocessing, dataset: Dataset) -> Preprocessing:
     if loaded_for is None or max(sides(loaded_for)) == max(preprocessing.size):
         return preprocessing
     return replace(preprocessing, stored_for=loaded_for)
+
+
+def framed(preprocessing: Preprocessing, dataset: Dataset, asked: Resize | None) -> Preprocessing:
+    """The preprocessing, with padding instead of cropping where targets have places and nobody asked to crop."""
+    if asked is None and preprocessing.resize == "crop" and dataset.train.targets.is_spatial:
+        return replace(preprocessing, resize="pad")
+    return preprocessing
 
 
 def resampled(dataset: Dataset, share: float, seed: int) -> Dataset:
