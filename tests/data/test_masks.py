@@ -232,3 +232,37 @@ def test_masks_are_targets() -> None:
     assert torch.equal(both.get(1), torch.from_numpy(pieces[0]))
     assert both.digest(1) == masks.digest(0) != masks.digest(1)
     assert masks.pixels.sum(1).tolist() == [SIDE * SIDE, 300, 0]
+
+
+def test_published_sets_are_read_by_their_lists(tmp_path: Path) -> None:
+    voc = tmp_path / "VOCdevkit" / "VOC2012"
+    lists = voc / "ImageSets" / "Segmentation"
+    lists.mkdir(parents=True)
+    mask = square(15)
+    mask[0] = 255
+    for name in ("a", "b", "c"):
+        write(voc, name, _palette(mask), images="JPEGImages", masks="SegmentationClass")
+    (lists / "train.txt").write_text("a\nb\n")
+    (lists / "val.txt").write_text("c\n")
+    data = load_data("voc-segmentation", image_size=SIDE, root=tmp_path)
+    assert (len(data.train), len(data.test), len(data.classes)) == (2, 1, 21)
+    assert data.classes[15] == "person"
+    assert torch.equal(data.test.targets.get(0), torch.from_numpy(mask))
+
+    pets = tmp_path / "oxford-iiit-pet"
+    trimap = np.where(square() == 1, np.uint8(1), np.uint8(2))
+    trimap[3] = 3
+    for name in ("cat_1", "dog_2"):
+        write(pets, name, trimap, masks="annotations/trimaps")
+    (pets / "annotations" / "trainval.txt").write_text("# Image CLASS-ID\ncat_1 1 1 1\n")
+    (pets / "annotations" / "test.txt").write_text("dog_2 2 2 1\n")
+    data = load_data("oxford-pets", image_size=SIDE, root=tmp_path)
+    found = data.train.targets.get(0).numpy()
+    assert data.classes == ("background", "pet")
+    assert (found[3] == IGNORED).all()
+    assert (np.delete(found, 3, 0) == np.delete(square(), 3, 0)).all()
+
+
+def test_a_published_set_that_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"voc-segmentation is missing in .*VOC2012: .* --download"):
+        load_data("voc-segmentation", image_size=SIDE, root=tmp_path)

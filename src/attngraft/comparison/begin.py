@@ -142,7 +142,8 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         variants = world.in_main(lambda: with_larger(variants, source, spec.shape, folder))
         record, reading = folder / COMPARISON_FILE, Reading(shown)
         dataset = open_data(data, settings, preprocessing=preprocessing, begun=record, progress=reading)
-        preprocessing = framed(replace(preprocessing, depth=dataset.depth), dataset, settings.data.resize)
+        preprocessing = framed(replace(preprocessing, depth=dataset.depth), dataset, settings.data)
+        spec = preprocessing.input
         folds = _folds(dataset, wanted)
         dataset = dataset if folds is None else folds.whole
         if wanted.robustness:

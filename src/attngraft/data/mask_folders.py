@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError, counted
-from .build_dataset import LoadOptions, Pool
-from .masks import MaskFiles, read_coding, read_masks
+from .build_dataset import Pool
+from .masks import MaskCoding, MaskFiles, read_masks
 from .read_image import EXTENSIONS, printable
 from .split_names import split_of
 from .walk_folders import Passed, is_image, subfolders, walk
@@ -59,14 +59,13 @@ def scan_masks(folder: Path, extensions: Collection[str] = EXTENSIONS) -> Pool:
     )
 
 
-def with_masks(pool: Pool, folder: Path, options: LoadOptions) -> Pool:
+def with_masks(pool: Pool, folder: Path, coding: MaskCoding) -> Pool:
     """A pool of decoded images with their masks read.
 
     Raises:
         DataError: as for `read_masks`.
     """
     assert isinstance(pool.targets, MaskFiles)
-    coding = read_coding(folder, options.ignore_index)
     read = read_masks(folder, pool.targets.files, pool.ids, pool.store.shapes, coding)
     return replace(pool, targets=read.masks, classes=read.classes, notes=(*pool.notes, *read.notes))
 

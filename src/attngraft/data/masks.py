@@ -99,11 +99,13 @@ class MaskCoding:
         classes: names; () where the files have to say how many there are.
         colours: of the classes, where masks are coloured; () where values are indices.
         ignored: the value of pixels that do not count.
+        values: (value, index) of each value, where they are no indices themselves.
     """
 
     classes: tuple[str, ...] = ()
     colours: tuple[tuple[int, int, int], ...] = ()
     ignored: int = IGNORED
+    values: tuple[tuple[int, int], ...] = ()
 
 
 def read_coding(folder: Path, ignored: int | None = None) -> MaskCoding:
@@ -264,6 +266,10 @@ def _indices(raw: NDArray[np.uint8], coding: MaskCoding, path: Path) -> NDArray[
                 f"{printable(path)} is a coloured mask: list the colour of each class in {CLASSES_FILE}, for example "
                 '{"sky": [0, 0, 0], "road": [128, 64, 128]}.'
             )
+        if coding.values:
+            table = np.arange(256, dtype=np.uint8)
+            table[[value for value, _ in coding.values]] = [index for _, index in coding.values]
+            return table[raw]
         if coding.ignored == IGNORED:
             return raw
         if (raw == IGNORED).any():

@@ -32,7 +32,7 @@ from .image_groups import column_of
 from .image_table import ImageTable, is_image_table, read_image_table
 from .leaks import SPLITS
 from .mask_folders import has_masks, scan_masks, with_masks
-from .masks import Masks, resized_mask
+from .masks import Masks, read_coding, resized_mask
 from .pixel_store import (
     Progress,
     decode_array,
@@ -40,6 +40,7 @@ from .pixel_store import (
     decode_to_scale,
     short_side_limit,
 )
+from .published_masks import PUBLISHED_MASKS, PublishedMasks, find_published
 from .python_datasets import is_python_dataset, load_samples
 from .read_image import PIXEL_CAP, extensions_of, printable
 from .split_names import split_of
@@ -181,7 +182,8 @@ def load_data(
         raise unknown_source(source)
     elif task in (None, Masks.task) and path.is_dir() and has_masks(path):
         _check_is_folder(splits, "images and masks, whose folders say it")
-        pool = with_masks(_decoded(scan_masks(path, extensions_of(channels)), path, options), path, options)
+        coding = read_coding(path, ignore_index)
+        pool = with_masks(_decoded(scan_masks(path, extensions_of(channels)), path, options), path, coding)
     else:
         tables = tables_of(path)
         if tables:
@@ -421,6 +423,11 @@ def _load_published(name: str, published: PublishedSet, options: LoadOptions) ->
     )
 
 
+def _load_published_masks(name: str, published: PublishedMasks, options: LoadOptions) -> Pool:
+    pool, folder = find_published(name, published, options)
+    return with_masks(_decoded(pool, folder, options), folder, published.coding)
+
+
 def with_channels(pixels: np.ndarray, channels: int, name: str) -> np.ndarray:
     """Grey or RGB images (N, H, W, 1 or 3) as grey or RGB.
 
@@ -447,6 +454,8 @@ def _register_sources() -> None:
     )
     for name, published in PUBLISHED.items():
         SOURCES.register(name, Source(published.description, partial(_load_published, name, published)))
+    for name, masks in PUBLISHED_MASKS.items():
+        SOURCES.register(name, Source(masks.description, partial(_load_published_masks, name, masks)))
     SOURCES.register("imagenet", Source("ImageNet-1k, from folders train and val that you provide", _load_imagenet))
 
 

@@ -103,6 +103,20 @@ def find_imagenet(root: Path, *, download: bool) -> Path:
     )
 
 
+def download_set(
+    name: str, torchvision_name: str, url: str, folder: str, root: Path, options: Mapping[str, str]
+) -> None:
+    """Download a data set that torchvision knows.
+
+    Raises:
+        DataError: it cannot be downloaded.
+    """
+    import torchvision.datasets
+
+    kind = getattr(torchvision.datasets, torchvision_name)
+    _download(name, url, folder, lambda: kind(root, download=True, **options))
+
+
 def _open(name: str, published: PublishedSet, root: Path, *, train: bool, download: bool) -> Any:
     import torchvision.datasets
 
@@ -116,13 +130,13 @@ def _open(name: str, published: PublishedSet, root: Path, *, train: bool, downlo
                 f"{name} is missing or damaged in {root / published.folder}: put its files there, give another place "
                 "with --root (root=...), or fetch it with --download (download=True)."
             ) from error
-    return _download(name, published, lambda: kind(root, train=train, download=True))
+    return _download(name, published.url, published.folder, lambda: kind(root, train=train, download=True))
 
 
-def _download(name: str, published: PublishedSet, fetch: Callable[[], Any]) -> Any:
-    advice = f"get {name} on a machine with internet access and put its files into the folder {published.folder}"
-    if not is_reachable(published.url):
-        raise DataError(f"{name} cannot be downloaded, {published.url} does not answer: {advice} below the data root.")
+def _download(name: str, url: str, folder: str, fetch: Callable[[], Any]) -> Any:
+    advice = f"get {name} on a machine with internet access and put its files into the folder {folder}"
+    if not is_reachable(url):
+        raise DataError(f"{name} cannot be downloaded, {url} does not answer: {advice} below the data root.")
     try:
         with _quietly(), _read_timeout():
             return fetch()

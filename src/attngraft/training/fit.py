@@ -170,7 +170,7 @@ def fit(
             return _finished(run, model.to(device), run.read())
         reading = Reading(shown)
         dataset = open_data(data, settings, preprocessing=preprocessing, begun=run.record_file, progress=reading)
-        preprocessing = framed(as_loaded(preprocessing, dataset), dataset, settings.data.resize)
+        preprocessing = framed(as_loaded(preprocessing, dataset), dataset, settings.data)
         dataset = resampled(dataset, settings.data.resample_train, seed)
         doing(shown, "checking the model")
         task = create_task(dataset.task, dataset.classes).fitted(dataset.train.targets)

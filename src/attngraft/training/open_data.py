@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 
 from ..backbones import has_pretrained
-from ..config import Preprocessing, Resize, from_dict, sides
+from ..config import Preprocessing, from_dict, sides
 from ..data import Dataset, load_data
 from ..data.depth import DepthOption
 from ..data.splits import thin
 from ..errors import ConfigError, DataError
-from ..settings import Recipe, Settings
+from ..settings import DataSettings, Recipe, Settings
 from ..tasks import TASKS
 
 FROM_RANDOM = ("scratch", "fast")  # recipes that start from random weights
+STEP = 32  # what networks that halve the resolution five times take
 VALIDATION_SHARE = 0.15  # of the training images, where a recipe decides by validation and the data bring none
 
 
@@ -99,10 +100,21 @@ def as_loaded(preprocessing: Preprocessing, dataset: Dataset) -> Preprocessing:
     return replace(preprocessing, stored_for=loaded_for)
 
 
-def framed(preprocessing: Preprocessing, dataset: Dataset, asked: Resize | None) -> Preprocessing:
-    """The preprocessing, with padding instead of cropping where targets have places and nobody asked to crop."""
-    if asked is None and preprocessing.resize == "crop" and dataset.train.targets.is_spatial:
-        return replace(preprocessing, resize="pad")
+def framed(preprocessing: Preprocessing, dataset: Dataset, asked: DataSettings) -> Preprocessing:
+    """The preprocessing, for targets that have places in the images: nothing is cropped or enlarged, unless asked for.
+
+    An input that is larger than all images becomes as large as they are, in steps of 32 pixels.
+    """
+    if not dataset.train.targets.is_spatial:
+        return preprocessing
+    if asked.resize is None and preprocessing.resize == "crop":
+        preprocessing = replace(preprocessing, resize="pad")
+    if asked.image_size is None:
+        longest = np.concatenate([images.store.shapes for images in (dataset.train, dataset.test)]).max(0).tolist()
+        size = tuple(min(own, STEP * -(-side // STEP)) for own, side in zip(preprocessing.size, longest, strict=True))
+        if size != preprocessing.size:
+            stored = preprocessing.stored_for or preprocessing.image_size
+            preprocessing = replace(preprocessing, image_size=size, stored_for=stored)
     return preprocessing
 
 
