@@ -61,6 +61,10 @@ def test_from_a_folder_of_masks_to_masks_in_a_folder(attngraft, place: Path, mon
     code, _, err = attngraft("--network", "net.py:make", "predict", "run", "cells/images", "--tile", 32)
     assert code == 2
     assert "--tile is for --masks" in err
+    for verb in ("fold", "explain"):
+        code, _, err = attngraft("--network", "net.py:make", verb, "run", "--out", "other")
+        assert code == 2
+        assert f"{verb} is not available for segmentation" in err
     code, out, err = attngraft("--network", "net.py:make", "report", "run")
     assert code == 0, err
     page = Path("run/report.html").read_text(encoding="utf-8")

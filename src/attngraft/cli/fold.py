@@ -37,10 +37,12 @@ def run(
     from ..explanation.image_source import images_of_run, seen_in_training
     from ..settings import MachineSettings
     from ..surgery import load
+    from ..tasks import require, task_of
 
     check_free(out)
     where, run = MachineSettings(device=device).resolve_device(), model.expanduser()
     network = load(run).to(where)
+    require(task_of(network), "fold", "fold")
     view = images_of_run(run, network, data, **settings)
     seen = None if data is None else seen_in_training(run, network, view)
     found = fold(
