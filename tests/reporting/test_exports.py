@@ -6,6 +6,7 @@ import csv
 import io
 import sys
 import types
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from fake_folders import write_comparison
 from sealed import rewrite
 
 from attngraft.cli.compare import run as compare_verb
-from attngraft.comparison.comparison_record import ComparisonRecord
+from attngraft.comparison.comparison_record import ComparisonRecord, StartRecord
 from attngraft.errors import ConfigError, RunError
 from attngraft.reporting import check_tracker, log_report, write_report
 from attngraft.reporting.exports import comparison_csv, comparison_tex, escaped
@@ -50,6 +51,16 @@ def test_the_table_for_latex_has_the_variants_and_escapes_them(record: Compariso
     assert all(line.count("&") == 4 for line in body.strip().splitlines())
     assert r"$\pm$" in body
     assert text.count("{") == text.count("}")
+
+
+def test_the_table_for_latex_says_what_grafting_alone_changes(record: ComparisonRecord) -> None:
+    variant = next(v for v in record.variants if v.name != record.baseline)
+    start = StartRecord(images=400, kept=400, equal=True, largest_change=0.0, head="own")
+    text = comparison_tex(replace(record, at_start={variant.slug: start}))
+    body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0].strip().splitlines()
+    assert all(line.count("&") == 5 for line in body)
+    assert sum("400 of 400, equal" in line for line in body) == 1
+    assert "same at start" in text.partition(r"\midrule")[0]
 
 
 def test_nothing_in_a_name_is_a_command_of_latex() -> None:

@@ -107,13 +107,18 @@ def comparison_tex(record: ComparisonRecord) -> str:
     rows = []
     for variant in baseline_first(record):
         effect = record.effect_on(variant.name)
-        score = mean_and_spread(variant.scores, unit)
-        rows.append((variant.name, score, *_told(effect, unit), effect.verdict if effect else ""))
+        score, start = mean_and_spread(variant.scores, unit), record.at_start.get(variant.slug)
+        kept = "" if start is None else f"{start.kept:,} of {start.images:,}{', equal' if start.equal else ''}"
+        at_start = [kept] if record.at_start else []  # not of earlier versions, nor of trainings elsewhere
+        rows.append([variant.name, score, *_told(effect, unit), *at_start, effect.verdict if effect else ""])
     label = record.metric.label
     caption = f"{record.title}: {label}, mean ± sd over seeds; paired difference to {record.baseline} with its "
     caption += f"95 % interval; {sample_size(record)}."
-    head = ("variant", label, f"difference{words_for(unit, ' (', ')')}", "95 % interval", "verdict")
-    return _tex(head, rows, caption, "lrrrl")
+    head = ["variant", label, f"difference{words_for(unit, ' (', ')')}", "95 % interval"]
+    if record.at_start:
+        caption += " Same at start: test images whose prediction grafting alone leaves, before training."
+        head.append("same at start")
+    return _tex([*head, "verdict"], rows, caption, "l" + "r" * (len(head) - 1) + "l")
 
 
 def combined_tex(record: CombinedRecord) -> str:
