@@ -6,7 +6,7 @@ DATA holds hymenoptera, grocery, flowers, textures and cifar10, each with train/
 cluttered-digits is built in. Each seed draws its own training pictures; all arms of a seed get the same. The test part
 is the same for all seeds, and read once per training. With --validation a part of the training pictures takes its
 place, for choosing settings. An arm may be changed, such as timm:lr=3e-4 or ours:batchnorm=train.
-What is done is kept in FOLDER, one file a training, and in benchmarks/results/finetune.json (those of choosing settings in
+The table of the test parts is written into docs/fine-tuning.md. What is done is kept in FOLDER, one file a training, and in benchmarks/results/finetune.json (those of choosing settings in
 finetune-validation.json); trainings that are there are not repeated. fastai is needed for its arm alone.
 """
 
@@ -32,6 +32,8 @@ from attngraft.settings import USUAL_RECIPE
 from attngraft.timestamp import timestamp
 
 RESULTS = Path(__file__).parent / "results"
+PAGE = Path(__file__).parent.parent / "docs" / "fine-tuning.md"
+MARK = "<!-- what follows is written by benchmarks/finetune.py -->\n"
 Cell = tuple[str, str, int]  # data set, arm, seed
 SETS = {  # train pictures a class, test pictures a class at most
     "hymenoptera": (100, 1000),
@@ -168,6 +170,41 @@ def summary(cells: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
                "cpu_s": round(mean(row["cpu_s"] for row in rows), 1)}  # fmt: skip
 
 
+TITLES = {
+    "ours": "attngraft `full`",
+    "probe": "attngraft `probe`",
+    "fastai": "fastai `fine_tune`",
+    "timm": "timm",
+    "tutorial": "PyTorch tutorial",
+    "frozen": "frozen BatchNorm",
+}
+
+
+def publish(cells: list[dict[str, Any]]) -> None:
+    """Write the table of the arms that all data sets have into docs/fine-tuning.md, below the mark."""
+    rows = {(row["set"], row["arm"]): row for row in summary(cells)}
+    sets = [name for name in SETS if (name, "ours") in rows]
+    arms = [arm for arm in TITLES if all((name, arm) in rows for name in sets)]
+    lines = [f"| | {' | '.join(TITLES[arm] for arm in arms)} | ours minus the best of the others |",
+             f"|---|{'---:|' * (len(arms) + 1)}"]  # fmt: skip
+    for name in sets:
+        best = max((arm for arm in arms if arm != "ours"), key=lambda arm: rows[name, arm]["top1"])
+        shown = [f"{rows[name, arm]['top1']:.1f} ± {rows[name, arm]['sd'] or 0:.1f}" for arm in arms]
+        top = max(range(len(arms)), key=lambda place: rows[name, arms[place]]["top1"])
+        shown[top] = f"**{shown[top]}**"
+        apart = rows[name, best]["ours_minus_it"]
+        lines.append(f"| {name} | {' | '.join(shown)} | {apart:+.1f} ({TITLES[best]}) |")
+    means = [mean(rows[name, arm]["top1"] for name in sets) for arm in arms]
+    times = [mean(rows[name, arm]["cpu_s"] for name in sets) for arm in arms]
+    lines.append(f"| mean over data sets | {' | '.join(f'{value:.1f}' for value in means)} | |")
+    lines.append(f"| processor time, s | {' | '.join(f'{value:.0f}' for value in times)} | |")
+    seeds = min(row["n"] for key, row in rows.items() if key[1] in arms)
+    told = (f"\n\nTop-1 accuracy on the test part in percent, mean ± standard deviation over seeds (at least {seeds}). "
+            f"Hardware: {hardware()['cpu']}, one thread a training.\n")  # fmt: skip
+    before = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
+    PAGE.write_text(before + MARK + "\n" + "\n".join(lines) + told, encoding="utf-8")
+
+
 def main() -> None:
     if sys.argv[1:2] == ["--cell"]:
         arm, folder, seed, file = sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5])
@@ -208,6 +245,8 @@ def main() -> None:
                 "epochs": EPOCHS, "image_size": SIZE, "hardware": hardware(), "versions": versions(),
                 "images_of_a_class": SETS, "summary": rows, "trainings": trainings}  # fmt: skip
     result.write_text(json.dumps(document, indent=1) + "\n")
+    if not asked.validation:
+        publish(trainings)
 
 
 if __name__ == "__main__":
