@@ -81,12 +81,15 @@ def test_auxiliary_heads_are_gone_so_that_training_returns_a_tensor(name):
         ("resnet-18-32", "did you mean 'resnet18-32'"),
         ("resnet18", "unknown backbone 'resnet18': did you mean 'timm:resnet18'"),
         ("squeezenet1_1", "did you mean 'torchvision:squeezenet1_1'"),
-        ("qqqq", "known: .*small-cnn, the path of a run folder, timm:NAME, torchvision:NAME"),
+        ("qqqq", "known: .*small-cnn, .*the path of a run folder, timm:NAME, torchvision:NAME"),
         ("", "unknown backbone ''"),
         ("timm:resnet81", "timm has no model 'resnet81': did you mean 'resnet"),
         ("timm:", "timm has no model ''"),
         ("torchvision:vgg61", "torchvision has no classifier 'vgg61': did you mean 'vgg"),
-        ("torchvision:fasterrcnn_resnet50_fpn", "torchvision has no classifier"),
+        (
+            "torchvision:fasterrcnn_resnet51_fpn",
+            "torchvision has no detector .*: did you mean .fasterrcnn_resnet50_fpn",
+        ),
         ("runs/none/here", "unknown backbone 'runs/none/here'"),
     ],
 )

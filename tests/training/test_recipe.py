@@ -16,7 +16,7 @@ from attngraft.training import Phase, Recipe, load_recipe, recipes, resolve_sett
 
 
 def test_the_packaged_recipes_are_the_documented_ones():
-    assert recipes() == ("fast", "full", "one-cycle", "plateau", "probe", "scratch", "three-phase")
+    assert recipes() == ("detect", "fast", "full", "one-cycle", "plateau", "probe", "scratch", "three-phase")
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -1,6 +1,7 @@
 """Create backbones by name and describe them."""
 
 from .create import SOURCES, BackboneSource, create_backbone, has_pretrained, reads_files
+from .detection_models import take_given_images_
 from .larger import larger_backbones
 from .metadata import (
     BackboneInfo,
@@ -34,4 +35,5 @@ __all__ = [
     "preprocessing_source",
     "reads_files",
     "stated_preprocessing",
+    "take_given_images_",
 ]

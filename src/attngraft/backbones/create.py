@@ -11,7 +11,7 @@ from torch import nn
 from ..config import MOST_CHANNELS
 from ..errors import BackboneError, nearest
 from ..registry import Registry
-from . import segmentation_models, small_networks, timm_models, torchvision_models
+from . import detection_models, segmentation_models, small_networks, timm_models, torchvision_models
 from .load_weights import load_weights_
 from .metadata import backbone_info, note_backbone_
 
@@ -49,7 +49,8 @@ def create_backbone(
     """Create a backbone; its info (spec, classes, preprocessing) is noted on the model.
 
     Args:
-        spec: "timm:NAME", "torchvision:NAME", "smp:ARCHITECTURE/ENCODER" for segmentation, "small-cnn", "resnet20-32" (both also with ":width=N"), "resnet18-32",
+        spec: "timm:NAME", "torchvision:NAME", "smp:ARCHITECTURE/ENCODER" for segmentation,
+            "fcos:timm:NAME", "retinanet:timm:NAME" or "fasterrcnn:timm:NAME" for detection, "small-cnn", "resnet20-32" (both also with ":width=N"), "resnet18-32",
             "resnet50-32", or a run folder.
         num_classes: number of logits; the published head is replaced by a fresh one where it differs.
         in_channels: channels of the images, where they are others than the published 3 or those of the run. Weights of
@@ -112,6 +113,14 @@ def _hint(spec: str) -> str:
 SOURCES.register(
     "segmentation",
     BackboneSource(segmentation_models.claims, segmentation_models.create, ("smp:ARCHITECTURE/ENCODER",)),
+)
+SOURCES.register(
+    "detection",
+    BackboneSource(
+        detection_models.claims,
+        detection_models.create,
+        tuple(f"{name}:timm:NAME" for name in detection_models.DETECTORS),
+    ),
 )
 SOURCES.register("timm", BackboneSource(timm_models.claims, timm_models.create, ("timm:NAME",)))
 SOURCES.register(

@@ -176,7 +176,7 @@ def begun(data: str | Path | Dataset | Any, wanted: ComparisonRequest, progress:
         needed = runs * kept_bytes(model, dataset) + working_bytes(model, settings.recipe)
         doing(shown, "warming up")
         precision = world.in_main(lambda: open_comparison(context, request, template, claim, needed))
-        warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device)
+        warm_up(template, precision, spec=spec, batch_size=settings.recipe.batch_size, device=device, task=task)
         larger = {v.slug: {"backbone": v.backbone, "like": v.options.get("like")} for v in variants if v.backbone}
         world.in_main(lambda: keep(folder, "matched", larger))
         yield Begun(replace(context, precision=precision), variants, seeds, request, shown)

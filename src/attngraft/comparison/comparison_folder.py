@@ -185,7 +185,9 @@ def open_comparison(
         check_space(folder, needed_bytes)
         claim()
         spec, batch_size = context.preprocessing.input, settings.recipe.batch_size
-        precision = fixed or choose_precision(template, spec=spec, batch_size=batch_size, device=context.device)
+        precision = fixed or choose_precision(
+            template, spec=spec, batch_size=batch_size, device=context.device, task=context.task
+        )
         found = {}
     if found.get("status") != "finished":
         write_comparison(

@@ -77,7 +77,9 @@ class _Start:
 
     @property
     def one_answer(self) -> bool:
-        """Whether the highest logit is the prediction."""
+        """Whether the highest logit is the prediction; boxes are compared number by number."""
+        if self.context.task.reads == "detection":
+            return False
         return self.head == "own" or self.context.task.reads in ("classification", "segmentation")
 
     @property

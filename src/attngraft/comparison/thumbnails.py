@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from ..data.leak_pictures import write_leak_pictures, write_thumbnail
-from ..data.overlays import painted_masks
+from ..data.overlays import drawn_boxes, painted_masks
 from ..files import write_atomically
-from ..tasks.contract import Picturing
+from ..tasks.contract import BoxPicturing, Picturing
 from ..training import Evaluation
 from .comparison_context import ComparisonContext
 from .contrasts import Evaluations, changed_images
 from .variants import Variant, baseline_of
 
-SIDE = 112  # of each of the pictures of an image with masks
+SIDE = 112  # of each of the pictures of an image with masks or boxes
 
 
 def write_samples(
@@ -27,10 +27,10 @@ def write_samples(
     found = []
     for change in changed_images(variants, evaluations, context.task, context.analysis):
         file = f"samples/{change.position:06d}.png"
-        if isinstance(context.task, Picturing):
+        if isinstance(context.task, (Picturing, BoxPicturing)):
             file = f"samples/{change.position:06d}-{_slug(variants, change.variant)}.png"
             pair = [evaluations[name] for name in (baseline_of(variants), change.variant)]
-            _write_masks(context, context.folder / file, change.position, pair)
+            _write_pictures(context, context.folder / file, change.position, pair)
         else:
             write_thumbnail(context.folder / file, test.image(change.position))
         found.append(
@@ -51,14 +51,20 @@ def _slug(variants: Sequence[Variant], name: str) -> str:
     return next(variant.slug for variant in variants if variant.name == name)
 
 
-def _write_masks(
+def _write_pictures(
     context: ComparisonContext, path: Path, position: int, pair: Sequence[Mapping[int, Evaluation]]
 ) -> None:
     """Write a test image with the truth, and with what the baseline and the variant of the first seed say, in a row."""
-    assert isinstance(context.task, Picturing)
+    task, image = context.task, context.dataset.test.image(position)
     plain, other = pair
     seed = next(seed for seed in plain if seed in other)
-    true, before = context.task.pictures(plain[seed].rows, position)
-    _, after = context.task.pictures(other[seed].rows, position)
-    picture = painted_masks(context.dataset.test.image(position), (true, before, after), context.preprocessing, SIDE)
+    if isinstance(task, Picturing):
+        true, before = task.pictures(plain[seed].rows, position)
+        _, after = task.pictures(other[seed].rows, position)
+        picture = painted_masks(image, (true, before, after), context.preprocessing, SIDE)
+    else:
+        assert isinstance(task, BoxPicturing)
+        true, before = task.pictured_boxes(plain[seed].rows, position)
+        _, after = task.pictured_boxes(other[seed].rows, position)
+        picture = drawn_boxes(image, (true, before, after), context.preprocessing, SIDE)
     write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))

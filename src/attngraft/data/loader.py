@@ -20,7 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 from ..errors import ConfigError, LoaderError, counted
 from .dataset import ImageSet
 from .masks import Masks
+from .object_boxes import BoxBatch, Boxes
 from .splits import hash64
+from .targets import Targets
 from .transforms import ImageTransform
 
 Transform = Callable[[torch.Tensor], torch.Tensor]
@@ -32,12 +34,13 @@ class Batch:
 
     Attributes:
         images: (B, C, H, W) float32.
-        targets: what the images are labelled with, first axis = images; (B,) int64 for classification.
+        targets: what the images are labelled with, first axis = images; (B,) int64 for classification, a `BoxBatch` for
+            detection.
         indices: (B,) int64, positions in the image set.
     """
 
     images: torch.Tensor
-    targets: torch.Tensor
+    targets: Any
     indices: torch.Tensor
 
     def pin_memory(self) -> Batch:
@@ -188,21 +191,36 @@ class _Samples(Dataset[Batch]):
         if isinstance(self.images.targets, Masks):
             images, masks = self._with_masks(indices or [0], self.images.targets)
             return Batch(images[: len(indices)], masks[: len(indices)], chosen)
+        if isinstance(self.images.targets, Boxes):
+            images, boxes = self._with_boxes(indices or [0], self.images.targets)
+            return Batch(images[: len(indices)], boxes[: len(indices)], chosen)
         images = self._transformed(indices) if len(indices) else self._transformed([0])[:0]
         return Batch(images, self.images.targets.collate(chosen.numpy()), chosen)
 
     def _with_masks(self, indices: Sequence[int], masks: Masks) -> tuple[torch.Tensor, torch.Tensor]:
         """Inputs (B, C, H, W) and masks (B, H, W) int64."""
         joint = self.transform.joint if isinstance(self.transform, ImageTransform) else None
-        if joint is None:
-            raise ConfigError("images with masks are augmented together: expected augment none, light or strong.")
-        assert isinstance(self.transform, ImageTransform)
+        images, found = self._together(joint, "masks", indices, masks)
+        return images, torch.stack(found).long()
+
+    def _with_boxes(self, indices: Sequence[int], boxes: Boxes) -> tuple[torch.Tensor, BoxBatch]:
+        """Inputs (B, C, H, W) and their targets, in pixels of the inputs."""
+        joint = self.transform.boxes if isinstance(self.transform, ImageTransform) else None
+        images, found = self._together(joint, "boxes", indices, boxes)
+        return images, BoxBatch(found, boxes.most)
+
+    def _together(
+        self, joint: Callable[..., Any] | None, what: str, indices: Sequence[int], targets: Targets
+    ) -> tuple[torch.Tensor, list[Any]]:
+        """Images and targets that were brought to the input together."""
+        if joint is None or not isinstance(self.transform, ImageTransform):
+            raise ConfigError(f"images with {what} are augmented together: expected augment none, light or strong.")
         with torch.random.fork_rng(devices=[]), one_thread():
             pairs = []
             for index in indices:
                 torch.default_generator.manual_seed(hash64(self.seed, self.epoch, index))
-                pairs.append(joint(self.images.image(index), masks.get(index)))
-            return self.transform.batch([image for image, _ in pairs]), torch.stack([mask for _, mask in pairs]).long()
+                pairs.append(joint(self.images.image(index), targets.get(index)))
+            return self.transform.batch([image for image, _ in pairs]), [target for _, target in pairs]
 
     def _transformed(self, indices: Sequence[int]) -> torch.Tensor:
         with torch.random.fork_rng(devices=[]), one_thread():

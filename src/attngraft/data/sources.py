@@ -16,6 +16,8 @@ from ..config import ImageSize, Resize, parse_named
 from ..errors import ConfigError, DataError, counted, nearest
 from ..option_names import nearest_option
 from ..registry import Registry
+from .box_folders import has_boxes, load_boxes
+from .box_formats import LAYOUT
 from .build_dataset import (
     LoadOptions,
     Pool,
@@ -33,6 +35,7 @@ from .image_table import ImageTable, is_image_table, read_image_table
 from .leaks import SPLITS
 from .mask_folders import has_masks, scan_masks, with_masks
 from .masks import Masks, read_coding, resized_mask
+from .object_boxes import Boxes, Objects
 from .pixel_store import (
     Progress,
     decode_array,
@@ -102,9 +105,9 @@ def load_data(
 
     Args:
         source: a folder of class folders (with or without train, val and test folders above them), or of images/ and
-            masks/ for segmentation; a CSV file with the
-            columns path,label or path,labels or path and numeric targets, or a folder with train.csv and others; or
-            the name of a built-in source ("./name" is always a path), with options where it has some, as in
+            masks/ for segmentation, or with annotated boxes in the format of COCO, YOLO or Pascal VOC, or their JSON or
+            YAML file; a CSV file with the columns path,label or path,labels or path and numeric targets, or a folder
+            with train.csv and others; or the name of a built-in source ("./name" is always a path), with options where it has some, as in
             "cluttered-digits:test=2000". Or a map-style data set of (image, target), as of
             torch or Hugging Face; a tuple (train, test) or (train, val, test) of them, or a mapping by split.
         image_size: S in pixels that training and evaluation will use at most; larger images are stored shrunk.
@@ -120,7 +123,7 @@ def load_data(
         fix_leaks: keep images that are equal, or saved again, on one side: together where a split is made by chance,
             moved to the first of train, val and test elsewhere.
         task: "classification", "multilabel" or "regression" for a CSV file or a data set in Python, "segmentation" for
-            images and masks; by columns, targets or folders where not given.
+            images and masks, "detection" for boxes; by columns, targets or folders where not given.
         group_by: what makes images belong together, so that statistics count groups and splits keep them on one side:
             "folder", "copies" (nearly equal images), "column:NAME" of a CSV file, or a regular expression on the paths,
             whose first group or whole match is the name.
@@ -180,6 +183,9 @@ def load_data(
         pool = builtin(options)
     elif isinstance(source, str) and not path.exists():
         raise unknown_source(source)
+    elif task in (None, Boxes.task) and has_boxes(path, has_masks=task is None and path.is_dir() and has_masks(path)):
+        _check_is_folder(splits, "images with boxes, whose folders or files say it")
+        pool = load_boxes(path, options, lambda named, folder: _decoded(named, folder, options))
     elif task in (None, Masks.task) and path.is_dir() and has_masks(path):
         _check_is_folder(splits, "images and masks, whose folders say it")
         coding = read_coding(path, ignore_index)
@@ -190,7 +196,9 @@ def load_data(
             _check_is_folder(splits, "a CSV file, whose column split says it")
         pool = load_tables(tables, path, options) if tables else load_folder(path, options)
     if task not in (None, pool.targets.task):
-        expected = "images/ and masks/" if task == Masks.task else "a CSV file"
+        expected = {Masks.task: "images/ and masks/", Boxes.task: LAYOUT.removeprefix("expected ")}.get(
+            task or "", "a CSV file"
+        )
         raise DataError(
             f"{printable(source)} is labelled for {pool.targets.task}: expected {expected} for the task '{task}'."
         )
@@ -369,7 +377,11 @@ def mirrorable(source: str) -> bool:
     return name != "cluttered-digits" and (name not in PUBLISHED or PUBLISHED[name].mirrorable)
 
 
-def _load_digits(options: LoadOptions, train: int = TRAIN_COUNT, test: int = TEST_COUNT, masks: bool = False) -> Pool:
+def _load_digits(
+    options: LoadOptions, train: int = TRAIN_COUNT, test: int = TEST_COUNT, masks: bool = False, boxes: bool = False
+) -> Pool:
+    if masks and boxes:
+        raise ConfigError("cluttered-digits has masks or boxes: name one of them.")
     val_count = max(10, round(options.val_fraction * train)) if options.val_fraction else 0
     digits = render_splits(
         seed=options.split_seed,
@@ -388,6 +400,9 @@ def _load_digits(options: LoadOptions, train: int = TRAIN_COUNT, test: int = TES
         classes = ("background", *classes)
         sized = [resized_mask(mask, *shape) for mask, shape in zip(digits.masks, decoded.store.shapes, strict=True)]
         targets = Masks.pack(sized, len(classes))
+    elif boxes:
+        shown = [Objects.of(box, label) for box, label in zip(digits.boxes, digits.labels, strict=True)]
+        targets = Boxes.pack([objects.shrunk(scale, scale) for objects in shown], len(classes))
     return Pool(
         name="cluttered-digits",
         classes=classes,
@@ -450,7 +465,12 @@ def _load_imagenet(options: LoadOptions) -> Pool:
 def _register_sources() -> None:
     SOURCES.register(
         "cluttered-digits",
-        Source("handwritten digits among fragments of others, built in", _load_digits, ("train", "test"), ("masks",)),
+        Source(
+            "handwritten digits among fragments of others, built in",
+            _load_digits,
+            ("train", "test"),
+            ("masks", "boxes"),
+        ),
     )
     for name, published in PUBLISHED.items():
         SOURCES.register(name, Source(published.description, partial(_load_published, name, published)))

@@ -50,8 +50,8 @@ class Targets(Protocol):
     def get(self, position: int) -> Any:
         """The target of one image."""
 
-    def collate(self, positions: Sequence[int] | NDArray[Any]) -> torch.Tensor:
-        """The targets of a batch, first axis = images."""
+    def collate(self, positions: Sequence[int] | NDArray[Any]) -> Any:
+        """The targets of a batch: a tensor whose first axis counts the images, or something that is sliced like one."""
 
     def digest(self, position: int) -> str | int:
         """What enters the fingerprint of the data; equal where targets are equal."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ..config import Preprocessing
 from ..errors import ConfigError, nearest
 from .batch_augmentation import SHIFT, BatchAugmentation
+from .box_transforms import BoxTransform
 from .geometry import Crop, Framing, centre_crop, fitting, framing
 from .joint_transforms import JointTransform
 
@@ -35,6 +36,7 @@ class ImageTransform:
         is_random: whether the steps draw random numbers.
         whole: what is done to all images of a batch at once.
         joint: what is done instead of the steps where images have masks.
+        boxes: what is done instead of the steps where objects in images have boxes.
     """
 
     steps: Sequence[Callable[[torch.Tensor], torch.Tensor]]
@@ -42,6 +44,7 @@ class ImageTransform:
     is_random: bool = False
     whole: BatchAugmentation | None = None
     joint: JointTransform | None = None
+    boxes: BoxTransform | None = None
 
     def __call__(self, image: torch.Tensor) -> torch.Tensor:
         return self.normalise(self.arrange(image))
@@ -93,8 +96,9 @@ def build_transform(
     - ``strong``: a crop of a quarter to all of the area, mirroring, TrivialAugment and random erasing; of TrivialAugment
       only what moves pixels where images are neither grey nor RGB of 8 bits.
 
-    Images with masks get random crops of the same area, mirror images and, for ``strong``, random colours; ``shift`` and
-    `cutout` are not for them.
+    Images with masks get random crops of the same area, mirror images and, for ``strong``, random colours. Images with
+    boxes get another scale and place, mirror images and, for ``strong``, parts that overlap objects, a larger canvas and
+    random colours. ``shift`` and `cutout` are for neither.
 
     Evaluation: see `framing`. Random crops are brought to the input as `preprocessing.resize` says: "crop" draws them
     in the input's aspect ratio, give or take a third, "squash" and "pad" in that of the image.
@@ -112,22 +116,24 @@ def build_transform(
     if level not in _LEVELS:
         raise ConfigError(f"unknown augmentation level '{level}': {nearest(str(level), _LEVELS)}")
     frame = _Framed(preprocessing)
-    plain = JointTransform(frame, preprocessing)
+    plain, boxes = JointTransform(frame, preprocessing), BoxTransform(frame, preprocessing)
     if not train:
-        return ImageTransform((frame,), preprocessing, joint=plain)
+        return ImageTransform((frame,), preprocessing, joint=plain, boxes=boxes)
     whole = BatchAugmentation(cutout=cutout) if cutout else None
     if level == "shift":
         whole = BatchAugmentation(SHIFT, mirror, cutout)
-    if level in ("none", "shift"):
-        return ImageTransform((frame,), preprocessing, whole=whole, joint=plain if level == "none" else None)
+        return ImageTransform((frame,), preprocessing, whole=whole)
+    if level == "none":
+        return ImageTransform((frame,), preprocessing, whole=whole, joint=plain, boxes=boxes)
     mirroring = (_mirror_at_random,) if mirror else ()
     joint = JointTransform(frame, preprocessing, 0.5 if level == "light" else 0.25, mirror, level == "strong")
+    boxes = BoxTransform(frame, preprocessing, level, mirror)
     if level == "light":
         steps: Sequence[Callable[[torch.Tensor], torch.Tensor]] = (_RandomCrop(preprocessing, smallest=0.5), *mirroring)
     else:
         crop = _RandomCrop(preprocessing, smallest=0.25)
         steps = (crop, *mirroring, _Augmented(preprocessing), _Erased(preprocessing))
-    return ImageTransform(steps, preprocessing, is_random=True, whole=whole, joint=joint)
+    return ImageTransform(steps, preprocessing, is_random=True, whole=whole, joint=joint, boxes=boxes)
 
 
 def build_views(preprocessing: Preprocessing) -> tuple[ImageTransform, ...]:

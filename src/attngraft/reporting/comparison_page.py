@@ -185,8 +185,10 @@ def _samples(run_dir: Path, comparison: ComparisonRecord) -> list[dict[str, Any]
         entries = [sample for sample in shown if sample]
         if entries:
             note = f"{len(entries)} of {len(samples)} such images in the folder. Predictions of the seeds in order."
-            if (comparison.task or {}).get("name") == "segmentation":
-                note += " Truth, without attention, with attention (first seed); white does not count."
+            pictured = {"segmentation": "; white does not count", "detection": ""}
+            ending = pictured.get((comparison.task or {}).get("name", ""))
+            if ending is not None:
+                note += f" Truth, without attention, with attention (first seed){ending}."
             groups.append({"title": title, "note": note, "entries": entries})
     return groups
 

@@ -11,7 +11,8 @@ from torch import nn
 from ..backbones import backbone_info, note_backbone_
 from ..backbones.classifier_layers import named_classifiers, replace_layer_
 from ..errors import BackboneError
-from .model_output import main_output
+from .detectors import detector_parts
+from .model_output import is_detections, main_output
 from .notes import classes_of, note_classes_
 from .sites import resolve_input
 from .trace import trace
@@ -64,6 +65,8 @@ def find_head(
         BackboneError: no layer with parameters makes its output.
     """
     record = record or trace(model, resolve_input(model, input_size, example_input))
+    if is_detections(record.outputs):
+        return _detector_head(record)
     output = record.latest(main_output(record.outputs))
     before, reached = _reached(record, [output])
     below, _ = _reached(record, [key for layer in reached for key in record.steps[layer].inputs], through_layers=True)
@@ -95,9 +98,13 @@ def replace_head_(
         the paths of the new layers.
 
     Raises:
-        GraftError, BackboneError: as for `find_head`, or a layer of the head is no linear layer and no convolution.
+        GraftError, BackboneError: as for `find_head`, a layer of the head is no linear layer and no convolution, or the
+            network is a detector.
     """
-    layers = find_head(model, input_size=input_size, example_input=example_input).layers
+    record = trace(model, resolve_input(model, input_size, example_input))
+    if is_detections(record.outputs):
+        raise BackboneError(f"the heads of a detector are not replaced: create it anew for {outputs} classes.")
+    layers = find_head(model, record=record).layers
     if not layers:
         raise BackboneError(f"no layer of its own computes the output: give a model with {outputs} outputs.")
     for path in layers:
@@ -123,6 +130,17 @@ def renew_head_(model: nn.Module, classes: Sequence[str]) -> bool:
         note_backbone_(model, replace(info, num_classes=len(classes)))
     note_classes_(model, ())
     return True
+
+
+def _detector_head(record: Trace) -> Head:
+    """The heads of a detector and its neck, which is as new as they are on a trunk that was made for something else."""
+    parts = detector_parts(record)
+    if parts is None:
+        raise BackboneError(
+            "no module after the first one makes the boxes: expected a detector with a backbone and a head."
+        )
+    modules = (*parts.neck, *parts.heads)
+    return Head(modules, modules, frozenset(), ())
 
 
 def _reached(record: Trace, keys: Iterable[Key], *, through_layers: bool = False) -> tuple[set[Key], set[Key]]:

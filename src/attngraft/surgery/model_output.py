@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..errors import BackboneError
 
 MAIN_OUTPUTS = ("logits", "out", "output", "outputs", "pred", "preds", "prediction", "predictions")
+MOST_BOXES = 100  # of an image that are kept: as many as COCO's evaluation looks at
 
 
 def main_output(outputs: Any) -> Tensor:
@@ -19,6 +21,7 @@ def main_output(outputs: Any) -> Tensor:
     - Of a dict, a dataclass or a named tuple, such as the outputs of `transformers` and of torchvision's GoogLeNet and
       Inception in train mode, it is the tensor called as the first of `MAIN_OUTPUTS` that is there, or the only tensor.
     - Of another tuple or list it is the first entry, where that is a tensor.
+    - Of a detector it is what `packed_boxes` makes of its boxes.
 
     Auxiliary outputs beside it are left out.
 
@@ -31,6 +34,8 @@ def main_output(outputs: Any) -> Tensor:
     """
     if isinstance(outputs, Tensor):
         return outputs
+    if is_detections(outputs):
+        return packed_boxes(outputs)
     named = dict(_named(outputs))
     for name in MAIN_OUTPUTS:
         if isinstance(named.get(name), Tensor):
@@ -43,6 +48,29 @@ def main_output(outputs: Any) -> Tensor:
     raise BackboneError(
         f"the model returns {described(outputs)}: return one tensor, or call the main one '{MAIN_OUTPUTS[0]}'."
     )
+
+
+def is_detections(outputs: Any) -> bool:
+    """Whether a model returned boxes as torchvision's detectors do: for each image a dict of boxes, scores and labels."""
+    if not isinstance(outputs, (tuple, list)) or not outputs:
+        return False
+    return all(isinstance(one, Mapping) and {"boxes", "scores", "labels"} <= one.keys() for one in outputs)
+
+
+def packed_boxes(detections: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    """The best 100 boxes of each image as one tensor.
+
+    Returns:
+        (B, 100, 6) float32: x0 y0 x1 y1, score and label, best score first; zeros with the label -1 where there are fewer.
+    """
+    rows = []
+    for one in detections:
+        found = torch.cat([one["boxes"], one["scores"][:, None], one["labels"][:, None]], 1).float()
+        found = found[one["scores"].argsort(descending=True, stable=True)[:MOST_BOXES]]
+        missing = found.new_zeros(MOST_BOXES - len(found), 6)
+        missing[:, 5] = -1
+        rows.append(torch.cat([found, missing]))
+    return torch.stack(rows)
 
 
 def output_tensors(outputs: Any, nested: int = 4) -> list[Tensor]:

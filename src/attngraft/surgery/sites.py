@@ -16,6 +16,7 @@ from ..errors import GraftError, nearest
 from ..registry import Registry
 from .compiled import uncompiled
 from .copying import check_module
+from .detectors import detector_parts
 from .graft_paths import is_inside_graft
 from .logit_maps import logit_maps
 from .residual_sums import passed_over, residual_sums
@@ -48,7 +49,8 @@ def find_sites(
     Args:
         model: any CNN.
         where: "auto", "residual" (after each residual branch, before the sum), "stage" (last output at each
-            resolution), "pool" (before each downsampling), a module path, a glob (`*` stays within one name,
+            resolution; "stage:c3" at 1/8 of the side, up to "stage:c5", and "stage:c3-c5"), "pool" (before each
+            downsampling), "neck" (what the heads of a detector take), a module path, a glob (`*` stays within one name,
             `**` crosses dots), several of them joined with "+", or a sequence of them.
         input_size: (channels, height, width) of one image, or the side of a square; the backbone's own size where it is
             known, else (3, 224, 224).
@@ -181,8 +183,11 @@ def _pool(record: Trace, notes: list[str]) -> list[Site]:
 def _stage(record: Trace, notes: list[str]) -> list[Site]:
     positions = _logit_maps(record)
     logits = positions | record.logit_maps
+    detector = detector_parts(record)
     last: dict[tuple[int, ...], Call] = {}
     for unit in _trunk(record.root, positions):
+        if detector is not None and unit.end > detector.trunk_end:
+            continue
         if unit.shape is not None and unit.shape[2:].numel() > 1 and unit.result not in logits:
             last[_positions(record, unit)] = unit
     sites = []
@@ -193,6 +198,31 @@ def _stage(record: Trace, notes: list[str]) -> list[Site]:
             sites.append(site)
         else:
             notes.append(f"stage at {height}x{width} passed over: no module that runs once makes {unit.path}'s output")
+    return sites
+
+
+def _at_strides(exponents: Sequence[int]) -> Placement:
+    """The last outputs at 1/2**k of the side of the input."""
+
+    def place(record: Trace, notes: list[str]) -> list[Site]:
+        shape = record.root.source_shape
+        sides = {} if shape is None else {-(-shape[2] // 2**k): k for k in exponents}
+        return [site for site in _stage(record, notes) if site.height in sides]
+
+    return place
+
+
+def _neck(record: Trace, notes: list[str]) -> list[Site]:
+    detector = detector_parts(record)
+    if detector is None:
+        notes.append("the network puts out no boxes, so it has no neck")
+        return []
+    sites = []
+    for key in detector.handed_over:
+        _, _, height, width = record.shapes[key]
+        site = outermost(record, key, f"what the heads take at {height}x{width}") if height * width > 1 else None
+        if site is not None:
+            sites.append(site)
     return sites
 
 
@@ -212,6 +242,9 @@ PLACEMENTS.register("auto", _auto)
 PLACEMENTS.register("residual", _residual)
 PLACEMENTS.register("stage", _stage)
 PLACEMENTS.register("pool", _pool)
+PLACEMENTS.register("neck", _neck)
+for _name, _exponents in {"c2": (2,), "c3": (3,), "c4": (4,), "c5": (5,), "c3-c5": (3, 4, 5)}.items():
+    PLACEMENTS.register(f"stage:{_name}", _at_strides(_exponents))
 
 
 def _trunk(call: Call, logits: Collection[Key] = ()) -> Iterable[Call]:

@@ -20,6 +20,7 @@ from .contract import (
     pseudo_values,
     require,
 )
+from .detection import Detection
 from .model_task import describe_task, note_task_of_, task_from, task_of
 from .multilabel import MultiLabel
 from .regression import Regression
@@ -30,6 +31,7 @@ __all__ = [
     "Capability",
     "Classification",
     "Criterion",
+    "Detection",
     "LossOptions",
     "Metric",
     "MultiLabel",

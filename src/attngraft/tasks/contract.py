@@ -145,7 +145,8 @@ class Task(Protocol):
         name: key in the registry and in records.
         outputs: what the model's outputs are called: classes, labels or targets.
         reads: which targets it is trained on: "classification" (one class per image), "multilabel" (any number of
-            labels) or "regression" (numbers).
+            labels) or "regression" (numbers), "segmentation" (masks)
+            or "detection" (boxes).
         supports: what can be done besides training, comparing, predicting and reporting.
         metrics: by name; the first is the primary one.
     """
@@ -218,7 +219,7 @@ class Task(Protocol):
     def groups(self, rows: Rows) -> Array | None:
         """(N,) the output that each image belongs to, where effects can be shown group by group, as by class."""
 
-    def random_targets(self, batch_size: int) -> Tensor:
+    def random_targets(self, batch_size: int) -> Any:
         """Targets of a batch for dry runs, from torch's global generator."""
 
     def solve_head(self, features: Tensor, targets: Any, left_out: Folds, options: LossOptions) -> LinearHead:
@@ -241,11 +242,29 @@ class Calibrating(Protocol):
 
 
 @runtime_checkable
+class LossInModel(Protocol):
+    """A task whose models compute the loss themselves, as detectors do: in train mode they take images and targets."""
+
+    def random_targets(self, batch_size: int) -> Any: ...
+
+    def model_targets(self, targets: Any) -> Any:
+        """What a model takes beside the images, from the targets of a batch."""
+
+
+@runtime_checkable
 class Scoring(Protocol):
     """A task whose predictions are too large to keep: how well they fit their targets is kept instead."""
 
     def scored_rows(self, model: Forward, inputs: Tensor, targets: Any) -> dict[str, Array]:
         """What is kept of a batch (B, C, H, W) with its targets: arrays on the CPU whose first axis counts the images."""
+
+
+@runtime_checkable
+class BoxPicturing(Protocol):
+    """A task whose predictions are boxes in pictures."""
+
+    def pictured_boxes(self, rows: Rows, position: int) -> tuple[Array, Array]:
+        """Truth and prediction of an image: each (n, 5) x0 y0 x1 y1 in pixels of the input and the class."""
 
 
 @runtime_checkable
@@ -262,14 +281,18 @@ Forward = Callable[[Tensor], Tensor]  # images (B, C, H, W) -> the main output o
 class Criterion(Protocol):
     """The loss of a batch in training."""
 
-    def __call__(self, model: Forward, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """The mean loss over the images, differentiable, and the main output that it comes from."""
+    def __call__(self, model: Forward, inputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
+        """The mean loss over the images, differentiable, and the main output that it comes from.
+
+        A model that is called with targets too returns what it makes of both, whatever that is: detectors compute their
+        losses themselves, and then the loss stands for the main output.
+        """
 
     @property
     def is_scored(self) -> bool:
         """Whether the primary metric is a mean over images, so that it can be followed in training."""
 
-    def running(self, outputs: Tensor, targets: Tensor) -> float:
+    def running(self, outputs: Tensor, targets: Any) -> float:
         """The primary metric's scores summed over the batch; 0 where it is no mean over images."""
 
 

@@ -12,20 +12,24 @@ from torch import Tensor, nn
 from ..config import from_dict, to_dict
 from ..data.targets import Targets
 from ..errors import AttngraftError
+from ..surgery.model_output import main_output
 from ..tasks import LossOptions, Rows, Task, primary
-from ..tasks.contract import Scoring
+from ..tasks.contract import Forward, LossInModel, Scoring
 from .expect import expect
 
 FEATURES = 16
 
 
-def check_task(kind: type[Task], outputs: Sequence[str], targets: Targets, *, seed: int = 0) -> None:
+def check_task(
+    kind: type[Task], outputs: Sequence[str], targets: Targets, *, model: nn.Module | None = None, seed: int = 0
+) -> None:
     """Run the contract of a task, `attngraft.tasks.contract.Task`, on a class.
 
     Args:
         kind: a frozen dataclass that implements the contract.
         outputs: names of the model's outputs.
-        targets: of at least 8 images, as the data of this task bring them.
+        targets: of at least 8 images, as the data of this task bring them; boxes in images of 64 x 64.
+        model: for tasks whose models compute their loss themselves, one that takes images (B, 3, 64, 64).
         seed: of the network and the images that are predicted.
 
     Raises:
@@ -45,18 +49,29 @@ def check_task(kind: type[Task], outputs: Sequence[str], targets: Targets, *, se
     for key, metric in task.metrics.items():
         expect(metric.name == key, f"the metric under '{key}' calls itself '{metric.name}'")
     generator = torch.Generator().manual_seed(seed)
-    sides = targets.collate(range(len(targets))).shape[1:] if isinstance(task, Scoring) else ()
-    images = torch.randn(len(targets), FEATURES, *sides, generator=generator)
+    if isinstance(task, LossInModel):
+        expect(model is not None, f"{kind.__name__} learns from what its model returns: give a model")
+        shape: tuple[int, ...] = (3, 64, 64)
+    else:
+        sides = targets.collate(range(len(targets))).shape[1:] if isinstance(task, Scoring) else ()
+        shape = (FEATURES, *sides)
+    images = torch.randn(len(targets), *shape, generator=generator)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = nn.Conv2d(FEATURES, len(outputs), 1) if sides else nn.Linear(FEATURES, len(outputs))
-        _check_loss(task, model, images, targets)
-        rows = _check_rows(task, model, images, targets)
+        if model is None:
+            model = nn.Conv2d(FEATURES, len(outputs), 1) if len(shape) > 1 else nn.Linear(FEATURES, len(outputs))
+        _check_loss(task, model.train(), images, targets)
+        forward = _main(model.eval())
+        rows = _check_rows(task, forward, images, targets)
     _check_metrics(task, rows)
-    _check_words(task, rows, _predicted(task, model, images))
-    _check_refusals(task, model, images)
+    _check_words(task, rows, _predicted(task, forward, images))
+    _check_refusals(task, forward, images)
     for tuned in (task.tuned(None), task.tuned(lambda: rows)):
         expect(type(tuned) is type(task), f"tuned returns a {type(tuned).__name__}")
+
+
+def _main(model: nn.Module) -> Forward:
+    return lambda images: main_output(model(images))
 
 
 def _check_loss(task: Task, model: nn.Module, images: Tensor, targets: Targets) -> None:
@@ -69,11 +84,12 @@ def _check_loss(task: Task, model: nn.Module, images: Tensor, targets: Targets) 
     expect(all(g is not None and bool(torch.isfinite(g).all()) for g in gradients), "the loss has no finite gradient")
     halves = (slice(0, count // 2), slice(count // 2, count))
     parts = [criterion(model, images[h], wanted[h])[0].item() * len(images[h]) / count for h in halves]
-    expect(np.isclose(sum(parts), loss.item(), rtol=0.0001), "the loss of a batch is not the mean over its images")
+    is_mean = isinstance(task, LossInModel) or np.isclose(sum(parts), loss.item(), rtol=0.0001)
+    expect(bool(is_mean), "the loss of a batch is not the mean over its images")
     random = task.random_targets(count)
     expect(bool(torch.isfinite(criterion(model, images, random)[0])), "random_targets do not fit the loss")
     if criterion.is_scored:
-        rows = {**_rows(task, model, images, targets), **task.target_rows(targets)}
+        rows = {**_rows(task, _main(model), images, targets), **task.target_rows(targets)}
         mean = criterion.running(outputs.detach(), wanted) / count
         value = primary(task).value(rows)
         expect(
@@ -81,7 +97,7 @@ def _check_loss(task: Task, model: nn.Module, images: Tensor, targets: Targets) 
         )
 
 
-def _check_rows(task: Task, model: nn.Module, images: Tensor, targets: Targets) -> Rows:
+def _check_rows(task: Task, model: Forward, images: Tensor, targets: Targets) -> Rows:
     predicted, known = _rows(task, model, images, targets), task.target_rows(targets)
     expect(not predicted.keys() & known.keys(), f"rows and target_rows both have {predicted.keys() & known.keys()}")
     rows = {**predicted, **known}
@@ -92,7 +108,7 @@ def _check_rows(task: Task, model: nn.Module, images: Tensor, targets: Targets) 
     return rows
 
 
-def _rows(task: Task, model: nn.Module, images: Tensor, targets: Targets) -> Rows:
+def _rows(task: Task, model: Forward, images: Tensor, targets: Targets) -> Rows:
     """What evaluation keeps."""
     if not isinstance(task, Scoring):
         return _predicted(task, model, images)
@@ -100,7 +116,7 @@ def _rows(task: Task, model: nn.Module, images: Tensor, targets: Targets) -> Row
         return task.scored_rows(model, images, targets.collate(range(len(targets))))
 
 
-def _predicted(task: Task, model: nn.Module, images: Tensor) -> Rows:
+def _predicted(task: Task, model: Forward, images: Tensor) -> Rows:
     with torch.no_grad():
         return task.rows(model, images)
 
@@ -129,7 +145,7 @@ def _check_words(task: Task, rows: Rows, predicted: Rows) -> None:
     expect(groups is None or groups.shape == (count,), "groups are no entry per image")
 
 
-def _check_refusals(task: Task, model: nn.Module, images: Tensor) -> None:
+def _check_refusals(task: Task, model: Forward, images: Tensor) -> None:
     task.check(model(images[:2]))
     try:
         task.check(torch.zeros(2, len(task.outputs) + 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +58,8 @@ class Accumulator:
     def accumulate(self, batch: Batch, at: Position, parts: int) -> StepNumbers:
         """Add the gradient of the mean loss over a batch to the parameters' gradients, and update the buffers.
 
-        The losses of the parts are weighted by their numbers of images. The buffers (BatchNorm's statistics) end at the
+        The losses of the parts are weighted by their numbers of images; how well that adds up to the loss of the batch is up
+        to networks that compute it themselves. The buffers (BatchNorm's statistics) end at the
         weighted mean of what each part alone would make of them. There is no backward pass after a loss that is not finite,
         unless other processes take part in it.
 
@@ -98,22 +100,24 @@ class Accumulator:
         """Copies of the buffers, for `put_back`."""
         return [buffer.clone() for buffer in self.model.buffers()]
 
-    def _loss(self, part: Batch, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def _loss(self, part: Batch, targets: Any) -> tuple[Tensor, Tensor]:
         """The loss of a part, and the main output that it comes from."""
         loss, outputs = self.context.criterion(self._forward, part.images, targets)
         extra = self.context.extra_loss
         added = extra.loss(part, part.images, outputs) if extra is not None else None
         return (loss if added is None else loss + added), outputs
 
-    def _forward(self, images: Tensor) -> Tensor:
+    def _forward(self, images: Tensor, *targets: Any) -> Any:
+        """The main output, or whatever the network makes of images and targets together."""
         with self.context.precision.autocast(self.context.device):
-            return main_output(self.network(images))
+            outputs = self.network(images, *targets)
+            return outputs if targets else main_output(outputs)
 
     def _seed(self, at: Position, part: int) -> int:
         numbers = (self.context.seed, at.global_step, self.context.world.rank)
         return hash64("step", *numbers) if part == 0 else hash64("step", *numbers, part)
 
-    def _inputs(self, batch: Batch, at: Position) -> tuple[Tensor, Tensor]:
+    def _inputs(self, batch: Batch, at: Position) -> tuple[Tensor, Any]:
         recipe, device = self.context.recipe, self.context.device
         images = batch.images.to(device, memory_format=self.context.precision.memory_format, non_blocking=True)
         labels = batch.targets.to(device, non_blocking=True)

@@ -219,7 +219,7 @@ def _choose_precision(model: nn.Module, context: RunContext) -> Precision:
     if not context.recipe.phases:
         return Precision()  # no step is taken that would have to be fast
     spec, batch_size = context.preprocessing.input, context.recipe.batch_size
-    return choose_precision(model, spec=spec, batch_size=batch_size, device=context.device)
+    return choose_precision(model, spec=spec, batch_size=batch_size, device=context.device, task=context.task)
 
 
 def describe_run(

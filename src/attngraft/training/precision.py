@@ -6,7 +6,7 @@ import contextlib
 import math
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +18,9 @@ from ..config import InputSpec
 from ..errors import ConfigError, TrainingError, nearest
 from ..surgery import copy_model
 from ..surgery.model_output import main_output
+from ..tasks import Task
+from ..tasks.contract import LossInModel
+from ..tasks.detection import summed_losses
 from .oom import Portions, is_out_of_memory
 
 TIMED = 16  # images at most: as many as tell
@@ -54,6 +57,27 @@ class Precision:
 CANDIDATES = (Precision(), Precision("fp32", "channels_last"), Precision("bf16", "channels_last"))
 
 
+TrialLoss = Callable[[nn.Module, torch.Tensor], torch.Tensor]
+
+
+def _squares(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    """A loss that any network has: the mean square of its main output."""
+    return main_output(model(images)).float().square().mean()
+
+
+def _trial_of(task: Task | None) -> tuple[TrialLoss, Sequence[Precision]]:
+    """What a step minimises, and in which formats: detectors have losses of their own, written for single precision."""
+    if not isinstance(task, LossInModel):
+        return _squares, CANDIDATES
+
+    def own(model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        targets = task.model_targets(task.random_targets(len(images)).to(images.device))
+        of_first_class = [{**one, "labels": one["labels"].clamp(max=0)} for one in targets]  # a template has few
+        return summed_losses(model(images, of_first_class))
+
+    return own, CANDIDATES[:2]
+
+
 def parse_precision(text: str) -> Precision | None:
     """Read "auto" (None), "fp32", "bf16" or one of them with "+contiguous" or "+channels_last".
 
@@ -67,27 +91,42 @@ def parse_precision(text: str) -> Precision | None:
     return known[text]
 
 
-def choose_precision(model: nn.Module, *, spec: InputSpec, batch_size: int, device: torch.device) -> Precision:
+def choose_precision(
+    model: nn.Module,
+    *,
+    spec: InputSpec,
+    batch_size: int,
+    device: torch.device,
+    task: Task | None = None,
+) -> Precision:
     """Time a few training steps of a copy of the model in each candidate and take the fastest.
 
     On fewer images where memory does not suffice for as many as usual.
+
+    Args:
+        model: to be trained.
+        spec: of its images.
+        batch_size: of the training.
+        device: to train on.
+        task: of the training, where its models compute their loss themselves.
     """
+    loss, candidates = _trial_of(task)
     count = min(batch_size, TIMED)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         return Portions().do(
-            lambda most: _fastest(model, torch.rand(most, *spec.shape, device=device)),
+            lambda most: _fastest(model, torch.rand(most, *spec.shape, device=device), loss, candidates),
             count,
             "the timing of number formats",
         )
 
 
-def _fastest(model: nn.Module, batch: torch.Tensor) -> Precision:
-    best, best_time = CANDIDATES[0], float("inf")
-    for candidate in CANDIDATES:
+def _fastest(model: nn.Module, batch: torch.Tensor, loss: TrialLoss, candidates: Sequence[Precision]) -> Precision:
+    best, best_time = candidates[0], float("inf")
+    for candidate in candidates:
         try:
-            elapsed = _time_step(_stepper(model, batch, candidate), hopeless=HOPELESS * best_time)
+            elapsed = _time_step(_stepper(model, batch, candidate, loss), hopeless=HOPELESS * best_time)
         except (RuntimeError, ValueError) as error:  # ValueError: BatchNorm on a single value per channel
-            if candidate == CANDIDATES[0]:
+            if candidate == candidates[0]:
                 if is_out_of_memory(error):
                     raise
                 reason = " ".join(str(error).split())[:200]
@@ -101,18 +140,28 @@ def _fastest(model: nn.Module, batch: torch.Tensor) -> Precision:
     return best
 
 
-def warm_up(model: nn.Module, precision: Precision, *, spec: InputSpec, batch_size: int, device: torch.device) -> None:
+def warm_up(
+    model: nn.Module,
+    precision: Precision,
+    *,
+    spec: InputSpec,
+    batch_size: int,
+    device: torch.device,
+    task: Task | None = None,
+) -> None:
     """Take a step with a copy of the model, so that the first run that is timed does not pay for a cold start."""
+
+    loss, _ = _trial_of(task)
 
     def step(most: int) -> None:
         batch = torch.rand(most, *spec.shape, device=device)
-        _time_step(_stepper(model, batch, precision), repeats=1)
+        _time_step(_stepper(model, batch, precision, loss), repeats=1)
 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         Portions().do(step, min(batch_size, TIMED), "a first step")
 
 
-def _stepper(model: nn.Module, batch: torch.Tensor, precision: Precision) -> Callable[[], None]:
+def _stepper(model: nn.Module, batch: torch.Tensor, precision: Precision, loss: TrialLoss) -> Callable[[], None]:
     """A function that runs one forward and backward pass of a copy of the model."""
     device = batch.device
     trial = copy_model(model).to(device).to(memory_format=precision.memory_format).train()
@@ -122,8 +171,8 @@ def _stepper(model: nn.Module, batch: torch.Tensor, precision: Precision) -> Cal
 
     def step() -> None:
         with precision.autocast(device):
-            outputs = main_output(trial(images))
-        outputs.float().square().mean().backward()
+            value = loss(trial, images)
+        value.backward()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

@@ -7,6 +7,8 @@ from importlib.util import find_spec
 import torch
 from torch import Tensor, nn
 
+from ..backbones import backbone_info
+from ..backbones.detection_models import why_not_trained
 from ..config import InputSpec
 from ..data import Dataset, class_changes
 from ..errors import BackboneError, ConfigError, DataError, GraftError
@@ -17,9 +19,11 @@ from ..surgery.input_errors import refused_images
 from ..surgery.meta_twin import outputs_in_train_mode, unchanged_rng
 from ..surgery.model_output import MAIN_OUTPUTS, main_output
 from ..surgery.sites import resolve_input
-from ..surgery.trace import trace
+from ..surgery.trace import TRACE_BATCH, trace
 from ..surgery.trace_record import Trace
 from ..tasks import require
+from ..tasks.contract import LossInModel
+from ..tasks.detection import summed_losses
 from .evaluate import in_eval_mode, run_on_images
 from .phases import Anatomy, dissect, parameter_groups, trainable_names
 from .run_context import RunContext
@@ -84,6 +88,9 @@ def check_outputs(model: nn.Module, context: RunContext) -> Trace:
     outputs = _evaluated(model, spec)
     context.task.check(outputs)
     example = resolve_input(model, spec.shape, None)
+    if isinstance(context.task, LossInModel):
+        _check_losses(model, context.task, context)
+        return trace(model, example)
     try:
         trained = outputs_in_train_mode(model, example)
         context.task.check(main_output(trained))
@@ -103,6 +110,31 @@ def check_outputs(model: nn.Module, context: RunContext) -> Trace:
     if not isinstance(trained, Tensor):
         _check_same_head(model, example, record)
     return record
+
+
+def _check_losses(model: nn.Module, task: LossInModel, context: RunContext) -> None:
+    """Raise where a model that computes its loss itself does not, or is for other classes or images."""
+    refused = why_not_trained(model)
+    if refused:
+        raise BackboneError(refused)
+    info, classes = backbone_info(model), context.dataset.classes
+    if info is not None and info.num_classes != len(classes):
+        raise DataError(
+            f"the model is for {info.num_classes} classes and the data have {len(classes)}: create it with "
+            f"num_classes={len(classes)}."
+        )
+    changes = class_changes(classes_of(model), classes) if len(classes_of(model)) == len(classes) else ""
+    if changes:
+        raise DataError(f"the model is for other classes than those of {context.dataset.name} ({changes}).")
+    spec = context.preprocessing.input
+    with unchanged_rng(model):
+        images = torch.rand(TRACE_BATCH, *spec.shape)
+        targets = task.model_targets(context.task.random_targets(TRACE_BATCH))
+    try:
+        loss = summed_losses(outputs_in_train_mode(model, (images, targets)))
+    except GraftError as error:
+        raise DataError(refused_images(model, spec, error.__cause__ or error, ADVICE, " in train mode")) from error
+    _check_differentiable(model, loss)
 
 
 def _check_differentiable(model: nn.Module, outputs: Tensor) -> None:

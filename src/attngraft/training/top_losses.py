@@ -15,9 +15,9 @@ from torch import Tensor
 from ..checksums import read_sealed_json, write_sealed_json
 from ..config import Preprocessing, from_dict, to_dict
 from ..data import ImageSet, rgb_preview
-from ..data.overlays import painted_masks
+from ..data.overlays import drawn_boxes, painted_masks
 from ..errors import ConfigError, RunError
-from ..tasks.contract import Picturing
+from ..tasks.contract import BoxPicturing, Picturing
 from .evaluate import Evaluation
 
 TOP_LOSSES_FILE = "top_losses.json"
@@ -93,6 +93,8 @@ def top_losses(
         image = _small(images.image(position))
         if isinstance(task, Picturing) and preprocessing is not None:
             image = painted_masks(images.image(position), task.pictures(rows, position), preprocessing, SIDE)
+        elif isinstance(task, BoxPicturing) and preprocessing is not None:
+            image = drawn_boxes(images.image(position), task.pictured_boxes(rows, position), preprocessing, SIDE)
         found.append(
             TopLoss(evaluation.ids[position], losses[position], true, predicted, probability, _in_base64(image))
         )
