@@ -189,7 +189,7 @@ def _samples(run_dir: Path, comparison: ComparisonRecord) -> list[dict[str, Any]
             ending = pictured.get((comparison.task or {}).get("name", ""))
             if ending is not None:
                 note += f" Truth, without attention, with attention (first seed){ending}."
-            groups.append({"title": title, "note": note, "entries": entries})
+            groups.append({"title": title, "note": note, "entries": entries, "is_in_rows": ending is not None})
     return groups
 
 

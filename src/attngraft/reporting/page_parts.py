@@ -18,6 +18,7 @@ from .tables import Table
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 MOST_LISTED = 10
 # control characters, and those that turn the direction of all that follows: a name can hold them, a page may not
@@ -168,4 +169,10 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["short"] = shortened
+    environment.filters["parts"] = _in_parts
     return environment
+
+
+def _in_parts(html: Markup) -> Markup:
+    """Escaped HTML in which names of variants break between their parts, before they break within a word."""
+    return type(html)(re.sub(r"([@:,=+])(?=\S)", r"\1<wbr>", str(html)))  # joining parts of Markup would escape them
