@@ -61,7 +61,7 @@ class Detection:
         if highest >= len(self.outputs):
             raise DataError(
                 f"the model finds objects of class {highest} and the data have {len(self.outputs)} classes, from 0 on: create it "
-                f" with num_classes={len(self.outputs)}."
+                f"with num_classes={len(self.outputs)}."
             )
 
     def criterion(self, targets: Any, options: LossOptions) -> Criterion:
