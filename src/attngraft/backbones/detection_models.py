@@ -13,7 +13,7 @@ from ..errors import BackboneError, first_line, nearest
 from . import timm_models
 from .channels import adapt_input_
 from .metadata import BackboneInfo, backbone_info, note_backbone_
-from .published_weights import is_in_torch_cache, require_network
+from .published_weights import is_in_torch_cache, load_trunk_, require_network
 
 TORCHVISION = "torchvision:"
 FAMILIES = ("fasterrcnn_", "fcos_", "keypointrcnn_", "maskrcnn_", "retinanet_", "ssd")  # of torchvision
@@ -54,7 +54,7 @@ def _create_on_timm(spec: str, classes: int, pretrained: bool, channels: int) ->
     assert info is not None
     body, widths = _trunk(trunk, spec)
     if pretrained:
-        _load_trunk_(body, published, spec)
+        load_trunk_(body, published, spec)
     preprocessing = replace(info.preprocessing, image_size=SIZE, resize="pad")
     from .detector_parts import GivenImages
 
@@ -82,23 +82,6 @@ def _trunk(name: str, spec: str) -> tuple[nn.Module, list[int]]:
         reason = "it has no maps at strides 8, 16 and 32" if isinstance(error, KeyError) else first_line(error)
         raise BackboneError(f"'{spec}' cannot be built ({reason}): choose a convolutional network of timm.") from error
     return body, list(body.feature_info.channels())
-
-
-def _load_trunk_(body: nn.Module, published: nn.Module, spec: str) -> None:
-    """Copy the weights of a classifier; timm writes some names in a trunk with "_" for "."."""
-    have = {name.replace("_", "."): value for name, value in published.state_dict().items()}
-    wanted = body.state_dict()
-    missing = [
-        name
-        for name, value in wanted.items()
-        if (given := have.get(name.replace("_", "."))) is None or given.shape != value.shape
-    ]
-    if missing:
-        raise BackboneError(
-            f"the published weights of the trunk of '{spec}' do not fit it ({missing[0]}): start without (--no-pretrained, "
-            "pretrained=False), or choose another trunk."
-        )
-    body.load_state_dict({name: have[name.replace("_", ".")] for name in wanted})
 
 
 def _fcos(body: nn.Module, widths: list[int], classes: int) -> nn.Module:

@@ -65,6 +65,27 @@ def load_by_order_(model: nn.Module, path: Path) -> None:
     model.load_state_dict(dict(zip(target, source.values(), strict=True)))
 
 
+def load_trunk_(body: nn.Module, published: nn.Module, spec: str) -> None:
+    """Copy the weights of a classifier into a trunk of the same network; timm writes some names there with "_" for ".".
+
+    Raises:
+        BackboneError: they do not fit.
+    """
+    have = {name.replace("_", "."): value for name, value in published.state_dict().items()}
+    wanted = body.state_dict()
+    missing = [
+        name
+        for name, value in wanted.items()
+        if (given := have.get(name.replace("_", "."))) is None or given.shape != value.shape
+    ]
+    if missing:
+        raise BackboneError(
+            f"the published weights of the trunk of '{spec}' do not fit it ({missing[0]}): start without (--no-pretrained, "
+            "pretrained=False), or choose another trunk."
+        )
+    body.load_state_dict({name: have[name.replace("_", ".")] for name in wanted})
+
+
 def is_in_torch_cache(url: str) -> bool:
     """Whether `torch.hub` has downloaded the file behind url before."""
     return (Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]).is_file()

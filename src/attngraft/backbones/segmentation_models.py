@@ -12,7 +12,7 @@ from ..errors import BackboneError, first_line, nearest
 from . import timm_models
 from .channels import adapt_input_
 from .metadata import BackboneInfo, backbone_info, note_backbone_
-from .published_weights import is_in_torch_cache, require_network
+from .published_weights import is_in_torch_cache, load_trunk_, require_network
 
 PREFIX = "smp:"
 TORCHVISION = "torchvision:"
@@ -56,7 +56,7 @@ def _create_smp(spec: str, classes: int, pretrained: bool, channels: int) -> nn.
     weights: Any = "imagenet" if pretrained and not is_timm else None
     try:
         build: Any = getattr(smp, known[architecture.lower()])
-        model: nn.Module = build(**options, encoder_weights=weights, in_channels=3, classes=classes)
+        model: Any = build(**options, encoder_weights=weights, in_channels=3, classes=classes)
     except Exception as error:
         raise BackboneError(f"segmentation-models-pytorch could not create '{spec}': {first_line(error)}") from error
     preprocessing, told = Preprocessing(image_size=SIZE), "its ImageNet weights" if weights else BackboneInfo.weights
@@ -66,23 +66,10 @@ def _create_smp(spec: str, classes: int, pretrained: bool, channels: int) -> nn.
         assert info is not None
         preprocessing = info.preprocessing
         if pretrained:
-            _load_trunk_(model, published, spec)
+            load_trunk_(model.encoder.model, published, spec)
             told = f"encoder: {info.weights}"
     adapt_input_(model, channels)
     return _noted(model, spec, classes, preprocessing, channels, pretrained, told)
-
-
-def _load_trunk_(model: Any, published: nn.Module, spec: str) -> None:
-    """Copy the weights of a classifier's trunk into the encoder that was made of the same network."""
-    trunk: nn.Module = model.encoder.model
-    have, wanted = published.state_dict(), trunk.state_dict()
-    missing = [name for name, value in wanted.items() if name not in have or have[name].shape != value.shape]
-    if missing:
-        raise BackboneError(
-            f"the published weights of the encoder of '{spec}' do not fit it ({missing[0]}): start without (--no-pretrained, "
-            "pretrained=False), or choose another encoder."
-        )
-    trunk.load_state_dict({name: have[name] for name in wanted})
 
 
 def _create_torchvision(spec: str, classes: int, pretrained: bool, channels: int) -> nn.Module:
