@@ -26,6 +26,7 @@ if TYPE_CHECKING:  # what `_PACKAGES` says, for type checkers and editors
     from .comparison.power_analysis import power
     from .continual import adapt, iterate
     from .data import load_data as load_data
+    from .deployment.detect import detect
     from .deployment.predict import predict
     from .deployment.segment import segment
     from .explanation.decouple import decouple
@@ -65,6 +66,7 @@ __all__ = [
     "create_backbone",
     "decouple",
     "describe",
+    "detect",
     "explain",
     "find_sites",
     "fit",
@@ -97,7 +99,7 @@ _PACKAGES = {  # package -> what comes from it
     ),
     "continual": ("adapt", "iterate"),
     "data": ("load_data",),
-    "deployment": ("predict", "segment"),
+    "deployment": ("detect", "predict", "segment"),
     "explanation": ("decouple", "explain", "fold", "gates"),
     "kernels": (),
     "reporting": ("report",),

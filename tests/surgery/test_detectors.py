@@ -45,7 +45,7 @@ def test_boxes_before_and_after_grafting_are_equal_bit_for_bit(spec: str, attent
 
 @pytest.mark.parametrize("spec", SPECS[:3])
 def test_a_graft_in_the_neck_or_the_trunk_learns(spec: str) -> None:
-    model = ag.graft(detector(spec), "gc", where="stage:c3-c5+neck", input_size=64).train()
+    model = ag.graft(detector(spec), "gc", where="stage-c3-c5+neck", input_size=64).train()
     targets = [{"boxes": torch.tensor([[4.0, 4.0, 40.0, 40.0]]), "labels": torch.tensor([1])}] * 2
     sum(model(torch.randn(2, 3, 64, 64), targets).values()).backward()
     grafts = [parameter for name, parameter in model.named_parameters() if ".graft." in name]
@@ -57,8 +57,8 @@ def test_places_in_the_parts_of_a_detector() -> None:
     model = small_detector(4).eval()
     assert paths(model, "neck") == ["backbone.fpn.layer_blocks.1.0", "backbone.fpn.layer_blocks.0.0"]
     assert paths(model, "stage") == ["backbone.body.stem.2", "backbone.body.middle.2", "backbone.body.last.2"]
-    assert paths(model, "stage:c2") == ["backbone.body.middle.2"]
-    assert paths(model, "stage:c2+stage:c3") == ["backbone.body.middle.2", "backbone.body.last.2"]
+    assert paths(model, "stage-c2") == ["backbone.body.middle.2"]
+    assert paths(model, "stage-c2+stage-c3") == ["backbone.body.middle.2", "backbone.body.last.2"]
     with pytest.raises(GraftError, match="head: its output is not one"):
         paths(model, "head")
     with pytest.raises(GraftError, match="runs 3 times"):
@@ -69,7 +69,7 @@ def test_places_in_the_parts_of_a_detector() -> None:
 
 def test_strides_are_places_of_classifiers_too() -> None:
     model = ag.create_backbone("timm:resnet18", pretrained=False)
-    assert paths(model, "stage:c3-c5", 224) == ["layer2.1", "layer3.1", "layer4.1"]
+    assert paths(model, "stage-c3-c5", 224) == ["layer2.1", "layer3.1", "layer4.1"]
 
 
 def test_neck_and_heads_train_as_the_head_and_the_trunk_in_stages() -> None:

@@ -194,6 +194,14 @@ def test_training_finds_blocks(tmp_path: Path) -> None:
     assert result.evaluation.value("ap50") > 0.3
 
 
+def test_a_detector_has_no_phase_for_the_head_alone(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"preprocessing": PREPROCESSING, "recipe": "full", "epochs": 1, "batch_size": 8}
+    run_fit(small_detector(3), blocks(train=8, test=8), tmp_path, **options)
+    recipe = read_plain(tmp_path / "run.json")["recipe"]
+    assert [phase["name"] for phase in recipe["phases"]] == ["all"]
+    assert recipe["head"] == "train"
+
+
 def make(num_classes: int) -> nn.Module:
     """A network for `compare`."""
     return small_detector(num_classes)

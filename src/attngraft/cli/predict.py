@@ -53,9 +53,25 @@ def run(
         int | None,
         option("With --masks: cut images with a longer side into overlapping tiles of so many pixels.", "PIXELS"),
     ] = None,
+    boxes: Annotated[
+        Path | None,
+        option(
+            "Of a detector: write the objects of all images into this new .json (COCO's results) or .csv file.", "FILE"
+        ),
+    ] = None,
+    score: Annotated[
+        float | None, option("With --boxes: leave out objects with a lower score; 0.05 by default.")
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
-    """Predict images: classes, labels, numbers or masks, and the accuracy where labels are given."""
+    """Predict images: classes, labels, numbers, masks or boxes, and the accuracy where labels are given."""
+    if boxes is not None:
+        least = {} if score is None else {"least_score": score}
+        usual = {"batch_size": batch_size, "skip_broken": skip_broken, "device": device, "precision": precision}
+        _write_boxes(boxes, model, images, **usual, **least)
+        return
+    if score is not None:
+        raise ConfigError("--score is for --boxes FILE: give both, or neither.")
     if masks is not None:
         _write_masks(masks, model, images, tile=tile, batch_size=batch_size, skip_broken=skip_broken, device=device)
         return
@@ -121,7 +137,33 @@ def _write_masks(folder: Path, model: Path, images: list[Path], **options: Any) 
         say_error(f"skipped {printable(path)}: {reason}")
 
 
-def _target(out: str | None, as_json: bool) -> tuple[Path | None, str]:
+def _write_boxes(file: Path, model: Path, images: list[Path], **options: Any) -> None:
+    """Write the objects that a detector finds.
+
+    Raises:
+        ConfigError: a file of another kind.
+        RunError: there is such a file.
+    """
+    from ..data import printable
+    from ..deployment import detect
+    from ..deployment.detect import to_coco, to_csv
+    from ..surgery import load
+    from ..tasks import task_of
+
+    target, kind = _target(str(file), False, "--boxes")
+    if target is None:
+        raise ConfigError(f"--boxes is '{file}': expected the name of a .csv or .json file.")
+    skipped: list[tuple[str, str]] = []
+    network = load(model)
+    found = list(detect(network, images, skipped=skipped, **options))
+    _write(target, to_csv(found) if kind == "csv" else to_coco(found, task_of(network).outputs))
+    count = counted(sum(len(one.scores) for one in found), "object")
+    say(f"{count} in {counted(len(found), 'image')}: {target}")
+    for path, reason in skipped:
+        say_error(f"skipped {printable(path)}: {reason}")
+
+
+def _target(out: str | None, as_json: bool, name: str = "--out") -> tuple[Path | None, str]:
     """The file to write, if any, and the format.
 
     Raises:
@@ -133,7 +175,7 @@ def _target(out: str | None, as_json: bool) -> tuple[Path | None, str]:
     file = Path(out).expanduser()
     kind = file.suffix.lower().lstrip(".")
     if kind not in FORMATS:
-        raise ConfigError(f"--out is '{out}': expected the name of a .csv or .json file, or csv or json to print it.")
+        raise ConfigError(f"{name} is '{out}': expected the name of a .csv or .json file, or csv or json to print it.")
     if os.path.lexists(file):
         raise RunError(f"{file} is there already, and nothing is overwritten: choose another name, or remove it.")
     place = next(folder for folder in file.absolute().parents if os.path.lexists(folder))

@@ -23,7 +23,7 @@ from ..data.model_inputs import check_there
 from ..data.sources import mirrorable
 from ..data.targets import ClassLabels
 from ..data_frames import data_frame
-from ..errors import DataError, counted
+from ..errors import ConfigError, DataError, counted
 from ..files import to_json
 from ..settings import MachineSettings
 from ..surgery import check_live, load
@@ -169,6 +169,8 @@ def predict(
             Precision() if isinstance(run_or_model, nn.Module) else precision_of(Path(run_or_model).expanduser(), where)
         )
     task = task_of(model)
+    if task.reads == "detection":
+        raise ConfigError("the model finds boxes: ask for them (--boxes FILE, in Python attngraft.detect).")
     if tta:
         require(task, "tta", "tta")
     is_mirrored = tta and _may_mirror(run_or_model, images)

@@ -49,7 +49,7 @@ def find_sites(
     Args:
         model: any CNN.
         where: "auto", "residual" (after each residual branch, before the sum), "stage" (last output at each
-            resolution; "stage:c3" at 1/8 of the side, up to "stage:c5", and "stage:c3-c5"), "pool" (before each
+            resolution; "stage-c3" at 1/8 of the side, up to "stage-c5", and "stage-c3-c5"), "pool" (before each
             downsampling), "neck" (what the heads of a detector take), a module path, a glob (`*` stays within one name,
             `**` crosses dots), several of them joined with "+", or a sequence of them.
         input_size: (channels, height, width) of one image, or the side of a square; the backbone's own size where it is
@@ -244,7 +244,7 @@ PLACEMENTS.register("stage", _stage)
 PLACEMENTS.register("pool", _pool)
 PLACEMENTS.register("neck", _neck)
 for _name, _exponents in {"c2": (2,), "c3": (3,), "c4": (4,), "c5": (5,), "c3-c5": (3, 4, 5)}.items():
-    PLACEMENTS.register(f"stage:{_name}", _at_strides(_exponents))
+    PLACEMENTS.register(f"stage-{_name}", _at_strides(_exponents))
 
 
 def _trunk(call: Call, logits: Collection[Key] = ()) -> Iterable[Call]:

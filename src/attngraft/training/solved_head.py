@@ -20,7 +20,7 @@ from ..settings.recipe import Recipe, with_found_lr, with_head_phase
 from ..surgery import classes_of, uncompiled
 from ..surgery.model_output import main_output
 from ..tasks import LossOptions, Rows
-from ..tasks.contract import Forward
+from ..tasks.contract import Forward, LossInModel
 from .evaluate import Evaluation, EvaluationContext, in_eval_mode, in_order, over_images
 from .run_context import RunContext
 
@@ -72,7 +72,8 @@ def solvable_layer(model: nn.Module, layers: Sequence[str], example: Tensor) -> 
 def settle_head(model: nn.Module, context: RunContext, begun: Recipe | None) -> Recipe:
     """What a recipe that solves the head comes to for a model and a task.
 
-    A head that was trained for the same outputs before is kept; one that cannot be solved gets a phase of its own.
+    A head that was trained for the same outputs before is kept; one that cannot be solved gets a phase of its own, but for
+    detectors: at the rate of such a phase their new heads can end up at a constant, and learn nothing more.
 
     Args:
         model: before training.
@@ -85,7 +86,7 @@ def settle_head(model: nn.Module, context: RunContext, begun: Recipe | None) -> 
         return begun
     if recipe.head != "solve":
         return recipe
-    if recipe.phases and classes_of(model) == context.task.outputs:
+    if recipe.phases and (classes_of(model) == context.task.outputs or isinstance(context.task, LossInModel)):
         return kept
     example = torch.zeros(1, *context.preprocessing.input.shape, device=next(model.parameters()).device)
     assert context.anatomy is not None
