@@ -105,7 +105,7 @@ def test_average_precision_of_two_images_by_hand() -> None:
     assert summary["per_class"][1] == {"class": "dog", "ap": 0.0, "objects": 1, "images": 1}
     assert summary["ap_large"] is None
     assert image_costs(rows) == pytest.approx([(0.1**2 + 1 + 0.4**2) / 2, 0.4**2 + 0.8**2], abs=1e-6)
-    assert TASK.caption(rows, 0) == ("2 cat", "1 cat, 1 dog")
+    assert TASK.caption(rows, 0) == ("cat (2)", "cat, dog")
 
 
 def test_boxes_are_in_pixels_of_the_file() -> None:

@@ -48,7 +48,8 @@ class DataSettings:
     )
     task: str | None = setting(
         None,
-        "classification, multilabel or regression for a CSV file, segmentation for masks; by the data where not given.",
+        "classification, multilabel or regression for a CSV file, segmentation for masks, detection for boxes; by the data "
+        "where not given.",
         flag=True,
         metavar="NAME",
     )

@@ -138,10 +138,11 @@ class Detection:
         return self._counted(said[said >= 0]), self._counted(true)
 
     def _counted(self, labels: Array) -> str:
-        """For example "2 cat, 1 dog"."""
+        """For example "cat (2), dog"."""
         counts = np.bincount(labels.astype(np.int64), minlength=len(self.outputs))
         order = [k for k in np.argsort(-counts, kind="stable")[:3] if counts[k]]
-        return ", ".join(f"{counts[k]} {self.outputs[k]}" for k in order) or "no object"
+        named = (f"{self.outputs[k]} ({counts[k]})" if counts[k] > 1 else self.outputs[k] for k in order)
+        return ", ".join(named) or "no object"
 
     def pictured_boxes(self, rows: Rows, position: int) -> tuple[Array, Array]:
         """Truth and prediction of an image: each (n, 5) x0 y0 x1 y1 in pixels of the input and the label."""
