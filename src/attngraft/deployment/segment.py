@@ -27,6 +27,7 @@ from ..errors import ConfigError
 from ..settings import MachineSettings
 from ..surgery import check_live, load, main_output
 from ..tasks import task_of
+from ..tasks.segmentation import class_map, class_probabilities
 from ..training import Precision, parse_precision
 from ..training.evaluate import in_eval_mode, run_on_images
 
@@ -138,9 +139,9 @@ class _Network:
                 weight = torch.outer(_weights(rows), _weights(columns))
                 if total is None:
                     total = torch.zeros(len(logits), height, width)
-                total[:, top : top + rows, left : left + columns] += weight * sized.softmax(0)
+                total[:, top : top + rows, left : left + columns] += weight * class_probabilities(sized)
         assert total is not None
-        return total.argmax(0).byte().numpy()
+        return class_map(total)
 
     def _logits(self, images: list[Tensor], transform: ImageTransform) -> Tensor:
         """(N, K, rows, columns) float32 on the CPU, at the size of the input, of images (C, H, W)."""
@@ -188,7 +189,7 @@ def _unframed(
     (y0, y1), (x0, x1) = (tuple(map(round, ends)) for ends in (rows, columns))
     found = np.full(size, IGNORED, dtype=np.uint8)
     sized = F.interpolate(inside[None], size=(y1 - y0, x1 - x0), mode="bilinear", align_corners=False)
-    found[y0:y1, x0:x1] = sized[0].argmax(0).byte().numpy()
+    found[y0:y1, x0:x1] = class_map(sized[0])
     return found
 
 

@@ -184,6 +184,16 @@ class Segmentation:
 TASKS.register("segmentation", Segmentation)
 
 
+def class_map(scores: Tensor) -> Array:
+    """(H, W) uint8, the class with the highest score of each pixel, from (K, H, W)."""
+    return scores.argmax(0).byte().cpu().numpy()
+
+
+def class_probabilities(logits: Tensor) -> Tensor:
+    """(K, ...) of logits (K, ...)."""
+    return logits.softmax(0)
+
+
 class PixelLoss:
     """The mean over images of a loss over their pixels that count.
 
