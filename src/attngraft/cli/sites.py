@@ -29,7 +29,11 @@ def run(
     settings: dict[str, Any],
     attention: Annotated[str, option("NAME@WHERE:option=value,...", "VARIANT")] = "cbam",
     where: Annotated[
-        str | None, option("auto, residual, stage, pool, a glob or a path; several joined with '+'.")
+        str | None,
+        option(
+            "auto, residual, stage, pool, encoder, skip, decoder, neck, stage-c3-c5, a glob or a path; several joined "
+            "with '+'."
+        ),
     ] = None,
     as_json: Annotated[bool, switch("--json", "Print the plan as JSON.")] = False,
 ) -> None:
