@@ -29,6 +29,7 @@ from attngraft.comparison.combined_record import CombinedRecord
 from attngraft.comparison.evidence import MeanEffect
 from attngraft.comparison.evidence import Regime as Measured
 from attngraft.config import to_dict
+from attngraft.environment import usable_cores
 from attngraft.errors import counted
 
 KEPT = Path(__file__).parent / "results" / "atlas"
@@ -90,7 +91,8 @@ def compare(data: Path, out: Path, regime: str, name: str) -> bool:
     pictures = drawn_folder(data, name, 0, out, count=REGIMES[regime].sets[name])
     folder = out / regime / name
     options = [*REGIMES[regime].options, "--seeds", str(SEEDS), "--resample-train", "0.8"]
-    command = [sys.executable, "-m", "attngraft", "compare", pictures.name, *options, "--out", str(folder.resolve())]
+    where = ["--out", str(folder.resolve()), "--at-once", str(usable_cores())]
+    command = [sys.executable, "-m", "attngraft", "compare", pictures.name, *options, *where]
     print(" ".join(command[1:]), flush=True)
     if subprocess.run(command, cwd=pictures.parent, stdout=subprocess.DEVNULL, check=False).returncode:
         return False
