@@ -372,7 +372,9 @@ def test_memory_that_fails_elsewhere_is_a_sentence(tmp_path: Path, data: Dataset
 def test_number_formats_are_timed_on_fewer_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     tried = []
 
-    def stepper(model: nn.Module, batch: torch.Tensor, precision: Precision) -> Callable[[], None]:
+    def stepper(
+        model: nn.Module, batch: torch.Tensor, precision: Precision, loss: Callable[..., torch.Tensor]
+    ) -> Callable[[], None]:
         def step() -> None:
             tried.append(len(batch))
             if len(batch) > 5:
