@@ -143,7 +143,7 @@ def test_what_is_no_detector_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BackboneError, match="expected a detector"):
         run_fit(ag.create_backbone("small-cnn", num_classes=10), data, tmp_path, recipe=short_recipe(1), image_size=64)
     for options, message in (
-        ({"augment": "shift"}, "augmented together"),
+        ({"augment": "shift"}, "without their targets"),
         ({"mixup": 0.2}, "mixing images is not available for detection"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -181,11 +181,13 @@ def test_a_run_with_a_graft_is_trained_saved_and_returned(augment: str, tmp_path
 def test_what_only_images_alone_can_have_is_refused(tmp_path: Path) -> None:
     data = load_data("cluttered-digits:masks", image_size=32, limit=20)
     for options, message in (
-        ({"augment": "shift"}, "augmented together"),
+        ({"augment": "shift"}, "augment is shift, which moves or covers images without their targets"),
+        ({"cutout": 0.2}, "cutout is 0.2, which moves"),
         ({"mixup": 0.2}, "mixing images is not available for segmentation"),
     ):
         with pytest.raises(ConfigError, match=message):
             run_fit(SmallSegmenter(11), data, tmp_path, recipe=short_recipe(1), image_size=32, **options)
+    assert not list(tmp_path.iterdir())
 
 
 def make(num_classes: int) -> nn.Module:

@@ -70,6 +70,9 @@ def check_task(context: RunContext) -> None:
         require(task, "class-weights", "class_weights", "set it to none")
     if recipe.sampler != "shuffle":
         require(task, "balanced-sampler", "sampler = balanced", "set it to shuffle")
+    if context.dataset.train.targets.is_spatial and (recipe.augment == "shift" or recipe.cutout):
+        asked = "augment is shift" if recipe.augment == "shift" else f"cutout is {recipe.cutout:g}"
+        raise ConfigError(f"{asked}, which moves or covers images without their targets: take none, light or strong.")
     if recipe.calibrate:
         require(task, "calibrate", "calibrate", "leave it out")
     _ = context.criterion
