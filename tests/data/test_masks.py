@@ -13,7 +13,7 @@ from PIL import Image
 from attngraft.config import Preprocessing
 from attngraft.data import Dataset, build_transform, load_data, make_loader
 from attngraft.data.masks import IGNORED, Masks, class_colours
-from attngraft.errors import DataError
+from attngraft.errors import ConfigError, DataError
 
 SIDE = 24
 
@@ -266,3 +266,10 @@ def test_published_sets_are_read_by_their_lists(tmp_path: Path) -> None:
 def test_a_published_set_that_is_missing_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"voc-segmentation is missing in .*VOC2012: .* --download"):
         load_data("voc-segmentation", image_size=SIDE, root=tmp_path)
+
+
+def test_a_misspelt_switch_is_answered() -> None:
+    with pytest.raises(
+        ConfigError, match=r"unknown option 'maskss' in cluttered-digits:maskss: did you mean 'masks'\?"
+    ):
+        load_data("cluttered-digits:maskss", image_size=SIDE)

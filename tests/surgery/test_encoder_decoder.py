@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import attngraft as ag
-from attngraft.errors import GraftError
+from attngraft.errors import BackboneError, GraftError
 from attngraft.training.phases import dissect
 
 
@@ -100,3 +100,18 @@ def test_the_packaged_weights_go_into_the_encoder() -> None:
     assert all(torch.equal(value, trunk[name]) for name, value in encoder.items())
     grey = ag.create_backbone("smp:Unet/tf_efficientnet_lite0", num_classes=4, in_channels=1, pretrained=False)
     assert grey(torch.zeros(1, 1, 64, 64)).shape == (1, 4, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("smp:Unet", r"give smp:ARCHITECTURE/ENCODER\.$"),
+        ("smp:Unett/resnet18", r"did you mean 'Unet'\?$"),
+        ("smp:Unet/resnet188", r"unknown encoder: did you mean 'resnet18"),
+        ("torchvision:lraspp_mobilenet_v3_larg", r"did you mean 'lraspp_mobilenet_v3_large'"),
+    ],
+)
+def test_a_network_that_is_misspelt_is_one_sentence(spec: str, message: str) -> None:
+    pytest.importorskip("segmentation_models_pytorch")
+    with pytest.raises(BackboneError, match=message):
+        ag.create_backbone(spec, num_classes=3)

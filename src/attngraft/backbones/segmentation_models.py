@@ -48,10 +48,13 @@ def _create_smp(spec: str, classes: int, pretrained: bool, channels: int) -> nn.
     architecture, slash, encoder = spec.removeprefix(PREFIX).partition("/")
     known = {kind.lower(): kind for kind in vars(smp) if isinstance(getattr(smp, kind), type) and kind[0].isupper()}
     if architecture.lower() not in known or not slash or not encoder:
-        hint = nearest(architecture, sorted(known.values())) if slash else "give smp:ARCHITECTURE/ENCODER"
-        raise BackboneError(f"'{spec}' names no network of segmentation-models-pytorch: {hint}.".replace("..", "."))
+        hint = nearest(architecture, sorted(known.values())) if slash else "give smp:ARCHITECTURE/ENCODER."
+        raise BackboneError(f"'{spec}' names no network of segmentation-models-pytorch: {hint}")
     name = encoder.removeprefix(UNIVERSAL)
     is_timm = encoder.startswith(UNIVERSAL) or timm_models.is_known(name)
+    others = smp.encoders.get_encoder_names()
+    if not timm_models.is_known(name) and encoder not in others:
+        raise BackboneError(f"'{spec}' has an unknown encoder: {nearest(name, [*timm_models.names(), *others])}")
     options: dict[str, Any] = {"encoder_name": f"{UNIVERSAL}{name}" if is_timm else encoder}
     weights: Any = "imagenet" if pretrained and not is_timm else None
     try:

@@ -246,7 +246,7 @@ def find_source(source: object) -> Callable[[LoadOptions], Pool] | None:
     if not isinstance(source, str) or source.partition(":")[0] not in SOURCES:
         return None
     found = SOURCES[source.partition(":")[0]]
-    name, switched, given = _switches(source, found.switches)
+    name, switched, given = _switches(source, found)
     for option, value in given.items():
         if option not in found.options:
             hint = nearest_option(option, found.options) if found.options else f"{name} takes none."
@@ -256,11 +256,15 @@ def find_source(source: object) -> Callable[[LoadOptions], Pool] | None:
     return partial(found.load, **given, **dict.fromkeys(switched, True))
 
 
-def _switches(source: str, known: tuple[str, ...]) -> tuple[str, list[str], dict[str, Any]]:
+def _switches(source: str, found: Source) -> tuple[str, list[str], dict[str, Any]]:
     """NAME[:switch,option=value,...] as name, switches and options."""
     name, _, tail = source.partition(":")
     parts = [part.strip() for part in tail.split(",")] if tail else []
+    known = found.switches
     switched = [part for part in parts if part in known]
+    for part in parts:
+        if known and "=" not in part and part not in (*known, *found.options):
+            raise ConfigError(f"unknown option '{part}' in {printable(source)}: {nearest_option(part, known)}")
     rest = ",".join(part for part in parts if part not in known)
     return name, switched, parse_named(f"{name}:{rest}" if rest else name)[1]
 
