@@ -26,6 +26,8 @@ from finetune import drawn_folder
 from attngraft import combine
 from attngraft.checksums import write_sealed_json
 from attngraft.comparison.combined_record import CombinedRecord
+from attngraft.comparison.comparison_folder import read_comparison
+from attngraft.comparison.comparison_record import ComparisonRecord
 from attngraft.comparison.evidence import MeanEffect
 from attngraft.comparison.evidence import Regime as Measured
 from attngraft.config import to_dict
@@ -47,14 +49,15 @@ class Regime:
     Attributes:
         title: for people.
         when: the regime in a few words, to follow "when".
-        sets: data sets, as in benchmarks/finetune.py, with the training pictures of a class; None for those there.
+        sets: data sets, as in benchmarks/finetune.py, with the training pictures of a class, None for those there; or a
+            built-in source, whose digits are not mirrored.
         options: of `attngraft compare`.
         most_parameters: of the plain networks that it speaks for.
     """
 
     title: str
     when: str
-    sets: dict[str, int | None]
+    sets: dict[str, int | str | None]
     options: tuple[str, ...]
     most_parameters: int | None = None
 
@@ -74,7 +77,7 @@ REGIMES = {
     "scratch-small": Regime(
         "small-cnn from random weights on 800 to 5,000 images of 64 px, recipe one-cycle, 12 epochs",
         "training a network of at most a million parameters from random weights",
-        {"cluttered-digits": 100, "cifar10": 500, "flowers": 200, "textures": 80},
+        {"cluttered-digits": "cluttered-digits:train=4000,test=2000", "cifar10": 500, "flowers": 200, "textures": 80},
         ("--backbone", "small-cnn", "--attention", ATTENTIONS, "--image-size", "64", "--recipe", "one-cycle",
          "--epochs", "12"),
         most_parameters=1_000_000,
@@ -88,20 +91,25 @@ def compare(data: Path, out: Path, regime: str, name: str) -> bool:
     kept = KEPT / regime / name / "comparison.json"
     if kept.is_file():
         return True
-    pictures = drawn_folder(data, name, 0, out, count=REGIMES[regime].sets[name])
+    chosen, place, source = REGIMES[regime].sets[name], out, name
+    if isinstance(chosen, str):
+        source = chosen
+    else:
+        pictures = drawn_folder(data, name, 0, out, count=chosen)
+        place, source = pictures.parent, pictures.name
     folder = out / regime / name
     options = [*REGIMES[regime].options, "--seeds", str(SEEDS), "--resample-train", "0.8"]
     where = ["--out", str(folder.resolve()), "--at-once", str(usable_cores())]
-    command = [sys.executable, "-m", "attngraft", "compare", pictures.name, *options, *where]
+    command = [sys.executable, "-m", "attngraft", "compare", source, *options, *where]
     print(" ".join(command[1:]), flush=True)
-    if subprocess.run(command, cwd=pictures.parent, stdout=subprocess.DEVNULL, check=False).returncode:
+    if subprocess.run(command, cwd=place, stdout=subprocess.DEVNULL, check=False).returncode:
         return False
-    document = json.loads((folder / "comparison.json").read_text(encoding="utf-8"))
+    document = dict(read_comparison(folder))
     document["samples"], document["data"]["skipped"], document["data"]["origin"] = [], [], None
     document["data"]["name"] = name
     document["command"] = " ".join(["attngraft compare", name, *options])
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_sealed_json(kept, {key: value for key, value in document.items() if key != "seal"})
+    write_sealed_json(kept, document)
     return True
 
 
@@ -110,7 +118,7 @@ def publish() -> None:
     before, texts, measured = PAGE.read_text(encoding="utf-8").partition(MARK)[0], [], []
     for name, regime in REGIMES.items():
         kept = {s: KEPT / name / s / "comparison.json" for s in regime.sets}
-        found = {s: json.loads(path.read_text(encoding="utf-8")) for s, path in kept.items() if path.is_file()}
+        found = {s: dict(read_comparison(path.parent)) for s, path in kept.items() if path.is_file()}
         if len(found) < 2:
             continue
         combined = combine([kept[s].parent for s in found], run_dir=KEPT / name).record
@@ -150,7 +158,9 @@ def section(
     yield f"| | test images | plain | {' | '.join(variants)} |\n|---|---:|---:|{'---:|' * len(variants)}\n"
     for set_name, document in found.items():
         effects = {effect["variant"]: effect for effect in document["effects"]}
-        scores = next(v["scores"] for v in document["variants"] if v["name"] == document["baseline"])
+        record = ComparisonRecord.from_json(document)
+        base = record.variant(record.baseline)
+        scores = base.scores if base is not None else ()
         cells = " | ".join(_effect(effects.get(variant)) for variant in variants)
         images, plain = document["data"]["test_images"], 100 * sum(scores) / len(scores)
         yield f"| {set_name} | {images:,} | {plain:.1f} % | {cells} |\n"
