@@ -18,15 +18,14 @@ from torch import Tensor, nn
 from ..backbones import stated_preprocessing
 from ..config import Preprocessing
 from ..data.geometry import framing
-from ..data.model_inputs import Images, InputReader, Read
-from ..data.read_image import UnreadableImageError
+from ..data.model_inputs import Images, InputReader
 from ..errors import ConfigError
 from ..settings import MachineSettings
 from ..surgery import check_live, load, main_output
 from ..tasks import task_of
 from ..training import parse_precision
 from ..training.evaluate import in_eval_mode, run_on_images
-from .predict import precision_of
+from .predict import precision_of, read_images
 
 COLUMNS = ("image", "class", "score", "x0", "y0", "x1", "y1")
 
@@ -84,7 +83,7 @@ def detect(
     model = model.to(where).to(memory_format=chosen.memory_format)  # type: ignore[call-overload]
     reader = InputReader(stated_preprocessing(model, preprocessing), whole=True)
     left_out: list[tuple[str, str]] = [] if skipped is None else skipped
-    read = _read(reader, reader.named(images), skip_broken, left_out)
+    read = (_prepared(reader, *one) for one in read_images(reader, images, skip_broken, left_out))
     while batch := list(islice(read, batch_size)):
         inputs = reader.batch([one.input for one in batch]).to(where, memory_format=chosen.memory_format)
         with torch.no_grad(), in_eval_mode(model), chosen.autocast(where):
@@ -106,20 +105,10 @@ class _Image(NamedTuple):
     stored: tuple[int, int]
 
 
-def _read(
-    reader: InputReader, images: Iterable[tuple[str, Read]], skip_broken: bool, skipped: list[tuple[str, str]]
-) -> Iterator[_Image]:
-    for name, read in images:
-        try:
-            pixels = read()
-        except UnreadableImageError as error:
-            if not skip_broken:
-                raise
-            skipped.append((name, error.reason))
-            continue
-        stored = reader.shrunk(pixels)
-        arranged = reader.transform.arrange(stored)
-        yield _Image(name, arranged, (pixels.shape[0], pixels.shape[1]), (stored.shape[1], stored.shape[2]))
+def _prepared(reader: InputReader, name: str, pixels: NDArray[Any]) -> _Image:
+    stored = reader.shrunk(pixels)
+    arranged = reader.transform.arrange(stored)
+    return _Image(name, arranged, (pixels.shape[0], pixels.shape[1]), (stored.shape[1], stored.shape[2]))
 
 
 def _in_image(boxes: NDArray[np.float64], image: _Image, preprocessing: Preprocessing) -> NDArray[np.float64]:

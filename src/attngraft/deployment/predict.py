@@ -184,7 +184,7 @@ def predict(
     names: list[str] = []
     parts: list[Rows] = []
     skipped: list[tuple[str, str]] = []
-    read = _read(reader, images, skip_broken, skipped)
+    read = read_images(reader, images, skip_broken, skipped)
     with torch.no_grad(), in_eval_mode(model), chosen.autocast(where):
         while batch := list(islice(read, batch_size)):
             names += [name for name, _ in batch]
@@ -308,9 +308,10 @@ def _flat(entry: Mapping[str, Any], digits: int | None = 6) -> dict[str, Any]:
     return cells
 
 
-def _read(
+def read_images(
     reader: InputReader, images: Images, skip_broken: bool, skipped: list[tuple[str, str]]
-) -> Iterator[tuple[str, torch.Tensor]]:
+) -> Iterator[tuple[str, Any]]:
+    """The name of each image and what the reader makes of it; with `skip_broken`, broken ones go to `skipped` instead."""
     for name, read in reader.named(images):
         try:
             image = read()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -19,9 +19,8 @@ from ..backbones import stated_preprocessing
 from ..config import Preprocessing
 from ..data.geometry import framing
 from ..data.masks import IGNORED
-from ..data.model_inputs import Images, InputReader, Read
+from ..data.model_inputs import Images, InputReader
 from ..data.pixel_store import as_tensor
-from ..data.read_image import UnreadableImageError
 from ..data.transforms import ImageTransform, build_transform
 from ..errors import ConfigError
 from ..settings import MachineSettings
@@ -30,6 +29,7 @@ from ..tasks import task_of
 from ..tasks.segmentation import class_map, class_probabilities
 from ..training import Precision, parse_precision
 from ..training.evaluate import in_eval_mode, run_on_images
+from .predict import read_images
 
 OVERLAP = 0.25  # of a tile's side
 SMALLEST_TILE = 16
@@ -84,26 +84,8 @@ def segment(
     reader = InputReader(stated_preprocessing(model, preprocessing), whole=True)
     chosen = parse_precision(precision) or Precision()
     network = _Network(model.to(where), reader, where, chosen, batch_size)
-    return _segmented(network, reader.named(images), tile, skip_broken, [] if skipped is None else skipped)
-
-
-def _segmented(
-    network: _Network,
-    images: Iterable[tuple[str, Read]],
-    tile: int | None,
-    skip_broken: bool,
-    skipped: list[tuple[str, str]],
-) -> Iterator[SegmentedImage]:
-    for name, read in images:
-        try:
-            pixels = read()
-        except UnreadableImageError as error:
-            if not skip_broken:
-                raise
-            skipped.append((name, error.reason))
-            continue
-        is_large = tile is not None and max(pixels.shape[:2]) > tile
-        yield SegmentedImage(name, network.in_tiles(pixels, tile) if is_large and tile else network.whole(pixels))
+    pictures = read_images(reader, images, skip_broken, [] if skipped is None else skipped)
+    return (SegmentedImage(name, network.mask(pixels, tile)) for name, pixels in pictures)
 
 
 class _Network:
@@ -117,6 +99,12 @@ class _Network:
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
+
+    def mask(self, pixels: NDArray[Any], tile: int | None) -> NDArray[np.uint8]:
+        """The mask of an image (H, W, C), from tiles where a side is longer than they are."""
+        if tile is not None and max(pixels.shape[:2]) > tile:
+            return self.in_tiles(pixels, tile)
+        return self.whole(pixels)
 
     def whole(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
         """The mask of an image (H, W, C) that is one input."""
