@@ -13,6 +13,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from .targets import rarest_outputs
+
 BoxTarget = Mapping[str, Tensor]
 """What a detector is trained on, for one image: `boxes` (n, 4) float32 x0 y0 x1 y1 in pixels of the input, `labels` (n,)
 int64, `crowd` (n,) bool, `area` (n,) float32 and `scale` (2,) float32, both in pixels of the file."""
@@ -97,10 +99,7 @@ class Boxes:
     @property
     def strata(self) -> NDArray[np.int64]:
         """The class of each image that the fewest images have, K where it has no object."""
-        has = self.counts > 0
-        ranked = np.where(has, has.sum(axis=0), len(has) + 1)
-        padded = np.concatenate([ranked, np.full((len(ranked), 1), len(has))], axis=1)
-        return padded.argmin(axis=1).astype(np.int64)
+        return rarest_outputs(self.counts > 0)
 
     @property
     def present(self) -> frozenset[int]:

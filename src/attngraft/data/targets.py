@@ -145,10 +145,7 @@ class LabelSets(_Array):
     @property
     def strata(self) -> NDArray[np.int64]:
         """The rarest label of each image, K where it has none."""
-        counts = self.labels.sum(axis=0, dtype=np.int64)
-        ranked = np.where(self.labels.astype(bool), counts, len(self.labels) + 1)
-        padded = np.concatenate([ranked, np.full((len(ranked), 1), len(self.labels))], axis=1)
-        return padded.argmin(axis=1).astype(np.int64)
+        return rarest_outputs(self.labels.astype(bool))
 
     @property
     def present(self) -> frozenset[int]:
@@ -187,6 +184,13 @@ class Values(_Array):
 
     def digest(self, position: int) -> str:
         return ",".join(map(repr, self.values[position].tolist()))
+
+
+def rarest_outputs(has: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """(N,) the output of each image that the fewest images have, K where it has none; from (N, K)."""
+    ranked = np.where(has, has.sum(axis=0, dtype=np.int64), len(has) + 1)
+    padded = np.concatenate([ranked, np.full((len(ranked), 1), len(has))], axis=1)
+    return padded.argmin(axis=1).astype(np.int64)
 
 
 def as_targets(given: Targets | ArrayLike) -> Targets:
